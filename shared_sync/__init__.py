@@ -1,0 +1,64 @@
+"""Blocking Python workers on Redis Streams: at least once, one result per message, nothing lost.
+
+    shared_sync.redis_consumer   RedisStreamConsumer: a pool of threads working off a stream
+    shared_sync.redis_producer   RedisStreamProducer: publishes messages to a stream
+    shared_sync.metrics          WorkerMetrics: counters, gauges, durations, errors
+    shared_sync.health_server    HealthServer: /health and /metrics over HTTP
+    shared_sync.policies         RetryPolicy: how often and when to try again
+    shared_sync.message          Message, current_message()
+    shared_sync.errors           every error, and Reject and Retry for processors
+
+Names are loaded when first used: a program that only wants metrics loads neither Redis nor Flask.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from shared_sync.errors import Reject, Retry, SharedSyncError
+    from shared_sync.health_server import HealthServer
+    from shared_sync.message import Message, current_message
+    from shared_sync.metrics import WorkerMetrics
+    from shared_sync.policies import RetryPolicy
+    from shared_sync.redis_consumer import RedisStreamConsumer
+    from shared_sync.redis_producer import RedisStreamProducer
+
+__all__ = [
+    "HealthServer",
+    "Message",
+    "RedisStreamConsumer",
+    "RedisStreamProducer",
+    "Reject",
+    "Retry",
+    "RetryPolicy",
+    "SharedSyncError",
+    "WorkerMetrics",
+    "current_message",
+]
+
+_HOMES = {
+    "HealthServer": "health_server",
+    "Message": "message",
+    "RedisStreamConsumer": "redis_consumer",
+    "RedisStreamProducer": "redis_producer",
+    "Reject": "errors",
+    "Retry": "errors",
+    "RetryPolicy": "policies",
+    "SharedSyncError": "errors",
+    "WorkerMetrics": "metrics",
+    "current_message": "message",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
