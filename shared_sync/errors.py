@@ -1,21 +1,21 @@
 """Every error this library raises, and the two a processor raises to steer its message.
 
-    SharedSyncError
-    ├── ConfigurationError      an argument that cannot work; raised where it was passed in
-    ├── InvalidMessage          fields that cannot be written to, or read from, a stream
-    ├── QueueFull               the stream holds as many messages as the producer allows
-    ├── RedisUnavailable        no connection, or a connection that broke before the answer
-    │   └── RedisAccessDenied   the server is there and refuses this user
-    ├── RedisRefused            the server answered a command with an error
-    │   └── GroupMissing        the stream or its consumer group is gone
-    ├── ConsumerStateError      a call that does not fit the consumer's state
-    ├── ConsumerBroken          the consumer cannot go on and says why
-    ├── EmbeddedRedisError      no redis-server binary, or it did not start
-    └── PortUnavailable         the health server's port is taken or not allowed
+SharedSyncError
+├── ConfigurationError      an argument that cannot work; raised where it was passed in
+├── InvalidMessage          fields that cannot be written to, or read from, a stream
+├── QueueFull               the stream holds as many messages as the producer allows
+├── RedisUnavailable        no connection, or a connection that broke before the answer
+│   └── RedisAccessDenied   the server is there and refuses this user
+├── RedisRefused            the server answered a command with an error
+│   └── GroupMissing        the stream or its consumer group is gone
+├── ConsumerStateError      a call that does not fit the consumer's state
+├── ConsumerBroken          the consumer cannot go on and says why
+├── EmbeddedRedisError      no redis-server binary, or it did not start
+└── PortUnavailable         the health server's port is taken or not allowed
 
-    Directive                   raised by a processor, about the message it was given
-    ├── Reject                  never retry: this message becomes a dead letter now
-    └── Retry                   try again after a stated delay
+Directive                   raised by a processor, about the message it was given
+├── Reject                  never retry: this message becomes a dead letter now
+└── Retry                   try again after a stated delay
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class RedisAccessDenied(RedisUnavailable):
 
 
 class RedisRefused(SharedSyncError):
-    """The server answered a command with an error; `code` is its first word (OOM, READONLY, ...)."""
+    """The server answered a command with an error; `code` is its first word, such as OOM."""
 
     def __init__(self, text: str, *, code: str = "ERR") -> None:
         super().__init__(text)
@@ -95,7 +95,7 @@ class PortUnavailable(SharedSyncError):
     """The health server's address cannot be bound: the port is taken, or not allowed."""
 
 
-class Directive(Exception):  # noqa: N818 - an instruction, not a fault
+class Directive(Exception):
     """Base of what a processor raises to decide about its message. Do not raise it directly."""
 
 
