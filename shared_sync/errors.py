@@ -22,7 +22,13 @@ from __future__ import annotations
 
 
 class SharedSyncError(Exception):
-    """Base of all errors raised by this library."""
+    """Base of all errors raised by this library.
+
+    `published` is filled in by `publish_many()`: the ids of the messages of that call that were
+    accepted before the error.
+    """
+
+    published: tuple[str, ...] = ()
 
 
 class ConfigurationError(SharedSyncError):
@@ -41,19 +47,15 @@ class InvalidMessage(SharedSyncError):
 
 
 class QueueFull(SharedSyncError):
-    """The stream already holds `limit` messages, so nothing more was published.
+    """The stream holds its `limit` of messages, so nothing more was published."""
 
-    `published` has the ids of the messages of the same call that were accepted before.
-    """
-
-    def __init__(self, stream: str, limit: int, published: tuple[str, ...] = ()) -> None:
+    def __init__(self, stream: str, limit: int) -> None:
         super().__init__(
             f"stream {stream!r} holds its maximum of {limit} messages; "
             "publish again when workers have caught up, or raise max_queue_depth"
         )
         self.stream = stream
         self.limit = limit
-        self.published = published
 
 
 class RedisUnavailable(SharedSyncError):

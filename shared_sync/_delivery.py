@@ -1,0 +1,227 @@
+"""The fate of one message, whoever fetched it: done, tried again later, or a dead letter."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from shared_sync import _streams
+from shared_sync._processor import ThreadProcessor
+from shared_sync._results import Results
+from shared_sync._streams import Bury, Entry, Finish, Outcome, Park
+from shared_sync.errors import Directive, InvalidMessage, Reject, Retry
+from shared_sync.message import Message, decode_fields, decode_readable, encode_fields
+from shared_sync.policies import RetryPolicy
+
+_COUNTERS: Final[dict[type[Outcome], str]] = {
+    Finish: "jobs_processed",
+    Park: "jobs_retried",
+    Bury: "jobs_dead",
+}
+MAX_ERROR_CHARS = 500
+MAX_TRACEBACK_CHARS = 4000
+
+
+class Recorder(Protocol):
+    """What the consumer needs of a metrics registry; `WorkerMetrics` is one."""
+
+    def increment_counter(self, name: str, value: float = 1) -> None: ...
+    def record_duration(self, name: str, seconds: float) -> None: ...
+    def set_gauge(self, name: str, value: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Death:
+    """Why a message is given up on."""
+
+    reason: str
+    error_type: str = ""
+    error: str = ""
+    trace: str = ""
+
+
+class Delivery:
+    """Decides about messages. Safe from any thread; blocks only as long as the processor does."""
+
+    def __init__(
+        self,
+        *,
+        processor: ThreadProcessor,
+        results: Results,
+        consumer: str,
+        binary_fields: Sequence[str],
+        retry: RetryPolicy,
+        max_crashes: int,
+        recorder: Recorder,
+        logger: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._processor = processor
+        self._results = results
+        self._consumer = consumer
+        self._binary_fields = frozenset(binary_fields)
+        self._retry = retry
+        self._max_crashes = max_crashes
+        self._recorder = recorder
+        self._logger = logger
+        self._clock = clock
+        self._wall = wall
+
+    def attempt(self, entry: Entry) -> Outcome:
+        """Run one message, unless it must not be run, and say what is to become of it.
+
+        Raises nothing that the processor raised, of whatever kind.
+        """
+        try:
+            fields = decode_fields(entry.items, self._binary_fields)
+        except InvalidMessage as invalid:
+            readable = decode_readable(entry.items)
+            return self._bury(entry, readable, _Death(f"bad input: {invalid}"))
+        if entry.crashes >= self._max_crashes:
+            death = _Death(f"crashed: its process died {entry.crashes} times")
+            return self._bury(entry, fields, death)
+        missing = self._results.missing_field(fields)
+        if missing is not None:
+            death = _Death(
+                f"bad input: field {missing!r}, which result_channel needs, is missing; "
+                "publish it with the message"
+            )
+            return self._bury(entry, fields, death)
+        return self._run(entry, fields)
+
+    def _run(self, entry: Entry, fields: dict[str, str | bytes]) -> Outcome:
+        if entry.deliveries == 1:
+            waited = self._wall() - _streams.id_milliseconds(entry.id) / 1000
+            self._recorder.record_duration("queue_wait", max(0.0, waited))
+        started = self._clock()
+        try:
+            result = self._processor.run(Message(entry.id, dict(fields), entry.deliveries))
+            answer = self._results.success(entry.id, fields, result)
+        except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
+            return self._failed(entry, fields, error)
+        finally:
+            self._recorder.record_duration("processing_latency", self._clock() - started)
+        return Finish(entry.id, answer)
+
+    def _failed(
+        self, entry: Entry, fields: dict[str, str | bytes], error: BaseException
+    ) -> Outcome:
+        failures = entry.failures + 1
+        error_type = type(error).__name__
+        text = _text_of(error)
+        self._recorder.increment_counter("jobs_failed")
+        self._recorder.increment_counter(f"errors.{error_type}")
+        if isinstance(error, Reject):
+            death = _Death(f"rejected: {text}", error_type, text)
+        elif failures >= self._retry.max_attempts:
+            death = _Death(f"failed {failures} times", error_type, text, _end_of_traceback(error))
+        else:
+            delay = self._retry.delay_seconds(failures)
+            if isinstance(error, Retry) and error.delay_seconds is not None:
+                delay = error.delay_seconds
+            self._logger.warning(
+                "message %s failed (attempt %d, failure %d of %d): %s: %s; next attempt in %.1f s",
+                entry.id,
+                entry.deliveries,
+                failures,
+                self._retry.max_attempts,
+                error_type,
+                text,
+                delay,
+                exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
+            )
+            return Park(entry.id, self._failure_line(error_type, text), round(delay * 1000))
+        return self._bury(entry, fields, death, error)
+
+    def _bury(
+        self,
+        entry: Entry,
+        fields: Mapping[str, str | bytes],
+        death: _Death,
+        error: BaseException | None = None,
+    ) -> Bury:
+        self._logger.error(
+            "message %s becomes a dead letter after %d deliveries: %s%s",
+            entry.id,
+            entry.deliveries,
+            death.reason,
+            f" ({death.error_type}: {death.error})" if death.trace else "",
+            exc_info=error if death.trace else None,
+        )
+        facts = {
+            "reason": death.reason,
+            "error_type": death.error_type,
+            "error": death.error,
+            "attempts": entry.deliveries,
+        }
+        metadata = {
+            "id": entry.id,
+            **facts,
+            "traceback": death.trace,
+            "crashes": entry.crashes,
+            "worker": self._consumer,
+            "time": self._wall(),
+        }
+        failure = self._failure_line(death.error_type, death.error) if error is not None else ""
+        return Bury(
+            entry.id,
+            failure,
+            encode_fields({f"dead.{name}": value for name, value in metadata.items()}),
+            self._results.death(entry.id, fields, facts),
+        )
+
+    def settle(self, outcome: Outcome, reply: int, *, repeated: bool) -> None:
+        """Record what an outcome came to: `reply` is what its script returned.
+
+        `repeated` says that it had been sent before and the reply was lost; finding the message
+        already ended then most likely means that the first sending had ended it.
+        """
+        if reply < 0:
+            self._recorder.increment_counter("lost_bodies")
+            self._logger.warning(
+                "message %s cannot be kept: its entry was deleted from the stream by others",
+                outcome.id,
+            )
+        elif reply == 0 and not repeated:
+            self._recorder.increment_counter("jobs_lost")
+            self._logger.warning(
+                "message %s was taken over by another consumer or deleted; "
+                "what became of it here (%s) does not count",
+                outcome.id,
+                type(outcome).__name__.lower(),
+            )
+        else:
+            self._recorder.increment_counter(_COUNTERS[type(outcome)])
+
+    def _failure_line(self, error_type: str, text: str) -> str:
+        return json.dumps(
+            {
+                "worker": self._consumer,
+                "time": round(self._wall(), 3),
+                "error_type": error_type,
+                "error": text,
+            }
+        )
+
+
+def _text_of(error: BaseException) -> str:
+    """The error's text, shortened; never raises, and is always valid Unicode."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error whose text fails is still an error
+        text = "(its text cannot be read)"
+    return text.encode(errors="replace").decode()[:MAX_ERROR_CHARS]
+
+
+def _end_of_traceback(error: BaseException) -> str:
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - as above
+        return ""
+    return text.encode(errors="replace").decode()[-MAX_TRACEBACK_CHARS:]

@@ -1,0 +1,94 @@
+"""Which messages this process holds: fetched and not yet started, running, or being settled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from shared_sync._streams import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A message that a reader runs just now."""
+
+    id: str
+    reader: str
+    seconds: float
+
+
+class InHand:
+    """The messages of all readers of one consumer. Safe from any thread; never blocks long."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # Guarded by the lock.
+        self._lock = threading.Lock()
+        self._held: set[str] = set()
+        self._waiting: dict[str, deque[Entry]] = {}
+        self._running: dict[str, tuple[str, float]] = {}
+        self._closed = False
+
+    def admit(self, reader: str, entries: Iterable[Entry]) -> None:
+        """Take entries in for a reader. One that is held already is left to its holder."""
+        with self._lock:
+            waiting = self._waiting.setdefault(reader, deque())
+            for entry in entries:
+                if entry.id not in self._held:
+                    self._held.add(entry.id)
+                    waiting.append(entry)
+
+    def start_next(self, reader: str) -> Entry | None:
+        """The reader's next entry, which runs from now on; None if it has none, or when closed."""
+        with self._lock:
+            waiting = self._waiting.get(reader)
+            if not waiting or self._closed:
+                return None
+            entry = waiting.popleft()
+            self._running[reader] = (entry.id, self._clock())
+            return entry
+
+    def has_waiting(self, reader: str) -> bool:
+        """Whether the reader has entries that are not started."""
+        with self._lock:
+            return bool(self._waiting.get(reader))
+
+    def stop_running(self, reader: str) -> None:
+        """The reader's running message ended; it stays held until it is settled."""
+        with self._lock:
+            self._running.pop(reader, None)
+
+    def release(self, ids: Iterable[str]) -> None:
+        """These are settled, or given up by this process."""
+        with self._lock:
+            self._held.difference_update(ids)
+
+    def close(self) -> None:
+        """Let nothing start any more."""
+        with self._lock:
+            self._closed = True
+
+    def withdraw(self, reader: str | None = None) -> list[str]:
+        """Take what was not started away from a reader, or from all, and return the ids."""
+        with self._lock:
+            queues = [self._waiting.get(reader, deque())] if reader else self._waiting.values()
+            ids = [entry.id for queue in queues for entry in queue]
+            for queue in queues:
+                queue.clear()
+            self._held.difference_update(ids)
+            return ids
+
+    def ids(self) -> list[str]:
+        with self._lock:
+            return list(self._held)
+
+    def running(self) -> list[Running]:
+        with self._lock:
+            now = self._clock()
+            return [
+                Running(message_id, reader, now - since)
+                for reader, (message_id, since) in self._running.items()
+            ]

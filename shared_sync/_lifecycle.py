@@ -1,0 +1,73 @@
+"""The loop round a step: started once, ended only by its stop event, never by an error."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+
+FALLBACK_PAUSE_SECONDS = 1.0
+
+
+class State(Enum):
+    """What a consumer is doing; it only ever moves down this list."""
+
+    NEW = "new"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class Loop:
+    """Repeats `step` in a daemon thread until `stop` is set, then calls `finish`.
+
+    An error of any kind in a step goes to `trouble`, which returns how many seconds to pause; it
+    is also told how many steps in a row have failed. `step` must return soon after `stop` is set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        step: Callable[[], None],
+        stop: threading.Event,
+        trouble: Callable[[BaseException, int], float],
+        finish: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self._step = step
+        self._stop = stop
+        self._trouble = trouble
+        self._finish = finish
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def thread(self) -> threading.Thread:
+        return self._thread
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, deadline: float) -> bool:
+        """Wait until the loop ended or the moment (monotonic clock) has come; whether it ended."""
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                self._step()
+                failures = 0
+            except BaseException as error:  # noqa: BLE001 - a loop ends by its stop event only
+                failures += 1
+                self._stop.wait(self._pause_after(error, failures))
+        self._finish()
+
+    def _pause_after(self, error: BaseException, failures: int) -> float:
+        try:
+            return self._trouble(error, failures)
+        except BaseException:  # noqa: BLE001 - not even a broken logger ends a loop
+            return FALLBACK_PAUSE_SECONDS

@@ -1,0 +1,45 @@
+-- Make a message a dead letter: its fields and the reason move to the dead stream, its entry goes.
+-- KEYS: stream, history, due, dead, and the result stream if there is one
+-- ARGV: group, consumer, id, failure (one JSON line, or ''), number of metadata items, items ...,
+--       number of error result items, items ..., channel, payload
+-- Returns 1 when buried, 0 when the message is no longer this consumer's, -1 when its body is gone.
+
+local MAX_ITEMS = 4000  -- Lua's unpack ends at about 8000 values
+
+local stream, history, due, dead, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, consumer, id, failure = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local meta_items = tonumber(ARGV[5])
+local result_count = 6 + meta_items
+local result_items = tonumber(ARGV[result_count])
+local channel = ARGV[result_count + result_items + 1]
+local payload = ARGV[result_count + result_items + 2]
+
+if pending_entry(stream, group, id) ~= consumer then return 0 end
+
+local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
+if entry then
+  local items = entry[2]
+  if #items > MAX_ITEMS then
+    local packed = {}
+    for i, item in ipairs(items) do packed[i] = #item .. ':' .. item .. ',' end
+    items = {'dead.fields', table.concat(packed)}
+  end
+  for i = 6, 5 + meta_items do items[#items + 1] = ARGV[i] end
+  local noted = redis.call('HGET', history, id) or ''
+  if failure ~= '' then noted = noted .. failure .. '\n' end
+  items[#items + 1] = 'dead.history'
+  items[#items + 1] = noted
+  redis.call('XADD', dead, '*', unpack(items))
+  if result_items > 0 then
+    redis.call('XADD', results, '*',
+      unpack(ARGV, result_count + 1, result_count + result_items))
+  end
+end
+
+redis.call('XACK', stream, group, id)
+redis.call('HDEL', history, id)
+redis.call('ZREM', due, id)
+delete_finished(stream, group, {id})
+if not entry then return -1 end
+if channel ~= '' then redis.pcall('PUBLISH', channel, payload) end
+return 1

@@ -1,0 +1,61 @@
+-- Put in front of every script when it is loaded. The server's clock is the only clock.
+
+local PARKED = '~parked'
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Owner and delivery count of a pending entry, or nil if it is not pending.
+local function pending_entry(stream, group, id)
+  local row = redis.call('XPENDING', stream, group, id, id, 1)[1]
+  if row then return row[2], row[4] end
+  return nil
+end
+
+local function compare_numerals(a, b)
+  if #a ~= #b then return #a < #b and -1 or 1 end
+  if a == b then return 0 end
+  return a < b and -1 or 1
+end
+
+-- Ids are compared as text: their numbers may be larger than Lua's doubles are exact.
+local function id_is_after(id, other)
+  local ms, seq = id:match('^(%d+)-(%d+)$')
+  local other_ms, other_seq = other:match('^(%d+)-(%d+)$')
+  local order = compare_numerals(ms, other_ms)
+  if order == 0 then order = compare_numerals(seq, other_seq) end
+  return order > 0
+end
+
+-- Delete finished entries, except those that another group has still to read or to finish.
+local function delete_finished(stream, group, ids)
+  local others = {}
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local fact = {}
+    for i = 1, #info, 2 do fact[info[i]] = info[i + 1] end
+    if fact['name'] ~= group then others[#others + 1] = fact end
+  end
+  local deletable = {}
+  for _, id in ipairs(ids) do
+    local needed = false
+    for _, other in ipairs(others) do
+      needed = id_is_after(id, other['last-delivered-id'])
+        or pending_entry(stream, other['name'], id) ~= nil
+      if needed then break end
+    end
+    if not needed then deletable[#deletable + 1] = id end
+  end
+  if #deletable > 0 then redis.call('XDEL', stream, unpack(deletable)) end
+end
+
+-- Park one entry for immediate pick-up and take back the delivery that is not to be charged.
+-- False if its body is gone; such an entry is ended.
+local function hand_back(stream, due, group, id, deliveries, now)
+  local claimed = redis.call('XCLAIM', stream, group, PARKED, 0, id,
+    'RETRYCOUNT', math.max(deliveries - 1, 0), 'JUSTID')
+  if not claimed[1] then return false end
+  redis.call('ZADD', due, now, id)
+  return true
+end

@@ -1,0 +1,40 @@
+-- Acknowledge done messages, publish their results, delete their entries.
+-- KEYS: stream, history, due, and the result stream if there is one
+-- ARGV: group, then for each message: id, number of result items, field, value, ..., channel, payload
+-- Returns 1 for each message that this call ended, 0 for each that was ended before.
+--
+-- The result is written before XACK although only the winner of XACK may publish: whether the
+-- entry is pending decides the same thing, and a write that the server refuses then leaves the
+-- message pending instead of acknowledged without a result.
+
+local stream, history, due, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group = ARGV[1]
+local outcomes, finished, refusal = {}, {}, nil
+
+local i = 2
+while ARGV[i] do
+  local id, items = ARGV[i], tonumber(ARGV[i + 1])
+  local first = i + 2
+  local channel, payload = ARGV[first + items], ARGV[first + items + 1]
+  if items > 0 and pending_entry(stream, group, id) then
+    local added = redis.pcall('XADD', results, '*', unpack(ARGV, first, first + items - 1))
+    if type(added) == 'table' and added.err then
+      refusal = added
+      break
+    end
+  end
+  local ended = redis.call('XACK', stream, group, id)
+  if ended == 1 then
+    if channel ~= '' then redis.pcall('PUBLISH', channel, payload) end
+    finished[#finished + 1] = id
+  end
+  outcomes[#outcomes + 1] = ended
+  i = first + items + 2
+end
+
+if #finished > 0 then
+  redis.call('HDEL', history, unpack(finished))
+  redis.call('ZREM', due, unpack(finished))
+  delete_finished(stream, group, finished)
+end
+return refusal or outcomes

@@ -1,0 +1,21 @@
+-- Return messages that were not started; others may take them at once, uncharged.
+-- KEYS: stream, history, due
+-- ARGV: group, consumer, id ...
+-- Returns {handed back, bodies gone}; a message that is no longer this consumer's is left alone.
+
+local stream, history, due = KEYS[1], KEYS[2], KEYS[3]
+local group, consumer = ARGV[1], ARGV[2]
+local now, returned, gone = now_ms(), 0, 0
+
+for i = 3, #ARGV do
+  local owner, deliveries = pending_entry(stream, group, ARGV[i])
+  if owner == consumer then
+    if hand_back(stream, due, group, ARGV[i], deliveries, now) then
+      returned = returned + 1
+    else
+      redis.call('HDEL', history, ARGV[i])
+      gone = gone + 1
+    end
+  end
+end
+return {returned, gone}

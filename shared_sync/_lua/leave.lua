@@ -1,0 +1,24 @@
+-- The last act of a consumer: hand back all that is still its own and sign off.
+-- KEYS: stream, history, due, presence
+-- ARGV: group, consumer
+-- Returns {handed back, bodies gone}.
+
+local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, consumer = ARGV[1], ARGV[2]
+local now, returned, gone = now_ms(), 0, 0
+
+repeat
+  local rows = redis.call('XPENDING', stream, group, '-', '+', 100, consumer)
+  for _, row in ipairs(rows) do
+    if hand_back(stream, due, group, row[1], row[4], now) then
+      returned = returned + 1
+    else
+      redis.call('HDEL', history, row[1])
+      gone = gone + 1
+    end
+  end
+until #rows == 0
+
+redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer)
+redis.call('ZREM', presence, consumer)
+return {returned, gone}

@@ -1,0 +1,18 @@
+-- Note a failure and put the message aside until its next attempt.
+-- KEYS: stream, history, due
+-- ARGV: group, consumer, id, failure (one JSON line), delay in ms
+-- Returns 1 when parked, 0 when the message is no longer this consumer's, -1 when its body is gone.
+
+local stream, history, due = KEYS[1], KEYS[2], KEYS[3]
+local group, consumer, id, failure, delay = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+if pending_entry(stream, group, id) ~= consumer then return 0 end
+
+local claimed = redis.call('XCLAIM', stream, group, PARKED, 0, id, 'JUSTID')
+if not claimed[1] then
+  redis.call('HDEL', history, id)
+  return -1
+end
+redis.call('HSET', history, id, (redis.call('HGET', history, id) or '') .. failure .. '\n')
+redis.call('ZADD', due, now_ms() + delay, id)
+return 1

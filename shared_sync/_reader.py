@@ -1,0 +1,160 @@
+"""One pass of a pool thread: settle the last messages and fetch in one round trip, then run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shared_sync import _streams
+from shared_sync._connectivity import Connectivity
+from shared_sync._delivery import Delivery, Recorder
+from shared_sync._in_hand import InHand
+from shared_sync._recoverer import Recoverer
+from shared_sync._streams import Command, Entry, GroupCommands, Link, Outcome, Park
+from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
+
+SLOW_SECONDS = 0.005
+"""After a message that took longer, its outcome is sent before the next prefetched one starts."""
+
+FINISH_PAUSE_SECONDS = 0.2
+
+
+class Reader:
+    """Owns one connection. All methods belong to the reader's thread, except `interrupt()`."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        link: Link,
+        commands: GroupCommands,
+        delivery: Delivery,
+        in_hand: InHand,
+        recoverer: Recoverer,
+        connectivity: Connectivity,
+        recorder: Recorder,
+        prefetch: int,
+        block_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # Fixed after construction.
+        self.name = name
+        self.link = link
+        self._commands = commands
+        self._delivery = delivery
+        self._in_hand = in_hand
+        self._recoverer = recoverer
+        self._connectivity = connectivity
+        self._recorder = recorder
+        self._prefetch = prefetch
+        self._block_seconds = block_seconds
+        self._clock = clock
+        # Owned by the reader's thread.
+        self._unsettled: list[Outcome] = []
+        self._unanswered: set[str] = set()
+        self._held_up = False
+
+    def step(self) -> None:
+        """One pass. Blocks up to `block_seconds` for a message, then as long as it runs.
+
+        Raises `RedisUnavailable` or `RedisRefused`; outcomes that were not settled are kept and
+        sent again by the next pass, which fetches nothing until they are.
+        """
+        if self._held_up:
+            self._exchange()
+        self._in_hand.admit(self.name, self._fetch())
+        while (entry := self._in_hand.start_next(self.name)) is not None:
+            self._run(entry)
+
+    def finish(self, abandon: threading.Event) -> None:
+        """Settle what is left and hand back what was not started, until `abandon` is set."""
+        while True:
+            try:
+                unstarted = self._in_hand.withdraw(self.name)
+                self._exchange(self._commands.hand_back(unstarted) if unstarted else None)
+                break
+            except GroupMissing:
+                break
+            except SharedSyncError as error:
+                self._connectivity.failed(error)
+                if abandon.wait(FINISH_PAUSE_SECONDS):
+                    break
+        self.link.close()
+
+    def interrupt(self) -> None:
+        """End a blocked fetch. Safe from any thread."""
+        self.link.interrupt()
+
+    def _fetch(self) -> list[Entry]:
+        if self._recoverer.take_turn():
+            return self._recoverer.found(self._exchange(self._recoverer.command()))
+        wait = min(self._block_seconds, self._recoverer.seconds_to_turn())
+        read = self._commands.read(self._prefetch, max(1, round(wait * 1000)))
+        return _streams.parse_read(self._exchange(read, blocking=True))
+
+    def _run(self, entry: Entry) -> None:
+        started = self._clock()
+        try:
+            self._unsettled.append(self._delivery.attempt(entry))
+        except BaseException:
+            self._in_hand.release([entry.id])
+            raise
+        finally:
+            self._in_hand.stop_running(self.name)
+        if self._clock() - started >= SLOW_SECONDS and self._in_hand.has_waiting(self.name):
+            self._exchange()
+
+    def _exchange(self, command: Command | None = None, *, blocking: bool = False) -> Any:
+        """Settle all outcomes, and send one more command with them; returns its reply."""
+        settling = self._commands.outcomes(self._unsettled)
+        commands = [settle for settle, _ in settling]
+        if command is not None:
+            commands.append(command)
+        if not commands:
+            return None
+        self._held_up = bool(settling)
+        self._open()
+        repeated = self._unanswered
+        self._unanswered = {outcome.id for outcome in self._unsettled}
+        self.link.send(commands)
+        self._recorder.increment_counter("redis_operations", len(commands))
+        refusal: RedisRefused | None = None
+        for _, outcomes in settling:
+            try:
+                self._settled(outcomes, self.link.receive(), repeated)
+            except RedisRefused as refused:
+                self._unanswered.difference_update(outcome.id for outcome in outcomes)
+                refusal = refused
+        self._held_up = refusal is not None
+        if command is None:
+            if refusal is not None:
+                raise refusal
+            reply = None
+        elif blocking:
+            reply = self.link.receive_blocked()
+        else:
+            reply = self.link.receive()
+        self._connectivity.succeeded()
+        return reply
+
+    def _open(self) -> None:
+        connects = self.link.connects
+        self.link.open()
+        if connects != self.link.connects and connects:
+            self._recorder.increment_counter("redis_reconnects")
+
+    def _settled(
+        self, outcomes: Sequence[Outcome], reply: int | list[int], repeated: set[str]
+    ) -> None:
+        settled = {outcome.id for outcome in outcomes}
+        self._unsettled = [kept for kept in self._unsettled if kept.id not in settled]
+        self._unanswered -= settled
+        self._in_hand.release(settled)
+        for outcome, result in zip(
+            outcomes, reply if isinstance(reply, list) else [reply], strict=True
+        ):
+            self._delivery.settle(outcome, result, repeated=outcome.id in repeated)
+            if isinstance(outcome, Park):
+                self._recoverer.due_in(outcome.delay_ms / 1000)

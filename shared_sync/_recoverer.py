@@ -1,0 +1,93 @@
+"""When to look for messages that nobody works on, and what was found."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shared_sync import _streams
+from shared_sync._delivery import Recorder
+from shared_sync._in_hand import InHand
+from shared_sync._streams import Command, Entry, GroupCommands
+
+INTERVAL_SECONDS = 1.0
+
+
+class Recoverer:
+    """Gives the readers of one process turns at recovery, one at a time. Safe from any thread."""
+
+    def __init__(
+        self,
+        *,
+        commands: GroupCommands,
+        in_hand: InHand,
+        own_idle_seconds: float,
+        recorder: Recorder,
+        logger: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._commands = commands
+        self._in_hand = in_hand
+        self._own_idle_seconds = own_idle_seconds
+        self._recorder = recorder
+        self._logger = logger
+        self._clock = clock
+        self._chance = chance
+        self._born = clock()
+        # Guarded by the lock.
+        self._lock = threading.Lock()
+        self._next_turn = clock()
+
+    def seconds_to_turn(self) -> float:
+        """How long a reader may block before recovery is due again."""
+        with self._lock:
+            return max(0.0, self._next_turn - self._clock())
+
+    def take_turn(self) -> bool:
+        """True for the one reader that is to recover now."""
+        with self._lock:
+            now = self._clock()
+            if now < self._next_turn:
+                return False
+            self._next_turn = now + INTERVAL_SECONDS * (1.0 - 0.25 * self._chance())
+            return True
+
+    def due_in(self, seconds: float) -> None:
+        """A message was parked for so long; the next turn comes no later."""
+        with self._lock:
+            self._next_turn = min(self._next_turn, self._clock() + seconds)
+
+    def command(self) -> Command:
+        return self._commands.recover(
+            own_idle_ms=round(self._own_idle_seconds * 1000),
+            age_ms=round((self._clock() - self._born) * 1000),
+            held=self._in_hand.ids(),
+        )
+
+    def found(self, reply: Any) -> list[Entry]:
+        """The message that was taken over, if any; after one the next turn is at once."""
+        recovered = _streams.parse_recovered(reply)
+        if recovered.lost_bodies:
+            self._recorder.increment_counter("lost_bodies", recovered.lost_bodies)
+            self._logger.warning(
+                "%d pending messages ended: their entries were deleted from the stream by others",
+                recovered.lost_bodies,
+            )
+        if recovered.entry is None:
+            if recovered.next_due_seconds is not None:
+                self.due_in(recovered.next_due_seconds)
+            return []
+        self.due_in(0)
+        if recovered.entry.orphaned:
+            self._recorder.increment_counter("jobs_recovered")
+            self._logger.info(
+                "message %s taken over from a consumer that left it (delivery %d)",
+                recovered.entry.id,
+                recovered.entry.deliveries,
+            )
+        return [recovered.entry]

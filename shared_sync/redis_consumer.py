@@ -1,0 +1,515 @@
+"""RedisStreamConsumer: a pool of threads that works off a Redis Stream and loses nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import random
+import signal
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType, TracebackType
+from typing import Any
+
+from shared_sync import _backoff, _streams
+from shared_sync._connectivity import Connectivity
+from shared_sync._delivery import Delivery, Recorder
+from shared_sync._in_hand import InHand
+from shared_sync._keeper import Keeper
+from shared_sync._lifecycle import Loop, State
+from shared_sync._processor import MessageProcessor, ThreadProcessor
+from shared_sync._reader import Reader
+from shared_sync._recorder import GuardedRecorder
+from shared_sync._recoverer import Recoverer
+from shared_sync._results import Results
+from shared_sync._streams import GroupCommands, Keys, Link
+from shared_sync.errors import (
+    ConfigurationError,
+    ConsumerBroken,
+    ConsumerStateError,
+    GroupMissing,
+    SharedSyncError,
+)
+from shared_sync.policies import RetryPolicy
+
+MAX_BLOCK_SECONDS = 2.0
+MAX_PREFETCH = 1000
+WATCH_SECONDS = 0.5
+
+
+class RedisStreamConsumer:
+    """Works off a stream with a pool of threads; every message ends as a result or a dead letter.
+
+        def transcribe(message_id: str, message_data: dict[str, str | bytes]) -> dict[str, str]:
+            return {"text": model.transcribe(message_data["audio"])}
+
+        consumer = RedisStreamConsumer(
+            "redis://localhost:6379/0", "audio:jobs", "stt-workers", "stt-1",
+            logging.getLogger("stt"), transcribe, binary_fields=("audio",),
+        )
+        consumer.start_consuming()  # until SIGTERM or Ctrl-C
+
+    A message is acknowledged only after its processor returned. If the process dies before, the
+    message is run again elsewhere once the lease has ended: at least once therefore means
+    sometimes twice, so a processor must bear being run again. Of several runs of one message,
+    one result is published.
+
+    What the processor raises is a failure: the message is tried again as `retry` says and ends as
+    a dead letter. It may raise `Reject` (a dead letter now) or `Retry(delay_seconds)`.
+
+    All durations are seconds. One consumer is one name in the group; give each process its own
+    `consumer_id`. Methods may be called from any thread unless they say otherwise.
+
+    Args:
+        redis_url: `redis://[user:password@]host:port/db`, `rediss://...` or `unix:///path`.
+        stream_name: The stream to work off; it is created if it does not exist.
+        consumer_group: The group; all workers that share the work name the same one.
+        consumer_id: This process's name in the group.
+        logger: Where to log; None for the logger `shared_sync`.
+        message_processor: Called as `message_processor(message_id, message_data)` in a pool
+            thread. `message_data` has text values, and bytes for `binary_fields`. What it
+            returns is published; None publishes nothing.
+        metrics: A `WorkerMetrics`, or anything with its three recording methods.
+        threads: Messages run at the same time. The default suits a model that is not
+            thread-safe or that fills its device alone. Raise it when the processor waits (for a
+            network, for a GPU with room) or releases the interpreter lock.
+        prefetch: Messages that a thread fetches at a time. 1 shares work best; 10 to 100 is
+            faster for messages of a few milliseconds.
+        binary_fields: Fields whose values stay bytes, such as audio.
+        result_stream: Stream that gets an entry for each result: the fields of a mapping, or the
+            field `result` for anything else, with `message_id`, `status` and `carry_fields`.
+            A message that dies leaves an entry with status `dead`.
+        result_channel: Channel to publish the same as JSON, such as `results:{client_id}`,
+            filled from the message's fields.
+        carry_fields: Fields of the message that go along with its result.
+        lease_seconds: How long after its last sign of life a consumer counts as dead and its
+            messages are taken over.
+        retry: How often and when to try a failing message again.
+        max_crashes: Times a message may take its process down before it is a dead letter.
+        drain_seconds: How long `stop()` lets running messages finish before it hands them back.
+        block_seconds: Longest wait of one read, up to 2; a bound on how late idle threads notice.
+
+    Raises:
+        ConfigurationError: An argument that cannot work.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        stream_name: str,
+        consumer_group: str,
+        consumer_id: str,
+        logger: logging.Logger | None,
+        message_processor: MessageProcessor,
+        *,
+        metrics: Recorder | None = None,
+        threads: int = 1,
+        prefetch: int = 1,
+        binary_fields: Collection[str] = (),
+        result_stream: str | None = None,
+        result_channel: str | None = None,
+        carry_fields: Sequence[str] = (),
+        lease_seconds: float = 30.0,
+        retry: RetryPolicy | None = None,
+        max_crashes: int = 3,
+        drain_seconds: float = 25.0,
+        block_seconds: float = 1.0,
+    ) -> None:
+        _check_text(
+            redis_url=redis_url,
+            stream_name=stream_name,
+            consumer_group=consumer_group,
+            consumer_id=consumer_id,
+        )
+        _check_range("threads", threads, 1, 1000, whole=True)
+        _check_range("prefetch", prefetch, 1, MAX_PREFETCH, whole=True)
+        _check_range("max_crashes", max_crashes, 1, math.inf, whole=True)
+        _check_range("lease_seconds", lease_seconds, 1, 86_400)
+        _check_range("drain_seconds", drain_seconds, 0, math.inf)
+        _check_range("block_seconds", block_seconds, 0.01, MAX_BLOCK_SECONDS)
+        _check_names("binary_fields", binary_fields)
+        _check_names("carry_fields", carry_fields)
+        if consumer_id.startswith("~"):
+            raise ConfigurationError(f"consumer_id {consumer_id!r} may not begin with '~'")
+        if not callable(message_processor):
+            raise ConfigurationError("message_processor must be a function")
+
+        # Fixed after construction.
+        self.stream_name = stream_name
+        self.consumer_group = consumer_group
+        self.consumer_id = consumer_id
+        self._logger = logger or logging.getLogger("shared_sync")
+        self._drain_seconds = drain_seconds
+        self._result_stream = result_stream
+        self._recorder = GuardedRecorder(metrics, self._logger)
+        self._commands = GroupCommands(
+            keys=Keys.of(stream_name, consumer_group),
+            consumer=consumer_id,
+            lease_ms=round(lease_seconds * 1000),
+            result_stream=result_stream,
+        )
+        reply_timeout = block_seconds + _streams.REPLY_MARGIN_SECONDS
+        self._connect = _streams.connector(redis_url, reply_timeout_seconds=reply_timeout)
+        self._connectivity = Connectivity(_streams.safe_address(redis_url), self._logger)
+        self._in_hand = InHand()
+        delivery = Delivery(
+            processor=ThreadProcessor(message_processor),
+            results=Results(
+                result_stream=result_stream,
+                result_channel=result_channel,
+                carry_fields=carry_fields,
+                binary_fields=tuple(binary_fields),
+            ),
+            consumer=consumer_id,
+            binary_fields=tuple(binary_fields),
+            retry=retry or RetryPolicy(),
+            max_crashes=max_crashes,
+            recorder=self._recorder,
+            logger=self._logger,
+        )
+        recoverer = Recoverer(
+            commands=self._commands,
+            in_hand=self._in_hand,
+            own_idle_seconds=reply_timeout,
+            recorder=self._recorder,
+            logger=self._logger,
+        )
+        self._keeper = Keeper(
+            link=Link(self._connect),
+            commands=self._commands,
+            connectivity=self._connectivity,
+            recorder=self._recorder,
+            lease_seconds=lease_seconds,
+        )
+        self._stop_reading = threading.Event()
+        self._stop_keeping = threading.Event()
+        self._abandon = threading.Event()
+        self._stopped = threading.Event()
+        self._readers = [
+            Reader(
+                f"{consumer_id}-reader-{number}",
+                link=Link(self._connect),
+                commands=self._commands,
+                delivery=delivery,
+                in_hand=self._in_hand,
+                recoverer=recoverer,
+                connectivity=self._connectivity,
+                recorder=self._recorder,
+                prefetch=prefetch,
+                block_seconds=block_seconds,
+            )
+            for number in range(1, threads + 1)
+        ]
+        self._reader_loops = [
+            Loop(
+                reader.name,
+                step=reader.step,
+                stop=self._stop_reading,
+                trouble=self._trouble,
+                finish=partial(reader.finish, self._abandon),
+            )
+            for reader in self._readers
+        ]
+        self._keeper_loop = Loop(
+            f"{consumer_id}-keeper",
+            step=self._keep,
+            stop=self._stop_keeping,
+            trouble=self._trouble,
+            finish=self._keeper.link.close,
+        )
+        # Guarded by the lock.
+        self._lock = threading.Lock()
+        self._state = State.NEW
+        self._clean = True
+
+    # --- life cycle ---
+
+    def connect(self) -> None:
+        """Reach Redis and create the stream and group if they do not exist.
+
+        Calling it is optional: `start()` does it. Blocks up to 5 s. Raises `RedisUnavailable`,
+        or `ConfigurationError` if a key exists and is not a stream.
+        """
+        link = Link(self._connect)
+        try:
+            _streams.ensure_group(link, self._commands)
+            if self._result_stream is not None:
+                _streams.check_is_stream(link, self._result_stream, "result_stream")
+            link.call(*self._commands.beat())
+        finally:
+            link.close()
+        self._connectivity.succeeded()
+
+    def start(self) -> None:
+        """Start the pool and return.
+
+        Raises what `connect()` raises, and `ConsumerStateError` on a consumer that was started
+        or stopped before: make a new one instead.
+        """
+        with self._lock:
+            if self._state is not State.NEW:
+                raise ConsumerStateError(
+                    f"consumer {self.consumer_id!r} is {self._state.value} and starts only once; "
+                    "make a new RedisStreamConsumer"
+                )
+            self.connect()
+            self._state = State.RUNNING
+            try:
+                for loop in (self._keeper_loop, *self._reader_loops):
+                    loop.start()
+            except RuntimeError as error:
+                self._stop_reading.set()
+                self._stop_keeping.set()
+                raise ConsumerBroken(f"the pool's threads cannot be started: {error}") from error
+        self._logger.info(
+            "consumer %s of group %s works off %s with %d threads",
+            self.consumer_id,
+            self.consumer_group,
+            self.stream_name,
+            len(self._readers),
+        )
+
+    def start_consuming(self) -> bool:
+        """Start the pool unless it runs, block until it is stopped, and return what `stop()` does.
+
+        Called from the main thread it drains on SIGTERM and SIGINT; a second signal hands running
+        messages back at once. Raises what `start()` raises, and `ConsumerBroken` if a thread of
+        the pool has ended by itself.
+        """
+        with _signals() as received:
+            if self._state is not State.RUNNING:
+                self.start()
+            try:
+                while not self._stopped.is_set():
+                    try:
+                        name = signal.Signals(received.get(timeout=WATCH_SECONDS)).name
+                    except queue.Empty:
+                        self._check_alive()
+                        continue
+                    self._logger.info("%s: draining", name)
+                    threading.Thread(target=self.stop, name="drain", daemon=True).start()
+                    while not self._stopped.wait(0.02):
+                        if not received.empty():
+                            self._abandon.set()
+            except BaseException:
+                self.stop()
+                raise
+        return self.stop()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Drain: stop reading, let running messages finish, hand back the rest, leave the group.
+
+        Blocks up to `timeout` (None for `drain_seconds`) and a few seconds for Redis. Returns
+        whether every thread ended; False if a processor still runs, whose message was handed
+        back. May be called from any thread and more than once. Called by a processor it only
+        begins the drain, and returns False.
+        """
+        deadline = time.monotonic() + (self._drain_seconds if timeout is None else timeout)
+        with self._lock:
+            first = self._state is State.RUNNING
+            if self._state is State.NEW:
+                self._state = State.STOPPED
+                self._stopped.set()
+            elif first:
+                self._state = State.DRAINING
+        if threading.current_thread() in {loop.thread for loop in self._reader_loops}:
+            if first:
+                threading.Thread(
+                    target=self._drain, args=(deadline,), name="drain", daemon=True
+                ).start()
+            return False
+        if first:
+            self._drain(deadline)
+        else:
+            self._stopped.wait(max(0.0, deadline - time.monotonic()))
+        return self._stopped.is_set() and self._clean
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the consumer has stopped; whether it has. Somebody else must stop it."""
+        return self._stopped.wait(timeout)
+
+    def __enter__(self) -> RedisStreamConsumer:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # --- what it says of itself ---
+
+    @property
+    def state(self) -> str:
+        """`new`, `running`, `draining` or `stopped`."""
+        return self._state.value
+
+    @property
+    def redis_connected(self) -> bool:
+        """Whether the last exchange with Redis went well. Never asks Redis; never blocks."""
+        return self._connectivity.connected
+
+    def get_health_data(self) -> dict[str, Any]:
+        """Figures for a health page. Never asks Redis; never blocks.
+
+        Queue figures are those of the last beat, at most 2 s old while Redis answers; None
+        before the first and where the server does not say.
+        """
+        figures = self._keeper.figures
+        running = self._in_hand.running()
+        return {
+            "redis_connected": self.redis_connected,
+            "consumer_state": self.state,
+            "readers_alive": sum(loop.thread.is_alive() for loop in self._reader_loops),
+            "jobs_in_flight": len(running),
+            "longest_job_seconds": round(max((job.seconds for job in running), default=0.0), 3),
+            "queue_depth": figures.backlog if figures else None,
+            "queue_waiting": figures.waiting if figures else None,
+            "jobs_parked": figures.parked if figures else None,
+            "dead_letters": figures.dead if figures else None,
+        }
+
+    # --- inside ---
+
+    def _keep(self) -> None:
+        self._keeper.step()
+        self._stop_keeping.wait(self._keeper.interval_seconds)
+
+    def _trouble(self, error: BaseException, failures: int) -> float:
+        """What a loop does about an error: tell it once, mend what can be mended, pause."""
+        if isinstance(error, GroupMissing):
+            self._repair_group()
+        elif isinstance(error, SharedSyncError):
+            self._connectivity.failed(error)
+        else:
+            self._recorder.increment_counter(f"errors.{type(error).__name__}")
+            self._logger.error("a consumer thread failed and goes on", exc_info=error)
+        return _backoff.exponential(
+            failures, base_seconds=0.1, max_seconds=2.0, jitter=0.5, chance=random.random
+        )
+
+    def _repair_group(self) -> None:
+        link = Link(self._connect)
+        try:
+            if _streams.ensure_group(link, self._commands):
+                self._recorder.increment_counter("groups_recreated")
+                self._logger.warning(
+                    "the group %s of stream %s was gone and is created anew; messages that were "
+                    "deleted with it are lost",
+                    self.consumer_group,
+                    self.stream_name,
+                )
+        except SharedSyncError as error:
+            self._connectivity.failed(error)
+        finally:
+            link.close()
+
+    def _check_alive(self) -> None:
+        dead = [loop.name for loop in self._reader_loops if not loop.thread.is_alive()]
+        if dead and self._state is State.RUNNING:
+            raise ConsumerBroken(f"threads of the pool ended by themselves: {', '.join(dead)}")
+
+    def _drain(self, deadline: float) -> None:
+        # Reading ends first, so that nothing new arrives while the rest is put in order.
+        self._stop_reading.set()
+        self._in_hand.close()
+        for reader in self._readers:
+            reader.interrupt()
+        # What was fetched and not started goes back now, not after the running messages.
+        self._hand_back(self._in_hand.withdraw())
+        clean = True
+        while not all(loop.join(time.monotonic() + 0.05) for loop in self._reader_loops):
+            if time.monotonic() >= deadline or self._abandon.is_set():
+                clean = False
+                break
+        self._abandon.set()
+        # Presence ends last: until here the running messages were ours.
+        self._stop_keeping.set()
+        clean = self._keeper_loop.join(time.monotonic() + 1.0) and clean
+        self._leave()
+        with self._lock:
+            self._state = State.STOPPED
+            self._clean = clean
+        self._logger.info(
+            "consumer %s has stopped%s",
+            self.consumer_id,
+            "" if clean else "; a message still runs here and was handed back",
+        )
+        self._stopped.set()
+
+    def _hand_back(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
+        self._say_goodbye(self._commands.hand_back(ids))
+
+    def _leave(self) -> None:
+        self._say_goodbye(self._commands.leave())
+
+    def _say_goodbye(self, command: _streams.Command) -> None:
+        link = Link(self._connect)
+        try:
+            returned, lost_bodies = link.call(*command)
+        except GroupMissing:
+            return
+        except SharedSyncError as error:
+            self._logger.warning(
+                "messages could not be handed back (%s); others take them over when the lease "
+                "has ended",
+                error,
+            )
+            return
+        finally:
+            link.close()
+        if returned:
+            self._recorder.increment_counter("jobs_handed_back", returned)
+            self._logger.info("%d messages handed back", returned)
+        if lost_bodies:
+            self._recorder.increment_counter("lost_bodies", lost_bodies)
+
+
+@contextmanager
+def _signals() -> Iterator[queue.SimpleQueue[int]]:
+    """Catch SIGTERM and SIGINT into a queue, whose put may interrupt itself; main thread only."""
+    received: queue.SimpleQueue[int] = queue.SimpleQueue()
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.put(number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _check_text(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, str) or not value:
+            raise ConfigurationError(f"{name} must be text and not empty, not {value!r}")
+
+
+def _check_range(
+    name: str, value: float, lowest: float, highest: float, *, whole: bool = False
+) -> None:
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not lowest <= value <= highest:
+        kind = "a whole number" if whole else "a number"
+        limit = f"from {lowest} to {highest}" if highest < math.inf else f"of at least {lowest}"
+        raise ConfigurationError(f"{name} must be {kind} {limit}, not {value!r}")
+
+
+def _check_names(name: str, value: Collection[str]) -> None:
+    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+        raise ConfigurationError(f"{name} must be a collection of field names, not {value!r}")

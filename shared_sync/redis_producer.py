@@ -1,0 +1,155 @@
+"""RedisStreamProducer: publishes messages to the stream that consumers work off."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from types import TracebackType
+
+from shared_sync import _streams
+from shared_sync._streams import Link
+from shared_sync.errors import ConfigurationError, QueueFull, SharedSyncError
+from shared_sync.message import encode_fields
+
+BATCH = 100
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+STALE_AFTER_SECONDS = 1.0
+
+
+class RedisStreamProducer:
+    """Publishes messages to a stream. Safe from any thread; each call blocks for a round trip.
+
+        with RedisStreamProducer("redis://localhost:6379/0", "audio:jobs") as producer:
+            message_id = producer.publish({"client_id": "c1", "audio": wav_bytes})
+
+    A message counts as accepted when its id has been returned. A call that raises
+    `RedisUnavailable` may or may not have published: the connection broke before the answer.
+    Publishing again then may publish twice, which a processor that bears being run twice bears
+    too. Connections are opened as needed, one for each thread that publishes at the same time.
+
+    Args:
+        redis_url: `redis://[user:password@]host:port/db`, `rediss://...` or `unix:///path`.
+        stream_name: The stream to publish to.
+        max_queue_depth: Raise `QueueFull` instead of publishing when the stream holds so many
+            messages, finished ones not counted. None for no limit. Checked by the server with
+            each message, so that many producers keep the limit together.
+        timeout_seconds: Longest wait for the server's answer.
+
+    Raises:
+        ConfigurationError: An argument that cannot work.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        stream_name: str,
+        *,
+        max_queue_depth: int | None = None,
+        timeout_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not isinstance(stream_name, str) or not stream_name:
+            raise ConfigurationError(f"stream_name must be text and not empty, not {stream_name!r}")
+        if max_queue_depth is not None and (
+            isinstance(max_queue_depth, bool)
+            or not isinstance(max_queue_depth, int)
+            or max_queue_depth < 1
+        ):
+            raise ConfigurationError(
+                f"max_queue_depth must be a whole number of at least 1 or None, "
+                f"not {max_queue_depth!r}"
+            )
+        # Fixed after construction.
+        self.stream_name = stream_name
+        self._max_queue_depth = max_queue_depth
+        self._connect = _streams.connector(redis_url, reply_timeout_seconds=timeout_seconds)
+        self._clock = clock
+        # Guarded by the lock: idle links and the moment each was put back, latest last.
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Link, float]] = []
+
+    def publish(self, fields: Mapping[str, object]) -> str:
+        """Publish one message and return its id.
+
+        Text is stored as UTF-8, bytes as they are, anything else as JSON. Raises
+        `InvalidMessage` (nothing was sent), `QueueFull` (nothing was published),
+        `RedisUnavailable` or `RedisRefused`.
+        """
+        (message_id,) = self.publish_many([fields])
+        return message_id
+
+    def publish_many(self, messages: Iterable[Mapping[str, object]]) -> list[str]:
+        """Publish messages in order, up to 100 or 4 MiB a round trip, and return their ids.
+
+        Raises as `publish()` does. What was accepted before stays published: the error's
+        `published` has the ids, which belong to the first messages. After `RedisUnavailable` the
+        batch that was on its way may have been published too.
+        """
+        published: list[str] = []
+        encoded = (encode_fields(fields) for fields in messages)
+        try:
+            with self._link() as link:
+                while batch := _next_batch(encoded):
+                    self._publish_batch(link, batch, published)
+        except SharedSyncError as error:
+            error.published = tuple(published)
+            raise
+        return published
+
+    def close(self) -> None:
+        """Close the idle connections. The producer may be used again; it then connects anew."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for link, _ in idle:
+            link.close()
+
+    def __enter__(self) -> RedisStreamProducer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _publish_batch(self, link: Link, batch: list[list[bytes]], published: list[str]) -> None:
+        reply = link.call(*_streams.publish(self.stream_name, batch, self._max_queue_depth))
+        ids, refusal = _streams.parse_published(reply)
+        published += ids
+        if refusal is not None:
+            raise refusal
+        if len(ids) < len(batch) and self._max_queue_depth is not None:
+            raise QueueFull(self.stream_name, self._max_queue_depth)
+
+    @contextmanager
+    def _link(self) -> Iterator[Link]:
+        """A link for the calling thread alone; one that broke is closed and opens anew."""
+        with self._lock:
+            link, since = self._idle.pop() if self._idle else (Link(self._connect), self._clock())
+        if self._clock() - since > STALE_AFTER_SECONDS and link.is_stale():
+            link.close()
+        try:
+            yield link
+        except BaseException as error:
+            if not isinstance(error, SharedSyncError):
+                link.close()
+            raise
+        finally:
+            with self._lock:
+                self._idle.append((link, self._clock()))
+
+
+def _next_batch(encoded: Iterator[list[bytes]]) -> list[list[bytes]]:
+    batch: list[list[bytes]] = []
+    size = 0
+    for items in islice(encoded, BATCH):
+        batch.append(items)
+        size += sum(map(len, items))
+        if size >= MAX_BATCH_BYTES:
+            break
+    return batch
