@@ -107,7 +107,7 @@ class Delivery:
             return self._failed(entry, fields, error)
         finally:
             self._recorder.record_duration("processing_latency", self._clock() - started)
-        return Finish(entry.id, answer)
+        return Finish(entry.id, answer, delivered_before=entry.deliveries > 1)
 
     def _failed(
         self, entry: Entry, fields: dict[str, str | bytes], error: BaseException
@@ -147,7 +147,7 @@ class Delivery:
         error: BaseException | None = None,
     ) -> Bury:
         self._logger.error(
-            "message %s becomes a dead letter after %d deliveries: %s%s",
+            "message %s becomes a dead letter (delivery %d): %s%s",
             entry.id,
             entry.deliveries,
             death.reason,

@@ -97,12 +97,15 @@ class Reader:
     def _run(self, entry: Entry) -> None:
         started = self._clock()
         try:
-            self._unsettled.append(self._delivery.attempt(entry))
+            outcome = self._delivery.attempt(entry)
         except BaseException:
             self._in_hand.release([entry.id])
             raise
         finally:
             self._in_hand.stop_running(self.name)
+        self._unsettled.append(outcome)
+        if isinstance(outcome, Park):
+            self._recoverer.due_in(outcome.delay_ms / 1000)
         if self._clock() - started >= SLOW_SECONDS and self._in_hand.has_waiting(self.name):
             self._exchange()
 
@@ -156,5 +159,3 @@ class Reader:
             outcomes, reply if isinstance(reply, list) else [reply], strict=True
         ):
             self._delivery.settle(outcome, result, repeated=outcome.id in repeated)
-            if isinstance(outcome, Park):
-                self._recoverer.due_in(outcome.delay_ms / 1000)

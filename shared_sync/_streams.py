@@ -101,6 +101,10 @@ class Keys:
             dead=f"{prefix}:dead",
         )
 
+    def all(self) -> tuple[str, ...]:
+        """Every key of the stream and this group."""
+        return (self.stream, self.presence, self.due, self.history, self.dead)
+
 
 # --- scripts ----------------------------------------------------------------------------------
 
@@ -326,6 +330,17 @@ class Link:
         self.send([command])
         return self.receive()
 
+    def call_all(self, *commands: Command) -> list[Any]:
+        """Send commands in one round trip; a refusal stands among the replies, not raised."""
+        self.send(commands)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(self.receive())
+            except RedisRefused as refused:
+                replies.append(refused)
+        return replies
+
     def receive_blocked(self) -> Any:
         """Like `receive()`, for a reply that the server may hold back: `interrupt()` ends it.
 
@@ -397,6 +412,7 @@ class Finish:
 
     id: str
     answer: Answer
+    delivered_before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,7 +499,7 @@ class GroupCommands:
         for outcome in outcomes:
             if isinstance(outcome, Finish):
                 finishes.append(outcome)
-                arguments.append(outcome.id)
+                arguments += (outcome.id, int(outcome.delivered_before))
                 arguments += self._answer(outcome.answer)
             elif isinstance(outcome, Park):
                 commands.append((self._park(outcome), [outcome]))
@@ -607,6 +623,38 @@ def parse_recovered(reply: Any) -> Recovered:
 def parse_figures(reply: Any) -> QueueFigures:
     backlog, pending, parked, dead = (None if figure < 0 else figure for figure in reply)
     return QueueFigures(backlog=backlog, pending=pending or 0, parked=parked or 0, dead=dead)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSight:
+    """A stream and group seen from outside, without taking part."""
+
+    group_exists: bool
+    consumers_alive: int
+    figures: QueueFigures
+
+
+def see_group(link: Link, keys: Keys | None) -> GroupSight | None:
+    """Look at a stream and group in two round trips, or only ask whether the server is there."""
+    (seconds, microseconds) = link.call("TIME")
+    if keys is None:
+        return None
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    replies = link.call_all(
+        ("XLEN", keys.stream),
+        ("XLEN", keys.dead),
+        ("ZCOUNT", keys.presence, now_ms, "+inf"),
+        ("XPENDING", keys.stream, keys.group),
+    )
+    backlog, dead, alive, pending = replies
+    for reply in replies:
+        if isinstance(reply, RedisRefused) and not isinstance(reply, GroupMissing):
+            raise reply
+    if isinstance(pending, GroupMissing):
+        return GroupSight(False, 0, QueueFigures(backlog, pending=0, parked=0, dead=dead))
+    total, _, _, owners = pending
+    parked = next((int(count) for name, count in owners or () if name == PARKED.encode()), 0)
+    return GroupSight(True, alive, QueueFigures(backlog, total, parked, dead))
 
 
 def publish(

@@ -39,6 +39,17 @@ from shared_sync.policies import RetryPolicy
 MAX_BLOCK_SECONDS = 2.0
 MAX_PREFETCH = 1000
 WATCH_SECONDS = 0.5
+COUNTERS = (
+    "jobs_processed",
+    "jobs_failed",
+    "jobs_retried",
+    "jobs_dead",
+    "jobs_recovered",
+    "jobs_handed_back",
+    "redis_operations",
+    "redis_reconnects",
+)
+"""Shown from the start, at zero; the rarer ones appear when there is something to tell."""
 
 
 class RedisStreamConsumer:
@@ -257,6 +268,8 @@ class RedisStreamConsumer:
                     "make a new RedisStreamConsumer"
                 )
             self.connect()
+            for name in COUNTERS:
+                self._recorder.increment_counter(name, 0)
             self._state = State.RUNNING
             try:
                 for loop in (self._keeper_loop, *self._reader_loops):

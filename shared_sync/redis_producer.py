@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
@@ -16,7 +15,6 @@ from shared_sync.message import encode_fields
 
 BATCH = 100
 MAX_BATCH_BYTES = 4 * 1024 * 1024
-STALE_AFTER_SECONDS = 1.0
 
 
 class RedisStreamProducer:
@@ -49,7 +47,6 @@ class RedisStreamProducer:
         *,
         max_queue_depth: int | None = None,
         timeout_seconds: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not isinstance(stream_name, str) or not stream_name:
             raise ConfigurationError(f"stream_name must be text and not empty, not {stream_name!r}")
@@ -66,10 +63,9 @@ class RedisStreamProducer:
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth
         self._connect = _streams.connector(redis_url, reply_timeout_seconds=timeout_seconds)
-        self._clock = clock
-        # Guarded by the lock: idle links and the moment each was put back, latest last.
+        # Guarded by the lock: links that no thread uses just now.
         self._lock = threading.Lock()
-        self._idle: list[tuple[Link, float]] = []
+        self._idle: list[Link] = []
 
     def publish(self, fields: Mapping[str, object]) -> str:
         """Publish one message and return its id.
@@ -103,7 +99,7 @@ class RedisStreamProducer:
         """Close the idle connections. The producer may be used again; it then connects anew."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for link, _ in idle:
+        for link in idle:
             link.close()
 
     def __enter__(self) -> RedisStreamProducer:
@@ -130,8 +126,8 @@ class RedisStreamProducer:
     def _link(self) -> Iterator[Link]:
         """A link for the calling thread alone; one that broke is closed and opens anew."""
         with self._lock:
-            link, since = self._idle.pop() if self._idle else (Link(self._connect), self._clock())
-        if self._clock() - since > STALE_AFTER_SECONDS and link.is_stale():
+            link = self._idle.pop() if self._idle else Link(self._connect)
+        if link.is_stale():
             link.close()
         try:
             yield link
@@ -141,7 +137,7 @@ class RedisStreamProducer:
             raise
         finally:
             with self._lock:
-                self._idle.append((link, self._clock()))
+                self._idle.append(link)
 
 
 def _next_batch(encoded: Iterator[list[bytes]]) -> list[list[bytes]]:

@@ -14,7 +14,9 @@ local result_items = tonumber(ARGV[result_count])
 local channel = ARGV[result_count + result_items + 1]
 local payload = ARGV[result_count + result_items + 2]
 
-if pending_entry(stream, group, id) ~= consumer then return 0 end
+local owner = pending_entry(stream, group, id)
+if not owner then forget(history, due, id) end
+if owner ~= consumer then return 0 end
 
 local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
 if entry then
@@ -37,8 +39,7 @@ if entry then
 end
 
 redis.call('XACK', stream, group, id)
-redis.call('HDEL', history, id)
-redis.call('ZREM', due, id)
+forget(history, due, id)
 delete_finished(stream, group, {id})
 if not entry then return -1 end
 if channel ~= '' then redis.pcall('PUBLISH', channel, payload) end

@@ -31,13 +31,17 @@ end
 
 -- Delete finished entries, except those that another group has still to read or to finish.
 local function delete_finished(stream, group, ids)
+  local groups = redis.call('XINFO', 'GROUPS', stream)
+  if #groups == 1 then
+    redis.call('XDEL', stream, unpack(ids))
+    return
+  end
   local others = {}
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+  for _, info in ipairs(groups) do
     local fact = {}
     for i = 1, #info, 2 do fact[info[i]] = info[i + 1] end
     if fact['name'] ~= group then others[#others + 1] = fact end
   end
-  local deletable = {}
   for _, id in ipairs(ids) do
     local needed = false
     for _, other in ipairs(others) do
@@ -45,9 +49,14 @@ local function delete_finished(stream, group, ids)
         or pending_entry(stream, other['name'], id) ~= nil
       if needed then break end
     end
-    if not needed then deletable[#deletable + 1] = id end
+    if not needed then redis.call('XDEL', stream, id) end
   end
-  if #deletable > 0 then redis.call('XDEL', stream, unpack(deletable)) end
+end
+
+-- Forget what was noted about a message that is not pending any more.
+local function forget(history, due, id)
+  redis.call('HDEL', history, id)
+  redis.call('ZREM', due, id)
 end
 
 -- Park one entry for immediate pick-up and take back the delivery that is not to be charged.

@@ -6,11 +6,13 @@
 local stream, history, due = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, id, failure, delay = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
-if pending_entry(stream, group, id) ~= consumer then return 0 end
+local owner = pending_entry(stream, group, id)
+if not owner then forget(history, due, id) end
+if owner ~= consumer then return 0 end
 
 local claimed = redis.call('XCLAIM', stream, group, PARKED, 0, id, 'JUSTID')
 if not claimed[1] then
-  redis.call('HDEL', history, id)
+  forget(history, due, id)
   return -1
 end
 redis.call('HSET', history, id, (redis.call('HGET', history, id) or '') .. failure .. '\n')

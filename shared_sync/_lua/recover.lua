@@ -42,7 +42,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, ST
     take(id, deliveries, true, false)
   else
     redis.call('ZREM', due, id)
-    if not owner then redis.call('HDEL', history, id) end
+    if not owner then forget(history, due, id) end
   end
 end
 

@@ -1,0 +1,45 @@
+"""A gateway: publishes the WAV files it is given and prints what comes back.
+
+    REDIS_URL=redis://localhost:6379/0 python examples/gateway.py speech.wav more.wav
+
+It works with examples/stt_worker.py. Results return through a stream, so none is missed while the
+gateway is away; each gateway would read only its own, here there is one.
+"""
+
+import logging
+import os
+import queue
+import sys
+from pathlib import Path
+
+from shared_sync import RedisStreamConsumer, RedisStreamProducer
+
+REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
+
+
+def main(files):
+    returned = queue.SimpleQueue()
+    results = RedisStreamConsumer(
+        REDIS_URL,
+        "audio:transcripts",
+        "gateways",
+        "gateway-1",
+        logging.getLogger("gateway"),
+        lambda message_id, result: returned.put(result),
+    )
+    with RedisStreamProducer(REDIS_URL, "audio:jobs", max_queue_depth=10_000) as jobs, results:
+        waiting = set(
+            jobs.publish_many(
+                {"client_id": "c1", "file": file.name, "audio": file.read_bytes()}
+                for file in map(Path, files)
+            )
+        )
+        while waiting:
+            result = returned.get()
+            if result["message_id"] in waiting:
+                waiting.remove(result["message_id"])
+                print(f"{result['file']}: {result.get('text') or result.get('reason')}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

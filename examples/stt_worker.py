@@ -1,0 +1,98 @@
+"""A speech-to-text worker: audio jobs in, transcripts out, health and metrics beside it.
+
+    pip install 'shared_sync[speech]'
+    REDIS_URL=redis://localhost:6379/0 HEALTH_PORT=8081 python examples/stt_worker.py
+
+Publish jobs to the stream `audio:jobs` with the fields `client_id` and `audio` (a 16 kHz, 16-bit,
+mono WAV file); read transcripts from the stream `audio:transcripts`. SIGTERM drains.
+"""
+
+import io
+import logging
+import os
+import socket
+import wave
+
+from pocketsphinx import Decoder
+
+from shared_sync import HealthServer, RedisStreamConsumer, Reject, WorkerMetrics
+
+REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
+HEALTH_PORT = int(os.environ.get("HEALTH_PORT", "8081"))
+INSTANCE_ID = os.environ.get("INSTANCE_ID", f"stt-{socket.gethostname()}-{os.getpid()}")
+
+
+class STTWorker:
+    def __init__(self):
+        self.logger = logging.getLogger("stt_worker")
+        self.model = None
+        self.metrics = WorkerMetrics(INSTANCE_ID)
+        for name in ("successful_transcriptions", "failed_transcriptions"):
+            self.metrics.increment_counter(name, 0)
+        self.consumer = RedisStreamConsumer(
+            REDIS_URL,
+            "audio:jobs",
+            "stt-workers",
+            INSTANCE_ID,
+            self.logger,
+            self.transcribe,
+            metrics=self.metrics,
+            binary_fields=("audio",),
+            result_stream="audio:transcripts",
+            carry_fields=("client_id", "file"),
+            lease_seconds=float(os.environ.get("LEASE_SECONDS", "30")),
+        )
+        self.health = HealthServer(
+            INSTANCE_ID,
+            HEALTH_PORT,
+            self.logger,
+            self.get_health_data,
+            self.metrics.get_metrics_data,
+        )
+
+    def transcribe(self, message_id, job):
+        """Runs in the consumer's thread; whatever it raises is retried, except Reject."""
+        try:
+            with self.metrics.timer("transcription_time"):
+                samples = self.read_audio(job)
+                text = self.recognize(samples)
+        except Exception:
+            self.metrics.increment_counter("failed_transcriptions")
+            raise
+        self.metrics.increment_counter("successful_transcriptions")
+        self.metrics.increment_counter("audio_duration_processed_seconds", len(samples) / 32_000)
+        return {"text": text}
+
+    def read_audio(self, job):
+        try:
+            with wave.open(io.BytesIO(job["audio"])) as wav:
+                form = (wav.getframerate(), wav.getsampwidth(), wav.getnchannels())
+                if form != (16_000, 2, 1):
+                    raise Reject(f"audio must be 16 kHz, 16 bit, mono, not {form}")
+                return wav.readframes(wav.getnframes())
+        except (KeyError, EOFError, wave.Error) as error:
+            raise Reject(f"no readable WAV file in field 'audio': {error!r}") from error
+
+    def recognize(self, samples):
+        with self.metrics.timer("model_inference_time"):
+            self.model.start_utt()
+            self.model.process_raw(samples, full_utt=True)
+            self.model.end_utt()
+        return self.model.hyp().hypstr if self.model.hyp() else ""
+
+    def get_health_data(self):
+        return {
+            **self.metrics.get_basic_health_data(),
+            **self.consumer.get_health_data(),
+            "model_loaded": self.model is not None,
+        }
+
+    def run(self):
+        with self.health:
+            self.model = Decoder(samprate=16_000, loglevel="FATAL")
+            self.consumer.start_consuming()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    STTWorker().run()

@@ -1,0 +1,190 @@
+"""The examples, each run as its header says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from helpers import eventually
+
+from shared_sync import RedisStreamProducer
+from shared_sync._speech import DEMO_AUDIO
+
+pytest.importorskip("pocketsphinx", reason="pip install 'shared_sync[speech]'")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RECORDINGS = Path(__file__).parents[2] / "shared" / "audio"
+
+STT_NAMES = {
+    "jobs_processed",
+    "successful_transcriptions",
+    "failed_transcriptions",
+    "avg_transcription_time_ms",
+    "model_inference_time_ms",
+    "audio_duration_processed_seconds",
+    "memory_usage_mb",
+    "error_rate",
+}
+
+Spawn = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def stt_worker(redis_url: str) -> Iterator[Spawn]:
+    """Starts speech workers, which do not outlive the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(instance_id: str, health_port: int = 0) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "REDIS_URL": redis_url,
+            "HEALTH_PORT": str(health_port),
+            "INSTANCE_ID": instance_id,
+            "LEASE_SECONDS": "2",
+        }
+        process = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "stt_worker.py")],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        told: dict[str, Any] = json.load(answer)
+        return told
+
+
+def answers(url: str) -> bool:
+    try:
+        return bool(ask(url))
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def publish(redis_url: str, files: list[Path]) -> list[str]:
+    with RedisStreamProducer(redis_url, "audio:jobs") as producer:
+        return producer.publish_many(
+            {"client_id": "c1", "file": file.name, "audio": file.read_bytes()} for file in files
+        )
+
+
+def transcripts(client: redis.Redis) -> list[dict[str, str]]:
+    return [
+        {name.decode(): value.decode() for name, value in fields.items()}
+        for _, fields in client.xrange("audio:transcripts")
+    ]
+
+
+def word_errors(said: list[str], heard: list[str]) -> int:
+    """Words to insert, delete or replace, the least that makes one from the other (Levenshtein)."""
+    row = list(range(len(heard) + 1))
+    for number, word in enumerate(said, 1):
+        previous, row[0] = row[0], number
+        for column, other in enumerate(heard, 1):
+            substituted = previous + (word != other)
+            previous = row[column]
+            row[column] = min(substituted, row[column] + 1, row[column - 1] + 1)
+    return row[-1]
+
+
+def test_the_speech_worker_serves_its_figures_and_drains(
+    stt_worker: Spawn, redis_url: str, client: redis.Redis
+) -> None:
+    port = free_port()
+    worker = stt_worker("stt-1", port)
+    files = sorted(DEMO_AUDIO.glob("*.wav"))[:2]
+    ids = publish(redis_url, files)
+    eventually(lambda: client.xlen("audio:transcripts") == 2, within=60)
+    assert [told["message_id"] for told in transcripts(client)] == ids
+    assert [told["file"] for told in transcripts(client)] == [file.name for file in files]
+    health = ask(f"http://127.0.0.1:{port}/health")
+    assert health["status"] == "healthy"
+    assert health["model_loaded"] is health["redis_connected"] is True
+    metrics = ask(f"http://127.0.0.1:{port}/metrics")
+    assert metrics.keys() >= STT_NAMES
+    assert metrics["successful_transcriptions"] == metrics["jobs_processed"] == 2
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+
+
+def test_the_speech_worker_rejects_what_is_no_audio(
+    stt_worker: Spawn, redis_url: str, client: redis.Redis
+) -> None:
+    with RedisStreamProducer(redis_url, "audio:jobs") as producer:
+        producer.publish({"file": "text", "audio": b"not a WAV file"})
+        producer.publish({"file": "none"})
+    stt_worker("stt-1")
+    eventually(lambda: client.xlen("audio:transcripts") == 2, within=60)
+    assert [told["status"] for told in transcripts(client)] == ["dead", "dead"]
+    assert client.xlen("audio:jobs") == 0
+
+
+def test_the_speech_worker_hears_real_recordings_half_right_or_better(
+    stt_worker: Spawn, redis_url: str, client: redis.Redis
+) -> None:
+    if not RECORDINGS.is_dir():
+        pytest.skip("the recordings are not here")
+    table = re.findall(
+        r"^\| (\S+\.wav) \| [\d.]+ \| (.+?) \|$", (RECORDINGS / "README.md").read_text(), re.M
+    )
+    assert len(table) == 5
+    stt_worker("stt-1")
+    publish(redis_url, [RECORDINGS / file for file, _ in table])
+    eventually(lambda: client.xlen("audio:transcripts") == 5, within=90)
+    heard = {told["file"]: told["text"].split() for told in transcripts(client)}
+    errors = sum(word_errors(said.split(), heard[file]) for file, said in table)
+    rate = errors / sum(len(said.split()) for _, said in table)
+    print(f"word error rate {rate:.3f}")
+    assert rate <= 0.5
+
+
+def test_a_file_whose_worker_was_killed_is_finished_by_another_once(
+    stt_worker: Spawn, redis_url: str, client: redis.Redis
+) -> None:
+    files = sorted(RECORDINGS.glob("*.wav")) or sorted(DEMO_AUDIO.glob("*.wav"))
+    victim = stt_worker("victim")
+    eventually(lambda: client.exists("{audio:jobs}:stt-workers:presence"), within=60)
+    second_port = free_port()
+    stt_worker("second", second_port)
+    eventually(lambda: answers(f"http://127.0.0.1:{second_port}/health"), within=60)
+    ids = publish(redis_url, files)
+
+    def victim_is_at_work() -> bool:
+        rows = client.xpending("audio:jobs", "stt-workers")["consumers"]
+        return any(row["name"] == b"victim" for row in rows)
+
+    eventually(victim_is_at_work)
+    victim.kill()
+    killed = time.monotonic()
+    eventually(lambda: client.xlen("audio:jobs") == 0, within=60)
+    print(f"all done {time.monotonic() - killed:.1f} s after the kill")
+    told = transcripts(client)
+    assert sorted(result["message_id"] for result in told) == sorted(ids)
+    assert {result["status"] for result in told} == {"done"}

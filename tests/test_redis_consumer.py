@@ -1,0 +1,784 @@
+"""The consumer as its users see it, on a real Redis, with real outages and real kills."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from helpers import Figures, eventually
+
+from shared_sync import (
+    RedisStreamConsumer,
+    RedisStreamProducer,
+    Reject,
+    Retry,
+    RetryPolicy,
+    current_message,
+)
+from shared_sync._embedded import EmbeddedRedis
+from shared_sync.errors import ConfigurationError, ConsumerStateError, RedisUnavailable
+
+STREAM, GROUP = "jobs", "workers"
+DEAD = "{jobs}:workers:dead"
+LOGGER = logging.getLogger("test")
+QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.2)
+
+Make = Callable[..., RedisStreamConsumer]
+
+
+@pytest.fixture
+def make(redis_url: str) -> Iterator[Make]:
+    """Makes consumers that are stopped at the end of the test."""
+    made: list[RedisStreamConsumer] = []
+
+    def make_one(processor: Callable[..., object], **options: Any) -> RedisStreamConsumer:
+        consumer = RedisStreamConsumer(
+            options.pop("url", redis_url),
+            STREAM,
+            GROUP,
+            options.pop("consumer_id", f"consumer-{len(made) + 1}"),
+            LOGGER,
+            processor,
+            **options,
+        )
+        made.append(consumer)
+        return consumer
+
+    yield make_one
+    for consumer in made:
+        consumer.stop(timeout=0)
+
+
+@pytest.fixture
+def producer(redis_url: str) -> Iterator[RedisStreamProducer]:
+    with RedisStreamProducer(redis_url, STREAM) as made:
+        yield made
+
+
+def pending(client: redis.Redis) -> int:
+    return int(client.xpending(STREAM, GROUP)["pending"])
+
+
+def owners(client: redis.Redis) -> dict[str, int]:
+    rows = client.xpending(STREAM, GROUP)["consumers"]
+    return {row["name"].decode(): row["pending"] for row in rows}
+
+
+def dead_letters(client: redis.Redis) -> list[dict[str, str]]:
+    return [
+        {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+        for _, fields in client.xrange(DEAD)
+    ]
+
+
+def results(client: redis.Redis, stream: str = "results") -> list[dict[str, str]]:
+    return [
+        {name.decode(): value.decode() for name, value in fields.items()}
+        for _, fields in client.xrange(stream)
+    ]
+
+
+# --- the main path ------------------------------------------------------------------------------
+
+
+def test_six_arguments_are_enough_to_process_a_thousand_messages(
+    redis_url: str, client: redis.Redis, producer: RedisStreamProducer
+) -> None:
+    seen: Counter[str] = Counter()
+    ids = producer.publish_many({"number": number} for number in range(1000))
+    consumer = RedisStreamConsumer(
+        redis_url, STREAM, GROUP, "only", LOGGER, lambda message_id, _: seen.update([message_id])
+    )
+    with consumer:
+        eventually(lambda: client.xlen(STREAM) == 0)
+        assert pending(client) == 0
+    assert seen == Counter(ids)
+
+
+def test_the_processor_gets_text_and_the_binary_fields_as_bytes(
+    make: Make, producer: RedisStreamProducer
+) -> None:
+    got: list[tuple[str, dict[str, object]]] = []
+    message_id = producer.publish({"audio": b"\xff\x00", "name": "größer", "meta": {"rate": 16000}})
+    make(lambda *job: got.append(job), binary_fields=("audio",)).start()
+    eventually(lambda: got)
+    fields = {"audio": b"\xff\x00", "name": "größer", "meta": '{"rate": 16000}'}
+    assert got == [(message_id, fields)]
+
+
+def test_messages_published_before_the_first_worker_came_are_processed(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    producer.publish({"n": 1})
+    make(lambda *_: None).start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+
+
+def test_threads_run_messages_at_the_same_time(make: Make, producer: RedisStreamProducer) -> None:
+    together = threading.Barrier(4)
+    producer.publish_many({"n": n} for n in range(4))
+    done: list[int] = []
+    make(lambda *_: done.append(together.wait(10)), threads=4).start()
+    eventually(lambda: len(done) == 4)
+
+
+@pytest.mark.parametrize("prefetch", [1, 10, 100])
+def test_every_message_is_processed_once_with_any_prefetch(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, prefetch: int
+) -> None:
+    seen: Counter[str] = Counter()
+    figures = Figures()
+    ids = producer.publish_many({"n": n} for n in range(500))
+    make(
+        lambda message_id, _: seen.update([message_id]),
+        threads=3,
+        prefetch=prefetch,
+        metrics=figures,
+    ).start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    eventually(lambda: figures.counters["jobs_processed"] == 500)
+    assert seen == Counter(ids)
+    assert figures.durations["queue_wait"] == 500
+    assert figures.durations["processing_latency"] == 500
+
+
+def test_an_outcome_is_told_while_the_next_read_blocks(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    figures = Figures()
+    make(lambda *_: None, metrics=figures, block_seconds=2).start()
+    producer.publish({"n": 1})
+    eventually(lambda: figures.counters["jobs_processed"] == 1)
+    assert client.xlen(STREAM) == 0
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def test_a_mapping_becomes_the_fields_of_a_result_and_anything_else_the_field_result(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    first = producer.publish({"client_id": "c1", "kind": "mapping"})
+    second = producer.publish({"client_id": "c2", "kind": "text"})
+    producer.publish({"client_id": "c3", "kind": "none"})
+
+    def processor(_: str, job: dict[str, str]) -> object:
+        return {"mapping": {"text": "hello", "words": 1}, "text": "plain"}.get(job["kind"])
+
+    make(processor, result_stream="results", carry_fields=("client_id",)).start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert results(client) == [
+        {"message_id": first, "status": "done", "client_id": "c1", "text": "hello", "words": "1"},
+        {"message_id": second, "status": "done", "client_id": "c2", "result": "plain"},
+    ]
+
+
+def test_results_are_published_on_the_channel_named_by_the_message(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    with client.pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe("results:c7")
+        eventually(lambda: client.pubsub_numsub("results:c7")[0][1] == 1)
+        message_id = producer.publish({"client_id": "c7"})
+        make(lambda *_: {"text": "schön"}, result_channel="results:{client_id}").start()
+        received: list[dict[str, Any]] = []
+        eventually(lambda: received.append(listener.get_message()) or any(received))
+    (told,) = filter(None, received)
+    expected = {"message_id": message_id, "status": "done", "text": "schön"}
+    assert json.loads(told["data"]) == expected
+
+
+def test_who_waits_for_a_message_that_dies_gets_an_error_result(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    message_id = producer.publish({"client_id": "c1"})
+
+    def processor(*_: object) -> None:
+        raise Reject("no speech in it")
+
+    make(processor, result_stream="results", carry_fields=("client_id",)).start()
+    eventually(lambda: client.xlen("results"))
+    (told,) = results(client)
+    assert told["message_id"] == message_id
+    assert told["status"] == "dead"
+    assert told["client_id"] == "c1"
+    assert told["reason"] == "rejected: no speech in it"
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+def test_a_failing_message_waits_is_tried_again_and_succeeds(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    attempts: list[int] = []
+    figures = Figures()
+
+    def processor(*_: object) -> str:
+        attempts.append(current_message().attempt)
+        if len(attempts) < 3:
+            raise ValueError("not yet")
+        return "done"
+
+    producer.publish({"n": 1})
+    make(processor, retry=QUICK, metrics=figures, result_stream="results").start()
+    eventually(lambda: client.xlen("results") == 1)
+    assert attempts == [1, 2, 3]
+    eventually(lambda: figures.counters["jobs_processed"] == 1)
+    assert figures.counters["jobs_failed"] == figures.counters["jobs_retried"] == 2
+    assert figures.counters["errors.ValueError"] == 2
+    assert client.hlen("{jobs}:workers:history") == 0
+
+
+def test_a_message_that_waits_for_its_retry_is_held_by_no_worker(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def processor(*_: object) -> None:
+        raise Retry(delay_seconds=600)
+
+    message_id = producer.publish({"n": 1})
+    consumer = make(processor)
+    consumer.start()
+    eventually(lambda: client.zcard("{jobs}:workers:due") == 1)
+    assert owners(client) == {"~parked": 1}
+    due_in = client.zscore("{jobs}:workers:due", message_id) / 1000 - time.time()
+    assert 590 < due_in < 601
+    assert consumer.stop()
+    assert owners(client) == {"~parked": 1}
+
+
+def test_a_message_that_keeps_failing_becomes_a_dead_letter_with_its_history(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def processor(*_: object) -> None:
+        raise RuntimeError("out of cheese")
+
+    message_id = producer.publish({"name": "n1"})
+    figures = Figures()
+    make(processor, retry=QUICK, metrics=figures).start()
+    eventually(lambda: dead_letters(client))
+    (letter,) = dead_letters(client)
+    assert letter["name"] == "n1"
+    assert letter["dead.id"] == message_id
+    assert letter["dead.reason"] == "failed 3 times"
+    assert letter["dead.error_type"] == "RuntimeError"
+    assert letter["dead.attempts"] == "3"
+    assert 'raise RuntimeError("out of cheese")' in letter["dead.traceback"]
+    history = [json.loads(line) for line in letter["dead.history"].splitlines()]
+    assert [failure["error"] for failure in history] == ["out of cheese"] * 3
+    assert client.xlen(STREAM) == pending(client) == 0
+    eventually(lambda: figures.counters["jobs_dead"] == 1)
+    assert figures.counters["jobs_failed"] == 3
+
+
+def test_an_entry_that_is_not_text_is_a_dead_letter_and_its_neighbours_live(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    good = []
+    producer.publish({"n": 1})
+    producer.publish({"audio": b"\xff\xfe"})
+    producer.publish({"n": 2})
+    make(lambda _, job: good.append(job["n"]), prefetch=10).start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert good == ["1", "2"]
+    (letter,) = dead_letters(client)
+    assert "'audio'" in letter["dead.reason"]
+    assert "binary_fields" in letter["dead.reason"]
+    assert client.xrange(DEAD)[0][1][b"audio"] == b"\xff\xfe"
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), MemoryError(), RecursionError(), GeneratorExit()]
+)
+def test_nothing_a_processor_raises_ends_a_reader(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, error: BaseException
+) -> None:
+    def processor(_: str, job: dict[str, str]) -> None:
+        if job["n"] == "bad":
+            raise error
+
+    producer.publish_many([{"n": "bad"}, {"n": "good"}])
+    consumer = make(processor, retry=RetryPolicy(max_attempts=1))
+    consumer.start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert dead_letters(client)[0]["dead.error_type"] == type(error).__name__
+    assert consumer.get_health_data()["readers_alive"] == 1
+
+
+def test_a_result_that_cannot_be_written_is_a_failure_that_names_the_field(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    producer.publish({"n": 1})
+    make(
+        lambda *_: {"tensor": object()},
+        result_stream="results",
+        retry=RetryPolicy(max_attempts=1),
+    ).start()
+    eventually(lambda: dead_letters(client))
+    assert "'tensor'" in dead_letters(client)[0]["dead.error"]
+
+
+def test_metrics_that_raise_cost_no_message(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    class Broken(Figures):
+        def increment_counter(self, name: str, value: float = 1) -> None:
+            raise RuntimeError(name)
+
+    producer.publish_many({"n": n} for n in range(10))
+    make(lambda *_: None, metrics=Broken()).start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+
+
+# --- taking over --------------------------------------------------------------------------------
+
+WORKER = """
+    import logging, os, sys, time
+    from shared_sync import RedisStreamConsumer
+
+    def processor(message_id, job):
+        if job["do"] == "hang":
+            print("hanging", flush=True)
+            time.sleep(600)
+        if job["do"] == "crash":
+            os._exit(1)
+        return {"by": sys.argv[2]}
+
+    logging.basicConfig(level=logging.INFO)
+    RedisStreamConsumer(
+        sys.argv[1], "jobs", "workers", sys.argv[2], logging.getLogger("w"), processor,
+        lease_seconds=1, result_stream="results", prefetch=int(sys.argv[3]), drain_seconds=1,
+        block_seconds=0.5,
+    ).start_consuming()
+"""
+
+
+@pytest.fixture
+def spawn(redis_url: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts workers in processes of their own, which do not outlive the test."""
+    spawned: list[subprocess.Popen[str]] = []
+
+    def spawn_one(consumer_id: str, prefetch: int = 1) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                textwrap.dedent(WORKER),
+                redis_url,
+                consumer_id,
+                str(prefetch),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        spawned.append(process)
+        return process
+
+    yield spawn_one
+    for process in spawned:
+        process.kill()
+        process.communicate()
+
+
+def test_what_a_killed_worker_held_is_finished_elsewhere_with_one_result(
+    make: Make,
+    spawn: Callable[..., subprocess.Popen[str]],
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+) -> None:
+    message_id = producer.publish({"do": "hang"})
+    worker = spawn("victim")
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "hanging\n"
+    worker.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    figures = Figures()
+    attempts: list[int] = []
+
+    def processor(*_: object) -> str:
+        attempts.append(current_message().attempt)
+        return "done"
+
+    make(processor, result_stream="results", metrics=figures, lease_seconds=1).start()
+    eventually(lambda: client.xlen("results") == 1)
+    assert time.monotonic() - killed < 1 + 5
+    assert results(client)[0]["message_id"] == message_id
+    assert attempts == [2]
+    assert figures.counters["jobs_recovered"] == 1
+    eventually(lambda: client.xlen(STREAM) == 0)
+
+
+def test_a_message_that_kills_its_process_is_a_dead_letter_and_takes_no_neighbour_along(
+    spawn: Callable[..., subprocess.Popen[str]],
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+) -> None:
+    ids = producer.publish_many({"do": "crash" if n == 0 else "work"} for n in range(10))
+    died: list[str] = []
+
+    def keep_one_alive() -> bool:
+        if not workers or workers[-1].poll() is not None:
+            workers.append(spawn(f"worker-{len(workers)}", prefetch=10))
+        died[:] = [letter["dead.id"] for letter in dead_letters(client)]
+        return client.xlen(STREAM) == 0 and len(died) == 1
+
+    workers: list[subprocess.Popen[str]] = []
+    eventually(keep_one_alive, within=45)
+    assert died == [ids[0]]
+    assert len(workers) == 4, "three crashes are allowed, the fourth worker buries the message"
+    letter = dead_letters(client)[0]
+    assert letter["dead.reason"] == "crashed: its process died 3 times"
+    done = [told["message_id"] for told in results(client) if told["status"] == "done"]
+    assert sorted(done) == sorted(ids[1:])
+
+
+def test_messages_of_a_consumer_without_presence_are_taken_only_past_the_lease(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    done: list[str] = []
+    message_id = producer.publish({"n": 1})
+    client.xgroup_create(STREAM, GROUP, id="0")
+    client.xreadgroup(GROUP, "stranger", {STREAM: ">"}, count=1)
+    make(lambda found, _: done.append(found), lease_seconds=2, block_seconds=0.2).start()
+    taken = time.monotonic()
+    eventually(lambda: done == [message_id])
+    assert time.monotonic() - taken > 1.5
+
+
+def test_a_reply_that_was_lost_on_its_way_is_found_again_and_not_charged(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """Delivered under our name after our start, and no reader has it: as after a cut connection."""
+    attempts: list[int] = []
+    consumer = make(lambda *_: attempts.append(current_message().attempt), block_seconds=0.05)
+    client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    consumer.start()
+    script = """
+        redis.call('XADD', KEYS[1], '*', 'n', 1)
+        redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'STREAMS', KEYS[1], '>')
+    """
+    client.eval(script, 1, STREAM, GROUP, consumer.consumer_id)
+    assert owners(client) == {consumer.consumer_id: 1}
+    eventually(lambda: attempts == [1])
+    eventually(lambda: client.xlen(STREAM) == 0)
+
+
+def test_a_late_result_of_a_message_that_was_taken_over_is_refused(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    figures = Figures()
+
+    def slow(*_: object) -> str:
+        started.set()
+        assert go_on.wait(20)
+        return "late"
+
+    producer.publish({"n": 1})
+    make(slow, result_stream="results", metrics=figures).start()
+    assert started.wait(10)
+    client.zadd("{jobs}:workers:presence", {"consumer-1": 0})
+    (entry,) = client.xpending_range(STREAM, GROUP, "-", "+", 1)
+    client.xclaim(STREAM, GROUP, "other", 0, [entry["message_id"]])
+    client.xack(STREAM, GROUP, entry["message_id"])
+    go_on.set()
+    eventually(lambda: figures.counters["jobs_lost"] == 1)
+    assert client.xlen("results") == 0
+    assert figures.counters["jobs_processed"] == 0
+
+
+# --- Redis goes away ----------------------------------------------------------------------------
+
+
+def test_a_pool_that_lost_its_connections_goes_on_by_itself(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    figures = Figures()
+    done: list[str] = []
+    make(lambda message_id, _: done.append(message_id), threads=3, metrics=figures).start()
+    for round_number in range(3):
+        client.client_kill_filter(_type="normal", skipme=True)
+        ids = producer.publish_many({"n": n} for n in range(20))
+        eventually(lambda ids=ids: set(ids) <= set(done))
+        assert len(done) == 20 * (round_number + 1)
+    assert figures.counters["redis_reconnects"] > 0
+
+
+def test_a_killed_and_restarted_redis_loses_nothing_and_health_tells_the_truth_meanwhile(
+    own_server: EmbeddedRedis, make: Make
+) -> None:
+    """The finish of a message that was running meanwhile is kept, and sent when Redis is back."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(_: str, job: dict[str, str]) -> str:
+        if job["n"] == "0":
+            started.set()
+            assert go_on.wait(30)
+        return job["n"]
+
+    with RedisStreamProducer(own_server.url, STREAM) as producer:
+        ids = producer.publish_many({"n": n} for n in range(20))
+        consumer = make(slow, url=own_server.url, result_stream="results", lease_seconds=60)
+        consumer.start()
+        assert started.wait(10)
+        assert consumer.redis_connected
+        own_server.kill()
+        eventually(lambda: not consumer.redis_connected)
+        go_on.set()
+        own_server.start()
+        with redis.Redis.from_url(own_server.url, protocol=2) as client:
+            eventually(lambda: client.xlen("results") == 20, within=30)
+            eventually(lambda: client.xlen(STREAM) == 0)
+            assert [told["message_id"] for told in results(client)] == ids
+        assert consumer.redis_connected
+
+
+def test_a_stream_and_group_that_were_deleted_are_made_anew(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    figures = Figures()
+    done: list[str] = []
+    make(lambda _, job: done.append(job["n"]), metrics=figures, block_seconds=0.5).start()
+    producer.publish({"n": 1})
+    eventually(lambda: done == ["1"])
+    client.flushall()
+    eventually(lambda: figures.counters["groups_recreated"] == 1)
+    producer.publish({"n": 2})
+    eventually(lambda: done == ["1", "2"])
+    client.xgroup_destroy(STREAM, GROUP)
+    producer.publish({"n": 3})
+    eventually(lambda: done == ["1", "2", "3"])
+
+
+def test_a_redis_that_is_not_there_is_an_error_in_the_callers_thread(make: Make) -> None:
+    with pytest.raises(RedisUnavailable):
+        make(lambda *_: None, url="redis://127.0.0.1:1").connect()
+    with pytest.raises(RedisUnavailable):
+        make(lambda *_: None, url="redis://127.0.0.1:1").start_consuming()
+
+
+def test_a_key_that_is_no_stream_is_an_error_that_names_it(make: Make, client: redis.Redis) -> None:
+    client.set(STREAM, "text")
+    with pytest.raises(ConfigurationError, match="'jobs'"):
+        make(lambda *_: None).connect()
+    client.delete(STREAM)
+    client.set("results", "text")
+    with pytest.raises(ConfigurationError, match="result_stream"):
+        make(lambda *_: None, result_stream="results").connect()
+
+
+# --- leaving ------------------------------------------------------------------------------------
+
+
+def test_stop_waits_for_what_runs_and_leaves_nothing_behind(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> str:
+        started.set()
+        assert go_on.wait(20)
+        return "done"
+
+    producer.publish({"n": 1})
+    consumer = make(slow, result_stream="results")
+    consumer.start()
+    assert started.wait(10)
+    ended: list[bool] = []
+    stopper = threading.Thread(target=lambda: ended.append(consumer.stop()))
+    stopper.start()
+    eventually(lambda: consumer.state == "draining")
+    assert not ended
+    go_on.set()
+    stopper.join(10)
+    assert ended == [True]
+    assert client.xlen("results") == 1
+    assert client.xlen(STREAM) == 0
+    assert client.xinfo_consumers(STREAM, GROUP) == []
+    assert client.zcard("{jobs}:workers:presence") == 0
+
+
+def test_prefetched_messages_go_back_at_once_and_uncharged_while_the_running_one_goes_on(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        started.set()
+        assert go_on.wait(20)
+
+    ids = producer.publish_many({"n": n} for n in range(5))
+    first = make(slow, prefetch=5)
+    first.start()
+    assert started.wait(10)
+    assert owners(client) == {"consumer-1": 5}
+    stopper = threading.Thread(target=first.stop)
+    stopper.start()
+    eventually(lambda: owners(client) == {"consumer-1": 1, "~parked": 4})
+    attempts: dict[str, int] = {}
+    second = make(lambda message_id, _: attempts.update({message_id: current_message().attempt}))
+    second.start()
+    eventually(lambda: len(attempts) == 4)
+    assert attempts == dict.fromkeys(ids[1:], 1)
+    go_on.set()
+    stopper.join(10)
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert len(attempts) == 4
+
+
+def test_what_still_runs_after_the_drain_is_handed_back_uncharged(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def stuck(*_: object) -> None:
+        started.set()
+        assert go_on.wait(20)
+
+    message_id = producer.publish({"n": 1})
+    first = make(stuck, drain_seconds=0.1)
+    first.start()
+    assert started.wait(10)
+    assert first.stop() is False
+    assert owners(client) == {"~parked": 1}
+    (entry,) = client.xpending_range(STREAM, GROUP, "-", "+", 1)
+    assert entry["times_delivered"] == 0
+    done: list[tuple[str, int]] = []
+    make(lambda found, _: done.append((found, current_message().attempt))).start()
+    eventually(lambda: done == [(message_id, 1)])
+    go_on.set()
+
+
+def test_stop_is_quick_when_idle_and_harmless_twice_and_before_start(make: Make) -> None:
+    never_started = make(lambda *_: None)
+    assert never_started.stop() is True
+    with pytest.raises(ConsumerStateError, match="only once"):
+        never_started.start()
+    consumer = make(lambda *_: None, threads=4, block_seconds=2)
+    consumer.start()
+    threads = threading.active_count()
+    assert consumer.stop(timeout=1.5) is True
+    assert consumer.stop() is True
+    assert threading.active_count() == threads - 5
+    assert consumer.state == "stopped"
+
+
+def test_a_processor_may_stop_its_own_consumer(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    said: list[bool] = []
+    producer.publish({"n": 1})
+    consumer = make(lambda *_: said.append(consumer.stop()))
+    consumer.start()
+    assert consumer.join(15)
+    assert said == [False]
+    assert client.xlen(STREAM) == 0
+
+
+def test_stop_ends_during_an_outage(own_server: EmbeddedRedis, make: Make) -> None:
+    consumer = make(lambda *_: None, url=own_server.url, threads=2)
+    consumer.start()
+    own_server.kill()
+    eventually(lambda: not consumer.redis_connected)
+    begun = time.monotonic()
+    consumer.stop(timeout=2)
+    assert time.monotonic() - begun < 8
+    assert consumer.state == "stopped"
+
+
+def test_start_consuming_ends_when_another_thread_stops_it(make: Make) -> None:
+    consumer = make(lambda *_: None)
+    ended: list[bool] = []
+    runner = threading.Thread(target=lambda: ended.append(consumer.start_consuming()))
+    runner.start()
+    eventually(lambda: consumer.state == "running")
+    consumer.stop()
+    runner.join(10)
+    assert ended == [True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_the_process_exits_0(
+    spawn: Callable[..., subprocess.Popen[str]],
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    number: signal.Signals,
+) -> None:
+    producer.publish_many([{"do": "hang"}, {"do": "work"}])
+    worker = spawn("leaving", prefetch=2)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "hanging\n"
+    os.kill(worker.pid, number)
+    assert worker.wait(15) == 0
+    assert owners(client) == {"~parked": 2}
+    deliveries = {
+        row["times_delivered"] for row in client.xpending_range(STREAM, GROUP, "-", "+", 9)
+    }
+    assert deliveries == {0}
+
+
+# --- several groups, bad arguments --------------------------------------------------------------
+
+
+def test_an_entry_is_deleted_only_when_every_group_has_finished_it(
+    redis_url: str, make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    client.xgroup_create(STREAM, "archive", id="0", mkstream=True)
+    producer.publish_many({"n": n} for n in range(5))
+    figures = Figures()
+    make(lambda *_: None, metrics=figures).start()
+    eventually(lambda: figures.counters["jobs_processed"] == 5)
+    assert client.xlen(STREAM) == 5
+    with RedisStreamConsumer(redis_url, STREAM, "archive", "a1", LOGGER, lambda *_: None):
+        eventually(lambda: client.xlen(STREAM) == 0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("threads", 0),
+        ("threads", 1.5),
+        ("threads", True),
+        ("prefetch", 0),
+        ("lease_seconds", 0.5),
+        ("block_seconds", 10),
+        ("block_seconds", float("nan")),
+        ("drain_seconds", -1),
+        ("max_crashes", 0),
+        ("binary_fields", "audio"),
+        ("carry_fields", ("client_id",)),
+        ("result_channel", "results:{client_id.__class__}"),
+        ("consumer_id", "~parked"),
+        ("consumer_id", ""),
+    ],
+)
+def test_an_argument_that_cannot_work_is_named_at_once(
+    make: Make, argument: str, value: object
+) -> None:
+    with pytest.raises(ConfigurationError, match=argument):
+        make(lambda *_: None, **{argument: value})
+
+
+def test_no_password_appears_in_a_log_or_error(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = make(lambda *_: None, url="redis://user:s3cret@127.0.0.1:1/0")
+    with pytest.raises(RedisUnavailable) as caught:
+        consumer.connect()
+    assert "s3cret" not in str(caught.value) + caplog.text
+    with pytest.raises(ConfigurationError) as refused:
+        make(lambda *_: None, url="http://user:s3cret@example/0")
+    assert "s3cret" not in str(refused.value)
