@@ -27,7 +27,7 @@ class InHand:
         self._clock = clock
         # Guarded by the lock.
         self._lock = threading.Lock()
-        self._held: set[str] = set()
+        self._held: dict[str, int] = {}  # id -> crashes
         self._waiting: dict[str, deque[Entry]] = {}
         self._running: dict[str, tuple[str, float]] = {}
         self._closed = False
@@ -38,7 +38,7 @@ class InHand:
             waiting = self._waiting.setdefault(reader, deque())
             for entry in entries:
                 if entry.id not in self._held:
-                    self._held.add(entry.id)
+                    self._held[entry.id] = entry.crashes
                     waiting.append(entry)
 
     def start_next(self, reader: str) -> Entry | None:
@@ -61,10 +61,10 @@ class InHand:
         with self._lock:
             self._running.pop(reader, None)
 
-    def release(self, ids: Iterable[str]) -> None:
-        """These are settled, or given up by this process."""
+    def release(self, ids: Iterable[str]) -> bool:
+        """These are settled, or given up by this process. Whether one had crashes behind it."""
         with self._lock:
-            self._held.difference_update(ids)
+            return sum(self._held.pop(message_id, 0) for message_id in ids) > 0
 
     def close(self) -> None:
         """Let nothing start any more."""
@@ -78,12 +78,25 @@ class InHand:
             ids = [entry.id for queue in queues for entry in queue]
             for queue in queues:
                 queue.clear()
-            self._held.difference_update(ids)
+            for message_id in ids:
+                del self._held[message_id]
             return ids
 
     def ids(self) -> list[str]:
         with self._lock:
             return list(self._held)
+
+    def startable_crashes(self, max_crashes: int) -> int:
+        """Most crashes that a message may have behind it to be started beside what is held.
+
+        One that has a single crash left before it is given up on runs beside no other suspect, so
+        that its last chance is not taken by another's crash.
+        """
+        with self._lock:
+            worst = max(self._held.values(), default=0)
+        if worst == 0:
+            return max_crashes
+        return max_crashes - 2 if worst < max_crashes - 1 else 0
 
     def running(self) -> list[Running]:
         with self._lock:

@@ -64,7 +64,13 @@ class Reader:
         """
         if self._held_up:
             self._exchange()
-        self._in_hand.admit(self.name, self._fetch())
+        if self._recoverer.take_turn():
+            entries = self._recoverer.found(self._exchange(self._recoverer.command()))
+            self._in_hand.admit(self.name, entries)
+            if entries:
+                self._recoverer.due_in(0)
+        else:
+            self._in_hand.admit(self.name, self._read())
         while (entry := self._in_hand.start_next(self.name)) is not None:
             self._run(entry)
 
@@ -87,9 +93,7 @@ class Reader:
         """End a blocked fetch. Safe from any thread."""
         self.link.interrupt()
 
-    def _fetch(self) -> list[Entry]:
-        if self._recoverer.take_turn():
-            return self._recoverer.found(self._exchange(self._recoverer.command()))
+    def _read(self) -> list[Entry]:
         wait = min(self._block_seconds, self._recoverer.seconds_to_turn())
         read = self._commands.read(self._prefetch, max(1, round(wait * 1000)))
         return _streams.parse_read(self._exchange(read, blocking=True))
@@ -154,7 +158,8 @@ class Reader:
         settled = {outcome.id for outcome in outcomes}
         self._unsettled = [kept for kept in self._unsettled if kept.id not in settled]
         self._unanswered -= settled
-        self._in_hand.release(settled)
+        if self._in_hand.release(settled):
+            self._recoverer.due_in(0)
         for outcome, result in zip(
             outcomes, reply if isinstance(reply, list) else [reply], strict=True
         ):

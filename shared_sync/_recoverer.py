@@ -26,6 +26,7 @@ class Recoverer:
         commands: GroupCommands,
         in_hand: InHand,
         own_idle_seconds: float,
+        max_crashes: int,
         recorder: Recorder,
         logger: logging.Logger,
         clock: Callable[[], float] = time.monotonic,
@@ -34,6 +35,7 @@ class Recoverer:
         self._commands = commands
         self._in_hand = in_hand
         self._own_idle_seconds = own_idle_seconds
+        self._max_crashes = max_crashes
         self._recorder = recorder
         self._logger = logger
         self._clock = clock
@@ -58,7 +60,7 @@ class Recoverer:
             return True
 
     def due_in(self, seconds: float) -> None:
-        """A message was parked for so long; the next turn comes no later."""
+        """There will be something to take over in so long; the next turn comes no later."""
         with self._lock:
             self._next_turn = min(self._next_turn, self._clock() + seconds)
 
@@ -66,11 +68,13 @@ class Recoverer:
         return self._commands.recover(
             own_idle_ms=round(self._own_idle_seconds * 1000),
             age_ms=round((self._clock() - self._born) * 1000),
+            max_crashes=self._max_crashes,
+            startable_crashes=self._in_hand.startable_crashes(self._max_crashes),
             held=self._in_hand.ids(),
         )
 
     def found(self, reply: Any) -> list[Entry]:
-        """The message that was taken over, if any; after one the next turn is at once."""
+        """The message that was taken over, if any; there may be more, so call `due_in(0)` then."""
         recovered = _streams.parse_recovered(reply)
         if recovered.lost_bodies:
             self._recorder.increment_counter("lost_bodies", recovered.lost_bodies)
@@ -82,7 +86,6 @@ class Recoverer:
             if recovered.next_due_seconds is not None:
                 self.due_in(recovered.next_due_seconds)
             return []
-        self.due_in(0)
         if recovered.entry.orphaned:
             self._recorder.increment_counter("jobs_recovered")
             self._logger.info(

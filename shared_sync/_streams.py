@@ -82,7 +82,8 @@ class Keys:
         """Raises `ConfigurationError` for names that cannot share a cluster slot."""
         if not stream or not group:
             raise ConfigurationError("stream_name and consumer_group must not be empty")
-        if re.search(r"\{[^}]+\}", stream):
+        opening = stream.find("{")
+        if stream.find("}", opening) > opening + 1 > 0:
             tagged = stream
         elif "{" in stream or "}" in stream:
             raise ConfigurationError(
@@ -181,11 +182,12 @@ def connector(redis_url: str, *, reply_timeout_seconds: float) -> Connect:
 
 def safe_address(redis_url: str) -> str:
     """The URL without user, password and query, for logs and errors."""
-    parts = urlsplit(redis_url)
-    if parts.scheme == "unix":
-        return f"unix://{parts.path}"
-    host = parts.hostname or "localhost"
-    port = f":{parts.port}" if parts.port else ""
+    try:
+        parts = urlsplit(redis_url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "an address that cannot be read"
     return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
@@ -547,7 +549,15 @@ class GroupCommands:
         keys = [self.keys.stream, self.keys.history, self.keys.due]
         return _script_call("hand_back", keys, self.keys.group, self.consumer, *ids)
 
-    def recover(self, *, own_idle_ms: int, age_ms: int, held: Iterable[str]) -> Command:
+    def recover(
+        self,
+        *,
+        own_idle_ms: int,
+        age_ms: int,
+        max_crashes: int,
+        startable_crashes: int,
+        held: Iterable[str],
+    ) -> Command:
         keys = [self.keys.stream, self.keys.history, self.keys.due, self.keys.presence]
         return _script_call(
             "recover",
@@ -557,6 +567,8 @@ class GroupCommands:
             self.lease_ms,
             own_idle_ms,
             age_ms,
+            max_crashes,
+            startable_crashes,
             *held,
         )
 

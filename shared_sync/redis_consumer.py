@@ -186,6 +186,7 @@ class RedisStreamConsumer:
             commands=self._commands,
             in_hand=self._in_hand,
             own_idle_seconds=reply_timeout,
+            max_crashes=max_crashes,
             recorder=self._recorder,
             logger=self._logger,
         )
@@ -458,9 +459,8 @@ class RedisStreamConsumer:
         self._stopped.set()
 
     def _hand_back(self, ids: Sequence[str]) -> None:
-        if not ids:
-            return
-        self._say_goodbye(self._commands.hand_back(ids))
+        if ids and self.redis_connected:
+            self._say_goodbye(self._commands.hand_back(ids))
 
     def _leave(self) -> None:
         self._say_goodbye(self._commands.leave())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,7 @@ from shared_sync.errors import ConfigurationError, ConsumerStateError, RedisUnav
 
 STREAM, GROUP = "jobs", "workers"
 DEAD = "{jobs}:workers:dead"
+README = Path(__file__).parents[1] / "README.md"
 LOGGER = logging.getLogger("test")
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.2)
 
@@ -353,14 +356,17 @@ WORKER = """
             print("hanging", flush=True)
             time.sleep(600)
         if job["do"] == "crash":
+            time.sleep(0.3)
             os._exit(1)
+        if job["do"] == "long":
+            time.sleep(1)
         return {"by": sys.argv[2]}
 
     logging.basicConfig(level=logging.INFO)
     RedisStreamConsumer(
         sys.argv[1], "jobs", "workers", sys.argv[2], logging.getLogger("w"), processor,
         lease_seconds=1, result_stream="results", prefetch=int(sys.argv[3]), drain_seconds=1,
-        block_seconds=0.5,
+        threads=int(sys.argv[4]), block_seconds=0.5,
     ).start_consuming()
 """
 
@@ -370,7 +376,7 @@ def spawn(redis_url: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts workers in processes of their own, which do not outlive the test."""
     spawned: list[subprocess.Popen[str]] = []
 
-    def spawn_one(consumer_id: str, prefetch: int = 1) -> subprocess.Popen[str]:
+    def spawn_one(consumer_id: str, prefetch: int = 1, threads: int = 1) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -379,6 +385,7 @@ def spawn(redis_url: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
                 redis_url,
                 consumer_id,
                 str(prefetch),
+                str(threads),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -421,23 +428,30 @@ def test_what_a_killed_worker_held_is_finished_elsewhere_with_one_result(
     eventually(lambda: client.xlen(STREAM) == 0)
 
 
+@pytest.mark.parametrize(
+    ("prefetch", "threads", "neighbours"),
+    [(10, 1, ["work"] * 9), (1, 4, ["long"] * 3)],
+    ids=["prefetched", "running"],
+)
 def test_a_message_that_kills_its_process_is_a_dead_letter_and_takes_no_neighbour_along(
     spawn: Callable[..., subprocess.Popen[str]],
     producer: RedisStreamProducer,
     client: redis.Redis,
+    prefetch: int,
+    threads: int,
+    neighbours: list[str],
 ) -> None:
-    ids = producer.publish_many({"do": "crash" if n == 0 else "work"} for n in range(10))
-    died: list[str] = []
+    """Also not those that run beside it in other threads each time it strikes."""
+    ids = producer.publish_many({"do": act} for act in ["crash", *neighbours])
+    workers: list[subprocess.Popen[str]] = []
 
     def keep_one_alive() -> bool:
         if not workers or workers[-1].poll() is not None:
-            workers.append(spawn(f"worker-{len(workers)}", prefetch=10))
-        died[:] = [letter["dead.id"] for letter in dead_letters(client)]
-        return client.xlen(STREAM) == 0 and len(died) == 1
+            workers.append(spawn(f"worker-{len(workers)}", prefetch, threads))
+        return client.xlen(STREAM) == 0
 
-    workers: list[subprocess.Popen[str]] = []
-    eventually(keep_one_alive, within=45)
-    assert died == [ids[0]]
+    eventually(keep_one_alive, within=60)
+    assert [letter["dead.id"] for letter in dead_letters(client)] == [ids[0]]
     assert len(workers) == 4, "three crashes are allowed, the fourth worker buries the message"
     letter = dead_letters(client)[0]
     assert letter["dead.reason"] == "crashed: its process died 3 times"
@@ -782,3 +796,41 @@ def test_no_password_appears_in_a_log_or_error(
     with pytest.raises(ConfigurationError) as refused:
         make(lambda *_: None, url="http://user:s3cret@example/0")
     assert "s3cret" not in str(refused.value)
+
+
+def test_the_least_rights_in_the_readme_are_enough(own_server: EmbeddedRedis, make: Make) -> None:
+    (line,) = re.findall(r"^    (~audio:jobs .+)$", README.read_text(), re.MULTILINE)
+    rights = line.replace("audio:jobs", STREAM).split()
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        admin.execute_command(
+            "ACL",
+            "SETUSER",
+            "worker",
+            "on",
+            ">pw",
+            "resetchannels",
+            "&results:*",
+            "~results",
+            *rights,
+        )
+        url = own_server.url.replace("redis://", "redis://worker:pw@")
+        failing = RetryPolicy(max_attempts=2, base_seconds=0.05)
+
+        def processor(_: str, job: dict[str, str]) -> str:
+            if job["n"] == "0":
+                raise ValueError("0")
+            return job["n"]
+
+        figures = Figures()
+        with RedisStreamProducer(url, STREAM, max_queue_depth=100) as producer:
+            producer.publish_many({"n": n, "client": "c"} for n in range(10))
+        options = {"result_stream": "results", "result_channel": "results:{client}"}
+        consumer = make(processor, url=url, retry=failing, metrics=figures, prefetch=3, **options)
+        consumer.start()
+        eventually(lambda: admin.xlen("results") == 10 and admin.xlen(STREAM) == 0)
+        admin.delete(STREAM)
+        eventually(lambda: figures.counters["groups_recreated"] == 1)
+        assert consumer.stop()
+        assert admin.xlen(DEAD) == 1
+        refused = {entry["object"] for entry in admin.acl_log()}
+        assert refused <= {"client|setinfo", "client"}, "only the driver's own greeting"

@@ -1,35 +1,40 @@
 -- Take over one message that nobody works on: a parked one whose time has come, or else one of a
--- dead consumer, or one of this consumer's own that no reader holds. One at a time, so that a
--- message that kills its process takes no other along.
+-- dead consumer, or one of this consumer's own that no reader holds.
 -- KEYS: stream, history, due, presence
 -- ARGV: group, consumer, lease ms, idle ms after which an own message without a reader counts as
---       left behind, age of this consumer in ms, held id ...
+--       left behind, age of this consumer in ms, crashes after which a message is given up on,
+--       crashes that a message may have to be started now, held id ...
 -- Returns {taken, bodies gone, ms until the next parked message is due or -1}; taken is nil or
--- {id, fields, deliveries, history or nil, 1 if its owner was dead and 0 if it was parked}.
+-- {id, fields, deliveries, history or nil, 1 if it was left behind and 0 if it was parked}.
 
-local STALE_BATCH = 100
+local STALE_BATCH, LOOK_AHEAD = 100, 10
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer = ARGV[1], ARGV[2]
 local lease, own_idle, age = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local held = {}
-for i = 6, #ARGV do held[ARGV[i]] = true end
+local max_crashes, startable_crashes = tonumber(ARGV[6]), tonumber(ARGV[7])
+local held, held_count = {}, #ARGV - 7
+for i = 8, #ARGV do held[ARGV[i]] = true end
 
 local now, taken, gone = now_ms(), false, 0
 
-local function take(id, deliveries, charged, died)
-  local claim = {'XCLAIM', stream, group, consumer, 0, id}
-  if charged then
-    deliveries = deliveries + 1
-  else
-    claim[7], claim[8] = 'RETRYCOUNT', deliveries
-  end
-  local entry = redis.call(unpack(claim))[1]
+-- A message that took processes down may have to wait until it can start without company; one
+-- that is to be given up on never runs, and need not wait.
+local function may_start(id, deliveries)
+  local notes = redis.call('HGET', history, id)
+  local failures = notes and select(2, notes:gsub('\n', '')) or 0
+  local crashes = deliveries - 1 - failures
+  return crashes <= startable_crashes or crashes >= max_crashes
+end
+
+local function take(id, deliveries, left_behind)
+  local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
   redis.call('ZREM', due, id)
   if entry then
-    taken = {id, entry[2], deliveries, redis.call('HGET', history, id), died and 1 or 0}
+    local notes = redis.call('HGET', history, id)
+    taken = {id, entry[2], deliveries, notes, left_behind and 1 or 0}
   else
     redis.call('XACK', stream, group, id)
-    redis.call('HDEL', history, id)
+    forget(history, due, id)
     gone = gone + 1
   end
 end
@@ -38,30 +43,24 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, STALE_BATCH)) do
   if taken then break end
   local owner, deliveries = pending_entry(stream, group, id)
-  if owner == PARKED then
-    take(id, deliveries, true, false)
-  else
+  if not owner then
+    forget(history, due, id)
+  elseif owner ~= PARKED then
     redis.call('ZREM', due, id)
-    if not owner then forget(history, due, id) end
+  elseif may_start(id, deliveries + 1) then
+    take(id, deliveries + 1, false)
   end
 end
 
-local function take_first_of(name, idle)
-  repeat
-    local row = redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', 1, name)[1]
-    if row then take(row[1], row[4], true, true) end
-  until taken or not row
-end
-
--- This consumer's own: a reply that was lost on its way, or what an earlier process of this name
--- left. Only the latter had it in its hands, so only then is the delivery charged.
-local function take_first_of_own()
-  local rows = redis.call(
-    'XPENDING', stream, group, 'IDLE', own_idle, '-', '+', #ARGV - 4, consumer)
+-- What a consumer left behind. Of our own that is what an earlier process of this name had, or a
+-- reply that was lost on its way; the latter nobody had in hand, so that delivery is not charged.
+local function take_first_of(name, idle, look_at)
+  local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', look_at, name)
   for _, row in ipairs(rows) do
-    if not held[row[1]] then
-      local left_by_predecessor = row[3] > age
-      take(row[1], row[4], left_by_predecessor, true)
+    local id, deliveries = row[1], row[4]
+    if name ~= consumer or row[3] > age then deliveries = deliveries + 1 end
+    if not held[id] and may_start(id, deliveries) then
+      take(id, deliveries, true)
       if taken then return end
     end
   end
@@ -71,18 +70,18 @@ if not taken then
   for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
     local name = row[1]
     if name == consumer then
-      take_first_of_own()
+      take_first_of(name, own_idle, held_count + LOOK_AHEAD)
     elseif name ~= PARKED then
       local lease_end = redis.call('ZSCORE', presence, name)
       if not lease_end then
-        take_first_of(name, lease)
+        take_first_of(name, lease, LOOK_AHEAD)
       elseif tonumber(lease_end) <= now then
-        take_first_of(name, 0)
+        take_first_of(name, 0, LOOK_AHEAD)
       end
     end
     if taken then break end
   end
 end
 
-local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
-return {taken, gone, next_due and math.max(0, math.ceil(next_due - now)) or -1}
+local later = redis.call('ZRANGEBYSCORE', due, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return {taken, gone, later[2] and math.ceil(later[2] - now) or -1}
