@@ -356,7 +356,7 @@ WORKER = """
             print("hanging", flush=True)
             time.sleep(600)
         if job["do"] == "crash":
-            time.sleep(0.3)
+            time.sleep(0.4)
             os._exit(1)
         if job["do"] == "long":
             time.sleep(1)
@@ -366,7 +366,7 @@ WORKER = """
     RedisStreamConsumer(
         sys.argv[1], "jobs", "workers", sys.argv[2], logging.getLogger("w"), processor,
         lease_seconds=1, result_stream="results", prefetch=int(sys.argv[3]), drain_seconds=1,
-        threads=int(sys.argv[4]), block_seconds=0.5,
+        threads=int(sys.argv[4]), block_seconds=0.1,
     ).start_consuming()
 """
 
