@@ -16,7 +16,7 @@ from shared_sync._results import Results
 from shared_sync._streams import Bury, Entry, Finish, Outcome, Park
 from shared_sync.errors import Directive, InvalidMessage, Reject, Retry
 from shared_sync.message import Message, decode_fields, decode_readable, encode_fields
-from shared_sync.policies import RetryPolicy
+from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 
 _COUNTERS: Final[dict[type[Outcome], str]] = {
     Finish: "jobs_processed",
@@ -107,7 +107,7 @@ class Delivery:
             return self._failed(entry, fields, error)
         finally:
             self._recorder.record_duration("processing_latency", self._clock() - started)
-        return Finish(entry.id, answer, delivered_before=entry.deliveries > 1)
+        return Finish(entry.id, answer)
 
     def _failed(
         self, entry: Entry, fields: dict[str, str | bytes], error: BaseException
@@ -124,7 +124,7 @@ class Delivery:
         else:
             delay = self._retry.delay_seconds(failures)
             if isinstance(error, Retry) and error.delay_seconds is not None:
-                delay = error.delay_seconds
+                delay = min(error.delay_seconds, MAX_DELAY_SECONDS)
             self._logger.warning(
                 "message %s failed (attempt %d, failure %d of %d): %s: %s; next attempt in %.1f s",
                 entry.id,
@@ -214,7 +214,7 @@ def _text_of(error: BaseException) -> str:
     """The error's text, shortened; never raises, and is always valid Unicode."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - an error whose text fails is still an error
+    except BaseException:  # noqa: BLE001 - an error whose text fails is still an error
         text = "(its text cannot be read)"
     return text.encode(errors="replace").decode()[:MAX_ERROR_CHARS]
 
@@ -222,6 +222,6 @@ def _text_of(error: BaseException) -> str:
 def _end_of_traceback(error: BaseException) -> str:
     try:
         text = "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - as above
+    except BaseException:  # noqa: BLE001 - as above
         return ""
     return text.encode(errors="replace").decode()[-MAX_TRACEBACK_CHARS:]

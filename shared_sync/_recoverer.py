@@ -77,6 +77,7 @@ class Recoverer:
         """The message that was taken over, if any; there may be more, so call `due_in(0)` then."""
         recovered = _streams.parse_recovered(reply)
         if recovered.lost_bodies:
+            self.due_in(0)
             self._recorder.increment_counter("lost_bodies", recovered.lost_bodies)
             self._logger.warning(
                 "%d pending messages ended: their entries were deleted from the stream by others",

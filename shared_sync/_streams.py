@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -164,6 +163,8 @@ def connector(redis_url: str, *, reply_timeout_seconds: float) -> Connect:
             "write redis://host:port/db, rediss://host:port/db or unix:///path/to/socket"
         ) from None
     connection_class = options.pop("connection_class", Connection)
+    for pool_option in ("max_connections", "timeout"):
+        options.pop(pool_option, None)
     options.update(
         socket_timeout=reply_timeout_seconds,
         socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -177,18 +178,27 @@ def connector(redis_url: str, *, reply_timeout_seconds: float) -> Connect:
         del options["socket_connect_timeout"]
     else:
         options["socket_keepalive"] = True
-    return partial(connection_class, **options)
+    connect = partial(connection_class, **options)
+    try:
+        connect()
+    except Exception as error:  # noqa: BLE001 - each kind of connection refuses in its own way
+        raise ConfigurationError(
+            f"redis_url has an option that this kind of connection does not take: {error}"
+        ) from None
+    return connect
 
 
 def safe_address(redis_url: str) -> str:
-    """The URL without user, password and query, for logs and errors."""
+    """Where the URL leads, for logs and errors; no user, password or query, however misplaced."""
     try:
-        parts = urlsplit(redis_url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
+        options = parse_url(redis_url)  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, AttributeError):
         return "an address that cannot be read"
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+    scheme = redis_url.partition("://")[0]
+    if "path" in options:
+        return f"{scheme}://{options['path']}"
+    port = f":{options['port']}" if "port" in options else ""
+    return f"{scheme}://{options.get('host', 'localhost')}{port}/{options.get('db', 0)}"
 
 
 _CODES: Final = (
@@ -218,6 +228,10 @@ _CODE_OF_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis.exceptions.AuthenticationError, "NOAUTH"),
     (redis.exceptions.BusyLoadingError, "LOADING"),
     (redis.exceptions.OutOfMemoryError, "OOM"),
+    (redis.exceptions.MasterDownError, "MASTERDOWN"),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (redis.exceptions.TryAgainError, "TRYAGAIN"),
+    (redis.exceptions.MovedError, "MOVED"),
 )
 _TURNED_AWAY: Final = frozenset(
     {"NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED"}
@@ -414,7 +428,6 @@ class Finish:
 
     id: str
     answer: Answer
-    delivered_before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,7 +514,7 @@ class GroupCommands:
         for outcome in outcomes:
             if isinstance(outcome, Finish):
                 finishes.append(outcome)
-                arguments += (outcome.id, int(outcome.delivered_before))
+                arguments.append(outcome.id)
                 arguments += self._answer(outcome.answer)
             elif isinstance(outcome, Park):
                 commands.append((self._park(outcome), [outcome]))

@@ -112,7 +112,7 @@ class Retry(Directive):
     """Raise in a processor: not now, try this message again after `delay_seconds`.
 
     Counts as a failed attempt, so a message that is put off for ever ends as a dead letter too.
-    Without `delay_seconds` the consumer's retry policy chooses the delay.
+    Without `delay_seconds` the consumer's retry policy chooses the delay; a year is the longest.
     """
 
     def __init__(self, delay_seconds: float | None = None, reason: str = "") -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 
-from shared_sync import _backoff
-from shared_sync.errors import ConfigurationError
+from shared_sync import _backoff, _check
+
+MAX_DELAY_SECONDS = 366 * 86_400.0
+"""No message waits longer for its next attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,10 @@ class RetryPolicy:
     jitter: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ConfigurationError(f"max_attempts must be 1 or more, not {self.max_attempts!r}")
-        if not 0 <= self.base_seconds <= self.max_seconds < math.inf:
-            raise ConfigurationError(
-                "base_seconds and max_seconds must satisfy 0 <= base_seconds <= max_seconds, "
-                f"not {self.base_seconds!r} and {self.max_seconds!r}"
-            )
-        if not 0 <= self.jitter <= 1:
-            raise ConfigurationError(f"jitter must be between 0 and 1, not {self.jitter!r}")
+        _check.whole_number("max_attempts", self.max_attempts, 1)
+        _check.number("max_seconds", self.max_seconds, 0, MAX_DELAY_SECONDS)
+        _check.number("base_seconds", self.base_seconds, 0, self.max_seconds)
+        _check.number("jitter", self.jitter, 0, 1)
 
     def delay_seconds(self, failures: int, chance: _backoff.Chance = random.random) -> float:
         """Seconds until the next attempt of a message that has failed `failures` times."""

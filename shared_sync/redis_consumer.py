@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import random
 import signal
@@ -15,7 +14,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from shared_sync import _backoff, _streams
+from shared_sync import _backoff, _check, _streams
 from shared_sync._connectivity import Connectivity
 from shared_sync._delivery import Delivery, Recorder
 from shared_sync._in_hand import InHand
@@ -130,20 +129,17 @@ class RedisStreamConsumer:
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
     ) -> None:
-        _check_text(
-            redis_url=redis_url,
-            stream_name=stream_name,
-            consumer_group=consumer_group,
-            consumer_id=consumer_id,
-        )
-        _check_range("threads", threads, 1, 1000, whole=True)
-        _check_range("prefetch", prefetch, 1, MAX_PREFETCH, whole=True)
-        _check_range("max_crashes", max_crashes, 1, math.inf, whole=True)
-        _check_range("lease_seconds", lease_seconds, 1, 86_400)
-        _check_range("drain_seconds", drain_seconds, 0, math.inf)
-        _check_range("block_seconds", block_seconds, 0.01, MAX_BLOCK_SECONDS)
-        _check_names("binary_fields", binary_fields)
-        _check_names("carry_fields", carry_fields)
+        _check.text("stream_name", stream_name)
+        _check.text("consumer_group", consumer_group)
+        _check.text("consumer_id", consumer_id)
+        _check.whole_number("threads", threads, 1, 1000)
+        _check.whole_number("prefetch", prefetch, 1, MAX_PREFETCH)
+        _check.whole_number("max_crashes", max_crashes, 1)
+        _check.number("lease_seconds", lease_seconds, 1, 86_400)
+        _check.number("drain_seconds", drain_seconds, 0)
+        _check.number("block_seconds", block_seconds, 0.01, MAX_BLOCK_SECONDS)
+        _check.names("binary_fields", binary_fields)
+        _check.names("carry_fields", carry_fields)
         if consumer_id.startswith("~"):
             raise ConfigurationError(f"consumer_id {consumer_id!r} may not begin with '~'")
         if not callable(message_processor):
@@ -505,24 +501,3 @@ def _signals() -> Iterator[queue.SimpleQueue[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _check_text(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, str) or not value:
-            raise ConfigurationError(f"{name} must be text and not empty, not {value!r}")
-
-
-def _check_range(
-    name: str, value: float, lowest: float, highest: float, *, whole: bool = False
-) -> None:
-    kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not lowest <= value <= highest:
-        kind = "a whole number" if whole else "a number"
-        limit = f"from {lowest} to {highest}" if highest < math.inf else f"of at least {lowest}"
-        raise ConfigurationError(f"{name} must be {kind} {limit}, not {value!r}")
-
-
-def _check_names(name: str, value: Collection[str]) -> None:
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
-        raise ConfigurationError(f"{name} must be a collection of field names, not {value!r}")

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 
-from shared_sync import _streams
+from shared_sync import _check, _streams
 from shared_sync._streams import Link
-from shared_sync.errors import ConfigurationError, QueueFull, SharedSyncError
+from shared_sync.errors import QueueFull, SharedSyncError
 from shared_sync.message import encode_fields
 
 BATCH = 100
@@ -48,17 +48,10 @@ class RedisStreamProducer:
         max_queue_depth: int | None = None,
         timeout_seconds: float = 10.0,
     ) -> None:
-        if not isinstance(stream_name, str) or not stream_name:
-            raise ConfigurationError(f"stream_name must be text and not empty, not {stream_name!r}")
-        if max_queue_depth is not None and (
-            isinstance(max_queue_depth, bool)
-            or not isinstance(max_queue_depth, int)
-            or max_queue_depth < 1
-        ):
-            raise ConfigurationError(
-                f"max_queue_depth must be a whole number of at least 1 or None, "
-                f"not {max_queue_depth!r}"
-            )
+        _check.text("stream_name", stream_name)
+        _check.number("timeout_seconds", timeout_seconds, 0.001)
+        if max_queue_depth is not None:
+            _check.whole_number("max_queue_depth", max_queue_depth, 1)
         # Fixed after construction.
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth

@@ -31,10 +31,16 @@ if entry then
   if failure ~= '' then noted = noted .. failure .. '\n' end
   items[#items + 1] = 'dead.history'
   items[#items + 1] = noted
-  redis.call('XADD', dead, '*', unpack(items))
+  -- Either both are written or neither, so that trying again writes nothing twice.
+  local told
   if result_items > 0 then
-    redis.call('XADD', results, '*',
+    told = redis.call('XADD', results, '*',
       unpack(ARGV, result_count + 1, result_count + result_items))
+  end
+  local buried = redis.pcall('XADD', dead, '*', unpack(items))
+  if type(buried) == 'table' and buried.err then
+    if told then redis.call('XDEL', results, told) end
+    return buried
   end
 end
 

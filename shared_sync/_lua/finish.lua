@@ -1,7 +1,6 @@
 -- Acknowledge done messages, publish their results, delete their entries.
 -- KEYS: stream, history, due, and the result stream if there is one
--- ARGV: group, then for each message: id, 1 if it was delivered before and may have left notes,
---       number of result items, field, value, ..., channel, payload
+-- ARGV: group, then for each message: id, number of result items, field, value, ..., channel, payload
 -- Returns 1 for each message that this call ended, 0 for each that was ended before.
 --
 -- The result is written before XACK although only the winner of XACK may publish: whether the
@@ -14,8 +13,8 @@ local outcomes, finished, refusal = {}, {}, nil
 
 local i = 2
 while ARGV[i] do
-  local id, noted, items = ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2])
-  local first = i + 3
+  local id, items = ARGV[i], tonumber(ARGV[i + 1])
+  local first = i + 2
   local channel, payload = ARGV[first + items], ARGV[first + items + 1]
   if items > 0 and pending_entry(stream, group, id) then
     local added = redis.pcall('XADD', results, '*', unpack(ARGV, first, first + items - 1))
@@ -27,12 +26,16 @@ while ARGV[i] do
   local ended = redis.call('XACK', stream, group, id)
   if ended == 1 then
     if channel ~= '' then redis.pcall('PUBLISH', channel, payload) end
-    if noted then forget(history, due, id) end
     finished[#finished + 1] = id
   end
   outcomes[#outcomes + 1] = ended
   i = first + items + 2
 end
 
-if #finished > 0 then delete_finished(stream, group, finished) end
+if #finished > 0 then
+  if redis.call('HDEL', history, unpack(finished)) > 0 then
+    redis.call('ZREM', due, unpack(finished))
+  end
+  delete_finished(stream, group, finished)
+end
 return refusal or outcomes

@@ -7,7 +7,7 @@
 -- Returns {taken, bodies gone, ms until the next parked message is due or -1}; taken is nil or
 -- {id, fields, deliveries, history or nil, 1 if it was left behind and 0 if it was parked}.
 
-local STALE_BATCH, LOOK_AHEAD = 100, 10
+local LOOK_AHEAD = 100
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer = ARGV[1], ARGV[2]
 local lease, own_idle, age = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -40,7 +40,7 @@ local function take(id, deliveries, left_behind)
 end
 
 -- Parked messages whose time has come; a due time of one that is not parked any more is stale.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, STALE_BATCH)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, LOOK_AHEAD)) do
   if taken then break end
   local owner, deliveries = pending_entry(stream, group, id)
   if not owner then

@@ -1,0 +1,41 @@
+"""Checks of arguments: each names the argument, what it may be, and what it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from shared_sync.errors import ConfigurationError
+
+
+def text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{name} must be text and not empty, not {value!r}")
+
+
+def number(name: str, value: object, lowest: float, highest: float = math.inf) -> None:
+    """A finite number, the limits included."""
+    if not _is_number(value, (int, float), lowest, highest) or value == math.inf:
+        raise ConfigurationError(f"{name} must be a number {_span(lowest, highest)}, not {value!r}")
+
+
+def whole_number(name: str, value: object, lowest: int, highest: float = math.inf) -> None:
+    if not _is_number(value, (int,), lowest, highest):
+        raise ConfigurationError(
+            f"{name} must be a whole number {_span(lowest, highest)}, not {value!r}"
+        )
+
+
+def names(name: str, value: Collection[object]) -> None:
+    if isinstance(value, (str, bytes)) or not all(isinstance(item, str) for item in value):
+        raise ConfigurationError(f"{name} must be a collection of field names, not {value!r}")
+
+
+def _is_number(
+    value: object, kinds: tuple[type[int] | type[float], ...], lowest: float, highest: float
+) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def _span(lowest: float, highest: float) -> str:
+    return f"of at least {lowest}" if highest == math.inf else f"from {lowest} to {highest}"
