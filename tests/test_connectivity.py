@@ -1,0 +1,106 @@
+"""An outage is told once when it begins and once, with its length, when it is over."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from shared_sync._connectivity import Connectivity
+from shared_sync.errors import RedisUnavailable
+
+LOGGER = logging.getLogger("tests.connectivity")
+REFUSED = RedisUnavailable("connection refused")
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def connectivity(clock: Clock) -> Connectivity:
+    return Connectivity("redis://somewhere:6379/0", LOGGER, clock)
+
+
+@pytest.fixture(autouse=True)
+def _listen(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger=LOGGER.name)
+
+
+def test_before_the_first_exchange_there_is_no_connection_and_no_alarm(
+    connectivity: Connectivity, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not connectivity.connected
+    assert caplog.messages == []
+
+
+def test_a_first_success_is_silent(
+    connectivity: Connectivity, caplog: pytest.LogCaptureFixture
+) -> None:
+    connectivity.succeeded()
+    assert connectivity.connected
+    assert caplog.messages == []
+
+
+def test_only_the_first_failure_of_an_outage_is_told(
+    connectivity: Connectivity, caplog: pytest.LogCaptureFixture
+) -> None:
+    connectivity.succeeded()
+    for _ in range(5):
+        connectivity.failed(REFUSED)
+    assert not connectivity.connected
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "redis://somewhere:6379/0" in record.getMessage()
+    assert "connection refused" in record.getMessage()
+
+
+def test_the_recovery_is_told_once_with_the_length_of_the_outage(
+    connectivity: Connectivity, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    connectivity.failed(REFUSED)
+    clock.now += 5
+    connectivity.failed(REFUSED)
+    clock.now += 7.5
+    caplog.clear()
+    connectivity.succeeded()
+    connectivity.succeeded()
+    assert connectivity.connected
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "12.5 s" in record.getMessage()
+
+
+def test_a_second_outage_is_told_again(
+    connectivity: Connectivity, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        connectivity.failed(REFUSED)
+        connectivity.succeeded()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO] * 2
+
+
+def test_eight_threads_that_fail_together_tell_it_once(
+    connectivity: Connectivity, caplog: pytest.LogCaptureFixture
+) -> None:
+    together = threading.Barrier(8)
+
+    def fail() -> None:
+        together.wait(10)
+        connectivity.failed(REFUSED)
+
+    threads = [threading.Thread(target=fail) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(caplog.records) == 1

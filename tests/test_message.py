@@ -1,0 +1,197 @@
+"""What a publisher writes is what a processor reads; what cannot be read names its field."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from types import MappingProxyType
+
+import pytest
+
+from shared_sync._processor import ThreadProcessor
+from shared_sync.errors import ConsumerStateError, InvalidMessage
+from shared_sync.message import (
+    MAX_FIELDS,
+    Message,
+    current_message,
+    decode_fields,
+    decode_readable,
+    encode_fields,
+    encode_value,
+)
+
+NOT_UTF8 = b"RIFF\xff\xfe"
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (b"\x00\xff", b"\x00\xff"),
+        (bytearray(b"\x00\xff"), b"\x00\xff"),
+        (memoryview(b"\x00\xff"), b"\x00\xff"),
+        (memoryview(b"abcdef")[::2], b"ace"),
+        ("Grüße 🎧", "Grüße 🎧".encode()),
+        ("", b""),
+        (7, b"7"),
+        (1.5, b"1.5"),
+        (True, b"true"),
+        (None, b"null"),
+        (["ä", 1], '["ä", 1]'.encode()),
+        ({"a": {"b": []}}, b'{"a": {"b": []}}'),
+        ((1, 2), b"[1, 2]"),
+    ],
+)
+def test_bytes_stay_text_becomes_utf8_and_anything_else_json(value: object, stored: bytes) -> None:
+    assert encode_value("field", value) == stored
+
+
+def _circle() -> list[object]:
+    circle: list[object] = []
+    circle.append(circle)
+    return circle
+
+
+def _deep() -> list[object]:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    return deep
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1, 2},
+        object(),
+        float("nan"),
+        float("inf"),
+        [float("-inf")],
+        {"text": "\ud800"},
+        {(1, 2): 3},
+        {"a": b"bytes in JSON"},
+        _circle(),
+        _deep(),
+        1j,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_that_json_has_no_form_for_is_refused_and_its_field_is_named(
+    value: object,
+) -> None:
+    with pytest.raises(InvalidMessage, match="'audio'") as caught:
+        encode_fields({"fine": 1, "audio": value})
+    assert caught.value.field == "audio"
+
+
+def test_text_that_is_not_valid_unicode_is_refused_with_the_remedy() -> None:
+    with pytest.raises(InvalidMessage, match=r"'title'.*send it as bytes") as caught:
+        encode_fields({"title": "half a surrogate \ud800"})
+    assert caught.value.field == "title"
+
+
+def test_a_field_name_that_is_not_valid_unicode_is_refused() -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        encode_fields({"\ud800": "value"})
+    str(caught.value).encode()  # an error's text can always be logged
+
+
+@pytest.mark.parametrize("name", [1, None, b"name", ("a",)])
+def test_a_field_name_that_is_not_text_is_refused(name: object) -> None:
+    with pytest.raises(InvalidMessage, match="field names are text"):
+        encode_fields({name: "value"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("fields", [None, [("a", 1)], "a=1", b"a", 5, {"a"}])
+def test_fields_that_are_no_mapping_are_refused(fields: object) -> None:
+    with pytest.raises(InvalidMessage, match=type(fields).__name__) as caught:
+        encode_fields(fields)  # type: ignore[arg-type]
+    assert caught.value.field is None
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, MappingProxyType])
+def test_any_mapping_will_do_and_its_order_is_kept(kind: type) -> None:
+    assert encode_fields(kind({"b": "2", "a": "1"})) == [b"b", b"2", b"a", b"1"]
+
+
+def test_a_message_has_at_least_one_field_and_at_most_the_stated_number() -> None:
+    with pytest.raises(InvalidMessage, match="not 0"):
+        encode_fields({})
+    assert len(encode_fields({f"f{n}": n for n in range(MAX_FIELDS)})) == 2 * MAX_FIELDS
+    with pytest.raises(InvalidMessage, match=f"not {MAX_FIELDS + 1}"):
+        encode_fields({f"f{n}": n for n in range(MAX_FIELDS + 1)})
+
+
+def test_what_was_encoded_is_decoded_to_the_same_text_and_bytes() -> None:
+    written = {"audio": NOT_UTF8, "größe": "Ω", "options": {"beam": 5}, "line": "a\nb\x00c"}
+    read = decode_fields(encode_fields(written), {"audio"})
+    assert read.pop("options") == json.dumps({"beam": 5})
+    assert read == {"audio": NOT_UTF8, "größe": "Ω", "line": "a\nb\x00c"}
+
+
+def test_a_binary_field_stays_bytes_even_if_it_happens_to_be_text() -> None:
+    assert decode_fields([b"audio", b"text"], ["audio"]) == {"audio": b"text"}
+
+
+def test_a_value_that_is_not_utf8_is_named_with_the_remedy() -> None:
+    with pytest.raises(InvalidMessage, match=r"'audio'.*byte 4 of 6.*binary_fields") as caught:
+        decode_fields([b"client", b"c1", b"audio", NOT_UTF8])
+    assert caught.value.field == "audio"
+
+
+def test_a_name_that_is_not_utf8_is_shown_as_it_is() -> None:
+    with pytest.raises(InvalidMessage, match="UTF-8 text") as caught:
+        decode_fields([b"n\xff", b"value"])
+    assert "n\\xff" in str(caught.value)
+    assert caught.value.field is None
+
+
+def test_the_readable_fields_of_an_unreadable_entry_are_those_that_are_utf8() -> None:
+    items = [b"client", b"c1", b"audio", NOT_UTF8, b"n\xff", b"x", b"language", b"de"]
+    assert decode_readable(items) == {"client": "c1", "language": "de"}
+    assert decode_readable([]) == {}
+
+
+def test_a_processor_finds_its_message_and_attempt_in_its_own_thread() -> None:
+    seen: list[Message] = []
+    processor = ThreadProcessor(lambda _id, _fields: seen.append(current_message()))
+    message = Message("1-0", {"a": "b"}, attempt=3)
+    processor.run(message)
+    assert seen == [message]
+
+
+def test_each_thread_sees_only_its_own_current_message() -> None:
+    both_inside = threading.Barrier(2)
+    seen: dict[str, str] = {}
+
+    def process(message_id: str, _fields: dict[str, str | bytes]) -> None:
+        both_inside.wait(10)
+        seen[message_id] = current_message().id
+        both_inside.wait(10)
+
+    processor = ThreadProcessor(process)
+    threads = [
+        threading.Thread(target=processor.run, args=(Message(message_id, {}, 1),))
+        for message_id in ("1-0", "2-0")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert seen == {"1-0": "1-0", "2-0": "2-0"}
+
+
+def test_outside_a_processor_there_is_no_current_message() -> None:
+    with pytest.raises(ConsumerStateError, match="processor"):
+        current_message()
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_failed_run_leaves_no_current_message_behind(error: type[BaseException]) -> None:
+    def fail(_id: str, _fields: dict[str, str | bytes]) -> None:
+        raise error
+
+    with pytest.raises(error):
+        ThreadProcessor(fail).run(Message("1-0", {}, 1))
+    with pytest.raises(ConsumerStateError):
+        current_message()

@@ -1,0 +1,290 @@
+"""The names a user may rely on, what importing them costs, and which way imports point."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import importlib
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import shared_sync
+
+PACKAGE = Path(shared_sync.__file__).parent
+SETUP = PACKAGE.parent / "setup.cfg"
+
+HOMES = {
+    "HealthServer": "shared_sync.health_server",
+    "Message": "shared_sync.message",
+    "RedisStreamConsumer": "shared_sync.redis_consumer",
+    "RedisStreamProducer": "shared_sync.redis_producer",
+    "Reject": "shared_sync.errors",
+    "Retry": "shared_sync.errors",
+    "RetryPolicy": "shared_sync.policies",
+    "SharedSyncError": "shared_sync.errors",
+    "WorkerMetrics": "shared_sync.metrics",
+    "current_message": "shared_sync.message",
+}
+OUTSIDERS = ("redis", "flask", "waitress", "werkzeug")
+ISLANDS = {
+    "metrics": {"errors", "_process", "_histogram", "_exposition"},
+    "health_server": {"errors", "_process", "_histogram", "_exposition"},
+}
+TOPS = {"redis_consumer", "redis_producer", "health_server", "health", "dead_letters"}
+"""Modules that programs put together, and that nothing below may know."""
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints; it must print nothing else, and fail at nothing."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shared_sync.__all__)
+def test_every_exported_name_loads_from_its_documented_home(name: str) -> None:
+    loaded = getattr(shared_sync, name)
+    home = loaded.__module__
+    assert getattr(importlib.import_module(home), name) is loaded
+    assert not home.rpartition(".")[2].startswith("_")
+    assert shared_sync.__doc__
+    assert home in shared_sync.__doc__
+
+
+@pytest.mark.parametrize(("name", "home"), HOMES.items())
+def test_the_promised_names_stay_where_they_are(name: str, home: str) -> None:
+    assert name in shared_sync.__all__
+    assert getattr(shared_sync, name).__module__ == home
+
+
+def test_the_exported_names_are_sorted_and_listed_once() -> None:
+    assert shared_sync.__all__ == sorted(set(shared_sync.__all__))
+
+
+def test_the_exported_names_are_shown_and_others_are_missing_in_the_usual_way() -> None:
+    assert set(shared_sync.__all__) <= set(dir(shared_sync))
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        shared_sync.nothing_like_this  # noqa: B018
+    with pytest.raises(ImportError):
+        from shared_sync import nothing_like_this  # noqa: F401, PLC0415
+
+
+def test_a_star_import_gives_the_exported_names() -> None:
+    printed = python("from shared_sync import *; print(sorted(n for n in dir() if n[0] != '_'))")
+    assert ast.literal_eval(printed) == sorted(
+        name for name in shared_sync.__all__ if not name.startswith("_")
+    )
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (guarded,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {
+        alias.name: node.module
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == {name: getattr(shared_sync, name).__module__ for name in shared_sync.__all__}
+
+
+def test_every_error_has_the_one_base_and_is_drawn_in_the_tree() -> None:
+    from shared_sync import errors  # noqa: PLC0415
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    assert len(kinds) > 10
+    for kind in kinds:
+        assert issubclass(kind, errors.SharedSyncError | errors.Directive)
+        assert kind.__name__ in (errors.__doc__ or "")
+        assert kind.__doc__
+
+
+# --- what an import costs ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["shared_sync", "shared_sync.metrics", "shared_sync.errors", "shared_sync.policies"],
+)
+def test_importing_it_loads_neither_redis_nor_flask(module: str) -> None:
+    printed = python(
+        f"import sys, {module}; print(sorted({{n.partition('.')[0] for n in sys.modules}}))"
+    )
+    assert not set(OUTSIDERS) & set(ast.literal_eval(printed))
+
+
+def test_a_health_server_loads_no_redis_and_a_consumer_no_flask() -> None:
+    code = "import sys, shared_sync.{}; print([n for n in {!r} if n in sys.modules])"
+    assert python(code.format("health_server", ["redis"])) == "[]"
+    web = ["flask", "waitress", "werkzeug"]
+    assert python(code.format("redis_consumer", web)) == "[]"
+    assert python(code.format("redis_producer", web)) == "[]"
+
+
+@pytest.mark.parametrize(
+    "module", sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem[:2] != "__")
+)
+def test_importing_any_module_first_works_and_starts_nothing(module: str) -> None:
+    printed = python(f"import threading, shared_sync.{module}; print(threading.active_count())")
+    assert printed == "1"
+
+
+# --- which way imports point ------------------------------------------------------------------
+
+
+def modules() -> dict[str, Path]:
+    """Ours by name, `dashboard.page` and the like included."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = path
+    return found
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Top-level names of others' packages, and names of our modules, that a file imports.
+
+    Imports within functions count; those for type checkers alone do not.
+    """
+    others: set[str] = set()
+    ours: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: write imports in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top == "shared_sync":
+                ours.add(rest.partition(".")[0])
+            else:
+                others.add(top)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return others, ours & set(MODULES)
+
+
+MODULES = modules()
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+
+
+def importers_of(outsider: str) -> set[str]:
+    return {name for name, (others, _) in IMPORTS.items() if outsider in others}
+
+
+def is_program(name: str) -> bool:
+    """One that nothing of ours imports, unless that is a program itself."""
+    users = {user for user, (_, ours) in IMPORTS.items() if name in ours and user != "__init__"}
+    return all(user == "__main__" or is_program(user) for user in users - {name})
+
+
+def test_redis_is_imported_in_one_place() -> None:
+    assert importers_of("redis") == {"_streams"}
+
+
+def test_flask_and_waitress_are_imported_in_one_place() -> None:
+    for outsider in ("flask", "waitress", "werkzeug"):
+        assert importers_of(outsider) == {"health_server"}
+
+
+@pytest.mark.parametrize("island", ISLANDS)
+def test_metrics_and_health_server_are_islands(island: str) -> None:
+    assert IMPORTS[island][1] <= ISLANDS[island]
+    assert "redis" not in IMPORTS[island][0]
+
+
+def test_imports_never_run_in_a_circle() -> None:
+    done: set[str] = set()
+
+    def descend(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join((*above, name))
+        if name in done:
+            return
+        for below in sorted(IMPORTS[name][1]):
+            descend(below, (*above, name))
+        done.add(name)
+
+    for name in sorted(MODULES):
+        descend(name, ())
+
+
+@pytest.mark.parametrize("top", sorted(TOPS & set(MODULES)))
+def test_only_programs_put_the_tops_together(top: str) -> None:
+    for name, (_, ours) in IMPORTS.items():
+        if top in ours and name not in TOPS:
+            assert name.startswith("__") or is_program(name), f"{name} imports {top}"
+
+
+def test_nothing_but_programs_imports_the_consumer_or_the_health_command() -> None:
+    for name, (_, ours) in IMPORTS.items():
+        if {"redis_consumer", "health"} & ours:
+            assert name == "__main__" or is_program(name), name
+
+
+def test_the_front_door_imports_none_of_ours_before_it_is_asked() -> None:
+    assert IMPORTS["__init__"][1] == set()
+
+
+def test_the_foundations_know_nothing_of_what_is_built_on_them() -> None:
+    bottom = {"errors", "message", "_backoff", "_check"}
+    assert IMPORTS["errors"][1] == set()
+    assert IMPORTS["_backoff"][1] == set()
+    assert IMPORTS["_lifecycle"][1] == set()
+    assert IMPORTS["message"][1] <= {"errors"}
+    assert IMPORTS["policies"][1] <= bottom
+    assert IMPORTS["_streams"][1] <= bottom
+
+
+# --- what is in the package -------------------------------------------------------------------
+
+
+def test_the_files_that_are_no_modules_are_packaged() -> None:
+    if not SETUP.exists():
+        pytest.skip("not in a checkout")
+    config = configparser.ConfigParser()
+    config.read(SETUP)
+    patterns = config["options.package_data"]["shared_sync"].split()
+    data = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("[!.]*")
+        if path.is_file() and path.suffix not in {".py", ".pyc"}
+    ]
+    data = [name for name in data if not name.startswith(".")]  # caches of tools
+    assert "py.typed" in data
+    assert "_lua/finish.lua" in data
+    unpackaged = [name for name in data if not any(fnmatch(name, one) for one in patterns)]
+    assert unpackaged == []
+
+
+def test_the_scripts_are_found_where_the_package_is_installed() -> None:
+    from shared_sync import _streams  # noqa: PLC0415
+
+    stems = {path.stem for path in (PACKAGE / "_lua").glob("*.lua")}
+    assert set(_streams.scripts()) == stems - {"common"}
+
+
+def test_the_version_is_a_plain_number() -> None:
+    assert all(part.isdigit() for part in shared_sync.__version__.split("."))

@@ -1,0 +1,1583 @@
+"""Keys, errors, connections and every script, each against a real server and sent twice.
+
+A script whose reply was lost is sent again, so whatever a script did, sending it once more
+must change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+from helpers import eventually
+from redis.crc import key_slot
+
+from shared_sync import _streams
+from shared_sync._embedded import EmbeddedRedis
+from shared_sync._streams import (
+    PARKED,
+    Answer,
+    Bury,
+    Entry,
+    Finish,
+    GroupCommands,
+    Keys,
+    Link,
+    Outcome,
+    Park,
+    QueueFigures,
+    Recovered,
+)
+from shared_sync.errors import (
+    ConfigurationError,
+    GroupMissing,
+    RedisAccessDenied,
+    RedisRefused,
+    RedisUnavailable,
+    SharedSyncError,
+)
+
+KEYS = Keys.of("jobs", "workers")
+LEASE_MS = 30_000
+HOUR_MS = 3_600_000
+NOTHING = Answer()
+METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
+
+
+# --- names of keys ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stream", ["jobs", "audio:jobs", "jobs:{eu}", "{a}{b}", "{}{b}", "a}{b}c", "{{a}}", "größe"]
+)
+@pytest.mark.parametrize("group", ["workers", "{group}", "gr{oup"])
+def test_all_keys_of_a_stream_share_its_cluster_slot_or_the_stream_is_refused(
+    stream: str, group: str
+) -> None:
+    try:
+        keys = Keys.of(stream, group)
+    except ConfigurationError:
+        assert "{}" in stream
+        return
+    names = (keys.stream, keys.presence, keys.due, keys.history, keys.dead)
+    assert len(set(names)) == 5
+    assert len({key_slot(name.encode()) for name in names}) == 1
+
+
+def test_keys_are_named_after_the_stream_and_the_group() -> None:
+    assert Keys.of("jobs", "g").due == "{jobs}:g:due"
+    assert Keys.of("jobs:{eu}", "g").due == "jobs:{eu}:g:due"
+
+
+@pytest.mark.parametrize("stream", ["jobs{", "jobs}", "{}", "a{}b", "}a{"])
+def test_a_brace_without_a_whole_hash_tag_is_refused_with_the_remedy(stream: str) -> None:
+    with pytest.raises(ConfigurationError, match="hash tag"):
+        Keys.of(stream, "workers")
+
+
+@pytest.mark.parametrize(("stream", "group"), [("", "g"), ("s", "")])
+def test_empty_names_are_refused(stream: str, group: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Keys.of(stream, group)
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+def driver_error(line: str) -> Exception:
+    """What the driver makes of an error line; it strips the code when it has a class for it."""
+    parser = pytest.importorskip("redis._parsers.base")
+    error: Exception = parser.BaseParser.parse_error(line)
+    return error
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "READONLY You can't write against a read only replica.",
+        "LOADING Redis is loading the dataset in memory",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "MOVED 3999 127.0.0.1:6381",
+        "NOSCRIPT No matching script. Please use EVAL.",
+        "ERR max number of clients reached",
+        "ERR Error running script (call to f_1): @user_script:9: -READONLY You can't write "
+        "against a read only replica.",
+    ],
+)
+def test_a_server_that_cannot_serve_now_counts_as_unavailable(line: str) -> None:
+    translated = _streams.translate(driver_error(line))
+    assert isinstance(translated, RedisUnavailable)
+    assert not isinstance(translated, RedisAccessDenied)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NOAUTH Authentication required.",
+        "WRONGPASS invalid username-password pair or user is disabled.",
+        "NOPERM this user has no permissions to run the 'xadd' command",
+        "ERR invalid password",
+        "ERR Client sent AUTH, but no password is set",
+        "ERR Error running script: -NOPERM this user has no permissions to access a key",
+    ],
+)
+def test_a_server_that_refuses_the_user_denies_access(line: str) -> None:
+    assert isinstance(_streams.translate(driver_error(line)), RedisAccessDenied)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NOGROUP No such key 'jobs' or consumer group 'workers' in XREADGROUP",
+        "UNBLOCKED the stream key no longer exists",
+        "ERR Error running script (call to f_1): @user_script:9: -NOGROUP No such key 'jobs'",
+    ],
+)
+def test_a_group_that_is_gone_is_missing(line: str) -> None:
+    assert isinstance(_streams.translate(driver_error(line)), GroupMissing)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
+        ("MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
+        ("ERR unknown command 'XADD'", "ERR"),
+        ("ERR value is not an integer or out of range", "ERR"),
+        ("BUSYGROUP Consumer Group name already exists", "ERR"),
+    ],
+)
+def test_any_other_answer_is_a_refusal_that_keeps_its_code(line: str, code: str) -> None:
+    translated = _streams.translate(driver_error(line))
+    assert type(translated) is RedisRefused
+    assert translated.code == code
+    assert code in str(translated)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.ConnectionError("Connection refused"),
+        redis.ConnectionError(),
+        redis.TimeoutError("Timeout reading from socket"),
+        OSError("no route to host"),
+        BrokenPipeError(),
+        TimeoutError(),
+        ValueError("I/O operation on closed file"),
+        AttributeError("'NoneType' object has no attribute 'recv'"),
+        redis.exceptions.InvalidResponse("Protocol Error: b'x'"),
+    ],
+    ids=repr,
+)
+def test_a_broken_connection_is_unavailable_however_the_driver_puts_it(error: Exception) -> None:
+    translated = _streams.translate(error)
+    assert isinstance(translated, RedisUnavailable | RedisRefused)
+    assert str(translated)
+    if not isinstance(error, redis.exceptions.InvalidResponse):
+        assert type(translated) is RedisUnavailable
+
+
+# --- addresses --------------------------------------------------------------------------------
+
+SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"redis://user:{SECRET}@example.org:6380/2", "redis://example.org:6380/2"),
+        (f"redis://:{SECRET}@example.org/0", "redis://example.org/0"),
+        (f"rediss://{SECRET}@example.org/0", "rediss://example.org/0"),
+        (f"redis://example.org/0?password={SECRET}", "redis://example.org/0"),
+        (f"redis://example.org/0?username=u&password={SECRET}#x", "redis://example.org/0"),
+        (f"unix://user:{SECRET}@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+        (f"unix:///run/redis.sock?password={SECRET}", "unix:///run/redis.sock"),
+        (f"redis://user:p%40{SECRET}@example.org/0", "redis://example.org/0"),
+    ],
+)
+def test_an_address_is_shown_without_user_and_password(url: str, shown: str) -> None:
+    assert _streams.safe_address(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://user:12/{SECRET}@example.org:6379/0",
+        f"redis://:p@ss/{SECRET}@example.org:6379/0",
+        f"redis://user:12?{SECRET}@example.org:6379/0",
+        f"redis://user:12#{SECRET}@example.org:6379/0",
+        f"redis://user:a/{SECRET}@example.org:6379/0",
+        f"redis://user:a?{SECRET}@example.org:6379/0",
+        f"redis://user:a[{SECRET}@example.org:6379/0",
+    ],
+)
+def test_a_password_with_characters_that_should_be_quoted_is_not_shown_either(url: str) -> None:
+    try:
+        _streams.connector(url, reply_timeout_seconds=1)
+        shown = _streams.safe_address(url)
+    except ConfigurationError as error:
+        shown = str(error)
+    assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://u:{SECRET}@example.org",
+        f"{SECRET}",
+        "",
+        f"redis://u:{SECRET}@example.org:99999/0",
+        f"redis://u:{SECRET}@example.org:port/0",
+        f"redis://u:{SECRET}@example.org/0?socket_timeout={SECRET}",
+        f"redis://u:{SECRET}@[example.org/0",
+        None,
+        b"redis://localhost",
+        6379,
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_at_once_without_showing_the_password(
+    url: Any,
+) -> None:
+    with pytest.raises(ConfigurationError, match="redis_url") as caught:
+        _streams.connector(url, reply_timeout_seconds=1)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("option", ["max_connections=50", "timeout=20"])
+def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option: str) -> None:
+    connect = _streams.connector(f"{redis_url}?{option}", reply_timeout_seconds=5)
+    with closing(Link(connect)) as link:
+        assert link.call("PING") == b"PONG"
+
+
+def test_an_unknown_option_in_the_url_is_a_configuration_error(redis_url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Link(_streams.connector(f"{redis_url}?colour=blue", reply_timeout_seconds=5))
+
+
+def test_nothing_in_a_url_can_make_the_connection_retry_or_decode(redis_url: str) -> None:
+    url = f"{redis_url}?retry_on_timeout=yes&health_check_interval=1&decode_responses=True"
+    url += "&socket_timeout=0.001&protocol=3"
+    connection: Any = _streams.connector(url, reply_timeout_seconds=7)()
+    assert connection.socket_timeout == 7
+    assert connection.health_check_interval == 0
+    tries: list[int] = []
+
+    def fail() -> None:
+        tries.append(1)
+        raise redis.ConnectionError
+
+    with pytest.raises(redis.ConnectionError):
+        connection.retry.call_with_retry(fail, lambda _error: None)
+    assert tries == [1]
+    with closing(Link(lambda: connection)) as link:
+        assert link.call("ECHO", "x") == b"x"
+
+
+# --- links ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[Link]:
+    with closing(make_link(redis_url)) as made:
+        yield made
+
+
+def make_link(url: str) -> Link:
+    return Link(_streams.connector(url, reply_timeout_seconds=10))
+
+
+def test_a_link_connects_when_first_used_and_once(link: Link) -> None:
+    assert link.connects == 0
+    assert link.call("PING") == b"PONG"
+    assert link.call("PING") == b"PONG"
+    assert link.connects == 1
+
+
+def test_a_refusal_leaves_the_link_in_step(link: Link) -> None:
+    link.send([("PING",), ("NO-SUCH-COMMAND",), ("ECHO", "after")])
+    assert link.receive() == b"PONG"
+    with pytest.raises(RedisRefused):
+        link.receive()
+    assert link.receive() == b"after"
+    assert link.connects == 1
+
+
+def test_a_broken_link_raises_once_and_then_connects_anew(link: Link, client: redis.Redis) -> None:
+    number = link.call("CLIENT", "ID")
+    client.client_kill_filter(_id=number)
+    with pytest.raises(RedisUnavailable):
+        link.call("PING")
+    assert link.call("PING") == b"PONG"
+    assert link.connects == 2
+
+
+def test_a_link_notices_without_asking_that_the_server_has_closed_it(
+    link: Link, client: redis.Redis
+) -> None:
+    assert not link.is_stale()
+    number = link.call("CLIENT", "ID")
+    assert not link.is_stale()
+    client.client_kill_filter(_id=number)
+    eventually(link.is_stale)
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    link = make_link(f"redis://127.0.0.1:{port}/0")
+    with pytest.raises(RedisUnavailable):
+        link.open()
+    assert link.connects == 0
+
+
+def test_a_wrong_password_is_denied_and_not_shown(redis_server: EmbeddedRedis) -> None:
+    with EmbeddedRedis(redis_server.binary) as server:
+        with redis.Redis.from_url(server.url) as admin:
+            admin.config_set("requirepass", "right")
+        url = server.url.replace("redis://", f"redis://:{SECRET}@")
+        for address in (url, server.url):
+            with pytest.raises(RedisAccessDenied) as caught:
+                make_link(address).call("PING")
+            assert SECRET not in str(caught.value)
+
+
+def test_scripts_that_the_server_forgot_are_loaded_again_at_the_next_try(
+    link: Link, client: redis.Redis
+) -> None:
+    link.open()
+    client.script_flush()
+    call = _streams.publish("jobs", [[b"a", b"1"]], None)
+    with pytest.raises(RedisUnavailable):
+        link.call(*call)
+    assert len(_streams.parse_published(link.call(*call))[0]) == 1
+
+
+def test_a_blocked_wait_is_ended_from_another_thread(link: Link, client: redis.Redis) -> None:
+    worker = Worker(link, "w1")
+    link.send([worker.commands.read(1, 9000)])
+    received: list[Any] = ["nothing yet"]
+
+    def wait() -> None:
+        received[0] = link.receive_blocked()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: client.info("clients")["blocked_clients"] == 1)
+    link.interrupt()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert received == [None]
+
+
+def test_an_interrupt_that_comes_before_the_wait_ends_it_too(link: Link) -> None:
+    worker = Worker(link, "w1")
+    link.interrupt()
+    link.send([worker.commands.read(1, 9000)])
+    assert link.receive_blocked() is None
+    assert link.call("PING") == b"PONG"
+
+
+# --- groups -----------------------------------------------------------------------------------
+
+
+class Worker:
+    """One consumer of a group: sends what a real one sends, and reads what comes back."""
+
+    def __init__(
+        self,
+        link: Link,
+        name: str,
+        *,
+        keys: Keys = KEYS,
+        results: str | None = "results",
+        lease_ms: int = LEASE_MS,
+    ) -> None:
+        self.link = link
+        self.commands = GroupCommands(keys, name, lease_ms, results)
+        _streams.ensure_group(link, self.commands)
+
+    def publish(self, *messages: list[bytes]) -> list[str]:
+        command = _streams.publish(self.commands.keys.stream, messages, None)
+        ids, error = _streams.parse_published(self.link.call(*command))
+        assert error is None
+        return ids
+
+    def read(self, count: int = 10) -> list[Entry]:
+        command = self.commands.read(count, 1)
+        at = command.index("BLOCK")  # left out: a server may take 100 ms to end a wait of one
+        return _streams.parse_read(self.link.call(*command[:at], *command[at + 2 :]))
+
+    def settle(self, *outcomes: Outcome) -> list[Any]:
+        return [self.link.call(*command) for command, _settled in self.commands.outcomes(outcomes)]
+
+    def finish(self, message_id: str, answer: Answer = NOTHING) -> int:
+        ((ended,),) = self.settle(Finish(message_id, answer))
+        return int(ended)
+
+    def park(self, message_id: str, delay_ms: int = HOUR_MS, failure: str = '{"n":1}') -> int:
+        (parked,) = self.settle(Park(message_id, failure, delay_ms))
+        return int(parked)
+
+    def bury(self, message_id: str, failure: str = '{"n":9}', answer: Answer = NOTHING) -> int:
+        (buried,) = self.settle(Bury(message_id, failure, METADATA, answer))
+        return int(buried)
+
+    def hand_back(self, *ids: str) -> list[int]:
+        reply: list[int] = self.link.call(*self.commands.hand_back(ids))
+        return reply
+
+    def recover(
+        self,
+        *,
+        own_idle_ms: int = HOUR_MS,
+        age_ms: int = 0,
+        max_crashes: int = 3,
+        startable_crashes: int = 3,
+        held: tuple[str, ...] = (),
+    ) -> Recovered:
+        command = self.commands.recover(
+            own_idle_ms=own_idle_ms,
+            age_ms=age_ms,
+            max_crashes=max_crashes,
+            startable_crashes=startable_crashes,
+            held=held,
+        )
+        return _streams.parse_recovered(self.link.call(*command))
+
+    def recover_id(self, **options: Any) -> str | None:
+        entry = self.recover(**options).entry
+        return entry and entry.id
+
+    def beat(self) -> QueueFigures:
+        return _streams.parse_figures(self.link.call(*self.commands.beat()))
+
+    def leave(self) -> list[int]:
+        reply: list[int] = self.link.call(*self.commands.leave())
+        return reply
+
+
+class Looker:
+    """Looks at a stream and its group from outside."""
+
+    def __init__(self, client: redis.Redis, keys: Keys = KEYS) -> None:
+        self.client = client
+        self.keys = keys
+
+    def bodies(self) -> list[str]:
+        return [entry_id.decode() for entry_id, _ in self.client.xrange(self.keys.stream)]
+
+    def pending(self, group: str | None = None) -> dict[str, tuple[str, int]]:
+        """Owner and delivery count of everything pending."""
+        rows = self.client.xpending_range(
+            self.keys.stream, group or self.keys.group, "-", "+", 10_000
+        )
+        return {
+            row["message_id"].decode(): (row["consumer"].decode(), row["times_delivered"])
+            for row in rows
+        }
+
+    def due(self) -> dict[str, float]:
+        return {
+            name.decode(): at
+            for name, at in self.client.zrange(self.keys.due, 0, -1, withscores=True)
+        }
+
+    def history(self) -> dict[str, str]:
+        noted = self.client.hgetall(self.keys.history)
+        return {name.decode(): text.decode() for name, text in noted.items()}
+
+    def presence(self) -> dict[str, float]:
+        rows = self.client.zrange(self.keys.presence, 0, -1, withscores=True)
+        return {name.decode(): at for name, at in rows}
+
+    def consumers(self) -> set[str]:
+        rows = self.client.xinfo_consumers(self.keys.stream, self.keys.group)
+        return {row["name"].decode() for row in rows}
+
+    def dead(self) -> list[dict[bytes, bytes]]:
+        return [fields for _, fields in self.client.xrange(self.keys.dead)]
+
+    def results(self) -> list[dict[bytes, bytes]]:
+        return [fields for _, fields in self.client.xrange("results")]
+
+    def everything(self) -> dict[bytes, bytes | None]:
+        """All keys as the server would save them, the pending list included."""
+        return {key: self.client.dump(key) for key in self.client.keys("*")}
+
+    def now_ms(self) -> int:
+        seconds, microseconds = self.client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def set_idle(self, message_id: str, owner: str, idle_ms: int) -> None:
+        """Let time pass for a pending message."""
+        claimed = self.client.xclaim(
+            self.keys.stream, self.keys.group, owner, 0, [message_id], idle=idle_ms, justid=True
+        )
+        assert claimed == [message_id.encode()]
+
+    def end_lease(self, name: str) -> None:
+        self.client.zadd(self.keys.presence, {name: self.now_ms() - 1})
+
+    def keep_alive(self, name: str) -> None:
+        self.client.zadd(self.keys.presence, {name: self.now_ms() + LEASE_MS})
+
+    def drops_deleted_bodies_on_claim(self) -> bool:
+        """Servers from 7.0 on do; 6.2 keeps such a message pending."""
+        version = str(self.client.info("server")["redis_version"])
+        return int(version.partition(".")[0]) >= 7
+
+
+@pytest.fixture
+def worker(link: Link) -> Worker:
+    return Worker(link, "w1")
+
+
+@pytest.fixture
+def other(link: Link) -> Worker:
+    """A second consumer of the same group."""
+    return Worker(link, "w2")
+
+
+@pytest.fixture
+def look(client: redis.Redis) -> Looker:
+    return Looker(client)
+
+
+@pytest.fixture
+def taken(worker: Worker) -> list[str]:
+    """Three messages, delivered to w1."""
+    ids = worker.publish([b"text", b"a"], [b"text", b"b"], [b"text", b"c"])
+    assert [entry.id for entry in worker.read()] == ids
+    return ids
+
+
+def result(text: str) -> Answer:
+    return Answer(items=[b"text", text.encode()])
+
+
+def test_a_new_group_begins_with_what_was_published_before_it(
+    link: Link, client: redis.Redis
+) -> None:
+    client.xadd("jobs", {"text": "early"})
+    commands = GroupCommands(KEYS, "w1", LEASE_MS)
+    assert _streams.ensure_group(link, commands)
+    assert not _streams.ensure_group(link, commands)
+    (entry,) = _streams.parse_read(link.call(*commands.read(10, 1)))
+    assert entry.items == [b"text", b"early"]
+
+
+def test_a_key_that_is_no_stream_is_a_configuration_error(link: Link, client: redis.Redis) -> None:
+    client.set("jobs", "a string")
+    with pytest.raises(ConfigurationError, match="'jobs'"):
+        _streams.ensure_group(link, GroupCommands(KEYS, "w1", LEASE_MS))
+    with pytest.raises(ConfigurationError, match="result_stream"):
+        _streams.check_is_stream(link, "jobs", "result_stream")
+    _streams.check_is_stream(link, "not-there", "result_stream")
+
+
+def test_a_read_without_messages_is_an_empty_list(worker: Worker) -> None:
+    assert worker.read() == []
+
+
+@pytest.mark.parametrize("act", ["beat", "leave", "recover", "read"])
+def test_without_its_group_every_act_says_so(worker: Worker, client: redis.Redis, act: str) -> None:
+    client.delete("jobs")
+    with pytest.raises(GroupMissing):
+        getattr(worker, act)()
+
+
+# --- finish -----------------------------------------------------------------------------------
+
+
+def test_a_finished_message_leaves_its_result_and_nothing_else(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    assert worker.finish(taken[0], result("A")) == 1
+    assert look.results() == [{b"text": b"A"}]
+    assert look.bodies() == taken[1:]
+    assert list(look.pending()) == taken[1:]
+
+
+def test_of_two_workers_that_finish_the_same_message_one_publishes(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    listener = look.client.pubsub(ignore_subscribe_messages=True)
+    with closing(listener):
+        listener.subscribe("channel")
+        answer = Answer(items=[b"text", b"A"], channel="channel", payload=b"A")
+        assert listener.get_message(timeout=5) is None
+        assert other.finish(taken[0], answer) == 1
+        assert worker.finish(taken[0], answer) == 0
+        look.client.publish("channel", "end")
+        heard = [listener.get_message(timeout=5) for _ in range(2)]
+    assert [message and message["data"] for message in heard] == [b"A", b"end"]
+    assert look.results() == [{b"text": b"A"}]
+
+
+def test_finishing_again_changes_nothing(worker: Worker, look: Looker, taken: list[str]) -> None:
+    worker.finish(taken[0], result("A"))
+    before = look.everything()
+    assert worker.finish(taken[0], result("A")) == 0
+    assert look.everything() == before
+
+
+def test_a_finished_message_forgets_its_failures_and_its_due_time(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0)
+    assert worker.recover_id() == taken[0]
+    assert worker.finish(taken[0]) == 1
+    assert look.history() == {}
+    assert look.due() == {}
+
+
+def test_a_message_forgets_its_failures_also_when_a_worker_thought_dead_finishes_it(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    assert other.recover_id() == taken[0]
+    assert other.park(taken[0], delay_ms=0) == 1
+    assert other.recover_id() == taken[0]
+    assert worker.finish(taken[0], result("late, but first")) == 1
+    assert other.finish(taken[0], result("second")) == 0
+    assert look.results() == [{b"text": b"late, but first"}]
+    assert look.history() == {}
+    assert look.due() == {}
+
+
+def test_an_entry_is_kept_while_another_group_has_not_read_it(
+    worker: Worker, link: Link, look: Looker, taken: list[str]
+) -> None:
+    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    assert worker.finish(taken[0]) == 1
+    assert look.bodies() == taken
+    assert [entry.id for entry in second.read()] == taken
+
+
+def test_an_entry_is_kept_while_another_group_works_on_it_and_deleted_by_the_last(
+    worker: Worker, link: Link, look: Looker, taken: list[str]
+) -> None:
+    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    third = Worker(link, "y1", keys=Keys.of("jobs", "third"))
+    second.read()
+    third.read()
+    assert worker.finish(taken[1]) == 1
+    assert look.bodies() == taken
+    assert third.finish(taken[1]) == 1
+    assert look.bodies() == taken
+    assert second.finish(taken[1]) == 1
+    assert look.bodies() == [taken[0], taken[2]]
+
+
+def test_ids_beyond_the_exactness_of_doubles_are_compared_exactly(
+    link: Link, client: redis.Redis
+) -> None:
+    low, high = "9007199254740993-18446744073709551614", "9007199254740993-18446744073709551615"
+    client.xadd("jobs", {"a": "1"}, id=low)
+    first = Worker(link, "w1")
+    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    assert [entry.id for entry in second.read()] == [low]
+    assert second.finish(low) == 1
+    client.xadd("jobs", {"a": "2"}, id=high)
+    first.read()
+    assert first.finish(low) == 1
+    assert first.finish(high) == 1
+    assert Looker(client).bodies() == [high]
+
+
+def test_many_messages_are_finished_in_one_command(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    other.finish(taken[1], result("stolen"))
+    outcomes = [Finish(entry_id, result(entry_id)) for entry_id in (*taken, "1-1")]
+    assert worker.settle(*outcomes) == [[1, 0, 1, 0]]
+    texts = [fields[b"text"].decode() for fields in look.results()]
+    assert texts == ["stolen", taken[0], taken[2]]
+    assert look.bodies() == []
+
+
+def test_a_batch_of_a_thousand_messages_with_results_is_finished(
+    worker: Worker, look: Looker
+) -> None:
+    ids = worker.publish(*([b"n", b"%d" % number] for number in range(1000)))
+    worker.read(1000)
+    (ended,) = worker.settle(*(Finish(entry_id, result(entry_id)) for entry_id in ids))
+    assert ended == [1] * 1000
+    assert len(look.results()) == 1000
+    assert look.bodies() == []
+
+
+def test_a_result_stream_of_the_wrong_type_loses_neither_message_nor_result(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.set("results", "not a stream")
+    before = look.pending()
+    for _ in range(2):
+        with pytest.raises(RedisRefused) as caught:
+            worker.finish(taken[0], result("A"))
+        assert caught.value.code == "WRONGTYPE"
+    assert look.pending() == before
+    assert look.bodies() == taken
+    client.delete("results")
+    assert worker.finish(taken[0], result("A")) == 1
+    assert look.results() == [{b"text": b"A"}]
+
+
+def test_of_a_batch_that_is_refused_midway_each_message_still_gets_one_result(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.set("results", "not a stream")
+    outcomes = [Finish(taken[0], NOTHING), Finish(taken[1], result("B"))]
+    with pytest.raises(RedisRefused):
+        worker.settle(*outcomes)
+    assert list(look.pending()) == taken[1:]
+    assert look.bodies() == taken[1:]
+    client.delete("results")
+    assert worker.settle(*outcomes) == [[0, 1]]
+    assert look.results() == [{b"text": b"B"}]
+
+
+def test_a_channel_that_nobody_hears_does_not_hold_a_message_up(
+    worker: Worker, taken: list[str]
+) -> None:
+    assert worker.finish(taken[0], Answer(channel="nobody", payload=b"\x00\xff")) == 1
+
+
+def test_finishing_what_was_deleted_by_others_ends_it(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.xdel("jobs", taken[0])
+    assert worker.finish(taken[0], result("A")) == 1
+    assert taken[0] not in look.pending()
+
+
+# --- park -------------------------------------------------------------------------------------
+
+
+def test_a_parked_message_is_held_by_no_worker_until_its_time(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    before = look.now_ms()
+    assert worker.park(taken[0], delay_ms=60_000, failure='{"error":"x"}') == 1
+    assert look.pending()[taken[0]] == (PARKED, 1)
+    assert before + 60_000 <= look.due()[taken[0]] <= look.now_ms() + 60_000
+    assert look.history() == {taken[0]: '{"error":"x"}\n'}
+    assert taken[0] in look.bodies()
+
+
+def test_each_failure_is_added_to_the_history_and_no_delivery_is_charged_for_parking(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    for attempt in (1, 2, 3):
+        assert worker.park(taken[0], delay_ms=0, failure=f'{{"n":{attempt}}}') == 1
+        entry = worker.recover().entry
+        assert entry is not None
+        assert (entry.deliveries, entry.failures, entry.crashes) == (attempt + 1, attempt, 0)
+    assert look.history()[taken[0]] == '{"n":1}\n{"n":2}\n{"n":3}\n'
+
+
+def test_an_absurdly_distant_attempt_disturbs_nothing_else(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    assert worker.park(taken[0], delay_ms=10**300) == 1
+    assert worker.park(taken[1], delay_ms=0) == 1
+    assert worker.recover_id() == taken[1]
+    found = worker.recover()
+    assert found.entry is None
+    assert found.next_due_seconds is None or found.next_due_seconds > 0
+    assert worker.beat().parked == 1
+
+
+def test_parking_again_changes_nothing(worker: Worker, look: Looker, taken: list[str]) -> None:
+    worker.park(taken[0])
+    before = look.everything()
+    assert worker.park(taken[0]) == 0
+    assert look.everything() == before
+
+
+def test_only_the_owner_can_park(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    before = look.everything()
+    assert other.park(taken[0]) == 0
+    assert other.park("1-1") == 0
+    assert look.everything() == before
+
+
+# --- bury -------------------------------------------------------------------------------------
+
+
+def test_a_dead_letter_has_the_fields_the_reason_and_the_history(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0, failure='{"n":1}')
+    worker.recover()
+    error = Answer(items=[b"status", b"dead"], channel="c", payload=b"{}")
+    assert worker.bury(taken[0], failure='{"n":2}', answer=error) == 1
+    (letter,) = look.dead()
+    assert list(letter.items()) == [
+        (b"text", b"a"),
+        (b"dead.id", b"?"),
+        (b"dead.reason", b"rejected: no"),
+        (b"dead.history", b'{"n":1}\n{"n":2}\n'),
+    ]
+    assert look.results() == [{b"status": b"dead"}]
+    assert look.history() == {}
+    assert look.due() == {}
+    assert look.bodies() == taken[1:]
+    assert list(look.pending()) == taken[1:]
+
+
+def test_a_death_without_a_failure_adds_nothing_to_the_history(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.bury(taken[0], failure="")
+    assert look.dead()[0][b"dead.history"] == b""
+
+
+def test_burying_again_changes_nothing(worker: Worker, look: Looker, taken: list[str]) -> None:
+    worker.bury(taken[0], answer=result("dead"))
+    before = look.everything()
+    assert worker.bury(taken[0], answer=result("dead")) == 0
+    assert look.everything() == before
+
+
+def test_only_the_owner_can_bury(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    before = look.everything()
+    assert other.bury(taken[0]) == 0
+    assert other.bury("1-1") == 0
+    assert look.everything() == before
+
+
+def test_dead_letters_stand_in_the_order_they_died(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    for entry_id in reversed(taken):
+        worker.bury(entry_id)
+    assert [letter[b"text"] for letter in look.dead()] == [b"c", b"b", b"a"]
+
+
+def test_a_dead_message_stays_for_the_groups_that_still_need_it(
+    worker: Worker, link: Link, look: Looker, taken: list[str]
+) -> None:
+    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    worker.bury(taken[0])
+    assert look.bodies() == taken
+    assert second.read()[0].id == taken[0]
+
+
+def netstrings(packed: bytes) -> list[bytes]:
+    items = []
+    while packed:
+        length, _, rest = packed.partition(b":")
+        items.append(rest[: int(length)])
+        assert rest[int(length) : int(length) + 1] == b","
+        packed = rest[int(length) + 1 :]
+    return items
+
+
+@pytest.mark.parametrize("fields", [2000, 2001, 6000])
+def test_even_a_message_of_very_many_fields_becomes_a_dead_letter_with_all_of_them(
+    worker: Worker, look: Looker, client: redis.Redis, fields: int
+) -> None:
+    items = [part for n in range(fields) for part in (b"f%d" % n, b"1:\xff,%d" % n)]
+    client.execute_command("XADD", "jobs", "*", *items)
+    (entry,) = worker.read()
+    assert entry.items == items
+    assert worker.bury(entry.id) == 1
+    (letter,) = look.dead()
+    assert letter[b"dead.reason"] == b"rejected: no"
+    if fields > 2000:
+        assert netstrings(letter[b"dead.fields"]) == items
+        assert len(letter) == 4
+    else:
+        assert all(letter[b"f%d" % n] == b"1:\xff,%d" % n for n in range(fields))
+
+
+def test_a_death_that_cannot_be_announced_leaves_one_dead_letter_however_often_it_is_tried(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.set("results", "not a stream")
+    for _ in range(3):
+        with pytest.raises(RedisRefused):
+            worker.bury(taken[0], answer=result("dead"))
+    client.delete("results")
+    worker.bury(taken[0], answer=result("dead"))
+    assert len(look.dead()) == 1
+    assert look.results() == [{b"text": b"dead"}]
+
+
+def test_a_dead_stream_of_the_wrong_type_leaves_the_message_pending_and_unannounced(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.set(KEYS.dead, "not a stream")
+    for _ in range(2):
+        with pytest.raises(RedisRefused) as caught:
+            worker.bury(taken[0], answer=result("dead"))
+        assert caught.value.code == "WRONGTYPE"
+    assert taken[0] in look.pending()
+    assert taken[0] in look.bodies()
+    assert look.results() == []
+    client.delete(KEYS.dead)
+    assert worker.bury(taken[0], answer=result("dead")) == 1
+    assert look.results() == [{b"text": b"dead"}]
+
+
+def test_burying_what_was_deleted_by_others_ends_it_without_a_dead_letter(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.xdel("jobs", taken[0])
+    assert worker.bury(taken[0], answer=result("dead")) == -1
+    assert taken[0] not in look.pending()
+    assert look.dead() == []
+    assert look.history() == {}
+
+
+# --- hand back --------------------------------------------------------------------------------
+
+
+def test_what_is_handed_back_may_be_taken_at_once_by_anyone_and_is_not_charged(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    assert worker.hand_back(*taken[:2]) == [2, 0]
+    assert look.pending()[taken[0]] == (PARKED, 0)
+    entry = other.recover().entry
+    assert entry is not None
+    assert (entry.id, entry.deliveries, entry.crashes) == (taken[0], 1, 0)
+    assert not entry.orphaned
+    assert look.history() == {}
+
+
+def test_only_the_owner_can_hand_back(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    before = look.everything()
+    assert other.hand_back(*taken, "1-1") == [0, 0]
+    assert look.everything() == before
+
+
+def test_handing_back_again_changes_nothing(worker: Worker, look: Looker, taken: list[str]) -> None:
+    worker.hand_back(*taken)
+    before = look.everything()
+    assert worker.hand_back(*taken) == [0, 0]
+    assert look.everything() == before
+
+
+def test_a_message_that_failed_before_keeps_its_history_when_it_is_handed_back(
+    worker: Worker, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0)
+    worker.recover()
+    worker.hand_back(taken[0])
+    entry = worker.recover().entry
+    assert entry is not None
+    assert (entry.deliveries, entry.failures, entry.crashes) == (2, 1, 0)
+
+
+# --- recover ----------------------------------------------------------------------------------
+
+
+def test_with_nothing_to_recover_nothing_is_found(worker: Worker) -> None:
+    assert worker.recover() == Recovered(entry=None, lost_bodies=0, next_due_seconds=None)
+
+
+def test_a_parked_message_is_not_taken_before_its_time(worker: Worker, taken: list[str]) -> None:
+    worker.park(taken[0], delay_ms=60_000)
+    found = worker.recover()
+    assert found.entry is None
+    assert found.next_due_seconds == pytest.approx(60, abs=5)
+
+
+def test_parked_messages_are_taken_one_at_a_time_in_the_order_of_their_time(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    for entry_id in taken:
+        worker.park(entry_id)
+    now = look.now_ms()
+    times = {taken[2]: now - 2000, taken[0]: now - 1000, taken[1]: now + HOUR_MS}
+    look.client.zadd(KEYS.due, times)
+    assert worker.recover_id() == taken[2]
+    assert worker.recover_id() == taken[0]
+    found = worker.recover()
+    assert found.entry is None
+    assert found.next_due_seconds == pytest.approx(3600, abs=5)
+
+
+def test_after_a_taken_message_the_next_due_time_is_told(worker: Worker, taken: list[str]) -> None:
+    worker.park(taken[0], delay_ms=0)
+    worker.park(taken[1], delay_ms=60_000)
+    worker.park(taken[2], delay_ms=HOUR_MS)
+    found = worker.recover()
+    assert found.entry is not None
+    assert found.next_due_seconds == pytest.approx(60, abs=5)
+
+
+def test_what_is_due_comes_before_what_a_dead_consumer_left(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.park(taken[2], delay_ms=0)
+    look.end_lease("w1")
+    assert [other.recover_id() for _ in range(4)] == [taken[2], taken[0], taken[1], None]
+
+
+def test_a_due_time_of_a_message_that_is_not_parked_any_more_is_swept(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.client.zadd(KEYS.due, {taken[0]: 1, "1-1": 1})
+    look.client.hset(KEYS.history, mapping={taken[0]: "{}\n", "1-1": "{}\n"})
+    look.keep_alive("w1")
+    assert worker.recover() == Recovered(None, 0, None)
+    assert look.due() == {}
+    assert look.history() == {taken[0]: "{}\n"}
+    assert look.pending()[taken[0]] == ("w1", 1)
+
+
+def test_many_stale_due_times_do_not_hide_a_message_for_long(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.client.zadd(KEYS.due, {f"1-{number}": 1 for number in range(1, 251)})
+    worker.park(taken[0], delay_ms=0)
+    found = [worker.recover() for _ in range(3)]
+    assert [one.entry and one.entry.id for one in found] == [None, None, taken[0]]
+    assert look.due() == {}
+
+
+def test_a_live_consumers_messages_are_left_alone_however_long_they_take(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.keep_alive("w1")
+    for entry_id in taken:
+        look.set_idle(entry_id, "w1", 24 * HOUR_MS)
+    assert other.recover().entry is None
+
+
+def test_a_dead_consumers_messages_are_taken_one_at_a_time_and_charged(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.beat()
+    assert other.recover().entry is None
+    look.end_lease("w1")
+    entry = other.recover().entry
+    assert entry is not None
+    assert (entry.id, entry.items) == (taken[0], [b"text", b"a"])
+    assert entry.orphaned
+    assert (entry.deliveries, entry.crashes) == (2, 1)
+    assert look.pending()[taken[0]] == ("w2", 2)
+    assert look.pending()[taken[1]] == ("w1", 1)
+
+
+def test_a_consumer_without_presence_is_dead_only_past_the_lease_by_idle_time(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.set_idle(taken[1], "w1", LEASE_MS - 10_000)
+    assert other.recover().entry is None
+    look.set_idle(taken[1], "w1", LEASE_MS)
+    assert other.recover_id() == taken[1]
+    assert other.recover().entry is None
+
+
+def test_own_messages_that_no_reader_holds_come_back_only_after_the_reply_had_its_time(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.keep_alive("w1")
+    assert worker.recover(own_idle_ms=7000, age_ms=HOUR_MS).entry is None
+    look.set_idle(taken[1], "w1", 8000)
+    entry = worker.recover(own_idle_ms=7000, age_ms=HOUR_MS).entry
+    assert entry is not None
+    assert (entry.id, entry.deliveries, entry.crashes) == (taken[1], 1, 0)
+    assert look.pending()[taken[1]] == ("w1", 1)
+
+
+def test_own_messages_older_than_the_process_were_in_its_predecessors_hands_and_are_charged(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.set_idle(taken[1], "w1", 8000)
+    entry = worker.recover(own_idle_ms=7000, age_ms=7500).entry
+    assert entry is not None
+    assert (entry.id, entry.deliveries, entry.crashes) == (taken[1], 2, 1)
+    assert look.pending()[taken[1]] == ("w1", 2)
+
+
+def test_own_messages_that_a_reader_holds_are_left_alone(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    for entry_id in taken:
+        look.set_idle(entry_id, "w1", HOUR_MS)
+    assert worker.recover(own_idle_ms=7000, held=tuple(taken)).entry is None
+    held = (taken[0], taken[1], "1-1")
+    assert worker.recover_id(own_idle_ms=7000, held=held) == taken[2]
+
+
+def test_a_message_is_recovered_by_one_consumer_only(
+    worker: Worker, other: Worker, link: Link, look: Looker, taken: list[str]
+) -> None:
+    third = Worker(link, "w3")
+    look.end_lease("w1")
+    other.beat()
+    third.beat()
+    found = [one.recover_id() for one in (other, third, other, third)]
+    assert found == [*taken, None]
+
+
+def test_a_recovery_whose_reply_was_lost_is_made_good_later_and_not_charged(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    other.beat()
+    assert other.recover_id() == taken[0]
+    for entry_id in taken[1:]:
+        other.recover()
+        look.set_idle(entry_id, "w2", 100)
+    assert other.recover(own_idle_ms=7000).entry is None
+    look.set_idle(taken[0], "w2", 8000)
+    entry = other.recover(own_idle_ms=7000, age_ms=HOUR_MS).entry
+    assert entry is not None
+    assert (entry.id, entry.deliveries) == (taken[0], 2)
+
+
+def test_pending_messages_whose_bodies_were_deleted_end_and_are_counted(
+    worker: Worker, other: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.hset(KEYS.history, taken[0], "{}\n")
+    client.xdel("jobs", taken[0], taken[1])
+    look.end_lease("w1")
+    found = other.recover()
+    assert found.lost_bodies == 2
+    assert found.entry is not None
+    assert found.entry.id == taken[2]
+    assert list(look.pending()) == [taken[2]]
+    assert look.history() == {}
+    assert other.recover().lost_bodies == 0
+
+
+def test_many_deleted_bodies_do_not_hold_up_the_message_behind_them(
+    worker: Worker, other: Worker, look: Looker, client: redis.Redis
+) -> None:
+    ids = worker.publish(*([b"n", b"%d" % number] for number in range(60)))
+    worker.read(60)
+    client.xdel("jobs", *ids[:-1])
+    look.end_lease("w1")
+    first, second = other.recover(), other.recover()  # what two seconds allow
+    assert first.lost_bodies + second.lost_bodies == 59
+    assert ids[-1] in {one.entry.id for one in (first, second) if one.entry}
+
+
+def test_a_message_that_may_crash_waits_until_it_can_start_without_company(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    look.client.xclaim("jobs", "workers", "w1", 0, [taken[0]], retrycount=2, justid=True)
+    found = [other.recover(startable_crashes=1).entry for _ in range(3)]
+    assert [entry and entry.id for entry in found] == [taken[1], taken[2], None]
+    entry = other.recover(startable_crashes=2).entry
+    assert entry is not None
+    assert (entry.id, entry.deliveries, entry.crashes) == (taken[0], 3, 2)
+
+
+def test_a_parked_message_that_may_crash_waits_too_and_others_that_are_due_go_first(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.client.xclaim("jobs", "workers", "w1", 0, [taken[0]], retrycount=3, justid=True)
+    worker.park(taken[0], delay_ms=0)
+    worker.park(taken[1], delay_ms=0)
+    look.client.zadd(KEYS.due, {taken[0]: 1})
+    assert worker.recover_id(startable_crashes=0) == taken[1]
+    assert worker.recover_id(startable_crashes=0) is None
+    assert set(look.due()) == {taken[0]}
+    assert worker.recover_id(startable_crashes=2) == taken[0]
+
+
+def test_a_message_that_is_to_be_given_up_on_need_not_wait(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    look.client.xclaim("jobs", "workers", "w1", 0, [taken[0]], retrycount=3, justid=True)
+    entry = other.recover(startable_crashes=0).entry
+    assert entry is not None
+    assert (entry.id, entry.crashes) == (taken[0], 3)
+
+
+def test_failures_do_not_make_a_message_one_that_may_crash(
+    worker: Worker, taken: list[str]
+) -> None:
+    for _ in range(3):
+        worker.park(taken[0], delay_ms=0)
+        assert worker.recover_id(startable_crashes=0) == taken[0]
+
+
+def test_a_parked_message_whose_body_was_deleted_ends_and_is_counted(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0)
+    client.xdel("jobs", taken[0])
+    found = worker.recover()
+    assert (found.entry, found.lost_bodies) == (None, 1)
+    assert taken[0] not in look.pending()
+    assert look.due() == {}
+    assert look.history() == {}
+
+
+@pytest.mark.parametrize("act", ["park", "hand_back", "leave"])
+def test_putting_aside_a_message_whose_body_was_deleted_ends_it_at_once_or_at_its_time(
+    worker: Worker, other: Worker, look: Looker, client: redis.Redis, taken: list[str], act: str
+) -> None:
+    client.hset(KEYS.history, taken[0], "{}\n")
+    client.xdel("jobs", taken[0])
+    returned = {
+        "park": lambda: worker.park(taken[0], delay_ms=0),
+        "hand_back": lambda: worker.hand_back(taken[0]),
+        "leave": worker.leave,
+    }[act]()
+    left = {"park": 0, "hand_back": 0, "leave": 2}[act]
+    if look.drops_deleted_bodies_on_claim():
+        assert returned == {"park": -1, "hand_back": [0, 1], "leave": [left, 1]}[act]
+        lost = 1
+    else:
+        assert returned == {"park": 1, "hand_back": [1, 0], "leave": [left + 1, 0]}[act]
+        lost = 0
+    for _ in range(4):
+        lost += other.recover().lost_bodies
+    assert lost == 1
+    assert taken[0] not in look.pending()
+    assert look.history() == {}
+
+
+def test_a_parked_message_survives_the_loss_of_every_hint(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    worker.park(taken[0])
+    client.delete(KEYS.due, KEYS.history, KEYS.presence)
+    assert worker.recover().entry is None
+    worker.beat()
+    assert list(look.due()) == [taken[0]]
+    assert worker.recover_id() == taken[0]
+
+
+# --- beat -------------------------------------------------------------------------------------
+
+
+def test_a_beat_renews_the_presence_and_reports_the_queue(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.publish([b"text", b"d"], [b"text", b"e"])
+    worker.park(taken[0])
+    worker.bury(taken[1])
+    figures = worker.beat()
+    assert figures == QueueFigures(backlog=4, pending=2, parked=1, dead=1)
+    assert figures.waiting == 2
+    assert look.presence()["w1"] == pytest.approx(look.now_ms() + LEASE_MS, abs=5000)
+
+
+def test_the_figures_of_an_empty_queue_are_zero(worker: Worker) -> None:
+    assert worker.beat() == QueueFigures(backlog=0, pending=0, parked=0, dead=0)
+
+
+def test_a_figure_that_the_server_does_not_say_is_unknown_and_not_zero(
+    worker: Worker, client: redis.Redis
+) -> None:
+    client.set(KEYS.dead, "not a stream")
+    assert worker.beat().dead is None
+    assert QueueFigures(backlog=None, pending=1, parked=0, dead=None).waiting is None
+
+
+def test_ended_consumers_are_removed_only_if_nothing_of_theirs_is_pending(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.client.xgroup_createconsumer("jobs", "workers", "w2")
+    look.client.xgroup_createconsumer("jobs", "workers", "w3")
+    worker.beat()
+    look.end_lease("w3")
+    look.end_lease("w1")
+    other.beat()
+    assert look.consumers() == {"w1", "w2"}
+    assert set(look.presence()) == {"w1", "w2"}
+    assert len(look.pending()) == 3
+
+
+def test_a_consumer_without_presence_is_never_removed(worker: Worker, look: Looker) -> None:
+    look.client.xgroup_createconsumer("jobs", "workers", "foreign")
+    worker.beat()
+    assert "foreign" in look.consumers()
+
+
+def test_the_names_of_dead_consumers_do_not_pile_up(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.beat()
+    look.end_lease("w1")
+    for entry_id in taken:
+        assert other.recover_id() == entry_id
+    other.beat()
+    assert set(look.presence()) == {"w2"}
+    assert look.consumers() == {"w2"}
+
+
+def test_due_times_that_were_lost_are_rebuilt_also_when_there_are_many(
+    worker: Worker, look: Looker, client: redis.Redis
+) -> None:
+    ids = worker.publish(*([b"n", b"%d" % number] for number in range(2300)))
+    worker.read(2300)
+    client.xclaim("jobs", "workers", PARKED, 0, ids, justid=True)
+    client.zadd(KEYS.due, {ids[5]: look.now_ms() + HOUR_MS})
+    assert worker.beat().parked == 2300
+    due = look.due()
+    assert set(due) == set(ids)
+    assert due[ids[5]] > look.now_ms() + HOUR_MS / 2
+    assert due[ids[6]] <= look.now_ms()
+
+
+def test_a_beat_sent_again_only_renews_the_presence(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.park(taken[0])
+    figures = worker.beat()
+    before = look.everything()
+    assert worker.beat() == figures
+    after = look.everything()
+    presence = KEYS.presence.encode()
+    before.pop(presence)
+    after.pop(presence)
+    assert after == before
+
+
+# --- leave ------------------------------------------------------------------------------------
+
+
+def test_leaving_hands_back_all_and_signs_off(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.beat()
+    other.beat()
+    worker.park(taken[0])
+    assert worker.leave() == [2, 0]
+    assert look.pending() == {taken[0]: (PARKED, 1), taken[1]: (PARKED, 0), taken[2]: (PARKED, 0)}
+    assert "w1" not in look.consumers()
+    assert set(look.presence()) == {"w2"}
+    assert [other.recover_id() for _ in range(3)] == [taken[1], taken[2], None]
+
+
+def test_leaving_with_very_many_messages_loses_none(worker: Worker, look: Looker) -> None:
+    ids = worker.publish(*([b"n", b"%d" % number] for number in range(1050)))
+    worker.read(1050)
+    assert worker.leave() == [1050, 0]
+    assert set(look.pending()) == set(ids)
+    assert set(look.due()) == set(ids)
+
+
+def test_leaving_again_changes_nothing(worker: Worker, look: Looker, taken: list[str]) -> None:
+    worker.leave()
+    before = look.everything()
+    assert worker.leave() == [0, 0]
+    assert look.everything() == before
+
+
+def test_a_late_failure_of_a_consumer_that_left_does_not_count_but_a_late_result_does(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    worker.leave()
+    assert worker.park(taken[0]) == 0
+    assert worker.bury(taken[1]) == 0
+    assert worker.finish(taken[2], result("C")) == 1
+    assert [other.recover_id() for _ in range(3)] == [*taken[:2], None]
+    assert look.history() == {}
+    assert look.due() == {}
+    assert look.results() == [{b"text": b"C"}]
+
+
+# --- publish ----------------------------------------------------------------------------------
+
+
+def publish(link: Link, count: int, limit: int | None) -> tuple[list[str], SharedSyncError | None]:
+    messages = [[b"n", b"%d" % number] for number in range(count)]
+    reply = link.call(*_streams.publish("jobs", messages, limit))
+    return _streams.parse_published(reply)
+
+
+def test_messages_are_added_in_order(link: Link, look: Looker) -> None:
+    ids, error = publish(link, 100, None)
+    assert error is None
+    assert look.bodies() == ids
+    assert [fields for _, fields in look.client.xrange("jobs")] == [
+        {b"n": b"%d" % number} for number in range(100)
+    ]
+
+
+def test_the_limit_is_exact(link: Link, look: Looker) -> None:
+    assert len(publish(link, 7, 10)[0]) == 7
+    ids, error = publish(link, 7, 10)
+    assert (len(ids), error) == (3, None)
+    assert publish(link, 1, 10) == ([], None)
+    assert publish(link, 1, 5) == ([], None)
+    assert look.client.xlen("jobs") == 10
+
+
+def test_finished_messages_make_room(worker: Worker, link: Link, taken: list[str]) -> None:
+    assert publish(link, 1, 3) == ([], None)
+    worker.finish(taken[1])
+    assert len(publish(link, 2, 3)[0]) == 1
+
+
+def test_publishing_to_what_is_no_stream_is_refused_and_says_why(
+    link: Link, client: redis.Redis
+) -> None:
+    client.set("jobs", "a string")
+    ids, error = publish(link, 2, None)
+    assert ids == []
+    assert isinstance(error, RedisRefused)
+    assert error.code == "WRONGTYPE"
+    with pytest.raises(RedisRefused):
+        publish(link, 2, 10)
+
+
+def test_a_server_without_memory_accepts_what_fits_and_says_why_it_stopped(
+    redis_server: EmbeddedRedis,
+) -> None:
+    with (
+        EmbeddedRedis(redis_server.binary) as server,
+        redis.Redis.from_url(server.url) as admin,
+        closing(make_link(server.url)) as link,
+    ):
+        link.open()
+        admin.config_set("maxmemory", 1)
+        try:
+            error: SharedSyncError | None = publish(link, 1, None)[1]
+        except SharedSyncError as raised:
+            error = raised
+        assert isinstance(error, RedisRefused)
+        assert error.code == "OOM"
+        admin.config_set("maxmemory", 0)
+        assert publish(link, 1, None)[1] is None
+
+
+# --- all together -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_three_consumers_do_no_message_is_lost_and_none_is_answered_twice(
+    link: Link, look: Looker, seed: int
+) -> None:
+    chance = random.Random(seed)
+    workers = [Worker(link, name) for name in ("w1", "w2", "w3")]
+    ids = workers[0].publish(*([b"n", b"%d" % number] for number in range(40)))
+    held: dict[Worker, list[Entry]] = {worker: [] for worker in workers}
+
+    def twice(act: Callable[[], Any]) -> None:
+        act()
+        if chance.random() < 0.3:
+            act()
+
+    for _ in range(2000):
+        worker = chance.choice(workers)
+        kind = chance.choice(["read", "recover", "finish", "park", "bury", "back", "die", "beat"])
+        if kind == "read":
+            held[worker] += worker.read(chance.randint(1, 3))
+        elif kind == "recover":
+            ours = tuple(entry.id for entry in held[worker])
+            entry = worker.recover(own_idle_ms=0, held=ours).entry
+            held[worker] += [entry] if entry else []
+        elif kind == "die":
+            if chance.random() < 0.3:
+                look.end_lease(worker.commands.consumer)
+                if chance.random() < 0.5:
+                    held[worker].clear()
+        elif kind == "beat":
+            worker.beat()
+        elif held[worker]:
+            entry = held[worker].pop(chance.randrange(len(held[worker])))
+            answer = result(entry.id)
+            twice(
+                {
+                    "finish": partial(worker.finish, entry.id, answer),
+                    "park": partial(worker.park, entry.id, delay_ms=0),
+                    "bury": partial(worker.bury, entry.id, answer=answer),
+                    "back": partial(worker.hand_back, entry.id),
+                }[kind]
+            )
+        assert look.client.xlen("jobs") + look.client.xlen("results") == len(ids)
+
+    for worker in workers:
+        worker.leave()
+    while (entry := workers[0].recover().entry) or (entry := next(iter(workers[0].read(1)), None)):
+        workers[0].finish(entry.id, result(entry.id))
+    answered = sorted(fields[b"text"].decode() for fields in look.results())
+    assert answered == sorted(ids)
+    assert look.bodies() == []
+    assert look.pending() == {}
+    assert look.history() == {}
+    assert look.due() == {}
+
+
+# --- the same logic in a server that is not one -----------------------------------------------
+
+
+@pytest.fixture
+def fake() -> Iterator[tuple[Link, redis.Redis]]:
+    with (
+        fakeredis.FakeRedis(protocol=2) as client,
+        closing(Link(client.connection_pool.make_connection)) as link,
+    ):
+        yield link, client
+
+
+def test_a_message_runs_its_whole_course_in_a_fake_server_too(
+    fake: tuple[Link, redis.Redis],
+) -> None:
+    link, client = fake
+    worker, look = Worker(link, "w1"), Looker(client)
+    ids = worker.publish(*([b"n", b"%d" % number] for number in range(4)))
+    assert [entry.id for entry in worker.read(10)] == ids
+    assert worker.finish(ids[0], result("A")) == 1
+    assert worker.finish(ids[0], result("A")) == 0
+    assert worker.park(ids[1], delay_ms=0) == 1
+    assert worker.park(ids[1], delay_ms=0) == 0
+    assert worker.bury(ids[2]) == 1
+    assert worker.bury(ids[2]) == 0
+    assert worker.hand_back(ids[3]) == [1, 0]
+    assert worker.beat() == QueueFigures(backlog=2, pending=2, parked=2, dead=1)
+    first, second = worker.recover().entry, worker.recover().entry
+    assert first is not None
+    assert second is not None
+    assert {first.id: first.deliveries, second.id: second.deliveries} == {ids[1]: 2, ids[3]: 1}
+    assert worker.leave() == [2, 0]
+    assert look.results() == [{b"text": b"A"}]
+    assert json.loads(look.dead()[0][b"dead.history"]) == {"n": 9}
+
+
+def test_the_limit_of_a_queue_is_exact_in_a_fake_server_too(
+    fake: tuple[Link, redis.Redis],
+) -> None:
+    link, client = fake
+    assert len(publish(link, 5, 3)[0]) == 3
+    assert client.xlen("jobs") == 3
+
+
+def test_an_entry_is_kept_for_another_group_in_a_fake_server_too(
+    fake: tuple[Link, redis.Redis],
+) -> None:
+    link, client = fake
+    worker = Worker(link, "w1")
+    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    (only,) = worker.publish([b"a", b"1"])
+    worker.read(1)
+    worker.finish(only)
+    assert client.xlen("jobs") == 1
+    second.read(1)
+    second.finish(only)
+    assert client.xlen("jobs") == 0
