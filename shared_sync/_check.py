@@ -11,6 +11,10 @@ from shared_sync.errors import ConfigurationError
 def text(name: str, value: object) -> None:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{name} must be text and not empty, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"{name} must be valid Unicode text, not {value!r}") from None
 
 
 def number(name: str, value: object, lowest: float, highest: float = math.inf) -> None:
@@ -26,8 +30,12 @@ def whole_number(name: str, value: object, lowest: int, highest: float = math.in
         )
 
 
-def names(name: str, value: Collection[object]) -> None:
-    if isinstance(value, (str, bytes)) or not all(isinstance(item, str) for item in value):
+def names(name: str, value: object) -> None:
+    if (
+        isinstance(value, str)
+        or not isinstance(value, Collection)
+        or not all(isinstance(item, str) for item in value)
+    ):
         raise ConfigurationError(f"{name} must be a collection of field names, not {value!r}")
 
 

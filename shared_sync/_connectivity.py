@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 
+from shared_sync._guarded import Logger
 from shared_sync.errors import SharedSyncError
 
 
@@ -16,7 +16,7 @@ class Connectivity:
     def __init__(
         self,
         address: str,
-        logger: logging.Logger,
+        logger: Logger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
@@ -25,16 +25,18 @@ class Connectivity:
         # Guarded by the lock; read without it where a moment late does no harm.
         self._lock = threading.Lock()
         self._reached = False
-        self._down_since: float | None = None
+        self._failing: set[str] = set()
+        self._down_since = 0.0
 
     @property
     def connected(self) -> bool:
-        """Whether the last exchange with Redis, by whichever thread, went well."""
-        return self._reached and self._down_since is None
+        """Whether the last exchange with Redis went well, for everyone who had one."""
+        return self._reached and not self._failing
 
-    def failed(self, error: SharedSyncError) -> None:
+    def failed(self, who: str, error: SharedSyncError) -> None:
         with self._lock:
-            first = self._down_since is None
+            first = not self._failing
+            self._failing.add(who)
             if first:
                 self._down_since = self._clock()
         if first:
@@ -42,13 +44,14 @@ class Connectivity:
                 "Redis at %s fails: %s; trying again until it answers", self._address, error
             )
 
-    def succeeded(self) -> None:
-        if self._reached and self._down_since is None:
+    def succeeded(self, who: str) -> None:
+        if self._reached and not self._failing:
             return
         with self._lock:
             self._reached = True
-            since, self._down_since = self._down_since, None
-        if since is not None:
-            self._logger.info(
-                "Redis at %s answers again after %.1f s", self._address, self._clock() - since
-            )
+            was_failing = bool(self._failing)
+            self._failing.discard(who)
+            recovered = was_failing and not self._failing
+            seconds = self._clock() - self._down_since
+        if recovered:
+            self._logger.info("Redis at %s answers again after %.1f s", self._address, seconds)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from shared_sync import _streams
+from shared_sync._guarded import Logger, Recorder
 from shared_sync._processor import ThreadProcessor
 from shared_sync._results import Results
 from shared_sync._streams import Bury, Entry, Finish, Outcome, Park
@@ -25,14 +25,6 @@ _COUNTERS: Final[dict[type[Outcome], str]] = {
 }
 MAX_ERROR_CHARS = 500
 MAX_TRACEBACK_CHARS = 4000
-
-
-class Recorder(Protocol):
-    """What the consumer needs of a metrics registry; `WorkerMetrics` is one."""
-
-    def increment_counter(self, name: str, value: float = 1) -> None: ...
-    def record_duration(self, name: str, seconds: float) -> None: ...
-    def set_gauge(self, name: str, value: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +50,7 @@ class Delivery:
         retry: RetryPolicy,
         max_crashes: int,
         recorder: Recorder,
-        logger: logging.Logger,
+        logger: Logger,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared_sync import _streams
 from shared_sync._connectivity import Connectivity
-from shared_sync._delivery import Recorder
+from shared_sync._guarded import Recorder
 from shared_sync._streams import GroupCommands, Link, QueueFigures
 
 MAX_INTERVAL_SECONDS = 2.0
@@ -17,12 +17,14 @@ class Keeper:
     def __init__(
         self,
         *,
+        name: str,
         link: Link,
         commands: GroupCommands,
         connectivity: Connectivity,
         recorder: Recorder,
         lease_seconds: float,
     ) -> None:
+        self.name = name
         self.link = link
         self.interval_seconds = min(lease_seconds / BEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
         self.figures: QueueFigures | None = None
@@ -33,7 +35,7 @@ class Keeper:
     def step(self) -> None:
         """One beat. Blocks up to the time limits of the connection; raises what the link raises."""
         figures = _streams.parse_figures(self.link.call(*self._commands.beat()))
-        self._connectivity.succeeded()
+        self._connectivity.succeeded(self.name)
         self._recorder.increment_counter("redis_operations")
         self.figures = figures
         known = {

@@ -9,7 +9,8 @@ from typing import Any
 
 from shared_sync import _streams
 from shared_sync._connectivity import Connectivity
-from shared_sync._delivery import Delivery, Recorder
+from shared_sync._delivery import Delivery
+from shared_sync._guarded import Recorder
 from shared_sync._in_hand import InHand
 from shared_sync._recoverer import Recoverer
 from shared_sync._streams import Command, Entry, GroupCommands, Link, Outcome, Park
@@ -84,7 +85,7 @@ class Reader:
             except GroupMissing:
                 break
             except SharedSyncError as error:
-                self._connectivity.failed(error)
+                self._connectivity.failed(self.name, error)
                 if abandon.wait(FINISH_PAUSE_SECONDS):
                     break
         self.link.close()
@@ -95,7 +96,7 @@ class Reader:
 
     def _read(self) -> list[Entry]:
         wait = min(self._block_seconds, self._recoverer.seconds_to_turn())
-        read = self._commands.read(self._prefetch, max(1, round(wait * 1000)))
+        read = self._commands.read(self._prefetch, round(wait * 1000))
         return _streams.parse_read(self._exchange(read, blocking=True))
 
     def _run(self, entry: Entry) -> None:
@@ -127,13 +128,15 @@ class Reader:
         self._unanswered = {outcome.id for outcome in self._unsettled}
         self.link.send(commands)
         self._recorder.increment_counter("redis_operations", len(commands))
-        refusal: RedisRefused | None = None
+        refusal: SharedSyncError | None = None
         for _, outcomes in settling:
             try:
-                self._settled(outcomes, self.link.receive(), repeated)
-            except RedisRefused as refused:
-                self._unanswered.difference_update(outcome.id for outcome in outcomes)
-                refusal = refused
+                results, refused = _streams.parse_outcomes(self.link.receive())
+            except RedisRefused as error:
+                results, refused = [], error
+            self._settled(outcomes[: len(results)], results, repeated)
+            self._unanswered.difference_update(outcome.id for outcome in outcomes)
+            refusal = refused or refusal
         self._held_up = refusal is not None
         if command is None:
             if refusal is not None:
@@ -143,7 +146,7 @@ class Reader:
             reply = self.link.receive_blocked()
         else:
             reply = self.link.receive()
-        self._connectivity.succeeded()
+        self._connectivity.succeeded(self.name)
         return reply
 
     def _open(self) -> None:
@@ -153,14 +156,11 @@ class Reader:
             self._recorder.increment_counter("redis_reconnects")
 
     def _settled(
-        self, outcomes: Sequence[Outcome], reply: int | list[int], repeated: set[str]
+        self, outcomes: Sequence[Outcome], results: Sequence[int], repeated: set[str]
     ) -> None:
         settled = {outcome.id for outcome in outcomes}
         self._unsettled = [kept for kept in self._unsettled if kept.id not in settled]
-        self._unanswered -= settled
         if self._in_hand.release(settled):
             self._recoverer.due_in(0)
-        for outcome, result in zip(
-            outcomes, reply if isinstance(reply, list) else [reply], strict=True
-        ):
+        for outcome, result in zip(outcomes, results, strict=True):
             self._delivery.settle(outcome, result, repeated=outcome.id in repeated)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shared_sync import _streams
-from shared_sync._delivery import Recorder
+from shared_sync._guarded import Logger, Recorder
 from shared_sync._in_hand import InHand
 from shared_sync._streams import Command, Entry, GroupCommands
 
@@ -28,7 +27,7 @@ class Recoverer:
         own_idle_seconds: float,
         max_crashes: int,
         recorder: Recorder,
-        logger: logging.Logger,
+        logger: Logger,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:

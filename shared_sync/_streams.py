@@ -29,6 +29,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, parse_url
 from redis.retry import Retry
 
+from shared_sync import _check
 from shared_sync.errors import (
     ConfigurationError,
     GroupMissing,
@@ -44,6 +45,8 @@ PARKED: Final = "~parked"
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 REPLY_MARGIN_SECONDS: Final = 5.0
 """How much longer than a command may block its reply is waited for."""
+
+SHORTEST_BLOCK_MS: Final = 10
 
 Command = tuple[Any, ...]
 
@@ -78,20 +81,10 @@ class Keys:
 
     @classmethod
     def of(cls, stream: str, group: str) -> Keys:
-        """Raises `ConfigurationError` for names that cannot share a cluster slot."""
-        if not stream or not group:
-            raise ConfigurationError("stream_name and consumer_group must not be empty")
-        opening = stream.find("{")
-        if stream.find("}", opening) > opening + 1 > 0:
-            tagged = stream
-        elif "{" in stream or "}" in stream:
-            raise ConfigurationError(
-                f"stream name {stream!r} has a brace but no hash tag; "
-                "write a whole tag such as 'jobs:{eu}', or no braces"
-            )
-        else:
-            tagged = f"{{{stream}}}"
-        prefix = f"{tagged}:{group}"
+        """Raises `ConfigurationError` for names that cannot be."""
+        check_stream_name(stream)
+        _check.text("consumer_group", group)
+        prefix = f"{_with_hash_tag(stream)}:{group}"
         return cls(
             stream=stream,
             group=group,
@@ -104,6 +97,24 @@ class Keys:
     def all(self) -> tuple[str, ...]:
         """Every key of the stream and this group."""
         return (self.stream, self.presence, self.due, self.history, self.dead)
+
+
+def check_stream_name(stream: object) -> None:
+    """Raises `ConfigurationError` for a name that is empty or would spread its keys over slots."""
+    _check.text("stream_name", stream)
+    _with_hash_tag(str(stream))
+
+
+def _with_hash_tag(stream: str) -> str:
+    opening = stream.find("{")
+    if stream.find("}", opening) > opening + 1 > 0:
+        return stream
+    if "{" in stream or "}" in stream:
+        raise ConfigurationError(
+            f"stream_name {stream!r} has a brace but no hash tag; "
+            "write a whole tag such as 'jobs:{eu}', or no braces"
+        )
+    return f"{{{stream}}}"
 
 
 # --- scripts ----------------------------------------------------------------------------------
@@ -197,8 +208,11 @@ def safe_address(redis_url: str) -> str:
     scheme = redis_url.partition("://")[0]
     if "path" in options:
         return f"{scheme}://{options['path']}"
+    host = options.get("host", "localhost")
+    if ":" in host:
+        host = f"[{host}]"
     port = f":{options['port']}" if "port" in options else ""
-    return f"{scheme}://{options.get('host', 'localhost')}{port}/{options.get('db', 0)}"
+    return f"{scheme}://{host}{port}/{options.get('db', 0)}"
 
 
 _CODES: Final = (
@@ -234,9 +248,15 @@ _CODE_OF_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis.exceptions.MovedError, "MOVED"),
 )
 _TURNED_AWAY: Final = frozenset(
-    {"NOSCRIPT", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED"}
+    {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED"}
 )
+# The driver's timeout is not a kind of its connection error.
+_BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 _DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
+
+
+class _ScriptsForgotten(RedisUnavailable):
+    """The server lost the scripts that this connection had loaded."""
 
 
 def _code_of(error: Exception) -> str:
@@ -250,12 +270,14 @@ def _code_of(error: Exception) -> str:
 def translate(error: Exception) -> SharedSyncError:
     """Our error for one of the driver's; the two families of broken connections become one."""
     code = _code_of(error)
-    text = f"{code}: {error}" if code not in str(error) else str(error)
+    text = str(error) or type(error).__name__
+    if code != "ERR" and code not in text:
+        text = f"{code} {text}"
     if code in _DENIED:
         return RedisAccessDenied(text)
-    if isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError)):
-        return RedisUnavailable(str(error) or type(error).__name__)
-    if code in _TURNED_AWAY:
+    if code == "NOSCRIPT":
+        return _ScriptsForgotten(text)
+    if code in _TURNED_AWAY or isinstance(error, _BROKEN):
         return RedisUnavailable(text)
     if code in ("NOGROUP", "UNBLOCKED"):
         return GroupMissing(text, code=code)
@@ -343,8 +365,13 @@ class Link:
 
     def call(self, *command: object) -> Any:
         """Send one command and return its reply."""
-        self.send([command])
-        return self.receive()
+        try:
+            self.send([command])
+            return self.receive()
+        except _ScriptsForgotten:
+            # The command was not carried out, and connecting anew loads the scripts.
+            self.send([command])
+            return self.receive()
 
     def call_all(self, *commands: Command) -> list[Any]:
         """Send commands in one round trip; a refusal stands among the replies, not raised."""
@@ -492,19 +519,10 @@ class GroupCommands:
         return ("XGROUP", "CREATE", self.keys.stream, self.keys.group, "0", "MKSTREAM")
 
     def read(self, count: int, block_ms: int) -> Command:
-        return (
-            "XREADGROUP",
-            "GROUP",
-            self.keys.group,
-            self.consumer,
-            "COUNT",
-            count,
-            "BLOCK",
-            block_ms,
-            "STREAMS",
-            self.keys.stream,
-            ">",
-        )
+        """The server may end a wait 100 ms late, so what would be a very short one is none."""
+        group = ("GROUP", self.keys.group, self.consumer, "COUNT", count)
+        wait = ("BLOCK", block_ms) if block_ms >= SHORTEST_BLOCK_MS else ()
+        return ("XREADGROUP", *group, *wait, "STREAMS", self.keys.stream, ">")
 
     def outcomes(self, outcomes: Iterable[Outcome]) -> list[tuple[Command, list[Outcome]]]:
         """Commands that settle the outcomes, each with those it settles: all finishes in one."""
@@ -614,8 +632,6 @@ def check_is_stream(link: Link, key: str, argument: str) -> None:
     """Raise `ConfigurationError` if the key holds something that is not a stream."""
     try:
         link.call("XLEN", key)
-    except RedisAccessDenied:
-        return
     except RedisRefused as refusal:
         if refusal.code != "WRONGTYPE":
             raise
@@ -630,6 +646,18 @@ def parse_read(reply: Any) -> list[Entry]:
         return []
     ((_, entries),) = reply
     return [Entry(entry_id.decode(), items) for entry_id, items in entries]
+
+
+def parse_outcomes(reply: Any) -> tuple[list[int], SharedSyncError | None]:
+    """What the outcomes of one command came to, and why the next of them was refused, if it was."""
+    if isinstance(reply, int):
+        return [reply], None
+    results, refusal = reply
+    return results, _refusal(refusal)
+
+
+def _refusal(text: bytes) -> SharedSyncError | None:
+    return translate(redis.ResponseError(text.decode())) if text else None
 
 
 def parse_recovered(reply: Any) -> Recovered:
@@ -696,8 +724,7 @@ def publish(
 def parse_published(reply: Any) -> tuple[list[str], SharedSyncError | None]:
     """The ids of the accepted messages, and why the next one was refused, if it was."""
     ids, refusal = reply
-    error = translate(redis.ResponseError(refusal.decode())) if refusal else None
-    return [entry_id.decode() for entry_id in ids], error
+    return [entry_id.decode() for entry_id in ids], _refusal(refusal)
 
 
 def id_milliseconds(entry_id: str) -> int:

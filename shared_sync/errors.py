@@ -20,6 +20,8 @@ Directive                   raised by a processor, about the message it was give
 
 from __future__ import annotations
 
+import math
+
 
 class SharedSyncError(Exception):
     """Base of all errors raised by this library.
@@ -116,7 +118,13 @@ class Retry(Directive):
     """
 
     def __init__(self, delay_seconds: float | None = None, reason: str = "") -> None:
-        if delay_seconds is not None and not 0 <= delay_seconds < float("inf"):
-            raise ConfigurationError(f"delay_seconds must be 0 or more, not {delay_seconds!r}")
+        if delay_seconds is not None and not _is_delay(delay_seconds):
+            raise ConfigurationError(
+                f"delay_seconds must be a number of at least 0 or None, not {delay_seconds!r}"
+            )
         super().__init__(reason or "the processor asked for a retry")
         self.delay_seconds = delay_seconds
+
+
+def _is_delay(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf

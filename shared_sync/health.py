@@ -78,7 +78,7 @@ class Watch:
         """One look. Raises what the link raises."""
         started = self._clock()
         self._sight = _streams.see_group(self._link, self._keys)
-        self._connectivity.succeeded()
+        self._connectivity.succeeded("watch")
         self._metrics.record_duration("redis_round_trip", self._clock() - started)
 
     def health_data(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Watch:
 
     def _trouble(self, error: BaseException, failures: int) -> float:
         if isinstance(error, SharedSyncError):
-            self._connectivity.failed(error)
+            self._connectivity.failed("watch", error)
         else:
             self._logger.error("looking at Redis failed and goes on", exc_info=error)
         self._looked.set()

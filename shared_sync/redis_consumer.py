@@ -16,13 +16,13 @@ from typing import Any
 
 from shared_sync import _backoff, _check, _streams
 from shared_sync._connectivity import Connectivity
-from shared_sync._delivery import Delivery, Recorder
+from shared_sync._delivery import Delivery
+from shared_sync._guarded import GuardedLogger, GuardedRecorder, Recorder
 from shared_sync._in_hand import InHand
 from shared_sync._keeper import Keeper
 from shared_sync._lifecycle import Loop, State
 from shared_sync._processor import MessageProcessor, ThreadProcessor
 from shared_sync._reader import Reader
-from shared_sync._recorder import GuardedRecorder
 from shared_sync._recoverer import Recoverer
 from shared_sync._results import Results
 from shared_sync._streams import GroupCommands, Keys, Link
@@ -129,17 +129,23 @@ class RedisStreamConsumer:
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
     ) -> None:
-        _check.text("stream_name", stream_name)
-        _check.text("consumer_group", consumer_group)
         _check.text("consumer_id", consumer_id)
         _check.whole_number("threads", threads, 1, 1000)
         _check.whole_number("prefetch", prefetch, 1, MAX_PREFETCH)
         _check.whole_number("max_crashes", max_crashes, 1)
         _check.number("lease_seconds", lease_seconds, 1, 86_400)
-        _check.number("drain_seconds", drain_seconds, 0)
+        _check.number("drain_seconds", drain_seconds, 0, 86_400)
         _check.number("block_seconds", block_seconds, 0.01, MAX_BLOCK_SECONDS)
         _check.names("binary_fields", binary_fields)
         _check.names("carry_fields", carry_fields)
+        for name, value in {
+            "result_stream": result_stream,
+            "result_channel": result_channel,
+        }.items():
+            if value is not None:
+                _check.text(name, value)
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError(f"retry must be a RetryPolicy, not {retry!r}")
         if consumer_id.startswith("~"):
             raise ConfigurationError(f"consumer_id {consumer_id!r} may not begin with '~'")
         if not callable(message_processor):
@@ -149,7 +155,7 @@ class RedisStreamConsumer:
         self.stream_name = stream_name
         self.consumer_group = consumer_group
         self.consumer_id = consumer_id
-        self._logger = logger or logging.getLogger("shared_sync")
+        self._logger = GuardedLogger(logger or logging.getLogger("shared_sync"))
         self._drain_seconds = drain_seconds
         self._result_stream = result_stream
         self._recorder = GuardedRecorder(metrics, self._logger)
@@ -187,6 +193,7 @@ class RedisStreamConsumer:
             logger=self._logger,
         )
         self._keeper = Keeper(
+            name=f"{consumer_id}-keeper",
             link=Link(self._connect),
             commands=self._commands,
             connectivity=self._connectivity,
@@ -217,16 +224,16 @@ class RedisStreamConsumer:
                 reader.name,
                 step=reader.step,
                 stop=self._stop_reading,
-                trouble=self._trouble,
+                trouble=partial(self._trouble, reader.name),
                 finish=partial(reader.finish, self._abandon),
             )
             for reader in self._readers
         ]
         self._keeper_loop = Loop(
-            f"{consumer_id}-keeper",
+            self._keeper.name,
             step=self._keep,
             stop=self._stop_keeping,
-            trouble=self._trouble,
+            trouble=partial(self._trouble, self._keeper.name),
             finish=self._keeper.link.close,
         )
         # Guarded by the lock.
@@ -250,7 +257,7 @@ class RedisStreamConsumer:
             link.call(*self._commands.beat())
         finally:
             link.close()
-        self._connectivity.succeeded()
+        self._connectivity.succeeded(self.consumer_id)
 
     def start(self) -> None:
         """Start the pool and return.
@@ -392,12 +399,12 @@ class RedisStreamConsumer:
         self._keeper.step()
         self._stop_keeping.wait(self._keeper.interval_seconds)
 
-    def _trouble(self, error: BaseException, failures: int) -> float:
+    def _trouble(self, who: str, error: BaseException, failures: int) -> float:
         """What a loop does about an error: tell it once, mend what can be mended, pause."""
         if isinstance(error, GroupMissing):
-            self._repair_group()
+            self._repair_group(who)
         elif isinstance(error, SharedSyncError):
-            self._connectivity.failed(error)
+            self._connectivity.failed(who, error)
         else:
             self._recorder.increment_counter(f"errors.{type(error).__name__}")
             self._logger.error("a consumer thread failed and goes on", exc_info=error)
@@ -405,7 +412,7 @@ class RedisStreamConsumer:
             failures, base_seconds=0.1, max_seconds=2.0, jitter=0.5, chance=random.random
         )
 
-    def _repair_group(self) -> None:
+    def _repair_group(self, who: str) -> None:
         link = Link(self._connect)
         try:
             if _streams.ensure_group(link, self._commands):
@@ -417,7 +424,7 @@ class RedisStreamConsumer:
                     self.stream_name,
                 )
         except SharedSyncError as error:
-            self._connectivity.failed(error)
+            self._connectivity.failed(who, error)
         finally:
             link.close()
 
@@ -450,7 +457,7 @@ class RedisStreamConsumer:
         self._logger.info(
             "consumer %s has stopped%s",
             self.consumer_id,
-            "" if clean else "; a message still runs here and was handed back",
+            "" if clean else "; not every thread has ended, what they held was handed back",
         )
         self._stopped.set()
 

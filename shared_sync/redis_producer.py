@@ -48,8 +48,8 @@ class RedisStreamProducer:
         max_queue_depth: int | None = None,
         timeout_seconds: float = 10.0,
     ) -> None:
-        _check.text("stream_name", stream_name)
-        _check.number("timeout_seconds", timeout_seconds, 0.001)
+        _streams.check_stream_name(stream_name)
+        _check.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         if max_queue_depth is not None:
             _check.whole_number("max_queue_depth", max_queue_depth, 1)
         # Fixed after construction.
@@ -75,7 +75,8 @@ class RedisStreamProducer:
 
         Raises as `publish()` does. What was accepted before stays published: the error's
         `published` has the ids, which belong to the first messages. After `RedisUnavailable` the
-        batch that was on its way may have been published too.
+        batch that was on its way may have been published too. What `messages` itself raises comes
+        through as it is.
         """
         published: list[str] = []
         encoded = (encode_fields(fields) for fields in messages)

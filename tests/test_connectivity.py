@@ -46,7 +46,7 @@ def test_before_the_first_exchange_there_is_no_connection_and_no_alarm(
 def test_a_first_success_is_silent(
     connectivity: Connectivity, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connectivity.succeeded()
+    connectivity.succeeded("reader-1")
     assert connectivity.connected
     assert caplog.messages == []
 
@@ -54,9 +54,9 @@ def test_a_first_success_is_silent(
 def test_only_the_first_failure_of_an_outage_is_told(
     connectivity: Connectivity, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connectivity.succeeded()
+    connectivity.succeeded("reader-1")
     for _ in range(5):
-        connectivity.failed(REFUSED)
+        connectivity.failed("reader-1", REFUSED)
     assert not connectivity.connected
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -67,13 +67,13 @@ def test_only_the_first_failure_of_an_outage_is_told(
 def test_the_recovery_is_told_once_with_the_length_of_the_outage(
     connectivity: Connectivity, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connectivity.failed(REFUSED)
+    connectivity.failed("reader-1", REFUSED)
     clock.now += 5
-    connectivity.failed(REFUSED)
+    connectivity.failed("reader-1", REFUSED)
     clock.now += 7.5
     caplog.clear()
-    connectivity.succeeded()
-    connectivity.succeeded()
+    connectivity.succeeded("reader-1")
+    connectivity.succeeded("reader-1")
     assert connectivity.connected
     (record,) = caplog.records
     assert record.levelno == logging.INFO
@@ -84,8 +84,8 @@ def test_a_second_outage_is_told_again(
     connectivity: Connectivity, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
-        connectivity.failed(REFUSED)
-        connectivity.succeeded()
+        connectivity.failed("reader-1", REFUSED)
+        connectivity.succeeded("reader-1")
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO] * 2
 
 
@@ -96,7 +96,7 @@ def test_eight_threads_that_fail_together_tell_it_once(
 
     def fail() -> None:
         together.wait(10)
-        connectivity.failed(REFUSED)
+        connectivity.failed("reader-1", REFUSED)
 
     threads = [threading.Thread(target=fail) for _ in range(8)]
     for thread in threads:

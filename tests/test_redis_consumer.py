@@ -30,7 +30,12 @@ from shared_sync import (
     current_message,
 )
 from shared_sync._embedded import EmbeddedRedis
-from shared_sync.errors import ConfigurationError, ConsumerStateError, RedisUnavailable
+from shared_sync.errors import (
+    ConfigurationError,
+    ConsumerStateError,
+    RedisAccessDenied,
+    RedisUnavailable,
+)
 
 STREAM, GROUP = "jobs", "workers"
 DEAD = "{jobs}:workers:dead"
@@ -345,6 +350,47 @@ def test_metrics_that_raise_cost_no_message(
     eventually(lambda: client.xlen(STREAM) == 0)
 
 
+def test_a_logger_that_raises_costs_no_message(
+    redis_url: str, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("the disk is full")
+
+    def processor(*_: object) -> None:
+        raise ValueError("fails")
+
+    logger = logging.Logger("broken")
+    logger.addHandler(Broken())
+    producer.publish({"n": 1})
+    with RedisStreamConsumer(redis_url, STREAM, GROUP, "c", logger, processor, retry=QUICK):
+        eventually(lambda: dead_letters(client))
+    assert dead_letters(client)[0]["dead.reason"] == "failed 3 times"
+
+
+def test_results_that_redis_refuses_are_kept_and_what_was_done_beside_them_counts_as_done(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    figures = Figures()
+    producer.publish_many({"n": n} for n in range(4))
+
+    def processor(_: str, job: dict[str, str]) -> str | None:
+        if job["n"] == "0":
+            client.set("results", "in the way")
+        return job["n"] if job["n"] in "13" else None
+
+    consumer = make(processor, prefetch=4, result_stream="results", metrics=figures)
+    consumer.start()
+    eventually(lambda: not consumer.redis_connected)
+    assert pending(client) >= 3
+    client.delete("results")
+    eventually(lambda: client.xlen(STREAM) == 0)
+    eventually(lambda: figures.counters["jobs_processed"] == 4)
+    assert [told["result"] for told in results(client)] == ["1", "3"]
+    assert figures.counters["jobs_lost"] == 0
+    eventually(lambda: consumer.redis_connected)
+
+
 # --- taking over --------------------------------------------------------------------------------
 
 WORKER = """
@@ -557,7 +603,7 @@ def test_a_killed_and_restarted_redis_loses_nothing_and_health_tells_the_truth_m
             eventually(lambda: client.xlen("results") == 20, within=30)
             eventually(lambda: client.xlen(STREAM) == 0)
             assert [told["message_id"] for told in results(client)] == ids
-        assert consumer.redis_connected
+        eventually(lambda: consumer.redis_connected)
 
 
 def test_a_stream_and_group_that_were_deleted_are_made_anew(
@@ -773,6 +819,12 @@ def test_an_entry_is_deleted_only_when_every_group_has_finished_it(
         ("drain_seconds", -1),
         ("max_crashes", 0),
         ("binary_fields", "audio"),
+        ("binary_fields", None),
+        ("carry_fields", 5),
+        ("result_stream", ""),
+        ("result_channel", 5),
+        ("retry", 5),
+        ("drain_seconds", 10**400),
         ("carry_fields", ("client_id",)),
         ("result_channel", "results:{client_id.__class__}"),
         ("consumer_id", "~parked"),
@@ -834,3 +886,16 @@ def test_the_least_rights_in_the_readme_are_enough(own_server: EmbeddedRedis, ma
         assert admin.xlen(DEAD) == 1
         refused = {entry["object"] for entry in admin.acl_log()}
         assert refused <= {"client|setinfo", "client"}, "only the driver's own greeting"
+
+
+def test_a_right_that_is_missing_is_told_at_the_start(
+    own_server: EmbeddedRedis, make: Make
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        rights = ("on", ">pw", "~jobs", "~{jobs}:*", "+@all")
+        admin.execute_command("ACL", "SETUSER", "worker", *rights)
+    url = own_server.url.replace("redis://", "redis://worker:pw@")
+    with pytest.raises(RedisAccessDenied, match="NOPERM"):
+        make(lambda *_: None, url=url, result_stream="results").start()
+    with pytest.raises(RedisAccessDenied):
+        make(lambda *_: None, url=url.replace(":pw@", ":wrong@")).start()

@@ -1,7 +1,8 @@
 -- Acknowledge done messages, publish their results, delete their entries.
 -- KEYS: stream, history, due, and the result stream if there is one
 -- ARGV: group, then for each message: id, number of result items, field, value, ..., channel, payload
--- Returns 1 for each message that this call ended, 0 for each that was ended before.
+-- Returns {outcomes, '' or the refusal of a result}: 1 for each message that this call ended, 0 for
+-- each that was ended before, none for the refused one and those after it.
 --
 -- The result is written before XACK although only the winner of XACK may publish: whether the
 -- entry is pending decides the same thing, and a write that the server refuses then leaves the
@@ -9,7 +10,7 @@
 
 local stream, history, due, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group = ARGV[1]
-local outcomes, finished, refusal = {}, {}, nil
+local outcomes, finished, refusal = {}, {}, ''
 
 local i = 2
 while ARGV[i] do
@@ -19,7 +20,7 @@ while ARGV[i] do
   if items > 0 and pending_entry(stream, group, id) then
     local added = redis.pcall('XADD', results, '*', unpack(ARGV, first, first + items - 1))
     if type(added) == 'table' and added.err then
-      refusal = added
+      refusal = added.err
       break
     end
   end
@@ -38,4 +39,4 @@ if #finished > 0 then
   end
   delete_finished(stream, group, finished)
 end
-return refusal or outcomes
+return {outcomes, refusal}
