@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -19,8 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-if TYPE_CHECKING:
-    from shared_sync.metrics import MetricsSnapshot
+from shared_sync._snapshot import MetricsSnapshot
 
 # Upper bounds in seconds of the buckets shown, for anything from a cache hit to an hour of speech.
 BOUNDS = (

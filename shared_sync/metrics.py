@@ -17,19 +17,21 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from shared_sync._histogram import Histogram, SlidingHistogram, bucket_of
-from shared_sync._process import ProcessProbe, ProcessSample
+from shared_sync._histogram import SlidingHistogram, bucket_of
+from shared_sync._process import ProcessProbe
+from shared_sync._snapshot import DurationSnapshot, MetricsSnapshot
 from shared_sync.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
+__all__ = ["MAX_ERROR_TYPES", "MetricsSnapshot", "WorkerMetrics"]
 
 MAX_ERROR_TYPES = 100  # told apart; one of them is "other", which takes the rest
 _ERRORS = "errors."
@@ -43,52 +45,6 @@ _HEALTH_KEYS = (
     *("instance_id", "uptime_seconds", "memory_usage_mb", "cpu_percent"),
     *("jobs_processed", "jobs_failed", "total_errors", "error_rate"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DurationSnapshot:
-    """One duration: `last_seconds`, all that was `recent`, and all of its `lifetime`."""
-
-    last_seconds: float | None
-    recent: Histogram
-    lifetime: Histogram
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsSnapshot:
-    """Every metric at one moment. Nobody writes to it any more, so any thread may read it.
-
-    `taken_at` is wall-clock time in seconds since 1970. `errors` has the number of errors by type;
-    they are not among the `counters`.
-    """
-
-    instance_id: str
-    taken_at: float
-    uptime_seconds: float
-    counters: Mapping[str, float]
-    errors: Mapping[str, float]
-    gauges: Mapping[str, float]
-    durations: Mapping[str, DurationSnapshot]
-    process: ProcessSample
-
-    @property
-    def total_errors(self) -> float:
-        """The number of errors of all types."""
-        return sum(self.errors.values())
-
-    @property
-    def error_rate(self) -> float | None:
-        """The share of finished attempts that failed, 0 to 1, since the start.
-
-        Failed are `jobs_failed`, or all errors in a program that does not count these; they are
-        divided by themselves plus `jobs_processed`. 0.0 before anything happened. None if there
-        were errors but no jobs: then there is nothing to divide by.
-        """
-        failed = self.counters.get("jobs_failed", self.total_errors)
-        if not self.counters.keys() & {"jobs_failed", "jobs_processed"}:
-            return None if failed else 0.0
-        finished = failed + self.counters.get("jobs_processed", 0)
-        return failed / finished if finished else 0.0
 
 
 class WorkerMetrics:

@@ -31,8 +31,8 @@ HOMES = {
 }
 OUTSIDERS = ("redis", "flask", "waitress", "werkzeug")
 ISLANDS = {
-    "metrics": {"errors", "_process", "_histogram", "_exposition"},
-    "health_server": {"errors", "_process", "_histogram", "_exposition"},
+    "metrics": {"errors", "_process", "_histogram", "_snapshot", "_exposition"},
+    "health_server": {"errors"},
 }
 TOPS = {"redis_consumer", "redis_producer", "health_server", "health", "dead_letters"}
 """Modules that programs put together, and that nothing below may know."""
