@@ -2,6 +2,7 @@
 
     shared_sync.redis_consumer   RedisStreamConsumer: a pool of threads working off a stream
     shared_sync.redis_producer   RedisStreamProducer: publishes messages to a stream
+    shared_sync.dead_letters     DeadLetters: what was given up on; list, replay, purge
     shared_sync.metrics          WorkerMetrics: counters, gauges, durations, errors
     shared_sync.health_server    HealthServer: /health and /metrics over HTTP
     shared_sync.policies         RetryPolicy: how often and when to try again
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from shared_sync.dead_letters import DeadLetters
     from shared_sync.errors import Reject, Retry, SharedSyncError
     from shared_sync.health_server import HealthServer
     from shared_sync.message import Message, current_message
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from shared_sync.redis_producer import RedisStreamProducer
 
 __all__ = [
+    "DeadLetters",
     "HealthServer",
     "Message",
     "RedisStreamConsumer",
@@ -41,6 +44,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DeadLetters": "dead_letters",
     "HealthServer": "health_server",
     "Message": "message",
     "RedisStreamConsumer": "redis_consumer",

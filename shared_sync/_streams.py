@@ -130,6 +130,7 @@ class Script:
 
 _SCRIPT_NAMES: Final = (
     "publish",
+    "replay",
     "finish",
     "park",
     "bury",
@@ -725,6 +726,11 @@ def parse_published(reply: Any) -> tuple[list[str], SharedSyncError | None]:
     """The ids of the accepted messages, and why the next one was refused, if it was."""
     ids, refusal = reply
     return [entry_id.decode() for entry_id in ids], _refusal(refusal)
+
+
+def replay(keys: Keys, letter_id: str) -> Command:
+    """Move a dead letter back to the stream; the reply is the new id, or None if it is gone."""
+    return _script_call("replay", [keys.stream, keys.dead], letter_id)
 
 
 def id_milliseconds(entry_id: str) -> int:

@@ -8,6 +8,7 @@ SharedSyncError
 │   └── RedisAccessDenied   the server is there and refuses this user
 ├── RedisRefused            the server answered a command with an error
 │   └── GroupMissing        the stream or its consumer group is gone
+├── DeadLetterMissing       there is no dead letter of that id
 ├── ConsumerStateError      a call that does not fit the consumer's state
 ├── ConsumerBroken          the consumer cannot go on and says why
 ├── EmbeddedRedisError      no redis-server binary, or it did not start
@@ -81,6 +82,16 @@ class RedisRefused(SharedSyncError):
 
 class GroupMissing(RedisRefused):
     """The stream or its consumer group is gone. The consumer creates both anew by itself."""
+
+
+class DeadLetterMissing(SharedSyncError):
+    """There is no dead letter `letter_id`: it was replayed or removed, or never was."""
+
+    def __init__(self, letter_id: str, key: str) -> None:
+        super().__init__(
+            f"there is no dead letter {letter_id!r} in {key}; list shows those that are"
+        )
+        self.letter_id = letter_id
 
 
 class ConsumerStateError(SharedSyncError):
