@@ -6,9 +6,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-Logger = logging.Logger | logging.LoggerAdapter[Any]
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
 
 class Recorder(Protocol):
@@ -19,7 +19,7 @@ class Recorder(Protocol):
     def set_gauge(self, name: str, value: float) -> None: ...
 
 
-class GuardedLogger(logging.LoggerAdapter[Any]):
+class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11
     """Passes every record on; what a handler or filter raises goes no further."""
 
     def __init__(self, logger: Logger) -> None:
