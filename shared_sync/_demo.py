@@ -66,8 +66,38 @@ class Tally:
         return len(self.transcripts) + len(self.deaths)
 
 
+class Screen:
+    """Whole lines, and a progress bar below them on a terminal. Safe from any thread."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._terminal = out.isatty()
+        # Guarded by the lock.
+        self._lock = threading.Lock()
+        self._bar = ""
+
+    def line(self, text: str = "") -> None:
+        """Write a line; in one piece, because several threads do."""
+        with self._lock:
+            self._write(f"{text}\n")
+
+    def progress(self, done: int, total: int) -> None:
+        """Draw the bar anew, if this is a terminal."""
+        filled = BAR_WIDTH * done // total
+        bar = "#" * filled + "." * (BAR_WIDTH - filled)
+        with self._lock:
+            self._bar = f"[{bar}] {done} of {total}\r" if self._terminal and done < total else ""
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        blank = " " * (shutil.get_terminal_size().columns - 1) + "\r" if self._terminal else ""
+        self._out.write(blank + text + self._bar)
+        self._out.flush()
+
+
 def run(options: Options, out: TextIO = sys.stdout) -> int:
     """Run the demo and return its exit status: 0 if all came back as it should."""
+    screen = Screen(out)
     recordings = _recordings(options.audio)
     spoken = _spoken(options.audio)
     name = f"demo-{secrets.token_hex(4)}"
@@ -81,9 +111,9 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
         if redis_url is None:
             redis = stack.enter_context(EmbeddedRedis())
             redis_url = redis.url
-            print(f"Redis    {redis_url}  ({redis.binary}, ends with this program)", file=out)
+            screen.line(f"Redis    {redis_url}  ({redis.binary}, ends with this program)")
         else:
-            print(f"Redis    {_streams.safe_address(redis_url)}", file=out)
+            screen.line(f"Redis    {_streams.safe_address(redis_url)}")
             stack.callback(_remove_keys, redis_url, jobs, results)
 
         consumer = RedisStreamConsumer(
@@ -91,7 +121,7 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
             jobs,
             "stt-workers",
             "stt-1",
-            _brief_logger(out),
+            _brief_logger(screen),
             worker.transcribe,
             metrics=metrics,
             threads=options.threads,
@@ -106,7 +136,7 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
             results,
             "gateway",
             "gateway-1",
-            _brief_logger(out),
+            _brief_logger(screen),
             lambda _, result: returned.put(result),
         )
         server = HealthServer(
@@ -123,27 +153,26 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
         )
         for part in (server, gateway, consumer):
             stack.enter_context(part)
-        print(f"Health   {server.url}/health and {server.url}/metrics", file=out)
+        screen.line(f"Health   {server.url}/health and {server.url}/metrics")
 
         batch = list(_jobs(recordings, options.jobs or len(recordings)))
         tally = Tally(expected=len(batch))
-        print(
+        screen.line(
             f"Jobs     {len(batch)}: {len(batch) - 2} recordings, 1 corrupt file, "
-            f"1 that fails {STAGED_FAILURES} times\n",
-            file=out,
+            f"1 that fails {STAGED_FAILURES} times\n"
         )
         started = time.monotonic()
         with RedisStreamProducer(redis_url, jobs) as producer:
             producer.publish_many(batch)
-        _await_all(tally, returned, out)
+        _await_all(tally, returned, screen)
         seconds = time.monotonic() - started
 
-        _print_summary(tally, metrics.get_metrics_data(), seconds, out)
+        _show_summary(tally, metrics.get_metrics_data(), seconds, screen)
         wrong = _wrong_transcripts(tally, spoken)
         if options.keep:
-            _keep(redis_url, jobs, server, out)
+            _keep(redis_url, jobs, server, screen)
     for file, heard, said in wrong:
-        print(f"{file}: heard {heard!r}, said was {said!r}", file=out)
+        screen.line(f"{file}: heard {heard!r}, said was {said!r}")
     return 0 if tally.returned == tally.expected and len(tally.deaths) == 1 and not wrong else 1
 
 
@@ -203,39 +232,27 @@ def _jobs(recordings: dict[str, bytes], count: int) -> Iterator[dict[str, object
     }
 
 
-def _await_all(tally: Tally, returned: queue.SimpleQueue[Mapping[str, Any]], out: TextIO) -> None:
-    _print_bar(tally, out)
+def _await_all(
+    tally: Tally, returned: queue.SimpleQueue[Mapping[str, Any]], screen: Screen
+) -> None:
+    screen.progress(0, tally.expected)
     while tally.returned < tally.expected:
         try:
             result = returned.get(timeout=PATIENCE_SECONDS)
         except queue.Empty:
-            print(f"no result for {PATIENCE_SECONDS:.0f} s, giving up", file=out)
+            screen.line(f"no result for {PATIENCE_SECONDS:.0f} s, giving up")
             return
         if result["status"] == "done":
             tally.transcripts.append((result["file"], result["text"]))
-            line = f"{result['file']:<14} {result['text']}"
+            told = result["text"]
         else:
             tally.deaths.append((result["file"], result["reason"]))
-            line = f"{result['file']:<14} dead letter: {result['reason']}"
-        _clear_bar(out)
-        print(f"[{tally.returned}/{tally.expected}] {line}", file=out)
-        _print_bar(tally, out)
-    _clear_bar(out)
+            told = f"dead letter: {result['reason']}"
+        screen.line(f"[{tally.returned}/{tally.expected}] {result['file']:<14} {told}")
+        screen.progress(tally.returned, tally.expected)
 
 
-def _print_bar(tally: Tally, out: TextIO) -> None:
-    if out.isatty():
-        done = BAR_WIDTH * tally.returned // tally.expected
-        bar = "#" * done + "." * (BAR_WIDTH - done)
-        print(f"[{bar}] {tally.returned} of {tally.expected}", end="\r", file=out, flush=True)
-
-
-def _clear_bar(out: TextIO) -> None:
-    if out.isatty():
-        print(" " * (shutil.get_terminal_size().columns - 1), end="\r", file=out)
-
-
-def _print_summary(tally: Tally, figures: Mapping[str, Any], seconds: float, out: TextIO) -> None:
+def _show_summary(tally: Tally, figures: Mapping[str, Any], seconds: float, screen: Screen) -> None:
     audio_seconds = figures.get("audio_duration_processed_seconds", 0)
     rows = [
         ("jobs", tally.expected),
@@ -246,9 +263,9 @@ def _print_summary(tally: Tally, figures: Mapping[str, Any], seconds: float, out
         ("p95 per job", _milliseconds(figures.get("p95_processing_latency_ms"))),
         ("audio per second", f"{audio_seconds / seconds:.1f} s"),
     ]
-    print(file=out)
+    screen.line()
     for label, value in rows:
-        print(f"  {label:<18}{value:>10}", file=out)
+        screen.line(f"  {label:<18}{value:>10}")
 
 
 def _milliseconds(value: float | None) -> str:
@@ -263,17 +280,15 @@ def _wrong_transcripts(tally: Tally, spoken: Mapping[str, str]) -> list[tuple[st
     ]
 
 
-def _keep(redis_url: str, jobs: str, server: HealthServer, out: TextIO) -> None:
-    print(
+def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> None:
+    screen.line(
         f"\nEverything stays up until Ctrl-C: worker on stream {jobs}, "
-        f"{_streams.safe_address(redis_url)}, {server.url}",
-        file=out,
-        flush=True,
+        f"{_streams.safe_address(redis_url)}, {server.url}"
     )
     try:
         signal.pause()
     except KeyboardInterrupt:
-        print(file=out)
+        screen.line()
 
 
 def _remove_keys(redis_url: str, jobs: str, results: str) -> None:
@@ -285,21 +300,15 @@ def _remove_keys(redis_url: str, jobs: str, results: str) -> None:
         link.close()
 
 
-def _brief_logger(out: TextIO) -> logging.Logger:
-    """Warnings and errors, a line each: the demo's failures are staged."""
+def _brief_logger(screen: Screen) -> logging.Logger:
+    """Warnings and errors, a line each and no tracebacks: the demo's failures are staged."""
 
-    class Brief(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            _clear_bar(out)
-            return f"      {record.getMessage()}"
+    class Brief(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            screen.line(f"      {record.getMessage()}")
 
-    logger = logging.getLogger("shared_sync.demo")
-    if not logger.handlers:
-        handler = logging.StreamHandler(out)
-        handler.setFormatter(Brief())
-        logger.addHandler(handler)
-        logger.setLevel(logging.WARNING)
-        logger.propagate = False
+    logger = logging.Logger("shared_sync.demo", logging.WARNING)
+    logger.addHandler(Brief())
     return logger
 
 

@@ -113,10 +113,13 @@ def test_kept_alive_it_answers_for_its_health(demo: Demo) -> None:
         health = json.load(answer)
     assert health["status"] == "healthy"
     assert health["redis_connected"] is True
-    with urllib.request.urlopen(f"{found.group(1)}/metrics", timeout=10) as answer:
-        metrics = json.load(answer)
-    assert metrics["jobs_processed"] == 3
-    assert metrics["jobs_dead"] == 1
+
+    def finished() -> tuple[int, int]:
+        with urllib.request.urlopen(f"{found.group(1)}/metrics", timeout=10) as answer:
+            metrics = json.load(answer)
+        return metrics["jobs_processed"], metrics["jobs_dead"]
+
+    eventually(lambda: finished() == (3, 1))
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(30) == 0
 
