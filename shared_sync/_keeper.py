@@ -27,14 +27,16 @@ class Keeper:
         self.name = name
         self.link = link
         self.interval_seconds = min(lease_seconds / BEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
+        # Long enough for every other keeper to fail, pause, connect and beat.
+        grace_seconds = lease_seconds / 2
+        self._beat = commands.beat(grace_ms=round(grace_seconds * 1000), first=False)
         self.figures: QueueFigures | None = None
-        self._commands = commands
         self._connectivity = connectivity
         self._recorder = recorder
 
     def step(self) -> None:
         """One beat. Blocks up to the time limits of the connection; raises what the link raises."""
-        figures = _streams.parse_figures(self.link.call(*self._commands.beat()))
+        figures = _streams.parse_figures(self.link.call(*self._beat))
         self._connectivity.succeeded(self.name)
         self._recorder.increment_counter("redis_operations")
         self.figures = figures

@@ -14,6 +14,7 @@ class State(Enum):
     """What a consumer is doing; it only ever moves down this list."""
 
     NEW = "new"
+    STARTING = "starting"
     RUNNING = "running"
     DRAINING = "draining"
     STOPPED = "stopped"

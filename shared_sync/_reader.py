@@ -13,12 +13,14 @@ from shared_sync._delivery import Delivery
 from shared_sync._guarded import Recorder
 from shared_sync._in_hand import InHand
 from shared_sync._recoverer import Recoverer
-from shared_sync._streams import Command, Entry, GroupCommands, Link, Outcome, Park
+from shared_sync._streams import Command, Entry, Finish, GroupCommands, Link, Outcome, Park
 from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
 
 SLOW_SECONDS = 0.005
 """After a message that took longer, its outcome is sent before the next prefetched one starts."""
 
+LARGE_BYTES = 4 * 1024 * 1024
+"""The same once prefetched messages have results of this size together."""
 FINISH_PAUSE_SECONDS = 0.2
 
 
@@ -56,6 +58,7 @@ class Reader:
         self._unsettled: list[Outcome] = []
         self._unanswered: set[str] = set()
         self._held_up = False
+        self._unsettled_bytes = 0
 
     def step(self) -> None:
         """One pass. Blocks up to `block_seconds` for a message, then as long as it runs.
@@ -111,8 +114,13 @@ class Reader:
         self._unsettled.append(outcome)
         if isinstance(outcome, Park):
             self._recoverer.due_in(outcome.delay_ms / 1000)
-        if self._clock() - started >= SLOW_SECONDS and self._in_hand.has_waiting(self.name):
-            self._exchange()
+        if isinstance(outcome, Finish):
+            self._unsettled_bytes += sum(map(len, outcome.answer.items))
+        slow = self._clock() - started >= SLOW_SECONDS
+        if slow or self._unsettled_bytes > LARGE_BYTES:
+            self._unsettled_bytes = 0
+            if self._in_hand.has_waiting(self.name):
+                self._exchange()
 
     def _exchange(self, command: Command | None = None, *, blocking: bool = False) -> Any:
         """Settle all outcomes, and send one more command with them; returns its reply."""
@@ -127,7 +135,22 @@ class Reader:
         repeated = self._unanswered
         self._unanswered = {outcome.id for outcome in self._unsettled}
         self.link.send(commands)
-        self._recorder.increment_counter("redis_operations", len(commands))
+        try:
+            return self._receive(settling, command is not None, blocking, repeated)
+        except RedisRefused:
+            raise
+        except BaseException:
+            self.link.close()  # replies may be left unread
+            raise
+
+    def _receive(
+        self,
+        settling: list[tuple[Command, list[Outcome]]],
+        commanded: bool,
+        blocking: bool,
+        repeated: set[str],
+    ) -> Any:
+        """Read the replies to the outcomes, and then the command's, which is returned."""
         refusal: SharedSyncError | None = None
         for _, outcomes in settling:
             try:
@@ -138,7 +161,7 @@ class Reader:
             self._unanswered.difference_update(outcome.id for outcome in outcomes)
             refusal = refused or refusal
         self._held_up = refusal is not None
-        if command is None:
+        if not commanded:
             if refusal is not None:
                 raise refusal
             reply = None
@@ -146,6 +169,7 @@ class Reader:
             reply = self.link.receive_blocked()
         else:
             reply = self.link.receive()
+        self._recorder.increment_counter("redis_operations", len(settling) + commanded)
         self._connectivity.succeeded(self.name)
         return reply
 

@@ -179,7 +179,7 @@ def connector(redis_url: str, *, reply_timeout_seconds: float) -> Connect:
         options.pop(pool_option, None)
     options.update(
         socket_timeout=reply_timeout_seconds,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        socket_connect_timeout=min(CONNECT_TIMEOUT_SECONDS, reply_timeout_seconds),
         retry=Retry(NoBackoff(), 0),
         retry_on_timeout=False,
         health_check_interval=0,
@@ -271,7 +271,7 @@ def _code_of(error: Exception) -> str:
 def translate(error: Exception) -> SharedSyncError:
     """Our error for one of the driver's; the two families of broken connections become one."""
     code = _code_of(error)
-    text = str(error) or type(error).__name__
+    text = str(error).strip() or type(error).__name__
     if code != "ERR" and code not in text:
         text = f"{code} {text}"
     if code in _DENIED:
@@ -604,9 +604,17 @@ class GroupCommands:
             *held,
         )
 
-    def beat(self) -> Command:
+    def beat(self, *, grace_ms: int, first: bool) -> Command:
         keys = [self.keys.stream, self.keys.due, self.keys.presence, self.keys.dead]
-        return _script_call("beat", keys, self.keys.group, self.consumer, self.lease_ms)
+        return _script_call(
+            "beat",
+            keys,
+            self.keys.group,
+            self.consumer,
+            self.lease_ms,
+            grace_ms,
+            int(not first),
+        )
 
     def leave(self) -> Command:
         keys = [self.keys.stream, self.keys.history, self.keys.due, self.keys.presence]
@@ -625,7 +633,17 @@ def ensure_group(link: Link, commands: GroupCommands) -> bool:
                 f"the key {commands.keys.stream!r} holds something that is not a stream; "
                 "choose another stream_name or remove that key"
             ) from None
+        if refusal.code == "OOM" and _has_group(link, commands.keys):
+            return False
         raise
+    return True
+
+
+def _has_group(link: Link, keys: Keys) -> bool:
+    try:
+        link.call("XPENDING", keys.stream, keys.group)
+    except GroupMissing:
+        return False
     return True
 
 
@@ -697,10 +715,10 @@ def see_group(link: Link, keys: Keys | None) -> GroupSight | None:
     replies = link.call_all(
         ("XLEN", keys.stream),
         ("XLEN", keys.dead),
-        ("ZCOUNT", keys.presence, now_ms, "+inf"),
+        ("ZRANGEBYSCORE", keys.presence, now_ms, "+inf"),
         ("XPENDING", keys.stream, keys.group),
     )
-    backlog, dead, alive, pending = replies
+    backlog, dead, present, pending = replies
     for reply in replies:
         if isinstance(reply, RedisRefused) and not isinstance(reply, GroupMissing):
             raise reply
@@ -708,6 +726,7 @@ def see_group(link: Link, keys: Keys | None) -> GroupSight | None:
         return GroupSight(False, 0, QueueFigures(backlog, pending=0, parked=0, dead=dead))
     total, _, _, owners = pending
     parked = next((int(count) for name, count in owners or () if name == PARKED.encode()), 0)
+    alive = sum(not name.startswith(b"~") for name in present)
     return GroupSight(True, alive, QueueFigures(backlog, total, parked, dead))
 
 

@@ -17,6 +17,9 @@ from shared_sync.errors import ConsumerStateError, InvalidMessage
 MAX_FIELDS = 1000
 """Most fields of one message that this library writes."""
 
+MAX_VALUE_BYTES = 512 * 1024 * 1024
+"""The largest value that Redis takes as it is delivered (`proto-max-bulk-len`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -96,6 +99,12 @@ def encode_fields(fields: Mapping[str, object]) -> list[bytes]:
             raise InvalidMessage(f"field names are text, not {type(name).__name__}: {name!r}")
         items.append(encode_value(name, name))
         items.append(encode_value(name, value))
+        if len(items[-1]) > MAX_VALUE_BYTES:
+            raise InvalidMessage(
+                f"field {name!r} has {len(items[-1])} bytes, more than Redis takes "
+                f"({MAX_VALUE_BYTES}); store it elsewhere and send its address",
+                field=name,
+            )
     return items
 
 

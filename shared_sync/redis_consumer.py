@@ -148,8 +148,13 @@ class RedisStreamConsumer:
             raise ConfigurationError(f"retry must be a RetryPolicy, not {retry!r}")
         if consumer_id.startswith("~"):
             raise ConfigurationError(f"consumer_id {consumer_id!r} may not begin with '~'")
-        if not callable(message_processor):
-            raise ConfigurationError("message_processor must be a function")
+        if result_stream == stream_name:
+            raise ConfigurationError("result_stream must be another stream than stream_name")
+        if max_crashes == 1 and threads * prefetch > 1:
+            raise ConfigurationError(
+                "max_crashes=1 needs threads=1 and prefetch=1: a crash is charged to every message "
+                "that the process held, and with one allowed all of them would die"
+            )
 
         # Fixed after construction.
         self.stream_name = stream_name
@@ -194,7 +199,13 @@ class RedisStreamConsumer:
         )
         self._keeper = Keeper(
             name=f"{consumer_id}-keeper",
-            link=Link(self._connect),
+            # A connection that hangs must be given up on before the lease ends.
+            link=Link(
+                _streams.connector(
+                    redis_url,
+                    reply_timeout_seconds=min(_streams.REPLY_MARGIN_SECONDS, lease_seconds / 4),
+                )
+            ),
             commands=self._commands,
             connectivity=self._connectivity,
             recorder=self._recorder,
@@ -236,8 +247,8 @@ class RedisStreamConsumer:
             trouble=partial(self._trouble, self._keeper.name),
             finish=self._keeper.link.close,
         )
-        # Guarded by the lock.
-        self._lock = threading.Lock()
+        # Guarded by the lock, which is re-entrant: a signal handler may call stop() in start().
+        self._lock = threading.RLock()
         self._state = State.NEW
         self._clean = True
 
@@ -254,7 +265,7 @@ class RedisStreamConsumer:
             _streams.ensure_group(link, self._commands)
             if self._result_stream is not None:
                 _streams.check_is_stream(link, self._result_stream, "result_stream")
-            link.call(*self._commands.beat())
+            link.call(*self._commands.beat(grace_ms=0, first=True))
         finally:
             link.close()
         self._connectivity.succeeded(self.consumer_id)
@@ -263,7 +274,7 @@ class RedisStreamConsumer:
         """Start the pool and return.
 
         Raises what `connect()` raises, and `ConsumerStateError` on a consumer that was started
-        or stopped before: make a new one instead.
+        or stopped before: make a new one instead. Starts nothing if it is stopped meanwhile.
         """
         with self._lock:
             if self._state is not State.NEW:
@@ -271,7 +282,18 @@ class RedisStreamConsumer:
                     f"consumer {self.consumer_id!r} is {self._state.value} and starts only once; "
                     "make a new RedisStreamConsumer"
                 )
+            self._state = State.STARTING
+        try:
             self.connect()
+        except BaseException:
+            with self._lock:
+                if self._state is State.STARTING:
+                    self._state = State.NEW
+            raise
+        with self._lock:
+            if self._state is not State.STARTING:
+                self._leave()
+                return
             for name in COUNTERS:
                 self._recorder.increment_counter(name, 0)
             self._state = State.RUNNING
@@ -328,7 +350,7 @@ class RedisStreamConsumer:
         deadline = time.monotonic() + (self._drain_seconds if timeout is None else timeout)
         with self._lock:
             first = self._state is State.RUNNING
-            if self._state is State.NEW:
+            if self._state in (State.NEW, State.STARTING):
                 self._state = State.STOPPED
                 self._stopped.set()
             elif first:
@@ -365,7 +387,7 @@ class RedisStreamConsumer:
 
     @property
     def state(self) -> str:
-        """`new`, `running`, `draining` or `stopped`."""
+        """`new`, `starting`, `running`, `draining` or `stopped`."""
         return self._state.value
 
     @property
@@ -409,7 +431,11 @@ class RedisStreamConsumer:
             self._recorder.increment_counter(f"errors.{type(error).__name__}")
             self._logger.error("a consumer thread failed and goes on", exc_info=error)
         return _backoff.exponential(
-            failures, base_seconds=0.1, max_seconds=2.0, jitter=0.5, chance=random.random
+            failures,
+            base_seconds=0.1,
+            max_seconds=self._keeper.interval_seconds,
+            jitter=0.5,
+            chance=random.random,
         )
 
     def _repair_group(self, who: str) -> None:

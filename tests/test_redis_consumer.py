@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from shared_sync.errors import (
     ConfigurationError,
     ConsumerStateError,
     RedisAccessDenied,
+    RedisRefused,
     RedisUnavailable,
 )
 
@@ -640,6 +643,67 @@ def test_a_key_that_is_no_stream_is_an_error_that_names_it(make: Make, client: r
         make(lambda *_: None, result_stream="results").connect()
 
 
+def test_redis_that_was_away_for_longer_than_a_lease_has_no_message_run_twice(
+    own_server: EmbeddedRedis, make: Make
+) -> None:
+    """All presences lapse while Redis is frozen; nobody living is taken for dead afterwards."""
+    go_on = threading.Event()
+    runs: Counter[str] = Counter()
+
+    def hold(message_id: str, _: object) -> None:
+        runs[message_id] += 1
+        assert go_on.wait(60)
+
+    consumers = [
+        make(hold, url=own_server.url, threads=3, lease_seconds=1, block_seconds=0.2)
+        for _ in range(3)
+    ]
+    for consumer in consumers:
+        consumer.start()
+    with (
+        RedisStreamProducer(own_server.url, STREAM) as producer,
+        redis.Redis.from_url(own_server.url, protocol=2) as client,
+    ):
+        producer.publish_many({"n": n} for n in range(6))
+        eventually(lambda: sum(runs.values()) == 6)
+        os.kill(own_server.pid, signal.SIGSTOP)
+        eventually(lambda: not any(consumer.redis_connected for consumer in consumers), within=30)
+        os.kill(own_server.pid, signal.SIGCONT)
+        eventually(lambda: all(consumer.redis_connected for consumer in consumers))
+        beats = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        eventually(
+            lambda: client.info("commandstats")["cmdstat_evalsha"]["calls"] > beats + 30, within=30
+        )
+        assert max(runs.values()) == 1
+        go_on.set()
+        eventually(lambda: client.xlen(STREAM) == 0)
+    assert sum(runs.values()) == 6
+
+
+def test_a_full_redis_is_worked_off_and_its_workers_stay_alive(
+    own_server: EmbeddedRedis, make: Make
+) -> None:
+    """Also by a worker that starts only then."""
+    with (
+        redis.Redis.from_url(own_server.url, protocol=2) as client,
+        RedisStreamProducer(own_server.url, STREAM) as producer,
+    ):
+        first = make(lambda *_: "done", url=own_server.url)
+        first.start()
+        assert first.stop()
+        producer.publish_many({"audio": b"x" * 10_000} for _ in range(20))
+        client.config_set("maxmemory", 1)
+        with pytest.raises(RedisRefused) as caught:
+            producer.publish({"n": 1})
+        assert caught.value.code == "OOM"
+        make(lambda *_: "done", url=own_server.url, result_stream="results").start()
+        eventually(lambda: client.xlen(STREAM) == 0)
+        assert client.xlen("results") == 20
+        presence = "{jobs}:workers:presence"
+        begun = client.zscore(presence, "consumer-2")
+        eventually(lambda: client.zscore(presence, "consumer-2") > begun)
+
+
 # --- leaving ------------------------------------------------------------------------------------
 
 
@@ -770,6 +834,28 @@ def test_start_consuming_ends_when_another_thread_stops_it(make: Make) -> None:
     assert ended == [True]
 
 
+def test_a_consumer_that_is_stopped_while_it_starts_starts_nothing(make: Make) -> None:
+    """As a signal handler does that runs in the thread which is just starting it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        consumer = make(lambda *_: None, url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        failed: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                consumer.start()
+            except RedisUnavailable as error:
+                failed.append(error)
+
+        starter = threading.Thread(target=start)
+        starter.start()
+        eventually(lambda: consumer.state == "starting")
+        assert consumer.stop() is True
+        starter.join(20)
+    assert len(failed) == 1
+    assert consumer.state == "stopped"
+    assert consumer.get_health_data()["readers_alive"] == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_the_process_exits_0(
     spawn: Callable[..., subprocess.Popen[str]],
@@ -827,6 +913,7 @@ def test_an_entry_is_deleted_only_when_every_group_has_finished_it(
         ("drain_seconds", 10**400),
         ("carry_fields", ("client_id",)),
         ("result_channel", "results:{client_id.__class__}"),
+        ("result_stream", STREAM),
         ("consumer_id", "~parked"),
         ("consumer_id", ""),
     ],
@@ -836,6 +923,38 @@ def test_an_argument_that_cannot_work_is_named_at_once(
 ) -> None:
     with pytest.raises(ConfigurationError, match=argument):
         make(lambda *_: None, **{argument: value})
+
+
+async def _asynchronous(_: str, __: object) -> None: ...
+
+
+def _generating(_: str, __: object) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("processor", [_asynchronous, _generating, "text"])
+def test_what_would_not_run_is_no_processor(make: Make, processor: Any) -> None:
+    with pytest.raises(ConfigurationError, match="message_processor"):
+        make(processor)
+
+
+def test_a_result_that_has_not_run_is_a_failure_and_not_done(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    producer.publish({"n": 1})
+    disguised = partial(lambda job, *_: _asynchronous(*job), ("id", {}))
+    make(disguised, retry=RetryPolicy(max_attempts=1)).start()
+    eventually(lambda: dead_letters(client))
+    assert "has not run" in dead_letters(client)[0]["dead.error"]
+
+
+def test_a_single_crash_may_be_the_limit_only_where_a_process_holds_a_single_message(
+    make: Make,
+) -> None:
+    make(lambda *_: None, max_crashes=1)
+    for options in ({"threads": 2}, {"prefetch": 2}):
+        with pytest.raises(ConfigurationError, match="max_crashes=1"):
+            make(lambda *_: None, max_crashes=1, **options)
 
 
 def test_no_password_appears_in_a_log_or_error(

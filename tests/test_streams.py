@@ -409,6 +409,7 @@ class Worker:
         self.link = link
         self.commands = GroupCommands(keys, name, lease_ms, results)
         _streams.ensure_group(link, self.commands)
+        self.beat()
 
     def publish(self, *messages: list[bytes]) -> list[str]:
         command = _streams.publish(self.commands.keys.stream, messages, None)
@@ -468,7 +469,8 @@ class Worker:
         return entry and entry.id
 
     def beat(self) -> QueueFigures:
-        return _streams.parse_figures(self.link.call(*self.commands.beat()))
+        command = self.commands.beat(grace_ms=0, first=True)
+        return _streams.parse_figures(self.link.call(*command))
 
     def leave(self) -> list[int]:
         reply: list[int] = self.link.call(*self.commands.leave())
@@ -536,6 +538,9 @@ class Looker:
 
     def end_lease(self, name: str) -> None:
         self.client.zadd(self.keys.presence, {name: self.now_ms() - 1})
+
+    def remove_presence(self, name: str) -> None:
+        self.client.zrem(self.keys.presence, name)
 
     def keep_alive(self, name: str) -> None:
         self.client.zadd(self.keys.presence, {name: self.now_ms() + LEASE_MS})
@@ -1090,6 +1095,7 @@ def test_a_dead_consumers_messages_are_taken_one_at_a_time_and_charged(
 def test_a_consumer_without_presence_is_dead_only_past_the_lease_by_idle_time(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
+    look.remove_presence("w1")
     look.set_idle(taken[1], "w1", LEASE_MS - 10_000)
     assert other.recover().entry is None
     look.set_idle(taken[1], "w1", LEASE_MS)
@@ -1585,3 +1591,81 @@ def test_an_entry_is_kept_for_another_group_in_a_fake_server_too(
     second.read(1)
     second.finish(only)
     assert client.xlen("jobs") == 0
+
+
+# --- judging others ---------------------------------------------------------------------------
+
+
+def test_who_looks_dead_itself_takes_nothing_over(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    look.end_lease("w2")
+    assert other.recover().entry is None
+    look.keep_alive("w2")
+    assert other.recover_id() == taken[0]
+
+
+def test_who_was_away_waits_until_the_others_could_beat(
+    worker: Worker, other: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    look.end_lease("w2")
+    other.link.call(*other.commands.beat(grace_ms=HOUR_MS, first=False))
+    assert other.recover().entry is None
+    sight = _streams.see_group(other.link, KEYS)
+    assert sight is not None
+    assert sight.consumers_alive == 1
+    client.zadd(KEYS.presence, {"~w2": look.now_ms() - 1})
+    assert other.recover_id() == taken[0]
+    other.beat()
+    assert client.zscore(KEYS.presence, "~w2") is None
+
+
+def test_a_regular_beat_brings_no_grace(worker: Worker, client: redis.Redis) -> None:
+    worker.link.call(*worker.commands.beat(grace_ms=HOUR_MS, first=False))
+    assert client.zscore(KEYS.presence, "~w1") is None
+
+
+def test_a_parked_message_whose_outcome_is_unsettled_here_is_left_alone(
+    worker: Worker, other: Worker, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0)
+    assert worker.recover(held=(taken[0],)).entry is None
+    assert other.recover_id() == taken[0]
+
+
+def test_a_burial_that_is_refused_charges_nothing(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.set(KEYS.dead, "in the way")
+    for _ in range(3):
+        with pytest.raises(RedisRefused):
+            worker.bury(taken[0])
+    assert look.pending()[taken[0]] == ("w1", 1)
+    client.delete(KEYS.dead)
+    assert worker.bury(taken[0]) == 1
+
+
+def test_a_full_server_still_lets_messages_end_and_workers_live(
+    own_server: EmbeddedRedis,
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as client:
+        link = Link(_streams.connector(own_server.url, reply_timeout_seconds=5))
+        worker = Worker(link, "w1")
+        ids = worker.publish(*([b"n", b"%d" % number] for number in range(5)))
+        worker.read(5)
+        client.config_set("maxmemory", 1)
+        try:
+            worker.beat()
+            assert worker.finish(ids[0], result("A")) == 1
+            assert worker.park(ids[1], delay_ms=0) == 1
+            assert worker.bury(ids[2], answer=result("gone")) == 1
+            assert worker.hand_back(ids[3]) == [1, 0]
+            assert worker.recover_id() == ids[1]
+            assert _streams.ensure_group(link, worker.commands) is False
+            worker.leave()
+        finally:
+            link.close()
+        assert client.xlen("results") == 2
+        assert client.xlen("jobs") == 3

@@ -14,11 +14,13 @@ local result_items = tonumber(ARGV[result_count])
 local channel = ARGV[result_count + result_items + 1]
 local payload = ARGV[result_count + result_items + 2]
 
-local owner = pending_entry(stream, group, id)
+local owner, deliveries = pending_entry(stream, group, id)
 if not owner then forget(history, due, id) end
 if owner ~= consumer then return 0 end
 
-local entry = redis.call('XCLAIM', stream, group, consumer, 0, id)[1]
+-- The claim fetches the entry; the count stays, so that trying again is no crash.
+local entry =
+  redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
 if entry then
   local items = entry[2]
   if #items > MAX_ITEMS then

@@ -12,6 +12,8 @@ local stream, history, due, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group = ARGV[1]
 local outcomes, finished, refusal = {}, {}, ''
 
+write_even_when_full(due)
+
 local i = 2
 while ARGV[i] do
   local id, items = ARGV[i], tonumber(ARGV[i + 1])

@@ -47,7 +47,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, LO
     forget(history, due, id)
   elseif owner ~= PARKED then
     redis.call('ZREM', due, id)
-  elseif may_start(id, deliveries + 1) then
+  elseif not held[id] and may_start(id, deliveries + 1) then
     take(id, deliveries + 1, false)
   end
 end
@@ -67,15 +67,18 @@ local function take_first_of(name, idle, look_at)
 end
 
 if not taken then
+  -- Who looks dead itself, or nearly, or did until just now, is no judge of who is.
+  local may_judge = (presence_left(presence, consumer, now) or 0) >= lease / 3
+    and (presence_left(presence, GRACE .. consumer, now) or 0) <= 0
   for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
     local name = row[1]
     if name == consumer then
       take_first_of(name, own_idle, held_count + LOOK_AHEAD)
-    elseif name ~= PARKED then
-      local lease_end = redis.call('ZSCORE', presence, name)
-      if not lease_end then
+    elseif name ~= PARKED and may_judge then
+      local left = presence_left(presence, name, now)
+      if not left then
         take_first_of(name, lease, LOOK_AHEAD)
-      elseif tonumber(lease_end) <= now then
+      elseif left <= 0 then
         take_first_of(name, 0, LOOK_AHEAD)
       end
     end
