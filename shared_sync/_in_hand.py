@@ -90,7 +90,8 @@ class InHand:
         """Most crashes that a message may have behind it to be started beside what is held.
 
         One that has a single crash left before it is given up on runs beside no other suspect, so
-        that its last chance is not taken by another's crash.
+        that its last chance is not taken by another's crash. Of at most 3 crashes: any may start
+        when no suspect is held; those with up to 1 beside suspects with 1; none beside one with 2.
         """
         with self._lock:
             worst = max(self._held.values(), default=0)

@@ -27,9 +27,7 @@ class Keeper:
         self.name = name
         self.link = link
         self.interval_seconds = min(lease_seconds / BEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
-        # Long enough for every other keeper to fail, pause, connect and beat.
-        grace_seconds = lease_seconds / 2
-        self._beat = commands.beat(grace_ms=round(grace_seconds * 1000), first=False)
+        self._beat = commands.beat()
         self.figures: QueueFigures | None = None
         self._connectivity = connectivity
         self._recorder = recorder

@@ -68,7 +68,9 @@ class Reader:
         """
         if self._held_up:
             self._exchange()
-        if self._recoverer.take_turn():
+        if self._in_hand.has_waiting(self.name):
+            pass  # a break in the middle of a batch left them
+        elif self._recoverer.take_turn():
             entries = self._recoverer.found(self._exchange(self._recoverer.command()))
             self._in_hand.admit(self.name, entries)
             if entries:
@@ -82,8 +84,8 @@ class Reader:
         """Settle what is left and hand back what was not started, until `abandon` is set."""
         while True:
             try:
-                unstarted = self._in_hand.withdraw(self.name)
-                self._exchange(self._commands.hand_back(unstarted) if unstarted else None)
+                self._hand_back(self._in_hand.withdraw(self.name))
+                self._exchange()
                 break
             except GroupMissing:
                 break
@@ -92,6 +94,11 @@ class Reader:
                 if abandon.wait(FINISH_PAUSE_SECONDS):
                     break
         self.link.close()
+
+    def _hand_back(self, ids: Sequence[str]) -> None:
+        if ids:
+            returned, _ = self._exchange(self._commands.hand_back(ids))
+            self._recorder.increment_counter("jobs_handed_back", returned)
 
     def interrupt(self) -> None:
         """End a blocked fetch. Safe from any thread."""
@@ -132,6 +139,8 @@ class Reader:
             return None
         self._held_up = bool(settling)
         self._open()
+        if blocking and self.link.interrupted:
+            return None
         repeated = self._unanswered
         self._unanswered = {outcome.id for outcome in self._unsettled}
         self.link.send(commands)

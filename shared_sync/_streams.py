@@ -47,6 +47,7 @@ REPLY_MARGIN_SECONDS: Final = 5.0
 """How much longer than a command may block its reply is waited for."""
 
 SHORTEST_BLOCK_MS: Final = 10
+LONGEST_GRACE_MS: Final = 5000
 
 Command = tuple[Any, ...]
 
@@ -168,11 +169,12 @@ def connector(redis_url: str, *, reply_timeout_seconds: float) -> Connect:
     publish twice, or leave a batch pending.
     """
     try:
-        options = parse_url(redis_url)  # type: ignore[no-untyped-call]
+        options = _parse(redis_url)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"redis_url cannot be used ({type(error).__name__}); "
-            "write redis://host:port/db, rediss://host:port/db or unix:///path/to/socket"
+            "write redis://host:port/db, rediss://host:port/db or unix:///path/to/socket, and "
+            "percent-encode / ? # and @ in a password"
         ) from None
     connection_class = options.pop("connection_class", Connection)
     for pool_option in ("max_connections", "timeout"):
@@ -200,10 +202,20 @@ def connector(redis_url: str, *, reply_timeout_seconds: float) -> Connect:
     return connect
 
 
+def _parse(redis_url: str) -> dict[str, Any]:
+    """The driver's options; raises ValueError also where part of a password looks like a host."""
+    _, _, rest = redis_url.partition("://")
+    host_end = re.search(r"[/?#]", rest)
+    if host_end and not redis_url.startswith("unix:") and "@" in rest[host_end.start() :]:
+        raise ValueError
+    options: dict[str, Any] = parse_url(redis_url)  # type: ignore[no-untyped-call]
+    return options
+
+
 def safe_address(redis_url: str) -> str:
     """Where the URL leads, for logs and errors; no user, password or query, however misplaced."""
     try:
-        options = parse_url(redis_url)  # type: ignore[no-untyped-call]
+        options = _parse(redis_url)
     except (ValueError, TypeError, AttributeError):
         return "an address that cannot be read"
     scheme = redis_url.partition("://")[0]
@@ -405,6 +417,11 @@ class Link:
             with self._lock:
                 self._blocked = False
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether `interrupt()` was called, so that a wait would end at once."""
+        return self._interrupted
+
     def interrupt(self) -> None:
         """End the blocked wait of the using thread, now and in future. Safe from any thread.
 
@@ -597,6 +614,7 @@ class GroupCommands:
             self.keys.group,
             self.consumer,
             self.lease_ms,
+            self._grace_ms,
             own_idle_ms,
             age_ms,
             max_crashes,
@@ -604,7 +622,12 @@ class GroupCommands:
             *held,
         )
 
-    def beat(self, *, grace_ms: int, first: bool) -> Command:
+    @property
+    def _grace_ms(self) -> int:
+        """Long enough for every keeper to fail, pause, connect and beat."""
+        return min(self.lease_ms // 2, LONGEST_GRACE_MS)
+
+    def beat(self) -> Command:
         keys = [self.keys.stream, self.keys.due, self.keys.presence, self.keys.dead]
         return _script_call(
             "beat",
@@ -612,8 +635,7 @@ class GroupCommands:
             self.keys.group,
             self.consumer,
             self.lease_ms,
-            grace_ms,
-            int(not first),
+            self._grace_ms,
         )
 
     def leave(self) -> Command:
@@ -715,10 +737,10 @@ def see_group(link: Link, keys: Keys | None) -> GroupSight | None:
     replies = link.call_all(
         ("XLEN", keys.stream),
         ("XLEN", keys.dead),
-        ("ZRANGEBYSCORE", keys.presence, now_ms, "+inf"),
+        ("ZCOUNT", keys.presence, now_ms, "+inf"),
         ("XPENDING", keys.stream, keys.group),
     )
-    backlog, dead, present, pending = replies
+    backlog, dead, alive, pending = replies
     for reply in replies:
         if isinstance(reply, RedisRefused) and not isinstance(reply, GroupMissing):
             raise reply
@@ -726,7 +748,6 @@ def see_group(link: Link, keys: Keys | None) -> GroupSight | None:
         return GroupSight(False, 0, QueueFigures(backlog, pending=0, parked=0, dead=dead))
     total, _, _, owners = pending
     parked = next((int(count) for name, count in owners or () if name == PARKED.encode()), 0)
-    alive = sum(not name.startswith(b"~") for name in present)
     return GroupSight(True, alive, QueueFigures(backlog, total, parked, dead))
 
 

@@ -71,7 +71,6 @@ class Watch:
     def stop(self) -> None:
         """End within the time limit of one look."""
         self._stop.set()
-        self._link.interrupt()
         self._loop.join(time.monotonic() + _streams.CONNECT_TIMEOUT_SECONDS)
 
     def look(self) -> None:

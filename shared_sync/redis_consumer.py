@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import random
 import signal
@@ -38,6 +39,7 @@ from shared_sync.policies import RetryPolicy
 MAX_BLOCK_SECONDS = 2.0
 MAX_PREFETCH = 1000
 WATCH_SECONDS = 0.5
+KEEPER_END_SECONDS = 1.0
 COUNTERS = (
     "jobs_processed",
     "jobs_failed",
@@ -172,6 +174,10 @@ class RedisStreamConsumer:
         )
         reply_timeout = block_seconds + _streams.REPLY_MARGIN_SECONDS
         self._connect = _streams.connector(redis_url, reply_timeout_seconds=reply_timeout)
+        self._connect_briefly = _streams.connector(
+            redis_url,
+            reply_timeout_seconds=min(_streams.REPLY_MARGIN_SECONDS, lease_seconds / 4),
+        )
         self._connectivity = Connectivity(_streams.safe_address(redis_url), self._logger)
         self._in_hand = InHand()
         delivery = Delivery(
@@ -200,12 +206,7 @@ class RedisStreamConsumer:
         self._keeper = Keeper(
             name=f"{consumer_id}-keeper",
             # A connection that hangs must be given up on before the lease ends.
-            link=Link(
-                _streams.connector(
-                    redis_url,
-                    reply_timeout_seconds=min(_streams.REPLY_MARGIN_SECONDS, lease_seconds / 4),
-                )
-            ),
+            link=Link(self._connect_briefly),
             commands=self._commands,
             connectivity=self._connectivity,
             recorder=self._recorder,
@@ -251,6 +252,7 @@ class RedisStreamConsumer:
         self._lock = threading.RLock()
         self._state = State.NEW
         self._clean = True
+        self._deadline = math.inf
 
     # --- life cycle ---
 
@@ -265,7 +267,7 @@ class RedisStreamConsumer:
             _streams.ensure_group(link, self._commands)
             if self._result_stream is not None:
                 _streams.check_is_stream(link, self._result_stream, "result_stream")
-            link.call(*self._commands.beat(grace_ms=0, first=True))
+            link.call(*self._commands.beat())
         finally:
             link.close()
         self._connectivity.succeeded(self.consumer_id)
@@ -330,7 +332,7 @@ class RedisStreamConsumer:
                         self._check_alive()
                         continue
                     self._logger.info("%s: draining", name)
-                    threading.Thread(target=self.stop, name="drain", daemon=True).start()
+                    self._begin_drain(self._drain_seconds)
                     while not self._stopped.wait(0.02):
                         if not received.empty():
                             self._abandon.set()
@@ -344,28 +346,14 @@ class RedisStreamConsumer:
 
         Blocks up to `timeout` (None for `drain_seconds`) and a few seconds for Redis. Returns
         whether every thread ended; False if a processor still runs, whose message was handed
-        back. May be called from any thread and more than once. Called by a processor it only
-        begins the drain, and returns False.
+        back. May be called from any thread and more than once; the shortest timeout counts.
+        Called by a processor it only begins the drain, and returns False.
         """
-        deadline = time.monotonic() + (self._drain_seconds if timeout is None else timeout)
-        with self._lock:
-            first = self._state is State.RUNNING
-            if self._state in (State.NEW, State.STARTING):
-                self._state = State.STOPPED
-                self._stopped.set()
-            elif first:
-                self._state = State.DRAINING
+        self._begin_drain(self._drain_seconds if timeout is None else timeout)
         if threading.current_thread() in {loop.thread for loop in self._reader_loops}:
-            if first:
-                threading.Thread(
-                    target=self._drain, args=(deadline,), name="drain", daemon=True
-                ).start()
             return False
-        if first:
-            self._drain(deadline)
-        else:
-            self._stopped.wait(max(0.0, deadline - time.monotonic()))
-        return self._stopped.is_set() and self._clean
+        self._stopped.wait()
+        return self._clean
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the consumer has stopped; whether it has. Somebody else must stop it."""
@@ -455,58 +443,72 @@ class RedisStreamConsumer:
             link.close()
 
     def _check_alive(self) -> None:
-        dead = [loop.name for loop in self._reader_loops if not loop.thread.is_alive()]
+        loops = (self._keeper_loop, *self._reader_loops)
+        dead = [loop.name for loop in loops if not loop.thread.is_alive()]
         if dead and self._state is State.RUNNING:
             raise ConsumerBroken(f"threads of the pool ended by themselves: {', '.join(dead)}")
 
-    def _drain(self, deadline: float) -> None:
-        # Reading ends first, so that nothing new arrives while the rest is put in order.
-        self._stop_reading.set()
-        self._in_hand.close()
-        for reader in self._readers:
-            reader.interrupt()
-        # What was fetched and not started goes back now, not after the running messages.
-        self._hand_back(self._in_hand.withdraw())
-        clean = True
-        while not all(loop.join(time.monotonic() + 0.05) for loop in self._reader_loops):
-            if time.monotonic() >= deadline or self._abandon.is_set():
-                clean = False
-                break
-        self._abandon.set()
-        # Presence ends last: until here the running messages were ours.
-        self._stop_keeping.set()
-        clean = self._keeper_loop.join(time.monotonic() + 1.0) and clean
-        self._leave()
+    def _begin_drain(self, seconds: float) -> None:
+        """Drain in a thread of its own, which nothing that happens to the caller can break off."""
         with self._lock:
-            self._state = State.STOPPED
-            self._clean = clean
-        self._logger.info(
-            "consumer %s has stopped%s",
-            self.consumer_id,
-            "" if clean else "; not every thread has ended, what they held was handed back",
-        )
-        self._stopped.set()
+            self._deadline = min(self._deadline, time.monotonic() + seconds)
+            if self._state in (State.NEW, State.STARTING):
+                self._state = State.STOPPED
+                self._stopped.set()
+            elif self._state is State.RUNNING:
+                self._state = State.DRAINING
+                threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        clean = left = False
+        try:
+            # Reading ends first, so that nothing new arrives while the rest is put in order.
+            self._stop_reading.set()
+            self._in_hand.close()
+            for reader in self._readers:
+                reader.interrupt()
+            # What was fetched and not started goes back now, not after the running messages.
+            self._hand_back(self._in_hand.withdraw())
+            clean = self._await_readers()
+            self._abandon.set()
+            # Presence ends last: until here the running messages were ours.
+            self._stop_keeping.set()
+            self._keeper_loop.join(time.monotonic() + KEEPER_END_SECONDS)
+            left = self._leave()
+        finally:
+            with self._lock:
+                self._state = State.STOPPED
+                self._clean = clean
+            self._stopped.set()
+            ending = "" if clean else "; not every thread has ended"
+            if not left:
+                ending += "; what it held is taken over by others when its lease has ended"
+            self._logger.info("consumer %s has stopped%s", self.consumer_id, ending)
+
+    def _await_readers(self) -> bool:
+        """Wait for the readers until the deadline, which may move; whether all have ended."""
+        while not all(loop.join(time.monotonic() + 0.05) for loop in self._reader_loops):
+            if time.monotonic() >= self._deadline or self._abandon.is_set():
+                return False
+        return True
 
     def _hand_back(self, ids: Sequence[str]) -> None:
         if ids and self.redis_connected:
             self._say_goodbye(self._commands.hand_back(ids))
 
-    def _leave(self) -> None:
-        self._say_goodbye(self._commands.leave())
+    def _leave(self) -> bool:
+        return self._say_goodbye(self._commands.leave())
 
-    def _say_goodbye(self, command: _streams.Command) -> None:
-        link = Link(self._connect)
+    def _say_goodbye(self, command: _streams.Command) -> bool:
+        """Hand something back; whether that went well."""
+        link = Link(self._connect_briefly)
         try:
             returned, lost_bodies = link.call(*command)
         except GroupMissing:
-            return
+            return True
         except SharedSyncError as error:
-            self._logger.warning(
-                "messages could not be handed back (%s); others take them over when the lease "
-                "has ended",
-                error,
-            )
-            return
+            self._logger.warning("messages could not be handed back: %s", error)
+            return False
         finally:
             link.close()
         if returned:
@@ -514,6 +516,7 @@ class RedisStreamConsumer:
             self._logger.info("%d messages handed back", returned)
         if lost_bodies:
             self._recorder.increment_counter("lost_bodies", lost_bodies)
+        return True
 
 
 @contextmanager
@@ -527,10 +530,23 @@ def _signals() -> Iterator[queue.SimpleQueue[int]]:
     def note(number: int, _frame: FrameType | None) -> None:
         received.put(number)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    previous = {number: signal.signal(number, note) for number in numbers}
+    previous = {
+        number: handler
+        for number in (signal.SIGTERM, signal.SIGINT)
+        if (handler := signal.signal(number, note)) is not None
+    }
     try:
         yield received
+    except BaseException:
+        # What asked the program to end while it was failing to start must not be forgotten.
+        _restore(previous)
+        if not received.empty():
+            signal.raise_signal(received.get())
+        raise
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        _restore(previous)
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

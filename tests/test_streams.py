@@ -469,8 +469,7 @@ class Worker:
         return entry and entry.id
 
     def beat(self) -> QueueFigures:
-        command = self.commands.beat(grace_ms=0, first=True)
-        return _streams.parse_figures(self.link.call(*command))
+        return _streams.parse_figures(self.link.call(*self.commands.beat()))
 
     def leave(self) -> list[int]:
         reply: list[int] = self.link.call(*self.commands.leave())
@@ -1596,35 +1595,42 @@ def test_an_entry_is_kept_for_another_group_in_a_fake_server_too(
 # --- judging others ---------------------------------------------------------------------------
 
 
-def test_who_looks_dead_itself_takes_nothing_over(
-    worker: Worker, other: Worker, look: Looker, taken: list[str]
-) -> None:
-    look.end_lease("w1")
-    look.end_lease("w2")
-    assert other.recover().entry is None
-    look.keep_alive("w2")
-    assert other.recover_id() == taken[0]
+def let_lapse(client: redis.Redis, look: Looker, **ended_ms_ago: int) -> None:
+    """As if nobody had reached the server since."""
+    client.delete(KEYS.presence)
+    client.zadd(KEYS.presence, {name: look.now_ms() - ms for name, ms in ended_ms_ago.items()})
 
 
-def test_who_was_away_waits_until_the_others_could_beat(
+def test_when_all_leases_have_ended_nobody_is_taken_for_dead(
     worker: Worker, other: Worker, look: Looker, client: redis.Redis, taken: list[str]
 ) -> None:
-    look.end_lease("w1")
+    let_lapse(client, look, w1=1, w2=1)
+    for _ in range(3):
+        assert other.recover().entry is None
+
+
+def test_after_an_outage_the_others_have_a_grace_to_beat_before_they_are_judged(
+    worker: Worker, other: Worker, link: Link, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    """Also by a consumer that comes only then, and sees nothing but lapsed leases."""
+    let_lapse(client, look, w1=1, w2=1)
+    newcomer = Worker(link, "w3")
+    assert newcomer.recover().entry is None
+    assert 0 < client.zscore(KEYS.presence, "w1") - look.now_ms() <= 5000
+    worker.beat()
     look.end_lease("w2")
-    other.link.call(*other.commands.beat(grace_ms=HOUR_MS, first=False))
-    assert other.recover().entry is None
-    sight = _streams.see_group(other.link, KEYS)
-    assert sight is not None
-    assert sight.consumers_alive == 1
-    client.zadd(KEYS.presence, {"~w2": look.now_ms() - 1})
-    assert other.recover_id() == taken[0]
+    assert newcomer.recover().entry is None
+    look.end_lease("w1")
+    assert newcomer.recover_id() == taken[0]
+
+
+def test_one_lease_that_ended_while_others_beat_is_a_death(
+    worker: Worker, other: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
     other.beat()
-    assert client.zscore(KEYS.presence, "~w2") is None
-
-
-def test_a_regular_beat_brings_no_grace(worker: Worker, client: redis.Redis) -> None:
-    worker.link.call(*worker.commands.beat(grace_ms=HOUR_MS, first=False))
-    assert client.zscore(KEYS.presence, "~w1") is None
+    look.end_lease("w1")
+    other.beat()
+    assert other.recover_id() == taken[0]
 
 
 def test_a_parked_message_whose_outcome_is_unsettled_here_is_left_alone(

@@ -1,21 +1,15 @@
 -- Renew a consumer's presence, tidy up, and report the queue's figures.
---
--- Where the presence had lapsed, or nearly, although the consumer lives, Redis or the network was
--- away, and the presence of other living consumers may have lapsed with it: a grace, kept under the
--- consumer's name with a '~', stops it from taking over their messages until they could beat.
 -- KEYS: stream, due, presence, dead
--- ARGV: group, consumer, lease ms, grace ms, 1 if the consumer has beaten before
+-- ARGV: group, consumer, lease ms, grace ms
 -- Returns {entries in the stream, pending, parked, dead letters}; -1 where a figure is unknown.
 
 local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local grace, beaten_before = tonumber(ARGV[4]), ARGV[5] == '1'
+local grace = tonumber(ARGV[4])
 local now = now_ms()
 
 write_even_when_full(presence)
-if beaten_before and (presence_left(presence, consumer, now) or 0) < lease / 3 then
-  redis.call('ZADD', presence, now + grace, GRACE .. consumer)
-end
+forgive_outage(presence, now, lease, grace)
 redis.call('ZADD', presence, now + lease, consumer)
 
 local summary = redis.call('XPENDING', stream, group)
@@ -25,9 +19,7 @@ local parked = pending_of[PARKED] or 0
 
 -- Consumers that ended and left nothing behind. The count was seen in this very script.
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', presence, '-inf', now)) do
-  if name:sub(1, 1) == GRACE then
-    redis.call('ZREM', presence, name)
-  elseif not pending_of[name] then
+  if not pending_of[name] then
     redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
     redis.call('ZREM', presence, name)
   end

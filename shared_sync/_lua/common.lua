@@ -1,22 +1,27 @@
 -- Put in front of every script when it is loaded. The server's clock is the only clock.
 
-local PARKED, GRACE = '~parked', '~'
+local PARKED = '~parked'
 
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- How many ms the presence of that name lasts; 0 or less when it has ended, nil when there is none.
-local function presence_left(presence, name, now)
-  local lease_end = redis.call('ZSCORE', presence, name)
-  return lease_end and tonumber(lease_end) - now or nil
-end
 
 -- A full server refuses what needs memory, except in a script that has written before. What ends
 -- messages frees memory, and a worker must be able to say that it lives: call this first there.
 local function write_even_when_full(zset)
   redis.call('ZREM', zset, '')
+end
+
+-- When nobody has beaten for a third of a lease, then Redis or the network was away, and not all
+-- dead at once: leases that ended meanwhile last for a grace, in which the living can beat.
+local function forgive_outage(presence, now, lease, grace)
+  local newest = redis.call('ZRANGE', presence, -1, -1, 'WITHSCORES')[2]
+  if not newest or newest - now > lease * 2 / 3 then return end
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', presence, '-inf', now)) do
+    redis.call('ZADD', presence, now + grace, name)
+  end
 end
 
 -- Owner and delivery count of a pending entry, or nil if it is not pending.

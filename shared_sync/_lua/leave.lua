@@ -20,5 +20,5 @@ repeat
 until #rows == 0
 
 redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer)
-redis.call('ZREM', presence, consumer, GRACE .. consumer)
+redis.call('ZREM', presence, consumer)
 return {returned, gone}

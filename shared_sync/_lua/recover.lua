@@ -1,8 +1,8 @@
 -- Take over one message that nobody works on: a parked one whose time has come, or else one of a
 -- dead consumer, or one of this consumer's own that no reader holds.
 -- KEYS: stream, history, due, presence
--- ARGV: group, consumer, lease ms, idle ms after which an own message without a reader counts as
---       left behind, age of this consumer in ms, crashes after which a message is given up on,
+-- ARGV: group, consumer, lease ms, grace ms, idle ms after which an own message without a reader
+--       counts as left behind, age of this consumer in ms, crashes after which a message is given up on,
 --       crashes that a message may have to be started now, held id ...
 -- Returns {taken, bodies gone, ms until the next parked message is due or -1}; taken is nil or
 -- {id, fields, deliveries, history or nil, 1 if it was left behind and 0 if it was parked}.
@@ -10,10 +10,11 @@
 local LOOK_AHEAD = 100
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer = ARGV[1], ARGV[2]
-local lease, own_idle, age = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local max_crashes, startable_crashes = tonumber(ARGV[6]), tonumber(ARGV[7])
-local held, held_count = {}, #ARGV - 7
-for i = 8, #ARGV do held[ARGV[i]] = true end
+local lease, grace = tonumber(ARGV[3]), tonumber(ARGV[4])
+local own_idle, age = tonumber(ARGV[5]), tonumber(ARGV[6])
+local max_crashes, startable_crashes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local held, held_count = {}, #ARGV - 8
+for i = 9, #ARGV do held[ARGV[i]] = true end
 
 local now, taken, gone = now_ms(), false, 0
 
@@ -67,18 +68,17 @@ local function take_first_of(name, idle, look_at)
 end
 
 if not taken then
-  -- Who looks dead itself, or nearly, or did until just now, is no judge of who is.
-  local may_judge = (presence_left(presence, consumer, now) or 0) >= lease / 3
-    and (presence_left(presence, GRACE .. consumer, now) or 0) <= 0
+  write_even_when_full(presence)
+  forgive_outage(presence, now, lease, grace)
   for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
     local name = row[1]
     if name == consumer then
       take_first_of(name, own_idle, held_count + LOOK_AHEAD)
-    elseif name ~= PARKED and may_judge then
-      local left = presence_left(presence, name, now)
-      if not left then
+    elseif name ~= PARKED then
+      local lease_end = redis.call('ZSCORE', presence, name)
+      if not lease_end then
         take_first_of(name, lease, LOOK_AHEAD)
-      elseif left <= 0 then
+      elseif tonumber(lease_end) <= now then
         take_first_of(name, 0, LOOK_AHEAD)
       end
     end
