@@ -134,6 +134,24 @@ def test_the_speech_worker_serves_its_figures_and_drains(
     assert worker.wait(30) == 0
 
 
+def test_the_gateway_prints_what_comes_back(stt_worker: Spawn, redis_url: str) -> None:
+    stt_worker("stt-1")
+    files = sorted(DEMO_AUDIO.glob("*.wav"))[:2]
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "gateway.py"), *map(str, files), __file__],
+        env={**os.environ, "REDIS_URL": redis_url},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    lines = sorted(done.stdout.splitlines())
+    assert [line.partition(":")[0] for line in lines] == sorted(
+        [*(file.name for file in files), Path(__file__).name]
+    )
+    assert "test_examples.py: rejected: no readable WAV file" in done.stdout
+
+
 def test_the_speech_worker_rejects_what_is_no_audio(
     stt_worker: Spawn, redis_url: str, client: redis.Redis
 ) -> None:
