@@ -14,7 +14,7 @@ from shared_sync._guarded import Logger, Recorder
 from shared_sync._processor import ThreadProcessor
 from shared_sync._results import Results
 from shared_sync._streams import Bury, Entry, Finish, Outcome, Park
-from shared_sync.errors import Directive, InvalidMessage, Reject, Retry
+from shared_sync.errors import Directive, InvalidMessage, Reject, Retry, SharedSyncError
 from shared_sync.message import Message, decode_fields, decode_readable, encode_fields
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 
@@ -64,6 +64,7 @@ class Delivery:
         self._logger = logger
         self._clock = clock
         self._wall = wall
+        self._channel_refusal_told = False
 
     def attempt(self, entry: Entry) -> Outcome:
         """Run one message, unless it must not be run, and say what is to become of it.
@@ -190,6 +191,17 @@ class Delivery:
             )
         else:
             self._recorder.increment_counter(_COUNTERS[type(outcome)])
+
+    def channel_refused(self, error: SharedSyncError) -> None:
+        """Results could not be published on their channel; count it, and tell it once."""
+        self._recorder.increment_counter("results_unpublished")
+        if not self._channel_refusal_told:
+            self._channel_refusal_told = True
+            self._logger.error(
+                "results cannot be published on their channels: %s; grant the worker's user the "
+                "right to them. Messages go on; this is said once",
+                error,
+            )
 
     def _failure_line(self, error_type: str, text: str) -> str:
         return json.dumps(

@@ -163,12 +163,14 @@ class Reader:
         refusal: SharedSyncError | None = None
         for _, outcomes in settling:
             try:
-                results, refused = _streams.parse_outcomes(self.link.receive())
-            except RedisRefused as error:
-                results, refused = [], error
-            self._settled(outcomes[: len(results)], results, repeated)
+                settled = _streams.parse_outcomes(self.link.receive())
+            except RedisRefused as refused:
+                settled = _streams.Settled([], refused)
+            self._settled(outcomes[: len(settled.results)], settled.results, repeated)
             self._unanswered.difference_update(outcome.id for outcome in outcomes)
-            refusal = refused or refusal
+            refusal = settled.refusal or refusal
+            if settled.unpublished is not None:
+                self._delivery.channel_refused(settled.unpublished)
         self._held_up = refusal is not None
         if not commanded:
             if refusal is not None:

@@ -689,12 +689,25 @@ def parse_read(reply: Any) -> list[Entry]:
     return [Entry(entry_id.decode(), items) for entry_id, items in entries]
 
 
-def parse_outcomes(reply: Any) -> tuple[list[int], SharedSyncError | None]:
-    """What the outcomes of one command came to, and why the next of them was refused, if it was."""
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the outcomes of one command came to."""
+
+    results: Sequence[int]
+    """One for each outcome, up to the first that was refused."""
+
+    refusal: SharedSyncError | None = None
+    """Why that was refused."""
+
+    unpublished: SharedSyncError | None = None
+    """Why a result channel was refused, which ends no message."""
+
+
+def parse_outcomes(reply: Any) -> Settled:
     if isinstance(reply, int):
-        return [reply], None
-    results, refusal = reply
-    return results, _refusal(refusal)
+        return Settled([reply])
+    results, refusal, unpublished = reply
+    return Settled(results, _refusal(refusal), _refusal(unpublished))
 
 
 def _refusal(text: bytes) -> SharedSyncError | None:

@@ -1018,3 +1018,26 @@ def test_a_right_that_is_missing_is_told_at_the_start(
         make(lambda *_: None, url=url, result_stream="results").start()
     with pytest.raises(RedisAccessDenied):
         make(lambda *_: None, url=url.replace(":pw@", ":wrong@")).start()
+
+
+def test_a_channel_that_may_not_be_used_is_told_once_and_counted(
+    own_server: EmbeddedRedis, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        rights = ("on", ">pw", "~*", "+@all", "resetchannels")
+        admin.execute_command("ACL", "SETUSER", "worker", *rights)
+    url = own_server.url.replace("redis://", "redis://worker:pw@")
+    figures = Figures()
+    with RedisStreamProducer(url, STREAM) as producer:
+        producer.publish_many({"client": "c", "n": n} for n in range(3))
+
+    def processor(_: str, job: dict[str, str]) -> str:
+        if job["n"] == "2":
+            raise Reject("no")
+        return "done"
+
+    make(processor, url=url, metrics=figures, result_channel="results:{client}").start()
+    eventually(lambda: figures.counters["results_unpublished"] == 3)
+    assert figures.counters["jobs_processed"] == 2
+    eventually(lambda: figures.counters["jobs_dead"] == 1)
+    assert sum("grant the worker's user" in text for text in caplog.messages) == 1

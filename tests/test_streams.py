@@ -424,10 +424,10 @@ class Worker:
         """What each outcome came to; raises the refusal that ended them, if there was one."""
         settled: list[int] = []
         for command, _ in self.commands.outcomes(outcomes):
-            results, refusal = _streams.parse_outcomes(self.link.call(*command))
-            if refusal is not None:
-                raise refusal
-            settled += results
+            reply = _streams.parse_outcomes(self.link.call(*command))
+            if reply.refusal is not None:
+                raise reply.refusal
+            settled += reply.results
         return settled
 
     def finish(self, message_id: str, answer: Answer = NOTHING) -> int:

@@ -2,7 +2,8 @@
 -- KEYS: stream, history, due, dead, and the result stream if there is one
 -- ARGV: group, consumer, id, failure (one JSON line, or ''), number of metadata items, items ...,
 --       number of error result items, items ..., channel, payload
--- Returns 1 when buried, 0 when the message is no longer this consumer's, -1 when its body is gone.
+-- Returns 0 when the message is no longer this consumer's, -1 when its body is gone, and when it is
+-- buried {{1}, '', '' or the refusal of the channel}.
 
 local MAX_ITEMS = 4000  -- Lua's unpack ends at about 8000 values
 
@@ -50,5 +51,4 @@ redis.call('XACK', stream, group, id)
 forget(history, due, id)
 delete_finished(stream, group, {id})
 if not entry then return -1 end
-if channel ~= '' then redis.pcall('PUBLISH', channel, payload) end
-return 1
+return {{1}, '', channel ~= '' and publish(channel, payload) or ''}

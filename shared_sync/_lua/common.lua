@@ -46,6 +46,12 @@ local function id_is_after(id, other)
   return order > 0
 end
 
+-- Publish what may be heard by nobody; the text of the refusal where the server does not allow it.
+local function publish(channel, payload)
+  local heard = redis.pcall('PUBLISH', channel, payload)
+  return type(heard) == 'table' and heard.err or ''
+end
+
 -- Delete finished entries, except those that another group has still to read or to finish.
 local function delete_finished(stream, group, ids)
   local groups = redis.call('XINFO', 'GROUPS', stream)

@@ -1,7 +1,7 @@
 -- Acknowledge done messages, publish their results, delete their entries.
 -- KEYS: stream, history, due, and the result stream if there is one
 -- ARGV: group, then for each message: id, number of result items, field, value, ..., channel, payload
--- Returns {outcomes, '' or the refusal of a result}: 1 for each message that this call ended, 0 for
+-- Returns {outcomes, '' or the refusal of a result, '' or that of a channel}: 1 for each message that this call ended, 0 for
 -- each that was ended before, none for the refused one and those after it.
 --
 -- The result is written before XACK although only the winner of XACK may publish: whether the
@@ -10,7 +10,7 @@
 
 local stream, history, due, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group = ARGV[1]
-local outcomes, finished, refusal = {}, {}, ''
+local outcomes, finished, refusal, unpublished = {}, {}, '', ''
 
 write_even_when_full(due)
 
@@ -28,7 +28,7 @@ while ARGV[i] do
   end
   local ended = redis.call('XACK', stream, group, id)
   if ended == 1 then
-    if channel ~= '' then redis.pcall('PUBLISH', channel, payload) end
+    if channel ~= '' then unpublished = publish(channel, payload) end
     finished[#finished + 1] = id
   end
   outcomes[#outcomes + 1] = ended
@@ -41,4 +41,4 @@ if #finished > 0 then
   end
   delete_finished(stream, group, finished)
 end
-return {outcomes, refusal}
+return {outcomes, refusal, unpublished}
