@@ -11,7 +11,7 @@ FALLBACK_PAUSE_SECONDS = 1.0
 
 
 class State(Enum):
-    """What a consumer is doing; it only ever moves down this list."""
+    """What a consumer is doing; it moves down this list, but a start that fails is new again."""
 
     NEW = "new"
     STARTING = "starting"

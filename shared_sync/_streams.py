@@ -312,7 +312,6 @@ class Link:
         # Owned by the using thread.
         self._open = False
         self.connects = 0
-        self.commands = 0
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._blocked = False
@@ -355,7 +354,6 @@ class Link:
         self._send(commands)
 
     def _send(self, commands: Sequence[Command]) -> None:
-        self.commands += len(commands)
         connection = self._connection
         try:
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)

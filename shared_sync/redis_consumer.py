@@ -259,8 +259,9 @@ class RedisStreamConsumer:
     def connect(self) -> None:
         """Reach Redis and create the stream and group if they do not exist.
 
-        Calling it is optional: `start()` does it. Blocks up to 5 s. Raises `RedisUnavailable`,
-        or `ConfigurationError` if a key exists and is not a stream.
+        Calling it is optional: `start()` does it. Blocks up to 5 s to connect, and up to
+        `block_seconds` and 5 s for an answer. Raises `RedisUnavailable`, or `ConfigurationError`
+        if a key exists and is not a stream.
         """
         link = Link(self._connect)
         try:
