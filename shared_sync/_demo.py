@@ -24,10 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from shared_sync import _streams
+from shared_sync import _link
 from shared_sync._embedded import EmbeddedRedis
+from shared_sync._link import Link
 from shared_sync._speech import DEMO_AUDIO, DEMO_GRAMMAR, Recognizer, read_wav
-from shared_sync._streams import Keys, Link
+from shared_sync._streams import Keys
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import HealthServer
 from shared_sync.message import current_message
@@ -113,7 +114,7 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
             redis_url = redis.url
             screen.line(f"Redis    {redis_url}  ({redis.binary}, ends with this program)")
         else:
-            screen.line(f"Redis    {_streams.safe_address(redis_url)}")
+            screen.line(f"Redis    {_link.safe_address(redis_url)}")
             stack.callback(_remove_keys, redis_url, jobs, results)
 
         consumer = RedisStreamConsumer(
@@ -283,7 +284,7 @@ def _wrong_transcripts(tally: Tally, spoken: Mapping[str, str]) -> list[tuple[st
 def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> None:
     screen.line(
         f"\nEverything stays up until Ctrl-C: worker on stream {jobs}, "
-        f"{_streams.safe_address(redis_url)}, {server.url}"
+        f"{_link.safe_address(redis_url)}, {server.url}"
     )
     try:
         signal.pause()
@@ -292,7 +293,7 @@ def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> No
 
 
 def _remove_keys(redis_url: str, jobs: str, results: str) -> None:
-    link = Link(_streams.connector(redis_url, reply_timeout_seconds=5.0))
+    link = Link(_link.connector(redis_url, reply_timeout_seconds=5.0))
     try:
         for keys in (Keys.of(jobs, "stt-workers"), Keys.of(results, "gateway")):
             link.call("DEL", *keys.all())

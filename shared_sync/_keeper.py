@@ -5,7 +5,8 @@ from __future__ import annotations
 from shared_sync import _streams
 from shared_sync._connectivity import Connectivity
 from shared_sync._guarded import Recorder
-from shared_sync._streams import GroupCommands, Link, QueueFigures
+from shared_sync._link import Link
+from shared_sync._streams import GroupCommands, QueueFigures
 
 MAX_INTERVAL_SECONDS = 2.0
 BEATS_PER_LEASE = 6

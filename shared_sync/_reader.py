@@ -12,8 +12,10 @@ from shared_sync._connectivity import Connectivity
 from shared_sync._delivery import Delivery
 from shared_sync._guarded import Recorder
 from shared_sync._in_hand import InHand
+from shared_sync._link import Link
 from shared_sync._recoverer import Recoverer
-from shared_sync._streams import Command, Entry, Finish, GroupCommands, Link, Outcome, Park
+from shared_sync._scripts import Command
+from shared_sync._streams import Entry, Finish, GroupCommands, Outcome, Park
 from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
 
 SLOW_SECONDS = 0.005

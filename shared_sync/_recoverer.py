@@ -11,7 +11,8 @@ from typing import Any
 from shared_sync import _streams
 from shared_sync._guarded import Logger, Recorder
 from shared_sync._in_hand import InHand
-from shared_sync._streams import Command, Entry, GroupCommands
+from shared_sync._scripts import Command
+from shared_sync._streams import Entry, GroupCommands
 
 INTERVAL_SECONDS = 1.0
 

@@ -15,18 +15,20 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from shared_sync import _backoff, _check, _streams
+from shared_sync import _backoff, _check, _link, _streams
 from shared_sync._connectivity import Connectivity
 from shared_sync._delivery import Delivery
 from shared_sync._guarded import GuardedLogger, GuardedRecorder, Recorder
 from shared_sync._in_hand import InHand
 from shared_sync._keeper import Keeper
 from shared_sync._lifecycle import Loop, State
+from shared_sync._link import Link
 from shared_sync._processor import MessageProcessor, ThreadProcessor
 from shared_sync._reader import Reader
 from shared_sync._recoverer import Recoverer
 from shared_sync._results import Results
-from shared_sync._streams import GroupCommands, Keys, Link
+from shared_sync._scripts import Command
+from shared_sync._streams import GroupCommands, Keys
 from shared_sync.errors import (
     ConfigurationError,
     ConsumerBroken,
@@ -172,13 +174,13 @@ class RedisStreamConsumer:
             lease_ms=round(lease_seconds * 1000),
             result_stream=result_stream,
         )
-        reply_timeout = block_seconds + _streams.REPLY_MARGIN_SECONDS
-        self._connect = _streams.connector(redis_url, reply_timeout_seconds=reply_timeout)
-        self._connect_briefly = _streams.connector(
+        reply_timeout = block_seconds + _link.REPLY_MARGIN_SECONDS
+        self._connect = _link.connector(redis_url, reply_timeout_seconds=reply_timeout)
+        self._connect_briefly = _link.connector(
             redis_url,
-            reply_timeout_seconds=min(_streams.REPLY_MARGIN_SECONDS, lease_seconds / 4),
+            reply_timeout_seconds=min(_link.REPLY_MARGIN_SECONDS, lease_seconds / 4),
         )
-        self._connectivity = Connectivity(_streams.safe_address(redis_url), self._logger)
+        self._connectivity = Connectivity(_link.safe_address(redis_url), self._logger)
         self._in_hand = InHand()
         delivery = Delivery(
             processor=ThreadProcessor(message_processor),
@@ -500,7 +502,7 @@ class RedisStreamConsumer:
     def _leave(self) -> bool:
         return self._say_goodbye(self._commands.leave())
 
-    def _say_goodbye(self, command: _streams.Command) -> bool:
+    def _say_goodbye(self, command: Command) -> bool:
         """Hand something back; whether that went well."""
         link = Link(self._connect_briefly)
         try:

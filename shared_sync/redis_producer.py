@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 
-from shared_sync import _check, _streams
-from shared_sync._streams import Link
+from shared_sync import _check, _link, _streams
+from shared_sync._link import Link
 from shared_sync.errors import QueueFull, SharedSyncError
 from shared_sync.message import encode_fields
 
@@ -55,7 +55,7 @@ class RedisStreamProducer:
         # Fixed after construction.
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth
-        self._connect = _streams.connector(redis_url, reply_timeout_seconds=timeout_seconds)
+        self._connect = _link.connector(redis_url, reply_timeout_seconds=timeout_seconds)
         # Guarded by the lock: links that no thread uses just now.
         self._lock = threading.Lock()
         self._idle: list[Link] = []

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import redis
+from protocol import Looker, Worker, make_link
 
 from shared_sync._embedded import EmbeddedRedis, find_redis_server
+from shared_sync._link import Link
 from shared_sync.errors import EmbeddedRedisError
 
 
@@ -59,3 +62,33 @@ def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
     options = ["--appendonly", "yes", "--appendfsync", "always"]
     with EmbeddedRedis(redis_server.binary, extra_args=options) as server:
         yield server
+
+
+@pytest.fixture
+def link(redis_url: str) -> Iterator[Link]:
+    with closing(make_link(redis_url)) as made:
+        yield made
+
+
+@pytest.fixture
+def worker(link: Link) -> Worker:
+    return Worker(link, "w1")
+
+
+@pytest.fixture
+def other(link: Link) -> Worker:
+    """A second consumer of the same group."""
+    return Worker(link, "w2")
+
+
+@pytest.fixture
+def look(client: redis.Redis) -> Looker:
+    return Looker(client)
+
+
+@pytest.fixture
+def taken(worker: Worker) -> list[str]:
+    """Three messages, delivered to w1."""
+    ids = worker.publish([b"text", b"a"], [b"text", b"b"], [b"text", b"c"])
+    assert [entry.id for entry in worker.read()] == ids
+    return ids

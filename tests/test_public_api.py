@@ -200,7 +200,7 @@ def is_program(name: str) -> bool:
 
 
 def test_redis_is_imported_in_one_place() -> None:
-    assert importers_of("redis") == {"_streams"}
+    assert importers_of("redis") == {"_link"}
 
 
 def test_flask_and_waitress_are_imported_in_one_place() -> None:
@@ -253,7 +253,9 @@ def test_the_foundations_know_nothing_of_what_is_built_on_them() -> None:
     assert IMPORTS["_lifecycle"][1] == set()
     assert IMPORTS["message"][1] <= {"errors"}
     assert IMPORTS["policies"][1] <= bottom
-    assert IMPORTS["_streams"][1] <= bottom
+    assert IMPORTS["_scripts"][1] == set()
+    assert IMPORTS["_link"][1] <= {*bottom, "_scripts"}
+    assert IMPORTS["_streams"][1] <= {*bottom, "_scripts", "_link"}
 
 
 # --- what is in the package -------------------------------------------------------------------
@@ -271,10 +273,10 @@ def test_the_files_that_are_no_modules_are_packaged() -> None:
 
 
 def test_the_scripts_are_found_where_the_package_is_installed() -> None:
-    from shared_sync import _streams  # noqa: PLC0415
+    from shared_sync import _scripts  # noqa: PLC0415
 
     stems = {path.stem for path in (PACKAGE / "_lua").glob("*.lua")}
-    assert set(_streams.scripts()) == stems - {"common"}
+    assert set(_scripts.scripts()) == stems - {"common"}
 
 
 def test_the_version_is_a_plain_number() -> None:

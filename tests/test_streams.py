@@ -1,4 +1,4 @@
-"""Keys, errors, connections and every script, each against a real server and sent twice.
+"""Keys and every script, each against a real server and sent twice.
 
 A script whose reply was lost is sent again, so whatever a script did, sending it once more
 must change nothing.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -18,40 +16,28 @@ from typing import Any
 import fakeredis
 import pytest
 import redis
-from helpers import eventually
+from protocol import HOUR_MS, KEYS, LEASE_MS, NOTHING, Looker, Worker, make_link, result
 from redis.crc import key_slot
 
-from shared_sync import _streams
+from shared_sync import _link, _streams
 from shared_sync._embedded import EmbeddedRedis
+from shared_sync._link import Link
 from shared_sync._streams import (
     PARKED,
     Answer,
-    Bury,
     Entry,
     Finish,
     GroupCommands,
     Keys,
-    Link,
-    Outcome,
-    Park,
     QueueFigures,
     Recovered,
 )
 from shared_sync.errors import (
     ConfigurationError,
     GroupMissing,
-    RedisAccessDenied,
     RedisRefused,
-    RedisUnavailable,
     SharedSyncError,
 )
-
-KEYS = Keys.of("jobs", "workers")
-LEASE_MS = 30_000
-HOUR_MS = 3_600_000
-NOTHING = Answer()
-METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
-
 
 # --- names of keys ----------------------------------------------------------------------------
 
@@ -90,492 +76,7 @@ def test_empty_names_are_refused(stream: str, group: str) -> None:
         Keys.of(stream, group)
 
 
-# --- errors -----------------------------------------------------------------------------------
-
-
-def driver_error(line: str) -> Exception:
-    """What the driver makes of an error line; it strips the code when it has a class for it."""
-    parser = pytest.importorskip("redis._parsers.base")
-    error: Exception = parser.BaseParser.parse_error(line)
-    return error
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "READONLY You can't write against a read only replica.",
-        "LOADING Redis is loading the dataset in memory",
-        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        "CLUSTERDOWN The cluster is down",
-        "TRYAGAIN Multiple keys request during rehashing of slot",
-        "MOVED 3999 127.0.0.1:6381",
-        "NOSCRIPT No matching script. Please use EVAL.",
-        "ERR max number of clients reached",
-        "ERR Error running script (call to f_1): @user_script:9: -READONLY You can't write "
-        "against a read only replica.",
-    ],
-)
-def test_a_server_that_cannot_serve_now_counts_as_unavailable(line: str) -> None:
-    translated = _streams.translate(driver_error(line))
-    assert isinstance(translated, RedisUnavailable)
-    assert not isinstance(translated, RedisAccessDenied)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "NOAUTH Authentication required.",
-        "WRONGPASS invalid username-password pair or user is disabled.",
-        "NOPERM this user has no permissions to run the 'xadd' command",
-        "ERR invalid password",
-        "ERR Client sent AUTH, but no password is set",
-        "ERR Error running script: -NOPERM this user has no permissions to access a key",
-    ],
-)
-def test_a_server_that_refuses_the_user_denies_access(line: str) -> None:
-    assert isinstance(_streams.translate(driver_error(line)), RedisAccessDenied)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "NOGROUP No such key 'jobs' or consumer group 'workers' in XREADGROUP",
-        "UNBLOCKED the stream key no longer exists",
-        "ERR Error running script (call to f_1): @user_script:9: -NOGROUP No such key 'jobs'",
-    ],
-)
-def test_a_group_that_is_gone_is_missing(line: str) -> None:
-    assert isinstance(_streams.translate(driver_error(line)), GroupMissing)
-
-
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
-        ("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
-        ("MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
-        ("ERR unknown command 'XADD'", "ERR"),
-        ("ERR value is not an integer or out of range", "ERR"),
-        ("BUSYGROUP Consumer Group name already exists", "ERR"),
-    ],
-)
-def test_any_other_answer_is_a_refusal_that_keeps_its_code(line: str, code: str) -> None:
-    translated = _streams.translate(driver_error(line))
-    assert type(translated) is RedisRefused
-    assert translated.code == code
-    assert line.removeprefix("ERR ") in str(translated)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        redis.ConnectionError("Connection refused"),
-        redis.ConnectionError(),
-        redis.TimeoutError("Timeout reading from socket"),
-        OSError("no route to host"),
-        BrokenPipeError(),
-        TimeoutError(),
-        ValueError("I/O operation on closed file"),
-        AttributeError("'NoneType' object has no attribute 'recv'"),
-        redis.exceptions.InvalidResponse("Protocol Error: b'x'"),
-    ],
-    ids=repr,
-)
-def test_a_broken_connection_is_unavailable_however_the_driver_puts_it(error: Exception) -> None:
-    translated = _streams.translate(error)
-    assert isinstance(translated, RedisUnavailable | RedisRefused)
-    assert str(translated)
-    if not isinstance(error, redis.exceptions.InvalidResponse):
-        assert type(translated) is RedisUnavailable
-
-
-# --- addresses --------------------------------------------------------------------------------
-
-SECRET = "s3cr3t"
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        (f"redis://user:{SECRET}@example.org:6380/2", "redis://example.org:6380/2"),
-        (f"redis://:{SECRET}@example.org/0", "redis://example.org/0"),
-        (f"rediss://{SECRET}@example.org/0", "rediss://example.org/0"),
-        (f"redis://example.org/0?password={SECRET}", "redis://example.org/0"),
-        (f"redis://example.org/0?username=u&password={SECRET}#x", "redis://example.org/0"),
-        (f"unix://user:{SECRET}@/run/redis.sock?db=1", "unix:///run/redis.sock"),
-        (f"unix:///run/redis.sock?password={SECRET}", "unix:///run/redis.sock"),
-        (f"redis://user:p%40{SECRET}@example.org/0", "redis://example.org/0"),
-    ],
-)
-def test_an_address_is_shown_without_user_and_password(url: str, shown: str) -> None:
-    assert _streams.safe_address(url) == shown
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"redis://user:12/{SECRET}@example.org:6379/0",
-        f"redis://:p@ss/{SECRET}@example.org:6379/0",
-        f"redis://user:12?{SECRET}@example.org:6379/0",
-        f"redis://user:12#{SECRET}@example.org:6379/0",
-        f"redis://user:a/{SECRET}@example.org:6379/0",
-        f"redis://user:a?{SECRET}@example.org:6379/0",
-        f"redis://user:a[{SECRET}@example.org:6379/0",
-    ],
-)
-def test_a_password_with_characters_that_should_be_quoted_is_not_shown_either(url: str) -> None:
-    try:
-        _streams.connector(url, reply_timeout_seconds=1)
-        shown = _streams.safe_address(url)
-    except ConfigurationError as error:
-        shown = str(error)
-    assert SECRET not in shown
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"http://u:{SECRET}@example.org",
-        f"{SECRET}",
-        "",
-        f"redis://u:{SECRET}@example.org:99999/0",
-        f"redis://u:{SECRET}@example.org:port/0",
-        f"redis://u:{SECRET}@example.org/0?socket_timeout={SECRET}",
-        f"redis://u:{SECRET}@[example.org/0",
-        None,
-        b"redis://localhost",
-        6379,
-    ],
-)
-def test_a_url_that_cannot_be_used_is_refused_at_once_without_showing_the_password(
-    url: Any,
-) -> None:
-    with pytest.raises(ConfigurationError, match="redis_url") as caught:
-        _streams.connector(url, reply_timeout_seconds=1)
-    assert SECRET not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
-
-
-@pytest.mark.parametrize("option", ["max_connections=50", "timeout=20"])
-def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option: str) -> None:
-    connect = _streams.connector(f"{redis_url}?{option}", reply_timeout_seconds=5)
-    with closing(Link(connect)) as link:
-        assert link.call("PING") == b"PONG"
-
-
-def test_an_unknown_option_in_the_url_is_a_configuration_error(redis_url: str) -> None:
-    with pytest.raises(ConfigurationError):
-        Link(_streams.connector(f"{redis_url}?colour=blue", reply_timeout_seconds=5))
-
-
-def test_nothing_in_a_url_can_make_the_connection_retry_or_decode(redis_url: str) -> None:
-    url = f"{redis_url}?retry_on_timeout=yes&health_check_interval=1&decode_responses=True"
-    url += "&socket_timeout=0.001&protocol=3"
-    connection: Any = _streams.connector(url, reply_timeout_seconds=7)()
-    assert connection.socket_timeout == 7
-    assert connection.health_check_interval == 0
-    tries: list[int] = []
-
-    def fail() -> None:
-        tries.append(1)
-        raise redis.ConnectionError
-
-    with pytest.raises(redis.ConnectionError):
-        connection.retry.call_with_retry(fail, lambda _error: None)
-    assert tries == [1]
-    with closing(Link(lambda: connection)) as link:
-        assert link.call("ECHO", "x") == b"x"
-
-
-# --- links ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def link(redis_url: str) -> Iterator[Link]:
-    with closing(make_link(redis_url)) as made:
-        yield made
-
-
-def make_link(url: str) -> Link:
-    return Link(_streams.connector(url, reply_timeout_seconds=10))
-
-
-def test_a_link_connects_when_first_used_and_once(link: Link) -> None:
-    assert link.connects == 0
-    assert link.call("PING") == b"PONG"
-    assert link.call("PING") == b"PONG"
-    assert link.connects == 1
-
-
-def test_a_refusal_leaves_the_link_in_step(link: Link) -> None:
-    link.send([("PING",), ("NO-SUCH-COMMAND",), ("ECHO", "after")])
-    assert link.receive() == b"PONG"
-    with pytest.raises(RedisRefused):
-        link.receive()
-    assert link.receive() == b"after"
-    assert link.connects == 1
-
-
-def test_a_broken_link_raises_once_and_then_connects_anew(link: Link, client: redis.Redis) -> None:
-    number = link.call("CLIENT", "ID")
-    client.client_kill_filter(_id=number)
-    with pytest.raises(RedisUnavailable):
-        link.call("PING")
-    assert link.call("PING") == b"PONG"
-    assert link.connects == 2
-
-
-def test_a_link_notices_without_asking_that_the_server_has_closed_it(
-    link: Link, client: redis.Redis
-) -> None:
-    assert not link.is_stale()
-    number = link.call("CLIENT", "ID")
-    assert not link.is_stale()
-    client.client_kill_filter(_id=number)
-    eventually(link.is_stale)
-
-
-def test_a_server_that_is_not_there_is_unavailable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    link = make_link(f"redis://127.0.0.1:{port}/0")
-    with pytest.raises(RedisUnavailable):
-        link.open()
-    assert link.connects == 0
-
-
-def test_a_wrong_password_is_denied_and_not_shown(redis_server: EmbeddedRedis) -> None:
-    with EmbeddedRedis(redis_server.binary) as server:
-        with redis.Redis.from_url(server.url) as admin:
-            admin.config_set("requirepass", "right")
-        url = server.url.replace("redis://", f"redis://:{SECRET}@")
-        for address in (url, server.url):
-            with pytest.raises(RedisAccessDenied) as caught:
-                make_link(address).call("PING")
-            assert SECRET not in str(caught.value)
-
-
-def test_scripts_that_the_server_forgot_are_loaded_again_by_themselves(
-    link: Link, client: redis.Redis
-) -> None:
-    link.open()
-    client.script_flush()
-    call = _streams.publish("jobs", [[b"a", b"1"]], None)
-    assert len(_streams.parse_published(link.call(*call))[0]) == 1
-    assert client.xlen("jobs") == 1
-
-
-def test_a_blocked_wait_is_ended_from_another_thread(link: Link, client: redis.Redis) -> None:
-    worker = Worker(link, "w1")
-    link.send([worker.commands.read(1, 9000)])
-    received: list[Any] = ["nothing yet"]
-
-    def wait() -> None:
-        received[0] = link.receive_blocked()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    eventually(lambda: client.info("clients")["blocked_clients"] == 1)
-    link.interrupt()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert received == [None]
-
-
-def test_an_interrupt_that_comes_before_the_wait_ends_it_too(link: Link) -> None:
-    worker = Worker(link, "w1")
-    link.interrupt()
-    link.send([worker.commands.read(1, 9000)])
-    assert link.receive_blocked() is None
-    assert link.call("PING") == b"PONG"
-
-
 # --- groups -----------------------------------------------------------------------------------
-
-
-class Worker:
-    """One consumer of a group: sends what a real one sends, and reads what comes back."""
-
-    def __init__(
-        self,
-        link: Link,
-        name: str,
-        *,
-        keys: Keys = KEYS,
-        results: str | None = "results",
-        lease_ms: int = LEASE_MS,
-    ) -> None:
-        self.link = link
-        self.commands = GroupCommands(keys, name, lease_ms, results)
-        _streams.ensure_group(link, self.commands)
-        self.beat()
-
-    def publish(self, *messages: list[bytes]) -> list[str]:
-        command = _streams.publish(self.commands.keys.stream, messages, None)
-        ids, error = _streams.parse_published(self.link.call(*command))
-        assert error is None
-        return ids
-
-    def read(self, count: int = 10) -> list[Entry]:
-        return _streams.parse_read(self.link.call(*self.commands.read(count, 0)))
-
-    def settle(self, *outcomes: Outcome) -> list[int]:
-        """What each outcome came to; raises the refusal that ended them, if there was one."""
-        settled: list[int] = []
-        for command, _ in self.commands.outcomes(outcomes):
-            reply = _streams.parse_outcomes(self.link.call(*command))
-            if reply.refusal is not None:
-                raise reply.refusal
-            settled += reply.results
-        return settled
-
-    def finish(self, message_id: str, answer: Answer = NOTHING) -> int:
-        (ended,) = self.settle(Finish(message_id, answer))
-        return ended
-
-    def park(self, message_id: str, delay_ms: int = HOUR_MS, failure: str = '{"n":1}') -> int:
-        (parked,) = self.settle(Park(message_id, failure, delay_ms))
-        return parked
-
-    def bury(self, message_id: str, failure: str = '{"n":9}', answer: Answer = NOTHING) -> int:
-        (buried,) = self.settle(Bury(message_id, failure, METADATA, answer))
-        return buried
-
-    def hand_back(self, *ids: str) -> list[int]:
-        reply: list[int] = self.link.call(*self.commands.hand_back(ids))
-        return reply
-
-    def recover(
-        self,
-        *,
-        own_idle_ms: int = HOUR_MS,
-        age_ms: int = 0,
-        max_crashes: int = 3,
-        startable_crashes: int = 3,
-        held: tuple[str, ...] = (),
-    ) -> Recovered:
-        command = self.commands.recover(
-            own_idle_ms=own_idle_ms,
-            age_ms=age_ms,
-            max_crashes=max_crashes,
-            startable_crashes=startable_crashes,
-            held=held,
-        )
-        return _streams.parse_recovered(self.link.call(*command))
-
-    def recover_id(self, **options: Any) -> str | None:
-        entry = self.recover(**options).entry
-        return entry and entry.id
-
-    def beat(self) -> QueueFigures:
-        return _streams.parse_figures(self.link.call(*self.commands.beat()))
-
-    def leave(self) -> list[int]:
-        reply: list[int] = self.link.call(*self.commands.leave())
-        return reply
-
-
-class Looker:
-    """Looks at a stream and its group from outside."""
-
-    def __init__(self, client: redis.Redis, keys: Keys = KEYS) -> None:
-        self.client = client
-        self.keys = keys
-
-    def bodies(self) -> list[str]:
-        return [entry_id.decode() for entry_id, _ in self.client.xrange(self.keys.stream)]
-
-    def pending(self, group: str | None = None) -> dict[str, tuple[str, int]]:
-        """Owner and delivery count of everything pending."""
-        rows = self.client.xpending_range(
-            self.keys.stream, group or self.keys.group, "-", "+", 10_000
-        )
-        return {
-            row["message_id"].decode(): (row["consumer"].decode(), row["times_delivered"])
-            for row in rows
-        }
-
-    def due(self) -> dict[str, float]:
-        return {
-            name.decode(): at
-            for name, at in self.client.zrange(self.keys.due, 0, -1, withscores=True)
-        }
-
-    def history(self) -> dict[str, str]:
-        noted = self.client.hgetall(self.keys.history)
-        return {name.decode(): text.decode() for name, text in noted.items()}
-
-    def presence(self) -> dict[str, float]:
-        rows = self.client.zrange(self.keys.presence, 0, -1, withscores=True)
-        return {name.decode(): at for name, at in rows}
-
-    def consumers(self) -> set[str]:
-        rows = self.client.xinfo_consumers(self.keys.stream, self.keys.group)
-        return {row["name"].decode() for row in rows}
-
-    def dead(self) -> list[dict[bytes, bytes]]:
-        return [fields for _, fields in self.client.xrange(self.keys.dead)]
-
-    def results(self) -> list[dict[bytes, bytes]]:
-        return [fields for _, fields in self.client.xrange("results")]
-
-    def everything(self) -> dict[bytes, bytes | None]:
-        """All keys as the server would save them, the pending list included."""
-        return {key: self.client.dump(key) for key in self.client.keys("*")}
-
-    def now_ms(self) -> int:
-        seconds, microseconds = self.client.time()
-        return int(seconds) * 1000 + int(microseconds) // 1000
-
-    def set_idle(self, message_id: str, owner: str, idle_ms: int) -> None:
-        """Let time pass for a pending message."""
-        claimed = self.client.xclaim(
-            self.keys.stream, self.keys.group, owner, 0, [message_id], idle=idle_ms, justid=True
-        )
-        assert claimed == [message_id.encode()]
-
-    def end_lease(self, name: str) -> None:
-        self.client.zadd(self.keys.presence, {name: self.now_ms() - 1})
-
-    def remove_presence(self, name: str) -> None:
-        self.client.zrem(self.keys.presence, name)
-
-    def keep_alive(self, name: str) -> None:
-        self.client.zadd(self.keys.presence, {name: self.now_ms() + LEASE_MS})
-
-    def drops_deleted_bodies_on_claim(self) -> bool:
-        """Servers from 7.0 on do; 6.2 keeps such a message pending."""
-        version = str(self.client.info("server")["redis_version"])
-        return int(version.partition(".")[0]) >= 7
-
-
-@pytest.fixture
-def worker(link: Link) -> Worker:
-    return Worker(link, "w1")
-
-
-@pytest.fixture
-def other(link: Link) -> Worker:
-    """A second consumer of the same group."""
-    return Worker(link, "w2")
-
-
-@pytest.fixture
-def look(client: redis.Redis) -> Looker:
-    return Looker(client)
-
-
-@pytest.fixture
-def taken(worker: Worker) -> list[str]:
-    """Three messages, delivered to w1."""
-    ids = worker.publish([b"text", b"a"], [b"text", b"b"], [b"text", b"c"])
-    assert [entry.id for entry in worker.read()] == ids
-    return ids
-
-
-def result(text: str) -> Answer:
-    return Answer(items=[b"text", text.encode()])
 
 
 def test_a_new_group_begins_with_what_was_published_before_it(
@@ -1657,7 +1158,7 @@ def test_a_full_server_still_lets_messages_end_and_workers_live(
     own_server: EmbeddedRedis,
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as client:
-        link = Link(_streams.connector(own_server.url, reply_timeout_seconds=5))
+        link = Link(_link.connector(own_server.url, reply_timeout_seconds=5))
         worker = Worker(link, "w1")
         ids = worker.publish(*([b"n", b"%d" % number] for number in range(5)))
         worker.read(5)

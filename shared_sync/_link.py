@@ -1,0 +1,317 @@
+"""How Redis is reached: addresses, connections, their errors. Nothing else here imports redis."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import Connection, parse_url
+from redis.retry import Retry
+
+from shared_sync._scripts import Command, scripts
+from shared_sync.errors import (
+    ConfigurationError,
+    GroupMissing,
+    RedisAccessDenied,
+    RedisRefused,
+    RedisUnavailable,
+    SharedSyncError,
+)
+
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+REPLY_MARGIN_SECONDS: Final = 5.0
+"""How much longer than a command may block its reply is waited for."""
+
+
+class RawConnection(Protocol):
+    """What is used of the driver's connections."""
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def can_read(self, timeout: float) -> bool: ...
+    def pack_commands(self, commands: Sequence[Command]) -> Any: ...
+    def send_packed_command(self, command: Any, check_health: bool) -> None: ...
+    def read_response(self) -> Any: ...
+
+
+Connect = Callable[[], RawConnection]
+
+
+def connector(redis_url: str, *, reply_timeout_seconds: float) -> Connect:
+    """A function that makes connections to `redis_url`, which is checked now; none is opened yet.
+
+    The connections never retry by themselves: a command sent again behind our back would
+    publish twice, or leave a batch pending.
+    """
+    try:
+        options = _parse(redis_url)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"redis_url cannot be used ({type(error).__name__}); "
+            "write redis://host:port/db, rediss://host:port/db or unix:///path/to/socket, and "
+            "percent-encode / ? # and @ in a password"
+        ) from None
+    connection_class = options.pop("connection_class", Connection)
+    for pool_option in ("max_connections", "timeout"):
+        options.pop(pool_option, None)
+    options.update(
+        socket_timeout=reply_timeout_seconds,
+        socket_connect_timeout=min(CONNECT_TIMEOUT_SECONDS, reply_timeout_seconds),
+        retry=Retry(NoBackoff(), 0),
+        retry_on_timeout=False,
+        health_check_interval=0,
+        decode_responses=False,
+        protocol=2,
+    )
+    if "path" in options:
+        del options["socket_connect_timeout"]
+    else:
+        options["socket_keepalive"] = True
+    connect = partial(connection_class, **options)
+    try:
+        connect()
+    except Exception as error:  # noqa: BLE001 - each kind of connection refuses in its own way
+        raise ConfigurationError(
+            f"redis_url has an option that this kind of connection does not take: {error}"
+        ) from None
+    return connect
+
+
+def _parse(redis_url: str) -> dict[str, Any]:
+    """The driver's options; raises ValueError also where part of a password looks like a host."""
+    _, _, rest = redis_url.partition("://")
+    host_end = re.search(r"[/?#]", rest)
+    if host_end and not redis_url.startswith("unix:") and "@" in rest[host_end.start() :]:
+        raise ValueError
+    options: dict[str, Any] = parse_url(redis_url)  # type: ignore[no-untyped-call]
+    return options
+
+
+def safe_address(redis_url: str) -> str:
+    """Where the URL leads, for logs and errors; no user, password or query, however misplaced."""
+    try:
+        options = _parse(redis_url)
+    except (ValueError, TypeError, AttributeError):
+        return "an address that cannot be read"
+    scheme = redis_url.partition("://")[0]
+    if "path" in options:
+        return f"{scheme}://{options['path']}"
+    host = options.get("host", "localhost")
+    if ":" in host:
+        host = f"[{host}]"
+    port = f":{options['port']}" if "port" in options else ""
+    return f"{scheme}://{host}{port}/{options.get('db', 0)}"
+
+
+_CODES: Final = (
+    "NOSCRIPT",
+    "NOGROUP",
+    "UNBLOCKED",
+    "WRONGTYPE",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MOVED",
+    "NOPERM",
+    "NOAUTH",
+    "WRONGPASS",
+    "OOM",
+    "MISCONF",
+)
+# A script's error carries the code of the command that failed somewhere inside its text.
+_CODE: Final = re.compile(rf"\b({'|'.join(_CODES)})\b")
+# The driver strips the code from errors that it has a class for.
+_CODE_OF_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (redis.exceptions.NoScriptError, "NOSCRIPT"),
+    (redis.exceptions.ReadOnlyError, "READONLY"),
+    (redis.exceptions.NoPermissionError, "NOPERM"),
+    (redis.exceptions.AuthenticationError, "NOAUTH"),
+    (redis.exceptions.BusyLoadingError, "LOADING"),
+    (redis.exceptions.OutOfMemoryError, "OOM"),
+    (redis.exceptions.MasterDownError, "MASTERDOWN"),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (redis.exceptions.TryAgainError, "TRYAGAIN"),
+    (redis.exceptions.MovedError, "MOVED"),
+)
+_TURNED_AWAY: Final = frozenset(
+    {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED"}
+)
+# The driver's timeout is not a kind of its connection error.
+_BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+_DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
+
+
+class _ScriptsForgotten(RedisUnavailable):
+    """The server lost the scripts that this connection had loaded."""
+
+
+def _code_of(error: Exception) -> str:
+    for error_class, code in _CODE_OF_CLASS:
+        if isinstance(error, error_class):
+            return code
+    found = _CODE.search(str(error))
+    return found.group(1) if found else "ERR"
+
+
+def translate(error: Exception) -> SharedSyncError:
+    """Our error for one of the driver's; the two families of broken connections become one."""
+    code = _code_of(error)
+    text = str(error).strip() or type(error).__name__
+    if code != "ERR" and code not in text:
+        text = f"{code} {text}"
+    if code in _DENIED:
+        return RedisAccessDenied(text)
+    if code == "NOSCRIPT":
+        return _ScriptsForgotten(text)
+    if code in _TURNED_AWAY or isinstance(error, _BROKEN):
+        return RedisUnavailable(text)
+    if code in ("NOGROUP", "UNBLOCKED"):
+        return GroupMissing(text, code=code)
+    if isinstance(error, redis.RedisError):
+        return RedisRefused(text, code=code)
+    return RedisUnavailable(f"the connection broke ({type(error).__name__}: {error})")
+
+
+def refusal(text: bytes) -> SharedSyncError | None:
+    """Our error for a refusal that a script returned as text; None for none."""
+    return translate(redis.ResponseError(text.decode())) if text else None
+
+
+class Link:
+    """One connection to Redis with all scripts loaded; used by one thread at a time.
+
+    Only `interrupt()` may be called from another thread. A link connects when first used and
+    again after it broke; it repeats nothing by itself.
+    """
+
+    def __init__(self, connect: Connect) -> None:
+        # Fixed after construction.
+        self._connection = connect()
+        # Owned by the using thread.
+        self._open = False
+        self.connects = 0
+        # Guarded by the lock.
+        self._lock = threading.Lock()
+        self._blocked = False
+        self._interrupted = False
+
+    def open(self) -> None:
+        """Connect and load the scripts, if that is not done. Blocks up to the time limits."""
+        if self._open:
+            return
+        try:
+            self._connection.connect()
+            self._open = True
+            self._send([("SCRIPT", "LOAD", script.text) for script in scripts().values()])
+            for _ in scripts():
+                self.receive()
+        except Exception as error:
+            self.close()
+            if isinstance(error, SharedSyncError):
+                raise
+            raise translate(error) from None
+        self.connects += 1
+
+    def close(self) -> None:
+        """Close the connection. The link may be used again; it then connects anew."""
+        self._open = False
+        self._connection.disconnect()
+
+    def is_stale(self) -> bool:
+        """Whether the server has closed the connection, or left something unread in it."""
+        if not self._open:
+            return False
+        try:
+            return bool(self._connection.can_read(0))
+        except Exception:  # noqa: BLE001 - whatever it is, this connection is of no use
+            return True
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send commands in one write; `receive()` must then be called once for each."""
+        self.open()
+        self._send(commands)
+
+    def _send(self, commands: Sequence[Command]) -> None:
+        connection = self._connection
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        except Exception as error:  # noqa: BLE001 - translated, whatever it is
+            self.close()
+            raise translate(error) from None
+
+    def receive(self) -> Any:
+        """The next reply. A refusal raises and leaves the link in step; a break closes it."""
+        try:
+            return self._connection.read_response()
+        except redis.ResponseError as error:
+            translated = translate(error)
+            if isinstance(translated, RedisUnavailable):
+                self.close()
+            raise translated from None
+        except Exception as error:  # noqa: BLE001 - an interrupt breaks the driver in many ways
+            self.close()
+            raise translate(error) from None
+
+    def call(self, *command: object) -> Any:
+        """Send one command and return its reply."""
+        try:
+            self.send([command])
+            return self.receive()
+        except _ScriptsForgotten:
+            # The command was not carried out, and connecting anew loads the scripts.
+            self.send([command])
+            return self.receive()
+
+    def call_all(self, *commands: Command) -> list[Any]:
+        """Send commands in one round trip; a refusal stands among the replies, not raised."""
+        self.send(commands)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(self.receive())
+            except RedisRefused as refused:
+                replies.append(refused)
+        return replies
+
+    def receive_blocked(self) -> Any:
+        """Like `receive()`, for a reply that the server may hold back: `interrupt()` ends it.
+
+        Returns None when interrupted.
+        """
+        with self._lock:
+            if self._interrupted:
+                self.close()
+                return None
+            self._blocked = True
+        try:
+            return self.receive()
+        except RedisUnavailable:
+            if self._interrupted:
+                return None
+            raise
+        finally:
+            with self._lock:
+                self._blocked = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether `interrupt()` was called, so that a wait would end at once."""
+        return self._interrupted
+
+    def interrupt(self) -> None:
+        """End the blocked wait of the using thread, now and in future. Safe from any thread.
+
+        What the server delivered into the closed connection stays pending and is handed back
+        when the consumer leaves.
+        """
+        with self._lock:
+            self._interrupted = True
+            if self._blocked:
+                self._connection.disconnect()

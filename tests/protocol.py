@@ -1,0 +1,192 @@
+"""The protocol act by act: one consumer's commands, sent and read, and a look from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from shared_sync import _link, _streams
+from shared_sync._link import Link
+from shared_sync._streams import (
+    Answer,
+    Bury,
+    Entry,
+    Finish,
+    GroupCommands,
+    Keys,
+    Outcome,
+    Park,
+    QueueFigures,
+    Recovered,
+)
+
+KEYS = Keys.of("jobs", "workers")
+LEASE_MS = 30_000
+HOUR_MS = 3_600_000
+NOTHING = Answer()
+METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
+
+
+def make_link(url: str) -> Link:
+    return Link(_link.connector(url, reply_timeout_seconds=10))
+
+
+def result(text: str) -> Answer:
+    return Answer(items=[b"text", text.encode()])
+
+
+class Worker:
+    """One consumer of a group: sends what a real one sends, and reads what comes back."""
+
+    def __init__(
+        self,
+        link: Link,
+        name: str,
+        *,
+        keys: Keys = KEYS,
+        results: str | None = "results",
+        lease_ms: int = LEASE_MS,
+    ) -> None:
+        self.link = link
+        self.commands = GroupCommands(keys, name, lease_ms, results)
+        _streams.ensure_group(link, self.commands)
+        self.beat()
+
+    def publish(self, *messages: list[bytes]) -> list[str]:
+        command = _streams.publish(self.commands.keys.stream, messages, None)
+        ids, error = _streams.parse_published(self.link.call(*command))
+        assert error is None
+        return ids
+
+    def read(self, count: int = 10) -> list[Entry]:
+        return _streams.parse_read(self.link.call(*self.commands.read(count, 0)))
+
+    def settle(self, *outcomes: Outcome) -> list[int]:
+        """What each outcome came to; raises the refusal that ended them, if there was one."""
+        settled: list[int] = []
+        for command, _ in self.commands.outcomes(outcomes):
+            reply = _streams.parse_outcomes(self.link.call(*command))
+            if reply.refusal is not None:
+                raise reply.refusal
+            settled += reply.results
+        return settled
+
+    def finish(self, message_id: str, answer: Answer = NOTHING) -> int:
+        (ended,) = self.settle(Finish(message_id, answer))
+        return ended
+
+    def park(self, message_id: str, delay_ms: int = HOUR_MS, failure: str = '{"n":1}') -> int:
+        (parked,) = self.settle(Park(message_id, failure, delay_ms))
+        return parked
+
+    def bury(self, message_id: str, failure: str = '{"n":9}', answer: Answer = NOTHING) -> int:
+        (buried,) = self.settle(Bury(message_id, failure, METADATA, answer))
+        return buried
+
+    def hand_back(self, *ids: str) -> list[int]:
+        reply: list[int] = self.link.call(*self.commands.hand_back(ids))
+        return reply
+
+    def recover(
+        self,
+        *,
+        own_idle_ms: int = HOUR_MS,
+        age_ms: int = 0,
+        max_crashes: int = 3,
+        startable_crashes: int = 3,
+        held: tuple[str, ...] = (),
+    ) -> Recovered:
+        command = self.commands.recover(
+            own_idle_ms=own_idle_ms,
+            age_ms=age_ms,
+            max_crashes=max_crashes,
+            startable_crashes=startable_crashes,
+            held=held,
+        )
+        return _streams.parse_recovered(self.link.call(*command))
+
+    def recover_id(self, **options: Any) -> str | None:
+        entry = self.recover(**options).entry
+        return entry and entry.id
+
+    def beat(self) -> QueueFigures:
+        return _streams.parse_figures(self.link.call(*self.commands.beat()))
+
+    def leave(self) -> list[int]:
+        reply: list[int] = self.link.call(*self.commands.leave())
+        return reply
+
+
+class Looker:
+    """Looks at a stream and its group from outside."""
+
+    def __init__(self, client: redis.Redis, keys: Keys = KEYS) -> None:
+        self.client = client
+        self.keys = keys
+
+    def bodies(self) -> list[str]:
+        return [entry_id.decode() for entry_id, _ in self.client.xrange(self.keys.stream)]
+
+    def pending(self, group: str | None = None) -> dict[str, tuple[str, int]]:
+        """Owner and delivery count of everything pending."""
+        rows = self.client.xpending_range(
+            self.keys.stream, group or self.keys.group, "-", "+", 10_000
+        )
+        return {
+            row["message_id"].decode(): (row["consumer"].decode(), row["times_delivered"])
+            for row in rows
+        }
+
+    def due(self) -> dict[str, float]:
+        return {
+            name.decode(): at
+            for name, at in self.client.zrange(self.keys.due, 0, -1, withscores=True)
+        }
+
+    def history(self) -> dict[str, str]:
+        noted = self.client.hgetall(self.keys.history)
+        return {name.decode(): text.decode() for name, text in noted.items()}
+
+    def presence(self) -> dict[str, float]:
+        rows = self.client.zrange(self.keys.presence, 0, -1, withscores=True)
+        return {name.decode(): at for name, at in rows}
+
+    def consumers(self) -> set[str]:
+        rows = self.client.xinfo_consumers(self.keys.stream, self.keys.group)
+        return {row["name"].decode() for row in rows}
+
+    def dead(self) -> list[dict[bytes, bytes]]:
+        return [fields for _, fields in self.client.xrange(self.keys.dead)]
+
+    def results(self) -> list[dict[bytes, bytes]]:
+        return [fields for _, fields in self.client.xrange("results")]
+
+    def everything(self) -> dict[bytes, bytes | None]:
+        """All keys as the server would save them, the pending list included."""
+        return {key: self.client.dump(key) for key in self.client.keys("*")}
+
+    def now_ms(self) -> int:
+        seconds, microseconds = self.client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def set_idle(self, message_id: str, owner: str, idle_ms: int) -> None:
+        """Let time pass for a pending message."""
+        claimed = self.client.xclaim(
+            self.keys.stream, self.keys.group, owner, 0, [message_id], idle=idle_ms, justid=True
+        )
+        assert claimed == [message_id.encode()]
+
+    def end_lease(self, name: str) -> None:
+        self.client.zadd(self.keys.presence, {name: self.now_ms() - 1})
+
+    def remove_presence(self, name: str) -> None:
+        self.client.zrem(self.keys.presence, name)
+
+    def keep_alive(self, name: str) -> None:
+        self.client.zadd(self.keys.presence, {name: self.now_ms() + LEASE_MS})
+
+    def drops_deleted_bodies_on_claim(self) -> bool:
+        """Servers from 7.0 on do; 6.2 keeps such a message pending."""
+        version = str(self.client.info("server")["redis_version"])
+        return int(version.partition(".")[0]) >= 7

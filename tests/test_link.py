@@ -1,0 +1,314 @@
+"""Addresses, errors and connections, against a real server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import closing
+from typing import Any
+
+import pytest
+import redis
+from helpers import eventually
+from protocol import Worker, make_link
+
+from shared_sync import _link, _streams
+from shared_sync._embedded import EmbeddedRedis
+from shared_sync._link import Link
+from shared_sync.errors import (
+    ConfigurationError,
+    GroupMissing,
+    RedisAccessDenied,
+    RedisRefused,
+    RedisUnavailable,
+)
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+def driver_error(line: str) -> Exception:
+    """What the driver makes of an error line; it strips the code when it has a class for it."""
+    parser = pytest.importorskip("redis._parsers.base")
+    error: Exception = parser.BaseParser.parse_error(line)
+    return error
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "READONLY You can't write against a read only replica.",
+        "LOADING Redis is loading the dataset in memory",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "CLUSTERDOWN The cluster is down",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "MOVED 3999 127.0.0.1:6381",
+        "NOSCRIPT No matching script. Please use EVAL.",
+        "ERR max number of clients reached",
+        "ERR Error running script (call to f_1): @user_script:9: -READONLY You can't write "
+        "against a read only replica.",
+    ],
+)
+def test_a_server_that_cannot_serve_now_counts_as_unavailable(line: str) -> None:
+    translated = _link.translate(driver_error(line))
+    assert isinstance(translated, RedisUnavailable)
+    assert not isinstance(translated, RedisAccessDenied)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NOAUTH Authentication required.",
+        "WRONGPASS invalid username-password pair or user is disabled.",
+        "NOPERM this user has no permissions to run the 'xadd' command",
+        "ERR invalid password",
+        "ERR Client sent AUTH, but no password is set",
+        "ERR Error running script: -NOPERM this user has no permissions to access a key",
+    ],
+)
+def test_a_server_that_refuses_the_user_denies_access(line: str) -> None:
+    assert isinstance(_link.translate(driver_error(line)), RedisAccessDenied)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NOGROUP No such key 'jobs' or consumer group 'workers' in XREADGROUP",
+        "UNBLOCKED the stream key no longer exists",
+        "ERR Error running script (call to f_1): @user_script:9: -NOGROUP No such key 'jobs'",
+    ],
+)
+def test_a_group_that_is_gone_is_missing(line: str) -> None:
+    assert isinstance(_link.translate(driver_error(line)), GroupMissing)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
+        ("MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
+        ("ERR unknown command 'XADD'", "ERR"),
+        ("ERR value is not an integer or out of range", "ERR"),
+        ("BUSYGROUP Consumer Group name already exists", "ERR"),
+    ],
+)
+def test_any_other_answer_is_a_refusal_that_keeps_its_code(line: str, code: str) -> None:
+    translated = _link.translate(driver_error(line))
+    assert type(translated) is RedisRefused
+    assert translated.code == code
+    assert line.removeprefix("ERR ") in str(translated)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        redis.ConnectionError("Connection refused"),
+        redis.ConnectionError(),
+        redis.TimeoutError("Timeout reading from socket"),
+        OSError("no route to host"),
+        BrokenPipeError(),
+        TimeoutError(),
+        ValueError("I/O operation on closed file"),
+        AttributeError("'NoneType' object has no attribute 'recv'"),
+        redis.exceptions.InvalidResponse("Protocol Error: b'x'"),
+    ],
+    ids=repr,
+)
+def test_a_broken_connection_is_unavailable_however_the_driver_puts_it(error: Exception) -> None:
+    translated = _link.translate(error)
+    assert isinstance(translated, RedisUnavailable | RedisRefused)
+    assert str(translated)
+    if not isinstance(error, redis.exceptions.InvalidResponse):
+        assert type(translated) is RedisUnavailable
+
+
+# --- addresses --------------------------------------------------------------------------------
+
+SECRET = "s3cr3t"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"redis://user:{SECRET}@example.org:6380/2", "redis://example.org:6380/2"),
+        (f"redis://:{SECRET}@example.org/0", "redis://example.org/0"),
+        (f"rediss://{SECRET}@example.org/0", "rediss://example.org/0"),
+        (f"redis://example.org/0?password={SECRET}", "redis://example.org/0"),
+        (f"redis://example.org/0?username=u&password={SECRET}#x", "redis://example.org/0"),
+        (f"unix://user:{SECRET}@/run/redis.sock?db=1", "unix:///run/redis.sock"),
+        (f"unix:///run/redis.sock?password={SECRET}", "unix:///run/redis.sock"),
+        (f"redis://user:p%40{SECRET}@example.org/0", "redis://example.org/0"),
+    ],
+)
+def test_an_address_is_shown_without_user_and_password(url: str, shown: str) -> None:
+    assert _link.safe_address(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://user:12/{SECRET}@example.org:6379/0",
+        f"redis://:p@ss/{SECRET}@example.org:6379/0",
+        f"redis://user:12?{SECRET}@example.org:6379/0",
+        f"redis://user:12#{SECRET}@example.org:6379/0",
+        f"redis://user:a/{SECRET}@example.org:6379/0",
+        f"redis://user:a?{SECRET}@example.org:6379/0",
+        f"redis://user:a[{SECRET}@example.org:6379/0",
+    ],
+)
+def test_a_password_with_characters_that_should_be_quoted_is_not_shown_either(url: str) -> None:
+    try:
+        _link.connector(url, reply_timeout_seconds=1)
+        shown = _link.safe_address(url)
+    except ConfigurationError as error:
+        shown = str(error)
+    assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://u:{SECRET}@example.org",
+        f"{SECRET}",
+        "",
+        f"redis://u:{SECRET}@example.org:99999/0",
+        f"redis://u:{SECRET}@example.org:port/0",
+        f"redis://u:{SECRET}@example.org/0?socket_timeout={SECRET}",
+        f"redis://u:{SECRET}@[example.org/0",
+        None,
+        b"redis://localhost",
+        6379,
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_at_once_without_showing_the_password(
+    url: Any,
+) -> None:
+    with pytest.raises(ConfigurationError, match="redis_url") as caught:
+        _link.connector(url, reply_timeout_seconds=1)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("option", ["max_connections=50", "timeout=20"])
+def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option: str) -> None:
+    connect = _link.connector(f"{redis_url}?{option}", reply_timeout_seconds=5)
+    with closing(Link(connect)) as link:
+        assert link.call("PING") == b"PONG"
+
+
+def test_an_unknown_option_in_the_url_is_a_configuration_error(redis_url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Link(_link.connector(f"{redis_url}?colour=blue", reply_timeout_seconds=5))
+
+
+def test_nothing_in_a_url_can_make_the_connection_retry_or_decode(redis_url: str) -> None:
+    url = f"{redis_url}?retry_on_timeout=yes&health_check_interval=1&decode_responses=True"
+    url += "&socket_timeout=0.001&protocol=3"
+    connection: Any = _link.connector(url, reply_timeout_seconds=7)()
+    assert connection.socket_timeout == 7
+    assert connection.health_check_interval == 0
+    tries: list[int] = []
+
+    def fail() -> None:
+        tries.append(1)
+        raise redis.ConnectionError
+
+    with pytest.raises(redis.ConnectionError):
+        connection.retry.call_with_retry(fail, lambda _error: None)
+    assert tries == [1]
+    with closing(Link(lambda: connection)) as link:
+        assert link.call("ECHO", "x") == b"x"
+
+
+# --- links ------------------------------------------------------------------------------------
+
+
+def test_a_link_connects_when_first_used_and_once(link: Link) -> None:
+    assert link.connects == 0
+    assert link.call("PING") == b"PONG"
+    assert link.call("PING") == b"PONG"
+    assert link.connects == 1
+
+
+def test_a_refusal_leaves_the_link_in_step(link: Link) -> None:
+    link.send([("PING",), ("NO-SUCH-COMMAND",), ("ECHO", "after")])
+    assert link.receive() == b"PONG"
+    with pytest.raises(RedisRefused):
+        link.receive()
+    assert link.receive() == b"after"
+    assert link.connects == 1
+
+
+def test_a_broken_link_raises_once_and_then_connects_anew(link: Link, client: redis.Redis) -> None:
+    number = link.call("CLIENT", "ID")
+    client.client_kill_filter(_id=number)
+    with pytest.raises(RedisUnavailable):
+        link.call("PING")
+    assert link.call("PING") == b"PONG"
+    assert link.connects == 2
+
+
+def test_a_link_notices_without_asking_that_the_server_has_closed_it(
+    link: Link, client: redis.Redis
+) -> None:
+    assert not link.is_stale()
+    number = link.call("CLIENT", "ID")
+    assert not link.is_stale()
+    client.client_kill_filter(_id=number)
+    eventually(link.is_stale)
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    link = make_link(f"redis://127.0.0.1:{port}/0")
+    with pytest.raises(RedisUnavailable):
+        link.open()
+    assert link.connects == 0
+
+
+def test_a_wrong_password_is_denied_and_not_shown(redis_server: EmbeddedRedis) -> None:
+    with EmbeddedRedis(redis_server.binary) as server:
+        with redis.Redis.from_url(server.url) as admin:
+            admin.config_set("requirepass", "right")
+        url = server.url.replace("redis://", f"redis://:{SECRET}@")
+        for address in (url, server.url):
+            with pytest.raises(RedisAccessDenied) as caught:
+                make_link(address).call("PING")
+            assert SECRET not in str(caught.value)
+
+
+def test_scripts_that_the_server_forgot_are_loaded_again_by_themselves(
+    link: Link, client: redis.Redis
+) -> None:
+    link.open()
+    client.script_flush()
+    call = _streams.publish("jobs", [[b"a", b"1"]], None)
+    assert len(_streams.parse_published(link.call(*call))[0]) == 1
+    assert client.xlen("jobs") == 1
+
+
+def test_a_blocked_wait_is_ended_from_another_thread(link: Link, client: redis.Redis) -> None:
+    worker = Worker(link, "w1")
+    link.send([worker.commands.read(1, 9000)])
+    received: list[Any] = ["nothing yet"]
+
+    def wait() -> None:
+        received[0] = link.receive_blocked()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: client.info("clients")["blocked_clients"] == 1)
+    link.interrupt()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert received == [None]
+
+
+def test_an_interrupt_that_comes_before_the_wait_ends_it_too(link: Link) -> None:
+    worker = Worker(link, "w1")
+    link.interrupt()
+    link.send([worker.commands.read(1, 9000)])
+    assert link.receive_blocked() is None
+    assert link.call("PING") == b"PONG"
