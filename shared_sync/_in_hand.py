@@ -15,9 +15,14 @@ from shared_sync._streams import Entry
 class Running:
     """A message that a reader runs just now."""
 
-    id: str
+    entry: Entry
     reader: str
+    thread: int
+    """The identifier of the reader's thread."""
+
     seconds: float
+    given_up: bool
+    """It runs past its deadline, and this process has given it to others."""
 
 
 class InHand:
@@ -29,7 +34,8 @@ class InHand:
         self._lock = threading.Lock()
         self._held: dict[str, int] = {}  # id -> crashes
         self._waiting: dict[str, deque[Entry]] = {}
-        self._running: dict[str, tuple[str, float]] = {}
+        self._running: dict[str, tuple[Entry, int, float]] = {}
+        self._given_up: set[str] = set()  # readers
         self._closed = False
 
     def admit(self, reader: str, entries: Iterable[Entry]) -> None:
@@ -48,7 +54,7 @@ class InHand:
             if not waiting or self._closed:
                 return None
             entry = waiting.popleft()
-            self._running[reader] = (entry.id, self._clock())
+            self._running[reader] = (entry, threading.get_ident(), self._clock())
             return entry
 
     def has_waiting(self, reader: str) -> bool:
@@ -60,6 +66,7 @@ class InHand:
         """The reader's running message ended; it stays held until it is settled."""
         with self._lock:
             self._running.pop(reader, None)
+            self._given_up.discard(reader)
 
     def release(self, ids: Iterable[str]) -> bool:
         """These are settled, or given up by this process. Whether one had crashes behind it."""
@@ -101,8 +108,22 @@ class InHand:
 
     def running(self) -> list[Running]:
         with self._lock:
-            now = self._clock()
-            return [
-                Running(message_id, reader, now - since)
-                for reader, (message_id, since) in self._running.items()
+            return self._running_now()
+
+    def give_up(self, deadline_seconds: float) -> list[Running]:
+        """Those that run longer, each told once. They stay held, so that others take them."""
+        with self._lock:
+            late = [
+                job
+                for job in self._running_now()
+                if job.seconds >= deadline_seconds and not job.given_up
             ]
+            self._given_up.update(job.reader for job in late)
+            return late
+
+    def _running_now(self) -> list[Running]:
+        now = self._clock()
+        return [
+            Running(entry, reader, thread, now - since, reader in self._given_up)
+            for reader, (entry, thread, since) in self._running.items()
+        ]

@@ -4,6 +4,7 @@ What is in Redis for stream `S` and group `G` (keys of one stream share its clus
 
     S                  stream   the messages; deleted when the last group has finished them
     {S}:G:presence     zset     consumer name -> end of its lease, ms of the server's clock
+    {S}:G:holders      hash     consumer name -> the process that holds it
     {S}:G:due          zset     parked message id -> time of its next attempt, ms
     {S}:G:history      hash     message id -> its failures so far, one JSON object a line
     {S}:G:dead         stream   dead letters: the original fields and `dead.*` metadata
@@ -41,6 +42,7 @@ class Keys:
     stream: str
     group: str
     presence: str
+    holders: str
     due: str
     history: str
     dead: str
@@ -55,6 +57,7 @@ class Keys:
             stream=stream,
             group=group,
             presence=f"{prefix}:presence",
+            holders=f"{prefix}:holders",
             due=f"{prefix}:due",
             history=f"{prefix}:history",
             dead=f"{prefix}:dead",
@@ -62,7 +65,14 @@ class Keys:
 
     def all(self) -> tuple[str, ...]:
         """Every key of the stream and this group."""
-        return (self.stream, self.presence, self.due, self.history, self.dead)
+        return (
+            self.stream,
+            self.presence,
+            self.holders,
+            self.due,
+            self.history,
+            self.dead,
+        )
 
 
 def check_stream_name(stream: object) -> None:
@@ -178,6 +188,8 @@ class GroupCommands:
 
     keys: Keys
     consumer: str
+    holder: str
+    """The process that this consumer is, as it stands in Redis."""
     lease_ms: int
     result_stream: str | None = None
 
@@ -206,30 +218,26 @@ class GroupCommands:
             else:
                 commands.append((self._bury(outcome), [outcome]))
         if finishes:
-            keys = [self.keys.stream, self.keys.history, self.keys.due, *self._result_key()]
+            keys = [*self._common_keys(), *self._result_key()]
             command = _scripts.call("finish", keys, self.keys.group, *arguments)
             commands.insert(0, (command, finishes))
         return commands
 
     def _park(self, outcome: Park) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due]
         return _scripts.call(
             "park",
-            keys,
-            self.keys.group,
-            self.consumer,
+            [*self._common_keys(), self.keys.holders],
+            *self._who(),
             outcome.id,
             outcome.failure,
             outcome.delay_ms,
         )
 
     def _bury(self, outcome: Bury) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due, self.keys.dead]
         return _scripts.call(
             "bury",
-            [*keys, *self._result_key()],
-            self.keys.group,
-            self.consumer,
+            [*self._common_keys(), self.keys.dead, self.keys.holders, *self._result_key()],
+            *self._who(),
             outcome.id,
             outcome.failure,
             len(outcome.metadata),
@@ -240,12 +248,18 @@ class GroupCommands:
     def _answer(self, answer: Answer) -> list[object]:
         return [len(answer.items), *answer.items, answer.channel, answer.payload]
 
+    def _common_keys(self) -> tuple[str, str, str]:
+        return (self.keys.stream, self.keys.history, self.keys.due)
+
     def _result_key(self) -> list[str]:
         return [self.result_stream] if self.result_stream else []
 
+    def _who(self) -> tuple[str, str, str]:
+        return (self.keys.group, self.consumer, self.holder)
+
     def hand_back(self, ids: Iterable[str]) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due]
-        return _scripts.call("hand_back", keys, self.keys.group, self.consumer, *ids)
+        keys = [*self._common_keys(), self.keys.holders]
+        return _scripts.call("hand_back", keys, *self._who(), *ids)
 
     def recover(
         self,
@@ -256,12 +270,10 @@ class GroupCommands:
         startable_crashes: int,
         held: Iterable[str],
     ) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due, self.keys.presence]
         return _scripts.call(
             "recover",
-            keys,
-            self.keys.group,
-            self.consumer,
+            [*self._common_keys(), self.keys.presence, self.keys.holders],
+            *self._who(),
             self.lease_ms,
             self._grace_ms,
             own_idle_ms,
@@ -279,17 +291,17 @@ class GroupCommands:
     def beat(self) -> Command:
         keys = [self.keys.stream, self.keys.due, self.keys.presence, self.keys.dead]
         return _scripts.call(
-            "beat",
-            keys,
-            self.keys.group,
-            self.consumer,
-            self.lease_ms,
-            self._grace_ms,
+            "beat", [*keys, self.keys.holders], *self._who(), self.lease_ms, self._grace_ms
         )
 
+    def hold(self, gone: bytes) -> Command:
+        """Take the consumer's name; `gone` is a holder that is known to have ended, or empty."""
+        keys = [self.keys.due, self.keys.presence, self.keys.holders]
+        return _scripts.call("hold", keys, self.consumer, self.holder, self.lease_ms, gone)
+
     def leave(self) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due, self.keys.presence]
-        return _scripts.call("leave", keys, self.keys.group, self.consumer)
+        keys = [*self._common_keys(), self.keys.presence, self.keys.holders]
+        return _scripts.call("leave", keys, *self._who())
 
 
 def ensure_group(link: Link, commands: GroupCommands) -> bool:
@@ -372,9 +384,34 @@ def parse_recovered(reply: Any) -> Recovered:
     )
 
 
-def parse_figures(reply: Any) -> QueueFigures:
-    backlog, pending, parked, dead = (None if figure < 0 else figure for figure in reply)
-    return QueueFigures(backlog=backlog, pending=pending or 0, parked=parked or 0, dead=dead)
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a beat found."""
+
+    figures: QueueFigures
+    refusal: SharedSyncError | None
+    """Why part of the tidying up or of the figures was refused: a right is missing."""
+
+
+def parse_beat(reply: Any) -> Beat:
+    *counts, refusal = reply
+    backlog, pending, parked, dead = (None if count < 0 else count for count in counts)
+    figures = QueueFigures(backlog=backlog, pending=pending or 0, parked=parked or 0, dead=dead)
+    return Beat(figures, _link.refusal(refusal))
+
+
+@dataclass(frozen=True, slots=True)
+class NameHeld:
+    """Another holder has a consumer's name."""
+
+    holder: bytes
+    lease_end_ms: int
+    now_ms: int
+
+
+def parse_hold(reply: Any) -> NameHeld | None:
+    """None when the name is held by the asker now."""
+    return None if reply is None else NameHeld(*reply)
 
 
 @dataclass(frozen=True, slots=True)

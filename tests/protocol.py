@@ -47,9 +47,11 @@ class Worker:
         keys: Keys = KEYS,
         results: str | None = "results",
         lease_ms: int = LEASE_MS,
+        holder: str | None = None,
     ) -> None:
         self.link = link
-        self.commands = GroupCommands(keys, name, lease_ms, results)
+        holder = holder or f"the holder of {name}"
+        self.commands = GroupCommands(keys, name, holder, lease_ms, results)
         _streams.ensure_group(link, self.commands)
         self.beat()
 
@@ -111,7 +113,7 @@ class Worker:
         return entry and entry.id
 
     def beat(self) -> QueueFigures:
-        return _streams.parse_figures(self.link.call(*self.commands.beat()))
+        return _streams.parse_beat(self.link.call(*self.commands.beat())).figures
 
     def leave(self) -> list[int]:
         reply: list[int] = self.link.call(*self.commands.leave())

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shared_sync._in_hand import InHand, Running
+from shared_sync._in_hand import InHand
 from shared_sync._streams import Entry
 
 
@@ -79,9 +79,11 @@ def test_what_runs_is_shown_with_its_reader_and_how_long(in_hand: InHand, clock:
     in_hand.start_next("r1")
     clock.now += 2.5
     in_hand.start_next("r2")
-    assert in_hand.running() == [Running("1-0", "r1", 2.5), Running("2-0", "r2", 0.0)]
+    running = [(job.entry.id, job.reader, job.seconds) for job in in_hand.running()]
+    assert running == [("1-0", "r1", 2.5), ("2-0", "r2", 0.0)]
+    assert {job.thread for job in in_hand.running()} == {threading.get_ident()}
     in_hand.stop_running("r1")
-    assert [running.id for running in in_hand.running()] == ["2-0"]
+    assert [job.entry.id for job in in_hand.running()] == ["2-0"]
 
 
 def test_releasing_says_whether_a_message_had_crashes_behind_it(in_hand: InHand) -> None:

@@ -83,7 +83,7 @@ def test_a_new_group_begins_with_what_was_published_before_it(
     link: Link, client: redis.Redis
 ) -> None:
     client.xadd("jobs", {"text": "early"})
-    commands = GroupCommands(KEYS, "w1", LEASE_MS)
+    commands = GroupCommands(KEYS, "w1", "its holder", LEASE_MS)
     assert _streams.ensure_group(link, commands)
     assert not _streams.ensure_group(link, commands)
     (entry,) = _streams.parse_read(link.call(*commands.read(10, 1)))
@@ -93,7 +93,7 @@ def test_a_new_group_begins_with_what_was_published_before_it(
 def test_a_key_that_is_no_stream_is_a_configuration_error(link: Link, client: redis.Redis) -> None:
     client.set("jobs", "a string")
     with pytest.raises(ConfigurationError, match="'jobs'"):
-        _streams.ensure_group(link, GroupCommands(KEYS, "w1", LEASE_MS))
+        _streams.ensure_group(link, GroupCommands(KEYS, "w1", "its holder", LEASE_MS))
     with pytest.raises(ConfigurationError, match="result_stream"):
         _streams.check_is_stream(link, "jobs", "result_stream")
     _streams.check_is_stream(link, "not-there", "result_stream")

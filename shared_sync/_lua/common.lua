@@ -31,6 +31,25 @@ local function pending_entry(stream, group, id)
   return nil
 end
 
+-- A consumer's name belongs to the process that holds it. Another one of that name, such as one
+-- that was frozen past its lease, owns nothing any more. The other holder, or nil.
+local function held_by_another(holders, consumer, holder)
+  local current = redis.call('HGET', holders, consumer)
+  if current and current ~= holder then return current end
+  return nil
+end
+
+-- When a consumer's lease ends or ended, in ms; 0 without presence.
+local function lease_end_of(presence, name)
+  return tonumber(redis.call('ZSCORE', presence, name) or 0)
+end
+
+-- Remove a consumer with nothing pending; the text of the refusal where the right is missing.
+local function remove_consumer(stream, group, name)
+  local removed = redis.pcall('XGROUP', 'DELCONSUMER', stream, group, name)
+  return type(removed) == 'table' and removed.err or nil
+end
+
 local function compare_numerals(a, b)
   if #a ~= #b then return #a < #b and -1 or 1 end
   if a == b then return 0 end

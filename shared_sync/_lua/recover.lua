@@ -1,7 +1,7 @@
 -- Take over one message that nobody works on: a parked one whose time has come, or else one of a
 -- dead consumer, or one of this consumer's own that no reader holds.
--- KEYS: stream, history, due, presence
--- ARGV: group, consumer, lease ms, grace ms, idle ms after which an own message without a reader
+-- KEYS: stream, history, due, presence, holders
+-- ARGV: group, consumer, holder, lease ms, grace ms, idle ms after which an own message without a reader
 --       counts as left behind, age of this consumer in ms, crashes after which a message is given up on,
 --       crashes that a message may have to be started now, held id ...
 -- Returns {taken, bodies gone, ms until the next parked message is due or -1}; taken is nil or
@@ -9,14 +9,18 @@
 
 local LOOK_AHEAD = 100
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local group, consumer = ARGV[1], ARGV[2]
-local lease, grace = tonumber(ARGV[3]), tonumber(ARGV[4])
-local own_idle, age = tonumber(ARGV[5]), tonumber(ARGV[6])
-local max_crashes, startable_crashes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local held, held_count = {}, #ARGV - 8
-for i = 9, #ARGV do held[ARGV[i]] = true end
+local holders = KEYS[5]
+local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
+local own_idle, age = tonumber(ARGV[6]), tonumber(ARGV[7])
+local max_crashes, startable_crashes = tonumber(ARGV[8]), tonumber(ARGV[9])
+local held, held_count = {}, #ARGV - 9
+for i = 10, #ARGV do held[ARGV[i]] = true end
 
 local now, taken, gone = now_ms(), false, 0
+
+local other = held_by_another(holders, consumer, holder)
+if other then return redis.error_reply('HELD ' .. other) end
 
 -- A message that took processes down may have to wait until it can start without company; one
 -- that is to be given up on never runs, and need not wait.
