@@ -7,6 +7,7 @@ from shared_sync._connectivity import Connectivity
 from shared_sync._guarded import Logger, Recorder
 from shared_sync._link import Link
 from shared_sync._streams import GroupCommands, QueueFigures
+from shared_sync.errors import RedisAccessDenied
 
 MAX_INTERVAL_SECONDS = 2.0
 BEATS_PER_LEASE = 6
@@ -43,7 +44,7 @@ class Keeper:
         self._connectivity.succeeded(self.name)
         self._recorder.increment_counter("redis_operations")
         self.figures = figures
-        if beat.refusal is not None and not self._refusal_told:
+        if isinstance(beat.refusal, RedisAccessDenied) and not self._refusal_told:
             self._refusal_told = True
             self._logger.warning(
                 "a right is missing, so that names of ended consumers stay in the group or figures "

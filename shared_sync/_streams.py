@@ -390,7 +390,7 @@ class Beat:
 
     figures: QueueFigures
     refusal: SharedSyncError | None
-    """Why part of the tidying up or of the figures was refused: a right is missing."""
+    """Why part of the tidying up or of the figures was refused, such as a right that is missing."""
 
 
 def parse_beat(reply: Any) -> Beat:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import redis
+from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
 from helpers import Figures, eventually
 
 from shared_sync import (
@@ -40,66 +41,8 @@ from shared_sync.errors import (
     RedisUnavailable,
 )
 
-STREAM, GROUP = "jobs", "workers"
-DEAD = "{jobs}:workers:dead"
 README = Path(__file__).parents[1] / "README.md"
-LOGGER = logging.getLogger("test")
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.2)
-
-Make = Callable[..., RedisStreamConsumer]
-
-
-@pytest.fixture
-def make(redis_url: str) -> Iterator[Make]:
-    """Makes consumers that are stopped at the end of the test."""
-    made: list[RedisStreamConsumer] = []
-
-    def make_one(processor: Callable[..., object], **options: Any) -> RedisStreamConsumer:
-        consumer = RedisStreamConsumer(
-            options.pop("url", redis_url),
-            STREAM,
-            GROUP,
-            options.pop("consumer_id", f"consumer-{len(made) + 1}"),
-            LOGGER,
-            processor,
-            **options,
-        )
-        made.append(consumer)
-        return consumer
-
-    yield make_one
-    for consumer in made:
-        consumer.stop(timeout=0)
-
-
-@pytest.fixture
-def producer(redis_url: str) -> Iterator[RedisStreamProducer]:
-    with RedisStreamProducer(redis_url, STREAM) as made:
-        yield made
-
-
-def pending(client: redis.Redis) -> int:
-    return int(client.xpending(STREAM, GROUP)["pending"])
-
-
-def owners(client: redis.Redis) -> dict[str, int]:
-    rows = client.xpending(STREAM, GROUP)["consumers"]
-    return {row["name"].decode(): row["pending"] for row in rows}
-
-
-def dead_letters(client: redis.Redis) -> list[dict[str, str]]:
-    return [
-        {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-        for _, fields in client.xrange(DEAD)
-    ]
-
-
-def results(client: redis.Redis, stream: str = "results") -> list[dict[str, str]]:
-    return [
-        {name.decode(): value.decode() for name, value in fields.items()}
-        for _, fields in client.xrange(stream)
-    ]
-
 
 # --- the main path ------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 -- Renew a consumer's presence, tidy up, and report the queue's figures.
 -- KEYS: stream, due, presence, dead, holders
 -- ARGV: group, consumer, holder, lease ms, grace ms
--- Returns {entries in the stream, pending, parked, dead letters, '' or what a right is missing for};
+-- Returns {entries in the stream, pending, parked, dead letters, '' or what was refused of it};
 -- -1 where a figure is unknown. An error HELD when the name has gone to another holder meanwhile.
 
 local stream, due, presence, dead, holders = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
