@@ -4,8 +4,8 @@ or for a line in a log."""
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
@@ -26,10 +26,8 @@ class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not bef
         super().__init__(logger, {})
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
-        try:
+        with suppress(BaseException):  # of any kind: a line is never worth a message
             super().log(level, msg, *args, stacklevel=2, **options)
-        except BaseException as error:  # noqa: BLE001 - of any kind: a line is never worth a message
-            _reraise_interrupt(error)
 
 
 class GuardedRecorder:
@@ -58,17 +56,9 @@ class GuardedRecorder:
     def _guard(self, record: Callable[[str, float], None], name: str, value: float) -> None:
         try:
             record(name, value)
-        except BaseException as error:  # noqa: BLE001 - of any kind, as above
-            _reraise_interrupt(error)
+        except BaseException as error:  # noqa: BLE001 - of any kind: nor is a figure
             if not self._told:
                 self._told = True
                 self._logger.warning(
                     "metrics refuse %s (%s); this is said once, messages go on", name, error
                 )
-
-
-def _reraise_interrupt(error: BaseException) -> None:
-    """Let Ctrl-C through, which only ever comes up in the main thread."""
-    in_main = threading.current_thread() is threading.main_thread()
-    if in_main and isinstance(error, KeyboardInterrupt):
-        raise error

@@ -23,7 +23,13 @@ from typing import Any, Final
 from shared_sync import _check, _link, _scripts
 from shared_sync._link import Link
 from shared_sync._scripts import Command
-from shared_sync.errors import ConfigurationError, GroupMissing, RedisRefused, SharedSyncError
+from shared_sync.errors import (
+    ConfigurationError,
+    GroupMissing,
+    RedisAccessDenied,
+    RedisRefused,
+    SharedSyncError,
+)
 
 PARKED: Final = "~parked"
 """The reserved consumer name that holds messages waiting for their next attempt."""
@@ -319,6 +325,11 @@ def ensure_group(link: Link, commands: GroupCommands) -> bool:
         if refusal.code == "OOM" and _has_group(link, commands.keys):
             return False
         raise
+    except RedisAccessDenied:
+        # A user without the right to create groups works in one that somebody has made.
+        if not _has_group(link, commands.keys):
+            raise
+        return False
     return True
 
 

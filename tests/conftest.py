@@ -108,7 +108,7 @@ def make(redis_url: str) -> Iterator[Make]:
             STREAM,
             GROUP,
             options.pop("consumer_id", f"consumer-{len(made) + 1}"),
-            LOGGER,
+            options.pop("logger", LOGGER),
             processor,
             **options,
         )

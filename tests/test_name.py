@@ -80,8 +80,8 @@ def test_a_lease_that_was_prolonged_after_it_ended_is_no_sign_of_life(
 ) -> None:
     """As after an outage, when nobody is judged for a while."""
     waits = Waits(
-        lambda: look.set_lease("w1", 1),
-        lambda: look.pass_ms(5) or look.set_lease("w1", 5000),
+        lambda: look.set_lease("w1", 500),
+        lambda: look.pass_ms(501) or look.set_lease("w1", 5000),
         lambda: look.end_lease("w1"),
     )
     assert take(newcomer, waits)

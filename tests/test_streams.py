@@ -35,6 +35,7 @@ from shared_sync._streams import (
 from shared_sync.errors import (
     ConfigurationError,
     GroupMissing,
+    RedisAccessDenied,
     RedisRefused,
     SharedSyncError,
 )
@@ -974,6 +975,142 @@ def test_a_server_without_memory_accepts_what_fits_and_says_why_it_stopped(
         assert error.code == "OOM"
         admin.config_set("maxmemory", 0)
         assert publish(link, 1, None)[1] is None
+
+
+# --- who holds a name -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def successor(link: Link, worker: Worker, look: Looker, taken: list[str]) -> Worker:
+    """Has taken w1's name after w1, which holds three messages, was frozen past its lease."""
+    look.end_lease("w1")
+    made = Worker(link, "w1", holder="successor", beats=False)
+    assert made.take_name() is None
+    return made
+
+
+def test_a_name_is_held_by_one_while_it_beats_and_free_when_its_lease_has_ended(
+    link: Link, worker: Worker, look: Looker
+) -> None:
+    other = Worker(link, "w1", holder="other", beats=False)
+    held = other.take_name()
+    assert held is not None
+    assert held.holder == b"the holder of w1"
+    assert 0 < held.lease_end_ms - held.now_ms <= LEASE_MS
+    look.end_lease("w1")
+    assert other.take_name() is None
+    assert other.take_name() is None
+    assert worker.take_name() is not None
+
+
+def test_a_name_is_free_at_once_after_a_clean_end_and_from_a_holder_known_to_be_gone(
+    link: Link, worker: Worker, look: Looker
+) -> None:
+    other = Worker(link, "w1", holder="other", beats=False)
+    gone = other.commands.hold(b"the holder of w1")
+    assert _streams.parse_hold(link.call(*gone)) is None
+    assert worker.take_name() is not None
+    other.leave()
+    assert worker.take_name() is None
+
+
+def test_who_lost_its_name_is_told_so_and_owns_nothing_any_more(
+    worker: Worker, successor: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    before = look.everything()
+    for act in (worker.beat, worker.recover):
+        with pytest.raises(RedisRefused, match="successor") as caught:
+            act()
+        assert caught.value.code == "HELD"
+    assert worker.park(taken[0]) == 0
+    assert worker.bury(taken[1]) == 0
+    assert worker.hand_back(*taken) == [0, 0]
+    assert worker.leave() == [0, 0]
+    assert look.everything() == before
+    assert successor.park(taken[0]) == 1
+
+
+def test_who_lost_its_name_may_still_publish_a_result_if_nobody_was_quicker(
+    worker: Worker, successor: Worker, look: Looker, taken: list[str]
+) -> None:
+    assert worker.finish(taken[0], result("late")) == 1
+    assert successor.finish(taken[0], result("later")) == 0
+    assert look.results() == [{b"text": b"late"}]
+
+
+def test_a_name_whose_new_holder_has_died_too_goes_back_to_who_beats_first(
+    worker: Worker, successor: Worker, look: Looker
+) -> None:
+    look.end_lease("w1")
+    worker.beat()
+    with pytest.raises(RedisRefused, match="the holder of w1"):
+        successor.beat()
+
+
+def test_a_beat_brings_back_a_holder_that_was_lost(worker: Worker, look: Looker) -> None:
+    look.client.delete(look.keys.holders)
+    worker.beat()
+    assert look.client.hgetall(look.keys.holders) == {b"w1": b"the holder of w1"}
+
+
+def test_holders_do_not_pile_up(link: Link, worker: Worker, look: Looker) -> None:
+    Worker(link, "w2")
+    Worker(link, "w3")
+    look.end_lease("w2")
+    look.remove_presence("w3")
+    worker.beat()
+    assert set(look.client.hgetall(look.keys.holders)) == {b"w1"}
+    worker.leave()
+    assert not look.client.exists(look.keys.holders)
+
+
+# --- rights that are missing --------------------------------------------------------------------
+
+
+@pytest.fixture
+def restricted(own_server: EmbeddedRedis) -> Iterator[tuple[Link, redis.Redis]]:
+    """A link of a user who may do everything but remove consumers and create groups."""
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        rights = ("on", ">pw", "~*", "+@all", "-xgroup|delconsumer", "-xgroup|create")
+        if str(admin.info("server")["redis_version"]).startswith("6."):
+            # Before 7.0 one part of a command cannot be taken away, only given.
+            allowed = ("+xgroup|createconsumer", "+xgroup|destroy", "+xgroup|setid")
+            rights = ("on", ">pw", "~*", "+@all", "-xgroup", *allowed)
+        admin.execute_command("ACL", "SETUSER", "worker", *rights)
+        url = own_server.url.replace("redis://", "redis://worker:pw@")
+        with closing(make_link(url)) as link:
+            yield link, admin
+
+
+def test_without_the_right_to_remove_consumers_their_names_stay_and_all_else_goes_on(
+    restricted: tuple[Link, redis.Redis],
+) -> None:
+    link, admin = restricted
+    admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    worker, other, look = Worker(link, "w1"), Worker(link, "w2"), Looker(admin)
+    other.publish([b"n", b"1"])
+    assert len(other.read()) == 1
+    other.leave()
+    beat = _streams.parse_beat(link.call(*worker.commands.beat()))
+    assert beat.refusal is None
+    Worker(link, "w3")
+    look.end_lease("w3")
+    beat = _streams.parse_beat(link.call(*worker.commands.beat()))
+    assert isinstance(beat.refusal, RedisAccessDenied)
+    assert beat.figures == QueueFigures(backlog=1, pending=1, parked=1, dead=0)
+    assert worker.recover().entry is not None
+    assert "w3" not in look.presence()
+
+
+def test_without_the_right_to_create_groups_a_group_must_be_there(
+    restricted: tuple[Link, redis.Redis],
+) -> None:
+    link, admin = restricted
+    commands = GroupCommands(KEYS, "w1", "its holder", LEASE_MS)
+    with pytest.raises(RedisAccessDenied):
+        _streams.ensure_group(link, commands)
+    admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    assert _streams.ensure_group(link, commands) is False
 
 
 # --- all together -----------------------------------------------------------------------------
