@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from shared_sync._streams import Entry
+from shared_sync._streams import Entry, Read
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,15 @@ class Running:
     """It runs past its deadline, and this process has given it to others."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    crashes: int
+    left_by: Read | None
+
+
+_NOT_HELD = _Held(0, None)
+
+
 class InHand:
     """The messages of all readers of one consumer. Safe from any thread; never blocks long."""
 
@@ -32,7 +41,7 @@ class InHand:
         self._clock = clock
         # Guarded by the lock.
         self._lock = threading.Lock()
-        self._held: dict[str, int] = {}  # id -> crashes
+        self._held: dict[str, _Held] = {}
         self._waiting: dict[str, deque[Entry]] = {}
         self._running: dict[str, tuple[Entry, int, float]] = {}
         self._given_up: set[str] = set()  # readers
@@ -44,7 +53,7 @@ class InHand:
             waiting = self._waiting.setdefault(reader, deque())
             for entry in entries:
                 if entry.id not in self._held:
-                    self._held[entry.id] = entry.crashes
+                    self._held[entry.id] = _Held(entry.crashes, entry.left_by)
                     waiting.append(entry)
 
     def start_next(self, reader: str) -> Entry | None:
@@ -71,7 +80,8 @@ class InHand:
     def release(self, ids: Iterable[str]) -> bool:
         """These are settled, or given up by this process. Whether one had crashes behind it."""
         with self._lock:
-            return sum(self._held.pop(message_id, 0) for message_id in ids) > 0
+            held = [self._held.pop(message_id, _NOT_HELD) for message_id in ids]
+        return any(message.crashes for message in held)
 
     def close(self) -> None:
         """Let nothing start any more."""
@@ -101,10 +111,19 @@ class InHand:
         when no suspect is held; those with up to 1 beside suspects with 1; none beside one with 2.
         """
         with self._lock:
-            worst = max(self._held.values(), default=0)
+            worst = max((message.crashes for message in self._held.values()), default=0)
         if worst == 0:
             return max_crashes
         return max_crashes - 2 if worst < max_crashes - 1 else 0
+
+    def reads_run_again(self) -> set[Read]:
+        """Reads of dead consumers from which a message is held, as it may have killed one."""
+        with self._lock:
+            return {
+                message.left_by
+                for message in self._held.values()
+                if message.crashes and message.left_by is not None
+            }
 
     def running(self) -> list[Running]:
         with self._lock:

@@ -16,7 +16,7 @@ message and never loses it. Every script may be sent again after its reply was l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -103,6 +103,14 @@ def _with_hash_tag(stream: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """One read of a consumer, known by the time at which its messages were delivered."""
+
+    consumer: bytes
+    delivered_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A message as it was fetched: raw items, and how often it was delivered and failed before."""
 
@@ -110,8 +118,8 @@ class Entry:
     items: list[bytes]
     deliveries: int = 1
     history: bytes = b""
-    orphaned: bool = False
-    """It was taken over from an owner that is dead or had lost it, not from the parked ones."""
+    left_by: Read | None = None
+    """The read of an owner that is dead or had lost it; None if it was not left behind."""
 
     @property
     def failures(self) -> int:
@@ -274,6 +282,7 @@ class GroupCommands:
         age_ms: int,
         max_crashes: int,
         startable_crashes: int,
+        apart: Collection[Read],
         held: Iterable[str],
     ) -> Command:
         return _scripts.call(
@@ -286,6 +295,8 @@ class GroupCommands:
             age_ms,
             max_crashes,
             startable_crashes,
+            len(apart),
+            *(item for read in apart for item in (read.consumer, read.delivered_ms)),
             *held,
         )
 
@@ -386,8 +397,9 @@ def parse_recovered(reply: Any) -> Recovered:
     taken, lost_bodies, next_due_ms = reply
     entry = None
     if taken:
-        entry_id, items, deliveries, history, orphaned = taken
-        entry = Entry(entry_id.decode(), items, deliveries, history or b"", bool(orphaned))
+        entry_id, items, deliveries, history, *left_by = taken
+        read = Read(*left_by) if left_by else None
+        entry = Entry(entry_id.decode(), items, deliveries, history or b"", read)
     return Recovered(
         entry=entry,
         lost_bodies=lost_bodies,

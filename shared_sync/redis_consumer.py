@@ -213,6 +213,7 @@ class RedisStreamConsumer:
             in_hand=self._in_hand,
             own_idle_seconds=reply_timeout,
             max_crashes=max_crashes,
+            prefetch=prefetch,
             recorder=self._recorder,
             logger=self._logger,
         )

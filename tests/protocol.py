@@ -20,6 +20,7 @@ from shared_sync._streams import (
     Outcome,
     Park,
     QueueFigures,
+    Read,
     Recovered,
 )
 
@@ -101,6 +102,7 @@ class Worker:
         age_ms: int = 0,
         max_crashes: int = 3,
         startable_crashes: int = 3,
+        apart: tuple[Read, ...] = (),
         held: tuple[str, ...] = (),
     ) -> Recovered:
         command = self.commands.recover(
@@ -108,6 +110,7 @@ class Worker:
             age_ms=age_ms,
             max_crashes=max_crashes,
             startable_crashes=startable_crashes,
+            apart=apart,
             held=held,
         )
         return _streams.parse_recovered(self.link.call(*command))

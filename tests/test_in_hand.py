@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from shared_sync._in_hand import InHand
-from shared_sync._streams import Entry
+from shared_sync._streams import Entry, Read
 
 
 class Clock:
@@ -118,6 +118,17 @@ def test_a_message_on_its_last_chance_starts_beside_no_other_that_crashed(
     assert in_hand.startable_crashes(max_crashes) == startable
     in_hand.release([entry.id for entry in held])
     assert in_hand.startable_crashes(max_crashes) == max_crashes
+
+
+def test_reads_from_which_a_message_may_have_killed_are_known_while_it_is_held(
+    in_hand: InHand,
+) -> None:
+    read, uncharged = Read(b"w1", 1000), Read(b"w2", 2000)
+    in_hand.admit("r1", [Entry("1-0", [], deliveries=2, left_by=read)])
+    in_hand.admit("r2", [Entry("2-0", [], deliveries=1, left_by=uncharged), Entry("3-0", [])])
+    assert in_hand.reads_run_again() == {read}
+    in_hand.release(["1-0"])
+    assert in_hand.reads_run_again() == set()
 
 
 def test_withdrawing_takes_what_was_not_started_and_leaves_what_runs(in_hand: InHand) -> None:

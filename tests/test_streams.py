@@ -30,6 +30,7 @@ from shared_sync._streams import (
     GroupCommands,
     Keys,
     QueueFigures,
+    Read,
     Recovered,
 )
 from shared_sync.errors import (
@@ -471,7 +472,7 @@ def test_what_is_handed_back_may_be_taken_at_once_by_anyone_and_is_not_charged(
     entry = other.recover().entry
     assert entry is not None
     assert (entry.id, entry.deliveries, entry.crashes) == (taken[0], 1, 0)
-    assert not entry.orphaned
+    assert entry.left_by is None
     assert look.history() == {}
 
 
@@ -587,7 +588,8 @@ def test_a_dead_consumers_messages_are_taken_one_at_a_time_and_charged(
     entry = other.recover().entry
     assert entry is not None
     assert (entry.id, entry.items) == (taken[0], [b"text", b"a"])
-    assert entry.orphaned
+    assert entry.left_by is not None
+    assert entry.left_by.consumer == b"w1"
     assert (entry.deliveries, entry.crashes) == (2, 1)
     assert look.pending()[taken[0]] == ("w2", 2)
     assert look.pending()[taken[1]] == ("w1", 1)
@@ -723,6 +725,34 @@ def test_a_message_that_is_to_be_given_up_on_need_not_wait(
     entry = other.recover(startable_crashes=0).entry
     assert entry is not None
     assert (entry.id, entry.crashes) == (taken[0], 3)
+
+
+def test_of_what_a_dead_consumer_had_read_at_once_one_message_at_a_time_runs_here(
+    worker: Worker, other: Worker, link: Link, look: Looker, taken: list[str]
+) -> None:
+    """Whichever of them took the process down, it shall not take the same neighbours again."""
+    look.pass_ms(5)
+    (alone,) = worker.publish([b"text", b"d"])
+    worker.read()
+    look.end_lease("w1")
+    first = other.recover().entry
+    assert first is not None
+    assert (first.id, first.left_by is not None) == (taken[0], True)
+    apart = (first.left_by,) if first.left_by else ()
+    assert other.recover_id(apart=apart) == alone, "another read's messages need not wait"
+    assert other.recover_id(apart=apart) is None
+    assert Worker(link, "w3").recover_id() == taken[1], "nor does another process"
+    assert other.recover_id() == taken[2]
+
+
+def test_reads_of_other_consumers_and_other_times_are_not_kept_apart(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    delivered_ms = look.now_ms()
+    apart = (Read(b"w9", delivered_ms), Read(b"w1", delivered_ms - 60_000))
+    assert other.recover_id(apart=apart, held=(taken[1],)) == taken[0]
+    assert other.recover_id(apart=apart, held=(taken[1],)) == taken[2]
 
 
 def test_failures_do_not_make_a_message_one_that_may_crash(
