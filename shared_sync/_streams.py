@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from shared_sync import _check, _link, _scripts
@@ -36,6 +37,10 @@ PARKED: Final = "~parked"
 
 SHORTEST_BLOCK_MS: Final = 10
 LONGEST_GRACE_MS: Final = 5000
+
+NO_ID: Final = "0-0"
+NEARLY_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 2}"
+"""One less than the largest, which XREADGROUP takes for `>`."""
 
 
 # --- keys -------------------------------------------------------------------------------------
@@ -321,27 +326,63 @@ class GroupCommands:
         return _scripts.call("leave", keys, *self._who())
 
 
-def ensure_group(link: Link, commands: GroupCommands) -> bool:
-    """Create the group, and the stream, unless they exist. True if they had to be created."""
+class Ensured(Enum):
+    """How a group came to be there."""
+
+    EXISTED = "existed"
+    CREATED = "created"
+    MAY_NOT_CREATE = "existed, and this user may not create it anew if it is lost"
+
+
+def ensure_group(link: Link, commands: GroupCommands) -> Ensured:
+    """Create the group, and the stream, unless they exist."""
     try:
         link.call(*commands.create_group())
     except RedisRefused as refusal:
         if "BUSYGROUP" in str(refusal):
-            return False
+            return Ensured.EXISTED
         if refusal.code == "WRONGTYPE":
             raise ConfigurationError(
                 f"the key {commands.keys.stream!r} holds something that is not a stream; "
                 "choose another stream_name or remove that key"
             ) from None
         if refusal.code == "OOM" and _has_group(link, commands.keys):
-            return False
+            return Ensured.EXISTED
         raise
     except RedisAccessDenied:
-        # A user without the right to create groups works in one that somebody has made.
-        if not _has_group(link, commands.keys):
-            raise
-        return False
-    return True
+        if _has_group(link, commands.keys):
+            return Ensured.MAY_NOT_CREATE
+        raise
+    return Ensured.CREATED
+
+
+def check_rights(link: Link, commands: GroupCommands) -> None:
+    """Raise `RedisAccessDenied`, which names it, for a right that is missing; changes nothing.
+
+    Each command is about an id that cannot be. What is optional is not asked for.
+    """
+    keys, who = commands.keys, (commands.keys.group, commands.consumer)
+    written = [keys.dead, *([commands.result_stream] if commands.result_stream else [])]
+    link.call_all(
+        ("XINFO", "GROUPS", keys.stream),
+        ("XREADGROUP", "GROUP", *who, "STREAMS", keys.stream, NEARLY_LAST_ID),
+        ("XCLAIM", keys.stream, *who, 0, NO_ID, "JUSTID"),
+        ("XACK", keys.stream, keys.group, NO_ID),
+        ("XDEL", keys.stream, NO_ID),
+        ("XLEN", keys.stream),
+        ("XPENDING", keys.stream, keys.group),
+        ("HGET", keys.history, ""),
+        ("HDEL", keys.history, ""),
+        ("HLEN", keys.holders),
+        ("HKEYS", keys.holders),
+        ("ZADD", keys.due, "XX", 0, ""),
+        ("ZREM", keys.due, ""),
+        ("ZCARD", keys.due),
+        ("ZSCORE", keys.presence, ""),
+        ("ZRANGE", keys.presence, 0, 0),
+        ("ZRANGEBYSCORE", keys.due, "(0", "0"),
+        *(("XADD", key, NO_ID, "", "") for key in written),
+    )
 
 
 def _has_group(link: Link, keys: Keys) -> bool:

@@ -30,7 +30,7 @@ from shared_sync._reader import Reader
 from shared_sync._recoverer import Recoverer
 from shared_sync._results import Results
 from shared_sync._scripts import Command
-from shared_sync._streams import GroupCommands, Keys
+from shared_sync._streams import Ensured, GroupCommands, Keys
 from shared_sync.errors import (
     ConfigurationError,
     ConsumerBroken,
@@ -424,14 +424,17 @@ class RedisStreamConsumer:
         """Do what `connect()` promises; False if `give_up` ended the wait for the name."""
         link = Link(self._connect)
         try:
-            _streams.ensure_group(link, self._commands)
-            # Asked for its right alone: one that is missing is told in the caller's thread.
-            link.call("XINFO", "GROUPS", self.stream_name)
+            if _streams.ensure_group(link, self._commands) is Ensured.MAY_NOT_CREATE:
+                self._logger.warning(
+                    "this worker's user may not create group %s of stream %s anew if it is lost; "
+                    "grant it +xgroup|create, or see to that yourself",
+                    self.consumer_group,
+                    self.stream_name,
+                )
+            _streams.check_rights(link, self._commands)
             if self._result_stream is not None:
                 _streams.check_is_stream(link, self._result_stream, "result_stream")
             taken = _name.take(link, self._commands, self._logger, give_up=give_up)
-            if taken:
-                link.call(*self._commands.beat())
         finally:
             link.close()
         self._connectivity.succeeded(self.consumer_id)
@@ -524,7 +527,7 @@ class RedisStreamConsumer:
     def _repair_group(self, who: str) -> None:
         link = Link(self._connect)
         try:
-            if _streams.ensure_group(link, self._commands):
+            if _streams.ensure_group(link, self._commands) is Ensured.CREATED:
                 self._recorder.increment_counter("groups_recreated")
                 self._logger.warning(
                     "the group %s of stream %s was gone and is created anew; messages that were "

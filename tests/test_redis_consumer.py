@@ -1116,9 +1116,47 @@ def test_no_password_appears_in_a_log_or_error(
     assert "s3cret" not in str(refused.value)
 
 
+(LEAST_RIGHTS,) = re.findall(r"^    (~audio:jobs .+)$", README.read_text(), re.MULTILINE)
+OPTIONAL_RIGHTS = {"+publish", "+xgroup|delconsumer", "+xgroup|create"}
+
+
+def grant(server: EmbeddedRedis, *rights: str) -> str:
+    """Make a user with these rights; an address for it."""
+    with redis.Redis.from_url(server.url, protocol=2) as admin:
+        admin.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">pw", *rights)
+    return server.url.replace("redis://", "redis://worker:pw@")
+
+
+def test_each_of_the_least_rights_is_needed_and_told_at_the_start_or_optional_and_told_once(
+    own_server: EmbeddedRedis, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    rights = LEAST_RIGHTS.replace("audio:jobs", STREAM).split()
+    assert set(rights) > OPTIONAL_RIGHTS
+    make(lambda *_: None, url=own_server.url).connect()
+    producer = RedisStreamProducer(own_server.url, STREAM)
+    done: list[str] = []
+    for missing in rights:
+        url = grant(own_server, "resetchannels", *(right for right in rights if right != missing))
+        consumer = make(
+            lambda message_id, _: done.append(message_id),
+            url=url,
+            consumer_id="worker",
+            result_channel="results:{client}",
+        )
+        if missing in OPTIONAL_RIGHTS:
+            consumer.start()
+            message_id = producer.publish({"client": "c"})
+            eventually(lambda sought=message_id: sought in done)
+            assert consumer.stop()
+        else:
+            with pytest.raises(RedisAccessDenied):
+                consumer.start()
+    producer.close()
+    assert sum("xgroup|create" in text for text in caplog.messages) == 1
+
+
 def test_the_least_rights_in_the_readme_are_enough(own_server: EmbeddedRedis, make: Make) -> None:
-    (line,) = re.findall(r"^    (~audio:jobs .+)$", README.read_text(), re.MULTILINE)
-    rights = line.replace("audio:jobs", STREAM).split()
+    rights = LEAST_RIGHTS.replace("audio:jobs", STREAM).split()
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
         admin.execute_command(
             "ACL",

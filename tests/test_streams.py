@@ -25,6 +25,7 @@ from shared_sync._link import Link
 from shared_sync._streams import (
     PARKED,
     Answer,
+    Ensured,
     Entry,
     Finish,
     GroupCommands,
@@ -86,8 +87,8 @@ def test_a_new_group_begins_with_what_was_published_before_it(
 ) -> None:
     client.xadd("jobs", {"text": "early"})
     commands = GroupCommands(KEYS, "w1", "its holder", LEASE_MS)
-    assert _streams.ensure_group(link, commands)
-    assert not _streams.ensure_group(link, commands)
+    assert _streams.ensure_group(link, commands) is Ensured.CREATED
+    assert _streams.ensure_group(link, commands) is Ensured.EXISTED
     (entry,) = _streams.parse_read(link.call(*commands.read(10, 1)))
     assert entry.items == [b"text", b"early"]
 
@@ -1097,6 +1098,21 @@ def test_holders_do_not_pile_up(link: Link, worker: Worker, look: Looker) -> Non
 # --- rights that are missing --------------------------------------------------------------------
 
 
+def test_asking_for_the_rights_changes_nothing(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    def state() -> tuple[object, ...]:
+        hints = (look.due(), look.history(), look.presence())
+        return (look.bodies(), look.pending(), *hints, look.results(), look.dead())
+
+    (unread,) = worker.publish([b"text", b"unread"])
+    worker.park(taken[0])
+    before = state()
+    _streams.check_rights(worker.link, worker.commands)
+    assert state() == before
+    assert [entry.id for entry in worker.read()] == [unread]
+
+
 @pytest.fixture
 def restricted(own_server: EmbeddedRedis) -> Iterator[tuple[Link, redis.Redis]]:
     """A link of a user who may do everything but remove consumers and create groups."""
@@ -1140,7 +1156,7 @@ def test_without_the_right_to_create_groups_a_group_must_be_there(
     with pytest.raises(RedisAccessDenied):
         _streams.ensure_group(link, commands)
     admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
-    assert _streams.ensure_group(link, commands) is False
+    assert _streams.ensure_group(link, commands) is Ensured.MAY_NOT_CREATE
 
 
 # --- all together -----------------------------------------------------------------------------
@@ -1337,7 +1353,7 @@ def test_a_full_server_still_lets_messages_end_and_workers_live(
             assert worker.bury(ids[2], answer=result("gone")) == 1
             assert worker.hand_back(ids[3]) == [1, 0]
             assert worker.recover_id() == ids[1]
-            assert _streams.ensure_group(link, worker.commands) is False
+            assert _streams.ensure_group(link, worker.commands) is Ensured.EXISTED
             worker.leave()
         finally:
             link.close()

@@ -14,6 +14,7 @@ if lease_end > now and current ~= holder and (current == '' or current ~= gone) 
 end
 
 write_even_when_full(due)
-redis.call('ZADD', presence, now + lease, consumer)
+-- In this order: a holder without presence is none, should the right to the second be missing.
 redis.call('HSET', holders, consumer, holder)
+redis.call('ZADD', presence, now + lease, consumer)
 return false
