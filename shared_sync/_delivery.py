@@ -129,7 +129,8 @@ class Delivery:
                 delay,
                 exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
             )
-            return Park(entry.id, self._failure_line(error_type, text), round(delay * 1000))
+            failure = self._failure_line(error_type, text)
+            return Park(entry.id, failure, round(delay * 1000), entry.deliveries)
         return self._bury(entry, fields, death, error)
 
     def _bury(

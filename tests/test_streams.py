@@ -319,6 +319,17 @@ def test_parking_again_changes_nothing(worker: Worker, look: Looker, taken: list
     assert look.everything() == before
 
 
+def test_parking_that_arrives_after_the_next_delivery_changes_nothing(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    assert worker.park(taken[0], delay_ms=0) == 1
+    assert worker.recover_id() == taken[0]
+    before = look.everything()
+    assert worker.park(taken[0], delay_ms=0, delivery=1) == 0
+    assert look.everything() == before
+    assert worker.park(taken[0], delay_ms=0, delivery=2) == 1
+
+
 def test_only_the_owner_can_park(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
