@@ -169,6 +169,18 @@ def test_a_message_forgets_its_failures_also_when_a_worker_thought_dead_finishes
     assert look.due() == {}
 
 
+def test_a_message_forgets_its_failures_also_when_its_stream_was_deleted_meanwhile(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0)
+    assert worker.recover_id() == taken[0]
+    client.delete("jobs")
+    _streams.ensure_group(worker.link, worker.commands)
+    assert worker.finish(taken[0], result("of a message that is gone")) == 0
+    assert look.history() == {}
+    assert look.results() == []
+
+
 def test_an_entry_is_kept_while_another_group_has_not_read_it(
     worker: Worker, link: Link, look: Looker, taken: list[str]
 ) -> None:
