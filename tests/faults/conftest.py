@@ -16,7 +16,7 @@ from shared_sync._embedded import EmbeddedRedis
 
 LEASE_SECONDS = 2.0
 BLOCK_SECONDS = 0.2
-REPLY_MARGIN_SECONDS = 1.0
+REPLY_MARGIN_SECONDS = 0.6
 
 _ROWS: pytest.StashKey[list[Row]] = pytest.StashKey()
 

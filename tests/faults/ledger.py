@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import redis
@@ -14,7 +14,13 @@ from helpers import eventually
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer
+from shared_sync import (
+    RedisStreamConsumer,
+    RedisStreamProducer,
+    Reject,
+    RetryPolicy,
+    current_message,
+)
 from shared_sync._embedded import EmbeddedRedis
 from shared_sync._streams import Keys
 from shared_sync.errors import SharedSyncError
@@ -24,6 +30,13 @@ RESULTS = "results"
 NUMBER = b"number"
 """The field that every message has."""
 
+LOAD_BURST = 5
+LOAD_PAUSE_SECONDS = 0.02
+LOAD_BACKLOG = 50
+
+LONGEST_RESUME_SECONDS = 15.0
+"""A lease, a grace, a lost reply and the pauses between tries, on a machine that is busy."""
+
 Work = Callable[[str, Mapping[str, str | bytes]], object]
 MakePool = Callable[..., RedisStreamConsumer]
 
@@ -31,6 +44,21 @@ MakePool = Callable[..., RedisStreamConsumer]
 def answer(_: str, job: Mapping[str, str | bytes]) -> dict[str, object]:
     """What a message is worth when nothing else is said."""
     return {"number": job["number"]}
+
+
+QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.1)
+"""Enough for `mixed` work."""
+
+
+def mixed(message_id: str, job: Mapping[str, str | bytes]) -> object:
+    """Work of a few milliseconds that succeeds, fails at first, or is in vain."""
+    let_pass(0.003)
+    number = int(job["number"])
+    if number % 10 == 0:
+        raise Reject("every tenth")
+    if number % 3 == 0 and current_message().attempt == 1:
+        raise ValueError("every third, at first")
+    return answer(message_id, job)
 
 
 def let_pass(seconds: float) -> None:
@@ -73,13 +101,11 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        self.client = redis.Redis.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 3),
-            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
-        )
+        self.client = _client(url)
+        """For the test's own commands; it keeps to one connection if one thread uses it."""
+        self._eyes = _client(url)
         self._producer = RedisStreamProducer(url, KEYS.stream)
+        self._looking = threading.Lock()
         self._lock = threading.RLock()
         # Guarded by the lock.
         self.acknowledged: list[str] = []
@@ -90,12 +116,14 @@ class Ledger:
         self._numbers = 0
         self._results = _Seen(RESULTS, b"message_id")
         self._letters = _Seen(KEYS.dead, b"dead.id")
+        self._known: set[str] = set()
         self._waiting: set[str] = set()
         self._fault_over: float | None = None
 
     def close(self) -> None:
         self._producer.close()
         self.client.close()
+        self._eyes.close()
 
     # --- work ---
 
@@ -115,18 +143,19 @@ class Ledger:
         return ids
 
     @contextmanager
-    def load(self, *, pause: float = 0.005, most: int = 300) -> Iterator[None]:
-        """Publish all the while. What is refused or broken off was not acknowledged."""
+    def load(self) -> Iterator[None]:
+        """Publish a few messages every moment, unless many are waiting.
+
+        What is refused or broken off was not acknowledged.
+        """
         over = threading.Event()
 
         def publish() -> None:
-            for _ in range(most):
-                try:
-                    self.publish()
-                except SharedSyncError:
-                    over.wait(0.05)
-                if over.wait(pause):
-                    return
+            while not over.wait(LOAD_PAUSE_SECONDS):
+                self.look()
+                if len(self.unfinished()) < LOAD_BACKLOG:
+                    with suppress(SharedSyncError):
+                        self.publish(LOAD_BURST)
 
         publisher = threading.Thread(target=publish, name="load")
         publisher.start()
@@ -152,8 +181,9 @@ class Ledger:
 
         return process
 
-    def progress(self, count: int = 5) -> None:
+    def progress(self, count: int = 20) -> None:
         """Wait until so many more messages have ended."""
+        self.look()
         begun = len(self._ended())
 
         def further() -> bool:
@@ -166,23 +196,21 @@ class Ledger:
 
     def destroy(self, *command: object) -> None:
         """Send a command that destroys data; in the same step note what Redis loses by it."""
-        with self.client.pipeline(transaction=True) as step:
+        with self._looking, self._eyes.pipeline(transaction=True) as step:
             self._survey(step)
             step.execute_command(*command)
             self._note(step.execute()[:3])
-        with self._lock:
-            self.destroyed |= self._waiting - self._ended()
+            self._note_destruction()
         self._fault_over = time.time()
 
     def kill(self, server: EmbeddedRedis) -> None:
         """Kill a Redis that keeps nothing. Nothing is written between the last look and the end."""
         self.client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
-        with self.client.pipeline(transaction=False) as step:
+        with self._looking, self._eyes.pipeline(transaction=False) as step:
             self._survey(step)
             self._note(step.execute())
-        server.kill()
-        with self._lock:
-            self.destroyed |= self._waiting - self._ended()
+            self._note_destruction()
+            server.kill()
 
     def fault_is_over(self) -> None:
         """From now on it counts how long it takes until the next message ends."""
@@ -192,13 +220,20 @@ class Ledger:
 
     def look(self) -> bool:
         """Read what has ended meanwhile; whether Redis could be asked."""
-        try:
-            with self.client.pipeline(transaction=True) as step:
-                self._survey(step)
-                self._note(step.execute())
-        except redis.RedisError:
-            return False
-        return True
+        with self._looking:
+            with self._lock:
+                known = set(self.acknowledged)
+            try:
+                # A full server refuses transactions. Without one the order matters: what has left
+                # the stream before the first reading is among the endings of those that follow.
+                with self._eyes.pipeline(transaction=False) as step:
+                    self._survey(step)
+                    self._note(step.execute())
+            except redis.RedisError:
+                return False
+            with self._lock:
+                self._known = known
+            return True
 
     def unfinished(self) -> set[str]:
         """Acknowledged and not ended, apart from what Redis itself lost."""
@@ -206,9 +241,9 @@ class Ledger:
             return set(self.acknowledged) - self._ended() - self.destroyed
 
     def lost(self) -> set[str]:
-        """Acknowledged, not ended, and in the stream no more."""
+        """Acknowledged before the last look, and then neither ended nor in the stream."""
         with self._lock:
-            return self.unfinished() - self._waiting
+            return self._known & self.unfinished() - self._waiting
 
     def published_twice(self) -> set[str]:
         """More than one result or dead letter, whether the publishing was acknowledged or not."""
@@ -240,7 +275,7 @@ class Ledger:
             ids = [*self._results.entries, *self._letters.entries]
         moments = [int(entry_id.partition("-")[0]) / 1000 for entry_id in ids]
         later = [moment - self._fault_over for moment in moments]
-        return min((late for late in later if late > -0.001), default=None)
+        return min((max(0.0, late) for late in later if late > -0.001), default=None)
 
     def settle(self, within: float = 30) -> None:
         """Wait until everything has ended, or is lost."""
@@ -271,6 +306,20 @@ class Ledger:
             self._waiting = {entry_id.decode() for entry_id, _ in waiting}
             self._results.add(results)
             self._letters.add(letters)
+
+    def _note_destruction(self) -> None:
+        with self._lock:
+            self.destroyed |= self._waiting - self._ended()
+
+
+def _client(url: str) -> redis.Redis:
+    """One that finds a Redis again which was away."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        retry=Retry(NoBackoff(), 3),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+    )
 
 
 def _order(entry_id: str) -> tuple[int, int]:
@@ -307,6 +356,7 @@ class FaultTable:
         assert row.lost == 0, f"lost: {sorted(ledger.unfinished())}"
         assert row.published_twice == 0, f"twice: {sorted(ledger.published_twice())}"
         assert row.resumed_seconds is not None, "nothing ended after the fault"
+        assert row.resumed_seconds < LONGEST_RESUME_SECONDS
         for consumer in consumers:
             health = consumer.get_health_data()
             assert consumer.state == "running"

@@ -24,7 +24,10 @@ HEAD = 100
 
 
 class Fault:
-    """Strikes requests of one kind; `happened` is set when it has struck for the last time."""
+    """Strikes requests of one kind; `happened` is set when it has struck for the last time.
+
+    One that holds a request up does so until `release` is set, and sets `delivered` then.
+    """
 
     def __init__(
         self, mark: bytes, times: int, carrying: bytes, chance: Callable[[], bool]
@@ -34,6 +37,8 @@ class Fault:
         self._carrying = carrying
         self._chance = chance
         self.happened = threading.Event()
+        self.release = threading.Event()
+        self.delivered = threading.Event()
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._left = times
@@ -41,14 +46,14 @@ class Fault:
     def fits(self, request: bytes) -> bool:
         return self._mark in request[:HEAD]
 
-    def strike(self, cut: Callable[[], None], reply: bytes = b"") -> bool:
-        """Cut the connection, if there is a strike left and the reply is one that is meant."""
+    def strike(self, act: Callable[[], None], reply: bytes = b"") -> bool:
+        """Do what the fault does, if there is a strike left and the reply is one that is meant."""
         with self._lock:
             if self._left == 0 or self._carrying not in reply or not self._chance():
                 return False
             self._left -= 1
             last = self._left == 0
-        cut()
+        act()
         if last:
             self.happened.set()
         return True
@@ -79,7 +84,7 @@ class Proxy:
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._passages: set[_Passage] = set()
-        self._faults: dict[str, list[Fault]] = {"request": [], "reply": []}
+        self._faults: dict[str, list[Fault]] = {"request": [], "reply": [], "held up": []}
         # Owned by the thread that opens and closes.
         self._door, self.port = _open_door()
         self._usher = self._usher_in()
@@ -109,6 +114,13 @@ class Proxy:
         Only replies with `carrying` in them are meant.
         """
         return self._arm("reply", Fault(_mark_of(request), times, carrying, chance))
+
+    def hold_up(self, request: str) -> Fault:
+        """Hold the next such request up, with all that follows it on its connection.
+
+        Once released it reaches the server, even if the client has given up on it meanwhile.
+        """
+        return self._arm("held up", Fault(_mark_of(request), 1, b"", lambda: True))
 
     def cut_all(self) -> None:
         """Cut every connection that there is."""
@@ -149,6 +161,8 @@ class Proxy:
         for passage in passages:
             passage.cut()
         self._flows.set()
+        for fault in self._faults["held up"]:
+            fault.release.set()
         for passage in passages:
             passage.thread.join()
 
@@ -238,8 +252,14 @@ class _Passage:
                 before = self._proxy.faults_of("request", request)
                 if any(fault.strike(self.cut) for fault in before):
                     break
+                faults = self._proxy.faults_of("held up", request)
+                held_up = [fault for fault in faults if fault.strike(lambda: None)]
+                for fault in held_up:
+                    fault.release.wait()
                 self._coming.put(self._proxy.faults_of("reply", request))
                 self._proxy.deliver(request, self._server)
+                for fault in held_up:
+                    fault.delivered.set()
         self.cut()
         back.join()
         self._client.close()
