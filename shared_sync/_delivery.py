@@ -156,7 +156,8 @@ class Delivery:
                 delay,
                 exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
             )
-            return Park(entry.id, self._failure_line(failure), round(delay * 1000))
+            line = self._failure_line(failure)
+            return Park(entry.id, line, round(delay * 1000), entry.deliveries)
         return self._bury(entry, fields, death)
 
     def _bury(

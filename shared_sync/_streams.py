@@ -160,6 +160,8 @@ class Park:
     id: str
     failure: str
     delay_ms: int
+    delivery: int
+    """Which one failed: 1 for the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,7 @@ class GroupCommands:
             outcome.id,
             outcome.failure,
             outcome.delay_ms,
+            outcome.delivery,
         )
 
     def _bury(self, outcome: Bury) -> Command:

@@ -83,8 +83,19 @@ class Worker:
         (ended,) = self.settle(Finish(message_id, answer))
         return ended
 
-    def park(self, message_id: str, delay_ms: int = HOUR_MS, failure: str = '{"n":1}') -> int:
-        (parked,) = self.settle(Park(message_id, failure, delay_ms))
+    def park(
+        self,
+        message_id: str,
+        delay_ms: int = HOUR_MS,
+        failure: str = '{"n":1}',
+        delivery: int | None = None,
+    ) -> int:
+        """`delivery` None is the last one that there was."""
+        if delivery is None:
+            keys = self.commands.keys
+            rows = self.link.call("XPENDING", keys.stream, keys.group, message_id, message_id, 1)
+            delivery = rows[0][3] if rows else 1
+        (parked,) = self.settle(Park(message_id, failure, delay_ms, delivery))
         return parked
 
     def bury(self, message_id: str, failure: str = '{"n":9}', answer: Answer = NOTHING) -> int:

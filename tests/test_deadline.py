@@ -64,6 +64,7 @@ def test_a_late_message_goes_to_others_and_its_reader_is_stuck_until_it_returns(
     (reason,) = health["reasons"]
     assert "consumer-1-reader-" in reason
     assert message_id in reason
+    eventually(lambda: owners(client) == {"~parked": 1})
     producer.publish({"n": 2})
     eventually(lambda: [told["result"] for told in results(client)] == ["first"])
     assert owners(client) == {"~parked": 1}, "this consumer does not take it again"

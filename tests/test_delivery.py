@@ -507,7 +507,7 @@ def test_a_directive_is_told_without_a_traceback(caplog: pytest.LogCaptureFixtur
 
 OUTCOMES: list[tuple[Outcome, str]] = [
     (Finish(ID, Answer()), "jobs_processed"),
-    (Park(ID, "{}", 0), "jobs_retried"),
+    (Park(ID, "{}", 0, 1), "jobs_retried"),
     (Bury(ID, "", [], Answer()), "jobs_dead"),
 ]
 

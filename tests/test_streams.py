@@ -172,6 +172,18 @@ def test_a_message_forgets_its_failures_also_when_a_worker_thought_dead_finishes
     assert look.due() == {}
 
 
+def test_a_message_forgets_its_failures_also_when_its_stream_was_deleted_meanwhile(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0)
+    assert worker.recover_id() == taken[0]
+    client.delete("jobs")
+    _streams.ensure_group(worker.link, worker.commands)
+    assert worker.finish(taken[0], result("of a message that is gone")) == 0
+    assert look.history() == {}
+    assert look.results() == []
+
+
 def test_an_entry_is_kept_while_another_group_has_not_read_it(
     worker: Worker, link: Link, look: Looker, taken: list[str]
 ) -> None:
@@ -320,6 +332,17 @@ def test_parking_again_changes_nothing(worker: Worker, look: Looker, taken: list
     before = look.everything()
     assert worker.park(taken[0]) == 0
     assert look.everything() == before
+
+
+def test_parking_that_arrives_after_the_next_delivery_changes_nothing(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    assert worker.park(taken[0], delay_ms=0) == 1
+    assert worker.recover_id() == taken[0]
+    before = look.everything()
+    assert worker.park(taken[0], delay_ms=0, delivery=1) == 0
+    assert look.everything() == before
+    assert worker.park(taken[0], delay_ms=0, delivery=2) == 1
 
 
 def test_only_the_owner_can_park(

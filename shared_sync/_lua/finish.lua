@@ -10,7 +10,7 @@
 
 local stream, history, due, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group = ARGV[1]
-local outcomes, finished, refusal, unpublished = {}, {}, '', ''
+local outcomes, ended_ids, finished, refusal, unpublished = {}, {}, {}, '', ''
 
 write_even_when_full(due)
 
@@ -32,13 +32,13 @@ while ARGV[i] do
     finished[#finished + 1] = id
   end
   outcomes[#outcomes + 1] = ended
+  ended_ids[#ended_ids + 1] = id
   i = first + items + 2
 end
 
-if #finished > 0 then
-  if redis.call('HDEL', history, unpack(finished)) > 0 then
-    redis.call('ZREM', due, unpack(finished))
-  end
-  delete_finished(stream, group, finished)
+-- Also about those that were not pending any more: their stream or group may have been deleted.
+if #ended_ids > 0 and redis.call('HDEL', history, unpack(ended_ids)) > 0 then
+  redis.call('ZREM', due, unpack(ended_ids))
 end
+if #finished > 0 then delete_finished(stream, group, finished) end
 return {outcomes, refusal, unpublished}

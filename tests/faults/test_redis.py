@@ -1,0 +1,352 @@
+"""Faults of Redis itself, and what its operators may do to it under a running pool."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+
+import pytest
+from faults.conftest import BLOCK_SECONDS, LEASE_SECONDS, REPLY_MARGIN_SECONDS
+from faults.ledger import KEYS, QUICK, FaultTable, Ledger, MakePool, answer, let_pass, mixed
+from helpers import Figures, eventually
+
+from shared_sync import current_message
+from shared_sync._embedded import EmbeddedRedis
+from shared_sync.errors import RedisRefused
+
+REPLY_SECONDS = BLOCK_SECONDS + REPLY_MARGIN_SECONDS
+
+Job = Mapping[str, str | bytes]
+
+
+@pytest.fixture
+def ledger(own_server: EmbeddedRedis) -> Iterator[Ledger]:
+    """The books on a Redis of the test's own, which keeps its data when it is killed."""
+    with closing(Ledger(own_server.url)) as kept:
+        yield kept
+
+
+class Gate:
+    """Work that waits until the gate is opened, for the messages that are to be held.
+
+    Some of these fail before, so that something is noted about them.
+    """
+
+    def __init__(self) -> None:
+        self._opened = threading.Event()
+        self._lock = threading.Lock()
+        self.held = 0
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def __call__(self, message_id: str, job: Job) -> object:
+        if "fails" in job and current_message().attempt == 1:
+            raise ValueError("at first")
+        if "held" in job:
+            with self._lock:
+                self.held += 1
+            assert self._opened.wait(30)
+        return answer(message_id, job)
+
+
+def assert_no_results_of_what_redis_lost(ledger: Ledger) -> None:
+    """A result of a message that Redis no longer knows would belong to nothing."""
+    assert ledger.destroyed
+    assert not [lost for lost in ledger.destroyed if ledger.ended(lost)]
+
+
+# --- Redis dies or freezes ----------------------------------------------------------------------
+
+
+def test_a_redis_that_is_killed_and_keeps_its_data_costs_nothing(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    """Work that is done meanwhile is kept, and health tells the truth."""
+    gate = Gate()
+    pools = [
+        make_pool(own_server.url, ledger.processor(gate), prefetch=3),
+        make_pool(own_server.url, ledger.processor(mixed), prefetch=3, retry=QUICK),
+    ]
+    pools[0].start()
+    ledger.publish(2, held="until Redis is gone")
+    eventually(lambda: gate.held == 2)
+    pools[1].start()
+    with ledger.load():
+        for _ in range(2):
+            own_server.kill()
+            eventually(lambda: not any(pool.redis_connected for pool in pools))
+            gate.open()
+            eventually(lambda: pools[0].get_health_data()["jobs_in_flight"] == 0)
+            own_server.start()
+            ledger.fault_is_over()
+            ledger.progress()
+    row = fault_table.add("Redis killed twice, appendfsync always", ledger, *pools)
+    assert row.run_twice == 0
+
+
+def test_a_redis_that_is_killed_and_keeps_nothing_is_worked_off_anew(
+    redis_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    """What was finished meanwhile is of a message that Redis no longer knows, and is dropped."""
+    gate, figures = Gate(), Figures()
+    with EmbeddedRedis(redis_server.binary) as server, closing(Ledger(server.url)) as ledger:
+        pool = make_pool(server.url, ledger.processor(gate), metrics=figures)
+        pool.start()
+        ledger.publish(20)
+        ledger.settle()
+        ledger.publish(2, held="until Redis is gone")
+        eventually(lambda: gate.held == 2)
+        with ledger.load():
+            ledger.kill(server)
+            gate.open()
+            eventually(lambda: pool.get_health_data()["jobs_in_flight"] == 0)
+            assert not pool.redis_connected
+            server.start()
+            ledger.fault_is_over()
+            ledger.progress()
+        fault_table.add("Redis killed, which keeps nothing", ledger, pool)
+        assert_no_results_of_what_redis_lost(ledger)
+    assert figures.counters["groups_recreated"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("shorter", LEASE_SECONDS / 4), ("longer", LEASE_SECONDS * 1.5)]
+)
+def test_a_redis_that_freezes_has_no_message_run_twice(
+    ledger: Ledger,
+    own_server: EmbeddedRedis,
+    make_pool: MakePool,
+    fault_table: FaultTable,
+    name: str,
+    seconds: float,
+) -> None:
+    gate = Gate()
+    pools = [make_pool(own_server.url, ledger.processor(gate)) for _ in "ab"]
+    for pool in pools:
+        pool.start()
+    ledger.publish(4, held="over the freeze")
+    eventually(lambda: gate.held == 4)
+    with ledger.load():
+        os.kill(own_server.pid, signal.SIGSTOP)
+        let_pass(seconds)
+        os.kill(own_server.pid, signal.SIGCONT)
+        ledger.fault_is_over()
+        ledger.progress()
+        let_pass(LEASE_SECONDS)  # in which a living pool could be taken for dead
+    gate.open()
+    row = fault_table.add(f"Redis frozen, {name} than the lease", ledger, *pools)
+    assert row.run_twice == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("shorter", REPLY_SECONDS / 3), ("longer", REPLY_SECONDS * 2)]
+)
+def test_a_redis_that_is_paused_costs_nothing(
+    ledger: Ledger,
+    own_server: EmbeddedRedis,
+    make_pool: MakePool,
+    fault_table: FaultTable,
+    name: str,
+    seconds: float,
+) -> None:
+    pool = make_pool(own_server.url, ledger.processor(mixed), prefetch=3, retry=QUICK)
+    pool.start()
+    with ledger.load():
+        ledger.client.client_pause(round(seconds * 1000))
+        ledger.client.ping()
+        ledger.fault_is_over()
+        ledger.progress()
+    fault_table.add(f"CLIENT PAUSE, {name} than the wait for a reply", ledger, pool)
+
+
+# --- connections and rights ---------------------------------------------------------------------
+
+
+def test_killing_all_connections_again_and_again_costs_nothing(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    figures = Figures()
+    pool = make_pool(
+        own_server.url, ledger.processor(mixed), prefetch=3, retry=QUICK, metrics=figures
+    )
+    pool.start()
+    with ledger.load():
+        for _ in range(8):
+            ledger.client.client_kill_filter(_type="normal", skipme=True)
+            ledger.fault_is_over()
+            ledger.progress()
+    row = fault_table.add("CLIENT KILL of all (8 times)", ledger, pool)
+    assert row.run_twice == 0
+    assert figures.counters["redis_reconnects"] > 8
+
+
+@pytest.mark.parametrize("kind", ["password", "rights"])
+def test_a_pool_that_is_turned_away_for_a_while_keeps_its_work(
+    ledger: Ledger,
+    own_server: EmbeddedRedis,
+    make_pool: MakePool,
+    fault_table: FaultTable,
+    kind: str,
+) -> None:
+    admin, gate = ledger.client, Gate()
+    admin.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "&*", "+@all")
+    url = own_server.url
+    if kind == "rights":
+        url = url.replace("redis://", "redis://worker:pw@")
+    pool = make_pool(url, ledger.processor(gate))
+    pool.start()
+    ledger.publish(2, held="while turned away")
+    eventually(lambda: gate.held == 2)
+    with ledger.load():
+        if kind == "password":
+            admin.config_set("requirepass", "secret")
+            admin.client_kill_filter(_type="normal", skipme=True)
+        else:
+            admin.execute_command("ACL", "SETUSER", "worker", "-@all")
+        eventually(lambda: not pool.redis_connected)
+        gate.open()
+        eventually(lambda: pool.get_health_data()["jobs_in_flight"] == 0)
+        let_pass(0.5)
+        assert not pool.redis_connected
+        if kind == "password":
+            admin.config_set("requirepass", "")
+        else:
+            admin.execute_command("ACL", "SETUSER", "worker", "+@all")
+        ledger.fault_is_over()
+        ledger.progress()
+    row = fault_table.add(f"turned away by its {kind}", ledger, pool)
+    assert row.run_twice == 0
+
+
+# --- data that is taken away --------------------------------------------------------------------
+
+
+def test_a_redis_that_is_emptied_under_waiting_readers_is_noticed(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    """Redis 6.2 does not tell the readers before their wait ends; the keeper notices."""
+    pool = make_pool(own_server.url, ledger.processor(), block_seconds=2)
+    pool.start()
+    ledger.publish(10)
+    ledger.settle()
+    eventually(lambda: ledger.client.info("clients")["blocked_clients"] == 3)
+    ledger.destroy("FLUSHALL")
+    ledger.publish(10)
+    fault_table.add("FLUSHALL under waiting readers", ledger, pool)
+
+
+def test_a_redis_that_is_emptied_under_running_messages_is_worked_off_anew(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    gate, figures = Gate(), Figures()
+    pool = make_pool(own_server.url, ledger.processor(gate), prefetch=3, metrics=figures)
+    pool.start()
+    ledger.publish(2, held="until all is gone")
+    eventually(lambda: gate.held == 2)
+    with ledger.load():
+        ledger.destroy("FLUSHALL")
+        gate.open()
+        ledger.progress()
+    fault_table.add("FLUSHALL under load", ledger, pool)
+    assert_no_results_of_what_redis_lost(ledger)
+    assert figures.counters["groups_recreated"] >= 1
+
+
+def test_a_stream_that_is_deleted_under_load_is_made_anew(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    """What was noted about its messages stays behind and disturbs nothing."""
+    gate, figures = Gate(), Figures()
+    pool = make_pool(own_server.url, ledger.processor(gate), metrics=figures, retry=QUICK)
+    ledger.publish(2, held="until the stream is gone", fails="at first")
+    later = make_pool(own_server.url, ledger.processor(mixed), retry=QUICK, prefetch=3)
+    pool.start()
+    eventually(lambda: gate.held == 2)
+    assert ledger.client.hlen(KEYS.history) == 2
+    later.start()
+    with ledger.load():
+        ledger.destroy("DEL", KEYS.stream)
+        gate.open()
+        ledger.progress()
+    fault_table.add("DEL of the stream under load", ledger, pool, later)
+    assert_no_results_of_what_redis_lost(ledger)
+    for hints in (KEYS.due, KEYS.history):
+        eventually(lambda hints=hints: not ledger.client.exists(hints))
+
+
+def test_a_group_that_is_destroyed_has_what_is_unfinished_delivered_again(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    gate = Gate()
+    pool = make_pool(own_server.url, ledger.processor(gate), prefetch=3)
+    pool.start()
+    finished = ledger.publish(20)
+    ledger.settle()
+    ledger.publish(2, held="while the group is gone")
+    eventually(lambda: gate.held == 2)
+    with ledger.load():
+        ledger.client.xgroup_destroy(KEYS.stream, KEYS.group)
+        ledger.fault_is_over()
+        gate.open()
+        ledger.progress()
+    fault_table.add("XGROUP DESTROY under load", ledger, pool)
+    assert not set(finished) & ledger.run_twice()
+
+
+def test_a_stream_that_is_renamed_away_and_back_is_worked_off(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    """What is published meanwhile goes to a new stream, which Redis drops on the way back."""
+    gate = Gate()
+    pool = make_pool(own_server.url, ledger.processor(gate), threads=2)
+    pool.start()
+    away = ledger.publish(2, held="while the stream is away")
+    eventually(lambda: gate.held == 2)
+    away += ledger.publish(20)
+    ledger.client.rename(KEYS.stream, "away")
+    gate.open()
+    with ledger.load():
+        ledger.destroy("RENAME", "away", KEYS.stream)
+        ledger.progress()
+    fault_table.add("RENAME of the stream, away and back", ledger, pool)
+    assert not set(away) & ledger.destroyed
+    assert all(ledger.ended(message_id) for message_id in away)
+
+
+# --- what a server forgets or has no room for ---------------------------------------------------
+
+
+def test_scripts_that_are_flushed_under_load_cost_nothing(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    pool = make_pool(own_server.url, ledger.processor(mixed), prefetch=3, retry=QUICK)
+    pool.start()
+    with ledger.load():
+        for _ in range(5):
+            ledger.client.script_flush()
+            ledger.fault_is_over()
+            ledger.progress()
+    row = fault_table.add("SCRIPT FLUSH under load (5 times)", ledger, pool)
+    assert row.run_twice == 0
+
+
+def test_a_full_redis_is_worked_off_and_filled_again(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    pool = make_pool(own_server.url, ledger.processor(mixed), prefetch=3, retry=QUICK)
+    ledger.publish(60)
+    pool.start()
+    with ledger.load():
+        ledger.client.config_set("maxmemory", 1)
+        with pytest.raises(RedisRefused, match="OOM"):
+            ledger.publish()
+        ledger.settle()
+        ledger.client.config_set("maxmemory", 0)
+        ledger.fault_is_over()
+        ledger.progress()
+    row = fault_table.add("maxmemory reached under load", ledger, pool)
+    assert row.run_twice == 0
