@@ -17,7 +17,7 @@ message and never loses it. Every script may be sent again after its reply was l
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
@@ -203,6 +203,13 @@ class QueueFigures:
         return None if self.backlog is None else max(0, self.backlog - self.pending)
 
 
+@dataclass
+class Abilities:
+    """What the server can do beyond Redis 6.2, as far as it is of use; learned when connecting."""
+
+    xackdel: bool = False
+
+
 @dataclass(frozen=True)
 class GroupCommands:
     """The commands of one consumer in its group, ready to be sent over a `Link`."""
@@ -213,6 +220,7 @@ class GroupCommands:
     """The process that this consumer is, as it stands in Redis."""
     lease_ms: int
     result_stream: str | None = None
+    abilities: Abilities = field(default_factory=Abilities)
 
     def create_group(self) -> Command:
         """From id 0: what was published before the first worker came is worked off too."""
@@ -240,7 +248,8 @@ class GroupCommands:
                 commands.append((self._bury(outcome), [outcome]))
         if finishes:
             keys = [*self._common_keys(), *self._result_key()]
-            command = _scripts.call("finish", keys, self.keys.group, *arguments)
+            fast = "1" if self.abilities.xackdel else ""
+            command = _scripts.call("finish", keys, self.keys.group, fast, *arguments)
             commands.insert(0, (command, finishes))
         return commands
 
@@ -406,6 +415,17 @@ def check_is_stream(link: Link, key: str, argument: str) -> None:
         raise ConfigurationError(
             f"the key {key!r} holds something that is not a stream; choose another {argument}"
         ) from None
+
+
+def learn_abilities(link: Link, commands: GroupCommands) -> None:
+    """Try what is optional, on an id that cannot be; one that is missing or not allowed is off."""
+    keys = commands.keys
+    try:
+        link.call("XACKDEL", keys.stream, keys.group, "ACKED", "IDS", 1, NO_ID)
+    except (RedisRefused, RedisAccessDenied):
+        commands.abilities.xackdel = False
+    else:
+        commands.abilities.xackdel = True
 
 
 def parse_read(reply: Any) -> list[Entry]:

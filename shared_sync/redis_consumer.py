@@ -432,6 +432,7 @@ class RedisStreamConsumer:
                     self.stream_name,
                 )
             _streams.check_rights(link, self._commands)
+            _streams.learn_abilities(link, self._commands)
             if self._result_stream is not None:
                 _streams.check_is_stream(link, self._result_stream, "result_stream")
             taken = _name.take(link, self._commands, self._logger, give_up=give_up)

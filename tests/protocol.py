@@ -57,6 +57,7 @@ class Worker:
         holder = holder or f"the holder of {name}"
         self.commands = GroupCommands(keys, name, holder, lease_ms, results)
         _streams.ensure_group(link, self.commands)
+        _streams.learn_abilities(link, self.commands)
         if beats:
             self.beat()
 

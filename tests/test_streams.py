@@ -116,6 +116,21 @@ def test_without_its_group_every_act_says_so(worker: Worker, client: redis.Redis
 # --- finish -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[True, False], ids=["XACKDEL", "XACK"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish as on a server that has XACKDEL, and as on others; one that has not falls back."""
+
+    def learn(_link: Link, commands: GroupCommands) -> None:
+        commands.abilities.xackdel = request.param
+
+    monkeypatch.setattr(_streams, "learn_abilities", learn)
+
+
+def test_a_server_is_asked_for_what_it_can_do(worker: Worker, link: Link) -> None:
+    (known,) = link.call("COMMAND", "INFO", "XACKDEL")
+    assert worker.commands.abilities.xackdel is bool(known)
+
+
 def test_a_finished_message_leaves_its_result_and_nothing_else(
     worker: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -125,6 +140,7 @@ def test_a_finished_message_leaves_its_result_and_nothing_else(
     assert list(look.pending()) == taken[1:]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_of_two_workers_that_finish_the_same_message_one_publishes(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -141,6 +157,7 @@ def test_of_two_workers_that_finish_the_same_message_one_publishes(
     assert look.results() == [{b"text": b"A"}]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_finishing_again_changes_nothing(worker: Worker, look: Looker, taken: list[str]) -> None:
     worker.finish(taken[0], result("A"))
     before = look.everything()
@@ -148,6 +165,7 @@ def test_finishing_again_changes_nothing(worker: Worker, look: Looker, taken: li
     assert look.everything() == before
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_finished_message_forgets_its_failures_and_its_due_time(
     worker: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -184,6 +202,7 @@ def test_a_message_forgets_its_failures_also_when_its_stream_was_deleted_meanwhi
     assert look.results() == []
 
 
+@pytest.mark.usefixtures("either_way")
 def test_an_entry_is_kept_while_another_group_has_not_read_it(
     worker: Worker, link: Link, look: Looker, taken: list[str]
 ) -> None:
@@ -193,6 +212,7 @@ def test_an_entry_is_kept_while_another_group_has_not_read_it(
     assert [entry.id for entry in second.read()] == taken
 
 
+@pytest.mark.usefixtures("either_way")
 def test_an_entry_is_kept_while_another_group_works_on_it_and_deleted_by_the_last(
     worker: Worker, link: Link, look: Looker, taken: list[str]
 ) -> None:
@@ -224,6 +244,7 @@ def test_ids_beyond_the_exactness_of_doubles_are_compared_exactly(
     assert Looker(client).bodies() == [high]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_many_messages_are_finished_in_one_command(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -282,6 +303,7 @@ def test_a_channel_that_nobody_hears_does_not_hold_a_message_up(
     assert worker.finish(taken[0], Answer(channel="nobody", payload=b"\x00\xff")) == 1
 
 
+@pytest.mark.usefixtures("either_way")
 def test_finishing_what_was_deleted_by_others_ends_it(
     worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
 ) -> None:

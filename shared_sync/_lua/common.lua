@@ -71,6 +71,16 @@ local function publish(channel, payload)
   return type(heard) == 'table' and heard.err or ''
 end
 
+-- Acknowledge a message: 1 if it was pending; and whether its entry has been seen to as well, which
+-- one command does from Redis 8.2 on.
+local function acknowledge(stream, group, id, has_xackdel)
+  if has_xackdel then
+    local done = redis.pcall('XACKDEL', stream, group, 'ACKED', 'IDS', 1, id)
+    if not done.err then return done[1] > 0 and 1 or 0, true end
+  end
+  return redis.call('XACK', stream, group, id), false
+end
+
 -- Delete finished entries, except those that another group has still to read or to finish.
 local function delete_finished(stream, group, ids)
   local groups = redis.call('XINFO', 'GROUPS', stream)
