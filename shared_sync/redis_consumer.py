@@ -15,7 +15,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from shared_sync import _backoff, _check, _link, _streams
+from shared_sync import _address, _backoff, _check, _link, _servers, _streams
 from shared_sync._connectivity import Connectivity
 from shared_sync._delivery import Delivery
 from shared_sync._guarded import GuardedLogger, GuardedRecorder, Recorder
@@ -79,7 +79,9 @@ class RedisStreamConsumer:
     `consumer_id`. Methods may be called from any thread unless they say otherwise.
 
     Args:
-        redis_url: `redis://[user:password@]host:port/db`, `rediss://...` or `unix:///path`.
+        redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
+            `redis+sentinel://host:port,host:port/master/db` or
+            `redis+cluster://host:port,host:port`.
         stream_name: The stream to work off; it is created if it does not exist.
         consumer_group: The group; all workers that share the work name the same one.
         consumer_id: This process's name in the group.
@@ -96,7 +98,8 @@ class RedisStreamConsumer:
         binary_fields: Fields whose values stay bytes, such as audio.
         result_stream: Stream that gets an entry for each result: the fields of a mapping, or the
             field `result` for anything else, with `message_id`, `status` and `carry_fields`.
-            A message that dies leaves an entry with status `dead`.
+            A message that dies leaves an entry with status `dead`. In a cluster it must have the
+            slot of the stream, as `{audio:jobs}:results` has that of `audio:jobs`.
         result_channel: Channel to publish the same as JSON, such as `results:{client_id}`,
             filled from the message's fields.
         carry_fields: Fields of the message that go along with its result.
@@ -174,13 +177,18 @@ class RedisStreamConsumer:
             lease_ms=round(lease_seconds * 1000),
             result_stream=result_stream,
         )
+        if result_stream is not None:
+            _servers.check_one_slot(redis_url, stream_name, result_stream)
         reply_timeout = block_seconds + _link.REPLY_MARGIN_SECONDS
-        self._connect = _link.connector(redis_url, reply_timeout_seconds=reply_timeout)
-        self._connect_briefly = _link.connector(
+        self._connect = _servers.connector(
+            redis_url, key=stream_name, reply_timeout_seconds=reply_timeout
+        )
+        self._connect_briefly = _servers.connector(
             redis_url,
+            key=stream_name,
             reply_timeout_seconds=min(_link.REPLY_MARGIN_SECONDS, lease_seconds / 4),
         )
-        self._connectivity = Connectivity(_link.safe_address(redis_url), self._logger)
+        self._connectivity = Connectivity(_address.safe_address(redis_url), self._logger)
         self._in_hand = InHand()
         delivery = Delivery(
             processor=ThreadProcessor(message_processor),
@@ -261,8 +269,9 @@ class RedisStreamConsumer:
     def connect(self) -> None:
         """Reach Redis and create the stream and group if they do not exist.
 
-        Calling it is optional: `start()` does it. Blocks up to 5 s to connect, and up to
-        `block_seconds` and 5 s for an answer. Raises `RedisUnavailable`, or `ConfigurationError`
+        Calling it is optional: `start()` does it. Blocks up to 5 s to connect, as long again
+        where Sentinels or a cluster are asked for the server first, and up to `block_seconds`
+        and 5 s for an answer. Raises `RedisUnavailable`, or `ConfigurationError`
         if a key exists and is not a stream.
         """
         link = Link(self._connect)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 import redis
-from protocol import Looker, Worker, make_link
+from protocol import KEYS, Looker, Worker, make_link
+from servers import Cluster, Sentinels
 
 from shared_sync._embedded import EmbeddedRedis, find_redis_server
 from shared_sync._link import Link
@@ -62,6 +63,36 @@ def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
     options = ["--appendonly", "yes", "--appendfsync", "always"]
     with EmbeddedRedis(redis_server.binary, extra_args=options) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def sentinels(
+    redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sentinels]:
+    """A master, replicas and Sentinels, shared by the tests of a module that do them no harm."""
+    with ExitStack() as stack:
+        yield Sentinels(stack, redis_server.binary, tmp_path_factory.mktemp("sentinels"))
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_server: EmbeddedRedis) -> Iterator[Cluster]:
+    """A cluster, shared by the tests of a module that do it no harm."""
+    with ExitStack() as stack:
+        yield Cluster(stack, redis_server.binary, KEYS.stream)
+
+
+@pytest.fixture
+def own_sentinels(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Sentinels]:
+    """A master, replicas and Sentinels of the test's own, which it may kill."""
+    with ExitStack() as stack:
+        yield Sentinels(stack, redis_server.binary, tmp_path)
+
+
+@pytest.fixture
+def own_cluster(redis_server: EmbeddedRedis) -> Iterator[Cluster]:
+    """A cluster of the test's own, which it may kill."""
+    with ExitStack() as stack:
+        yield Cluster(stack, redis_server.binary, KEYS.stream)
 
 
 @pytest.fixture

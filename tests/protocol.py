@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from shared_sync import _link, _streams
+from shared_sync import _servers, _streams
 from shared_sync._link import Link
 from shared_sync._streams import (
     Answer,
@@ -29,7 +29,7 @@ METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
 
 
 def make_link(url: str) -> Link:
-    return Link(_link.connector(url, reply_timeout_seconds=10))
+    return Link(_servers.connector(url, key=KEYS.stream, reply_timeout_seconds=10))
 
 
 def result(text: str) -> Answer:

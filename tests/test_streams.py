@@ -19,7 +19,7 @@ import redis
 from protocol import HOUR_MS, KEYS, LEASE_MS, NOTHING, Looker, Worker, make_link, result
 from redis.crc import key_slot
 
-from shared_sync import _link, _streams
+from shared_sync import _servers, _streams
 from shared_sync._embedded import EmbeddedRedis
 from shared_sync._link import Link
 from shared_sync._streams import (
@@ -1158,7 +1158,7 @@ def test_a_full_server_still_lets_messages_end_and_workers_live(
     own_server: EmbeddedRedis,
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as client:
-        link = Link(_link.connector(own_server.url, reply_timeout_seconds=5))
+        link = Link(_servers.connector(own_server.url, key="jobs", reply_timeout_seconds=5))
         worker = Worker(link, "w1")
         ids = worker.publish(*([b"n", b"%d" % number] for number in range(5)))
         worker.read(5)
