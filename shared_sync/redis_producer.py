@@ -10,7 +10,7 @@ from types import TracebackType
 
 from shared_sync import _check, _servers, _streams
 from shared_sync._link import Link
-from shared_sync.errors import QueueFull, SharedSyncError
+from shared_sync.errors import QueueFull, RedisUnavailable, SharedSyncError
 from shared_sync.message import encode_fields
 
 BATCH = 100
@@ -129,6 +129,9 @@ class RedisStreamProducer:
             link.close()
         try:
             yield link
+        except RedisUnavailable:
+            link.close()  # also where the server answered that it cannot serve: another may
+            raise
         except BaseException as error:
             if not isinstance(error, SharedSyncError):
                 link.close()
