@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -293,6 +294,26 @@ def test_sentinels_that_refuse_the_user_deny_access(guarded: EmbeddedRedis, opti
         make_link(address + options).open()
     assert SECRET not in str(caught.value)
     assert "other" not in str(caught.value)
+
+
+def test_the_least_rights_in_the_readme_are_enough_in_a_cluster(cluster: Cluster) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (line,) = re.findall(r"^    (~audio:jobs .+)$", readme, re.MULTILINE)
+    rights = [*line.replace("audio:jobs", STREAM).split(), f"~{RESULTS}", "+cluster|slots"]
+    assert "`+cluster|slots`" in readme
+    clients = [cluster.admin(server) for server in cluster.servers]
+    for client in clients:
+        client.execute_command("ACL", "SETUSER", "worker", "on", f">{SECRET}", *rights)
+    url = cluster.url.replace("://", f"://worker:{SECRET}@")
+    with RedisStreamProducer(url, STREAM) as producer:
+        producer.publish_many({"n": n} for n in range(10))
+    owner = cluster.admin(cluster.master())
+    with RedisStreamConsumer(
+        url, STREAM, GROUP, "c1", LOGGER, lambda _, job: job, result_stream=RESULTS
+    ):
+        eventually(lambda: owner.xlen(STREAM) == 0)
+    for client in clients:
+        client.execute_command("ACL", "DELUSER", "worker")
 
 
 # --- slots that move ------------------------------------------------------------------------------
