@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 from protocol import KEYS, Looker, Worker, make_link
-from servers import Cluster, Sentinels
+from servers import PATIENT_MS, QUICK_MS, Cluster, Sentinels
 
 from shared_sync._embedded import EmbeddedRedis, find_redis_server
 from shared_sync._link import Link
@@ -71,28 +71,29 @@ def sentinels(
 ) -> Iterator[Sentinels]:
     """A master, replicas and Sentinels, shared by the tests of a module that do them no harm."""
     with ExitStack() as stack:
-        yield Sentinels(stack, redis_server.binary, tmp_path_factory.mktemp("sentinels"))
+        folder = tmp_path_factory.mktemp("sentinels")
+        yield Sentinels(stack, redis_server.binary, folder, down_after_ms=PATIENT_MS)
 
 
 @pytest.fixture(scope="module")
 def cluster(redis_server: EmbeddedRedis) -> Iterator[Cluster]:
     """A cluster, shared by the tests of a module that do it no harm."""
     with ExitStack() as stack:
-        yield Cluster(stack, redis_server.binary, KEYS.stream)
+        yield Cluster(stack, redis_server.binary, KEYS.stream, down_after_ms=PATIENT_MS)
 
 
 @pytest.fixture
 def own_sentinels(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Sentinels]:
     """A master, replicas and Sentinels of the test's own, which it may kill."""
     with ExitStack() as stack:
-        yield Sentinels(stack, redis_server.binary, tmp_path)
+        yield Sentinels(stack, redis_server.binary, tmp_path, down_after_ms=QUICK_MS)
 
 
 @pytest.fixture
 def own_cluster(redis_server: EmbeddedRedis) -> Iterator[Cluster]:
     """A cluster of the test's own, which it may kill."""
     with ExitStack() as stack:
-        yield Cluster(stack, redis_server.binary, KEYS.stream)
+        yield Cluster(stack, redis_server.binary, KEYS.stream, down_after_ms=QUICK_MS)
 
 
 @pytest.fixture

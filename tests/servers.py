@@ -14,13 +14,20 @@ from shared_sync._embedded import EmbeddedRedis
 
 MASTER = "main"
 SLOTS = 16384
-DOWN_AFTER_MS = 1000
+QUICK_MS = 1000
+"""After so long without an answer a server counts as dead, where that is to happen."""
+
+PATIENT_MS = 15_000
+"""The same where it is not, however busy the machine is."""
+
 FAILOVER_MS = 3000
 REPLICATION = ("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")
 PAUSE_MS = 60_000
 
 
-def sentinel(binary: Path, launcher: Path, port: int, quorum: int = 2) -> Path:
+def sentinel(
+    binary: Path, launcher: Path, port: int, *, quorum: int = 2, down_after_ms: int = PATIENT_MS
+) -> Path:
     """A program to start in place of the binary: a Sentinel that watches the master there.
 
     Its first argument must be a file, in which it also keeps what it learns.
@@ -28,7 +35,7 @@ def sentinel(binary: Path, launcher: Path, port: int, quorum: int = 2) -> Path:
     configuration = launcher.with_suffix(".conf")
     configuration.write_text(
         f"sentinel monitor {MASTER} 127.0.0.1 {port} {quorum}\n"
-        f"sentinel down-after-milliseconds {MASTER} {DOWN_AFTER_MS}\n"
+        f"sentinel down-after-milliseconds {MASTER} {down_after_ms}\n"
         f"sentinel failover-timeout {MASTER} {FAILOVER_MS}\n"
         f"sentinel parallel-syncs {MASTER} 2\n"
     )
@@ -82,13 +89,19 @@ class Sentinels(Servers):
 
     replicas = 2
 
-    def __init__(self, stack: ExitStack, binary: Path, folder: Path) -> None:
+    def __init__(self, stack: ExitStack, binary: Path, folder: Path, *, down_after_ms: int) -> None:
         super().__init__(stack, binary)
         master = self.start(*REPLICATION)
         replica = ("--replicaof", "127.0.0.1", str(master.port))
         self.servers = [master, *(self.start(*REPLICATION, *replica) for _ in range(2))]
-        launchers = [sentinel(binary, folder / f"sentinel-{n}", master.port) for n in range(3)]
-        self.sentinels = [self.start(binary=launcher) for launcher in launchers]
+        self.sentinels = [
+            self.start(
+                binary=sentinel(
+                    binary, folder / f"sentinel-{n}", master.port, down_after_ms=down_after_ms
+                )
+            )
+            for n in range(3)
+        ]
         self._admins = [self.admin(sentinel) for sentinel in self.sentinels]
         self.hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"redis+sentinel://{self.hosts}/{MASTER}/0"
@@ -130,10 +143,10 @@ class Cluster(Servers):
 
     replicas = 1
 
-    def __init__(self, stack: ExitStack, binary: Path, key: str) -> None:
+    def __init__(self, stack: ExitStack, binary: Path, key: str, *, down_after_ms: int) -> None:
         super().__init__(stack, binary)
         self._slot = key_slot(key.encode())
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(DOWN_AFTER_MS))
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(down_after_ms))
         self.servers = [self.start(*options, *REPLICATION) for _ in range(4)]
         self._admins = [self.admin(server) for server in self.servers]
         *masters, replica = self._admins
