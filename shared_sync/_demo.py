@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from shared_sync import _link
+from shared_sync import _address, _servers
 from shared_sync._embedded import EmbeddedRedis
 from shared_sync._link import Link
 from shared_sync._speech import DEMO_AUDIO, DEMO_GRAMMAR, Recognizer, read_wav
@@ -104,7 +104,7 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
     name = f"demo-{secrets.token_hex(4)}"
     metrics = WorkerMetrics(name)
     worker = SpeechWorker(metrics, DEMO_GRAMMAR if options.audio is None else None)
-    jobs, results = f"{name}:jobs", f"{name}:results"
+    jobs, results = f"{{{name}}}:jobs", f"{{{name}}}:results"  # in one slot, should it be a cluster
     signal.signal(signal.SIGTERM, _exit_on_signal)
 
     with ExitStack() as stack:
@@ -114,7 +114,7 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
             redis_url = redis.url
             screen.line(f"Redis    {redis_url}  ({redis.binary}, ends with this program)")
         else:
-            screen.line(f"Redis    {_link.safe_address(redis_url)}")
+            screen.line(f"Redis    {_address.safe_address(redis_url)}")
             stack.callback(_remove_keys, redis_url, jobs, results)
 
         consumer = RedisStreamConsumer(
@@ -284,7 +284,7 @@ def _wrong_transcripts(tally: Tally, spoken: Mapping[str, str]) -> list[tuple[st
 def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> None:
     screen.line(
         f"\nEverything stays up until Ctrl-C: worker on stream {jobs}, "
-        f"{_link.safe_address(redis_url)}, {server.url}"
+        f"{_address.safe_address(redis_url)}, {server.url}"
     )
     try:
         signal.pause()
@@ -293,7 +293,7 @@ def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> No
 
 
 def _remove_keys(redis_url: str, jobs: str, results: str) -> None:
-    link = Link(_link.connector(redis_url, reply_timeout_seconds=5.0))
+    link = Link(_servers.connector(redis_url, key=jobs, reply_timeout_seconds=5.0))
     try:
         for keys in (Keys.of(jobs, "stt-workers"), Keys.of(results, "gateway")):
             link.call("DEL", *keys.all())

@@ -246,7 +246,8 @@ def _answers(port: int, pid: int) -> bool:
     """Whether the server on `port` is process `pid`, not a stranger, and ready for commands."""
     try:
         with socket.create_connection((_HOST, port), timeout=1.0) as connection:
-            connection.sendall(b"INFO server\r\nPING\r\nQUIT\r\n")
+            connection.sendall(b"INFO server\r\nPING\r\n")
+            connection.shutdown(socket.SHUT_WR)  # a Sentinel knows no QUIT
             with connection.makefile("rb") as replies:
                 lines = replies.read().split(b"\r\n")
     except OSError:

@@ -30,7 +30,7 @@ class Keeper:
         self.name = name
         self.link = link
         self.interval_seconds = min(lease_seconds / BEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
-        self._beat = commands.beat()
+        self._commands = commands
         self.figures: QueueFigures | None = None
         self._connectivity = connectivity
         self._recorder = recorder
@@ -39,7 +39,7 @@ class Keeper:
 
     def step(self) -> None:
         """One beat. Blocks up to the time limits of the connection; raises what the link raises."""
-        beat = _streams.parse_beat(self.link.call(*self._beat))
+        beat = _streams.parse_beat(self.link.call(*self._commands.beat()))
         figures = beat.figures
         self._connectivity.succeeded(self.name)
         self._recorder.increment_counter("redis_operations")

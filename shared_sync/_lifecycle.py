@@ -49,6 +49,11 @@ class Loop:
     def thread(self) -> threading.Thread:
         return self._thread
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread was started and is no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
 

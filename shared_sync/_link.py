@@ -1,21 +1,16 @@
-"""How Redis is reached: addresses, connections, their errors. Nothing else here imports redis."""
+"""One connection to Redis and the errors it meets, the driver's translated into ours."""
 
 from __future__ import annotations
 
 import re
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final, Protocol
 
 import redis
-from redis.backoff import NoBackoff
-from redis.connection import Connection, parse_url
-from redis.retry import Retry
 
 from shared_sync._scripts import Command, scripts
 from shared_sync.errors import (
-    ConfigurationError,
     GroupMissing,
     RedisAccessDenied,
     RedisRefused,
@@ -23,7 +18,6 @@ from shared_sync.errors import (
     SharedSyncError,
 )
 
-CONNECT_TIMEOUT_SECONDS: Final = 5.0
 REPLY_MARGIN_SECONDS: Final = 5.0
 """How much longer than a command may block its reply is waited for."""
 
@@ -41,73 +35,6 @@ class RawConnection(Protocol):
 
 Connect = Callable[[], RawConnection]
 
-
-def connector(redis_url: str, *, reply_timeout_seconds: float) -> Connect:
-    """A function that makes connections to `redis_url`, which is checked now; none is opened yet.
-
-    The connections never retry by themselves: a command sent again behind our back would
-    publish twice, or leave a batch pending.
-    """
-    try:
-        options = _parse(redis_url)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigurationError(
-            f"redis_url cannot be used ({type(error).__name__}); "
-            "write redis://host:port/db, rediss://host:port/db or unix:///path/to/socket, and "
-            "percent-encode / ? # and @ in a password"
-        ) from None
-    connection_class = options.pop("connection_class", Connection)
-    for pool_option in ("max_connections", "timeout"):
-        options.pop(pool_option, None)
-    options.update(
-        socket_timeout=reply_timeout_seconds,
-        socket_connect_timeout=min(CONNECT_TIMEOUT_SECONDS, reply_timeout_seconds),
-        retry=Retry(NoBackoff(), 0),
-        retry_on_timeout=False,
-        health_check_interval=0,
-        decode_responses=False,
-        protocol=2,
-    )
-    if "path" in options:
-        del options["socket_connect_timeout"]
-    else:
-        options["socket_keepalive"] = True
-    connect = partial(connection_class, **options)
-    try:
-        connect()
-    except Exception as error:  # noqa: BLE001 - each kind of connection refuses in its own way
-        raise ConfigurationError(
-            f"redis_url has an option that this kind of connection does not take: {error}"
-        ) from None
-    return connect
-
-
-def _parse(redis_url: str) -> dict[str, Any]:
-    """The driver's options; raises ValueError also where part of a password looks like a host."""
-    _, _, rest = redis_url.partition("://")
-    host_end = re.search(r"[/?#]", rest)
-    if host_end and not redis_url.startswith("unix:") and "@" in rest[host_end.start() :]:
-        raise ValueError
-    options: dict[str, Any] = parse_url(redis_url)  # type: ignore[no-untyped-call]
-    return options
-
-
-def safe_address(redis_url: str) -> str:
-    """Where the URL leads, for logs and errors; no user, password or query, however misplaced."""
-    try:
-        options = _parse(redis_url)
-    except (ValueError, TypeError, AttributeError):
-        return "an address that cannot be read"
-    scheme = redis_url.partition("://")[0]
-    if "path" in options:
-        return f"{scheme}://{options['path']}"
-    host = options.get("host", "localhost")
-    if ":" in host:
-        host = f"[{host}]"
-    port = f":{options['port']}" if "port" in options else ""
-    return f"{scheme}://{host}{port}/{options.get('db', 0)}"
-
-
 _CODES: Final = (
     "NOSCRIPT",
     "NOGROUP",
@@ -119,6 +46,8 @@ _CODES: Final = (
     "CLUSTERDOWN",
     "TRYAGAIN",
     "MOVED",
+    "ASK",
+    "NOREPLICAS",
     "NOPERM",
     "NOAUTH",
     "WRONGPASS",
@@ -141,10 +70,21 @@ _CODE_OF_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis.exceptions.MasterDownError, "MASTERDOWN"),
     (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
     (redis.exceptions.TryAgainError, "TRYAGAIN"),
-    (redis.exceptions.MovedError, "MOVED"),
+    (redis.exceptions.MovedError, "MOVED"),  # which is a kind of the next
+    (redis.exceptions.AskError, "ASK"),
 )
+# Connecting anew may lead to a server that can.
 _TURNED_AWAY: Final = frozenset(
-    {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED"}
+    {
+        "READONLY",
+        "LOADING",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "MOVED",
+        "ASK",
+        "NOREPLICAS",
+    }
 )
 # The driver's timeout is not a kind of its connection error.
 _BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)

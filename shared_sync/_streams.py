@@ -17,7 +17,7 @@ message and never loses it. Every script may be sent again after its reply was l
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
@@ -204,23 +204,23 @@ class QueueFigures:
 
 
 @dataclass
-class Abilities:
-    """What the server can do beyond Redis 6.2, as far as it is of use; learned when connecting."""
-
-    xackdel: bool = False
-
-
-@dataclass(frozen=True)
 class GroupCommands:
-    """The commands of one consumer in its group, ready to be sent over a `Link`."""
+    """The commands of one consumer in its group, ready to be sent over a `Link`.
+
+    Shared by all threads of the consumer; what is learned when connecting is fixed before they
+    start.
+    """
 
     keys: Keys
     consumer: str
-    holder: str
-    """The process that this consumer is, as it stands in Redis."""
     lease_ms: int
     result_stream: str | None = None
-    abilities: Abilities = field(default_factory=Abilities)
+
+    holder: str = ""
+    """The process that this consumer is, as it stands in Redis; set before connecting."""
+
+    has_xackdel: bool = False
+    """Whether the server has this command of Redis 8.2, and the user may use it."""
 
     def create_group(self) -> Command:
         """From id 0: what was published before the first worker came is worked off too."""
@@ -248,7 +248,7 @@ class GroupCommands:
                 commands.append((self._bury(outcome), [outcome]))
         if finishes:
             keys = [*self._common_keys(), *self._result_key()]
-            fast = "1" if self.abilities.xackdel else ""
+            fast = "1" if self.has_xackdel else ""
             command = _scripts.call("finish", keys, self.keys.group, fast, *arguments)
             commands.insert(0, (command, finishes))
         return commands
@@ -423,9 +423,9 @@ def learn_abilities(link: Link, commands: GroupCommands) -> None:
     try:
         link.call("XACKDEL", keys.stream, keys.group, "ACKED", "IDS", 1, NO_ID)
     except (RedisRefused, RedisAccessDenied):
-        commands.abilities.xackdel = False
+        commands.has_xackdel = False
     else:
-        commands.abilities.xackdel = True
+        commands.has_xackdel = True
 
 
 def parse_read(reply: Any) -> list[Entry]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from shared_sync import _check, _link, _streams
+from shared_sync import _check, _servers, _streams
 from shared_sync._link import Link
 from shared_sync._streams import Keys
 from shared_sync.errors import DeadLetterMissing
@@ -73,7 +73,9 @@ class DeadLetters:
     ) -> None:
         _check.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         self._keys = Keys.of(stream_name, consumer_group)
-        self._link = Link(_link.connector(redis_url, reply_timeout_seconds=timeout_seconds))
+        self._link = Link(
+            _servers.connector(redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds)
+        )
 
     def __len__(self) -> int:
         """How many there are."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from shared_sync import _backoff, _link, _streams
+from shared_sync import _address, _backoff, _servers, _streams
 from shared_sync._connectivity import Connectivity
 from shared_sync._lifecycle import Loop
 from shared_sync._link import Link
@@ -49,9 +49,13 @@ class Watch:
         self._metrics = metrics
         self._logger = logger
         self._clock = clock
-        connect = _link.connector(redis_url, reply_timeout_seconds=REPLY_TIMEOUT_SECONDS)
+        connect = _servers.connector(
+            redis_url,
+            key=keys.stream if keys else None,
+            reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
+        )
         self._link = Link(connect)
-        self._connectivity = Connectivity(_link.safe_address(redis_url), logger)
+        self._connectivity = Connectivity(_address.safe_address(redis_url), logger)
         self._stop = threading.Event()
         self._looked = threading.Event()
         self._loop = Loop(
@@ -67,12 +71,12 @@ class Watch:
     def start(self) -> None:
         """Start looking; blocks until the first look has ended, well or not, or 5 s."""
         self._loop.start()
-        self._looked.wait(_link.CONNECT_TIMEOUT_SECONDS)
+        self._looked.wait(_servers.CONNECT_TIMEOUT_SECONDS)
 
     def stop(self) -> None:
         """End within the time limit of one look."""
         self._stop.set()
-        self._loop.join(time.monotonic() + _link.CONNECT_TIMEOUT_SECONDS)
+        self._loop.join(time.monotonic() + _servers.CONNECT_TIMEOUT_SECONDS)
 
     def look(self) -> None:
         """One look. Raises what the link raises."""

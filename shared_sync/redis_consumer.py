@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import queue
 import random
 import signal
@@ -15,7 +16,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from shared_sync import _backoff, _check, _link, _name, _streams
+from shared_sync import _address, _backoff, _check, _link, _name, _servers, _streams
 from shared_sync._connectivity import Connectivity
 from shared_sync._deadline import Deadline
 from shared_sync._delivery import Delivery
@@ -86,7 +87,9 @@ class RedisStreamConsumer:
     `consumer_id`. Methods may be called from any thread unless they say otherwise.
 
     Args:
-        redis_url: `redis://[user:password@]host:port/db`, `rediss://...` or `unix:///path`.
+        redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
+            `redis+sentinel://host:port,host:port/master/db` or
+            `redis+cluster://host:port,host:port`.
         stream_name: The stream to work off; it is created if it does not exist.
         consumer_group: The group; all workers that share the work name the same one.
         consumer_id: This process's name in the group.
@@ -103,7 +106,8 @@ class RedisStreamConsumer:
         binary_fields: Fields whose values stay bytes, such as audio.
         result_stream: Stream that gets an entry for each result: the fields of a mapping, or the
             field `result` for anything else, with `message_id`, `status` and `carry_fields`.
-            A message that dies leaves an entry with status `dead`.
+            A message that dies leaves an entry with status `dead`. In a cluster it must have the
+            slot of the stream, as `{audio:jobs}:results` has that of `audio:jobs`.
         result_channel: Channel to publish the same as JSON, such as `results:{client_id}`,
             filled from the message's fields.
         carry_fields: Fields of the message that go along with its result.
@@ -144,34 +148,28 @@ class RedisStreamConsumer:
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
     ) -> None:
+        _check_numbers(
+            threads=threads,
+            prefetch=prefetch,
+            max_crashes=max_crashes,
+            lease_seconds=lease_seconds,
+            job_deadline_seconds=job_deadline_seconds,
+            drain_seconds=drain_seconds,
+            block_seconds=block_seconds,
+        )
         _check.text("consumer_id", consumer_id)
-        _check.whole_number("threads", threads, 1, 1000)
-        _check.whole_number("prefetch", prefetch, 1, MAX_PREFETCH)
-        _check.whole_number("max_crashes", max_crashes, 1)
-        _check.number("lease_seconds", lease_seconds, 1, 86_400)
-        _check.number("drain_seconds", drain_seconds, 0, 86_400)
-        _check.number("block_seconds", block_seconds, 0.01, MAX_BLOCK_SECONDS)
-        if job_deadline_seconds is not None:
-            _check.number("job_deadline_seconds", job_deadline_seconds, 0.1, 365 * 86_400)
         _check.names("binary_fields", binary_fields)
         _check.names("carry_fields", carry_fields)
-        for name, value in {
-            "result_stream": result_stream,
-            "result_channel": result_channel,
-        }.items():
-            if value is not None:
-                _check.text(name, value)
+        if result_stream is not None:
+            _check.text("result_stream", result_stream)
+        if result_channel is not None:
+            _check.text("result_channel", result_channel)
         if retry is not None and not isinstance(retry, RetryPolicy):
             raise ConfigurationError(f"retry must be a RetryPolicy, not {retry!r}")
         if consumer_id.startswith("~"):
             raise ConfigurationError(f"consumer_id {consumer_id!r} may not begin with '~'")
         if result_stream == stream_name:
             raise ConfigurationError("result_stream must be another stream than stream_name")
-        if max_crashes == 1 and threads * prefetch > 1:
-            raise ConfigurationError(
-                "max_crashes=1 needs threads=1 and prefetch=1: a crash is charged to every message "
-                "that the process held, and with one allowed all of them would die"
-            )
 
         # Fixed after construction.
         self.stream_name = stream_name
@@ -184,14 +182,15 @@ class RedisStreamConsumer:
         self._commands = GroupCommands(
             keys=Keys.of(stream_name, consumer_group),
             consumer=consumer_id,
-            holder=Holder.here().text(),
             lease_ms=round(lease_seconds * 1000),
             result_stream=result_stream,
         )
+        if result_stream is not None:
+            _servers.check_one_slot(redis_url, stream_name, result_stream)
         reply_timeout = block_seconds + _link.REPLY_MARGIN_SECONDS
-        self._connect = _link.connector(redis_url, reply_timeout_seconds=reply_timeout)
         self._redis_url = redis_url
-        self._connectivity = Connectivity(_link.safe_address(redis_url), self._logger)
+        self._connect = self._connector(reply_timeout)
+        self._connectivity = Connectivity(_address.safe_address(redis_url), self._logger)
         self._in_hand = InHand()
         delivery = Delivery(
             processor=ThreadProcessor(message_processor),
@@ -275,6 +274,7 @@ class RedisStreamConsumer:
         self._lock = threading.RLock()
         self._state = State.NEW
         self._clean = True
+        self._holder: Holder | None = None  # owned by whoever connects
         self._broken: ConsumerBroken | None = None
         self._stop_by = math.inf  # moment on the monotonic clock
 
@@ -283,11 +283,12 @@ class RedisStreamConsumer:
     def connect(self) -> None:
         """Reach Redis, create the stream and group if they do not exist, and take the name.
 
-        Calling it is optional: `start()` does it. Blocks up to 5 s to connect, and up to
-        `block_seconds` and 5 s for an answer; also up to a lease where the name is held by a
-        process that may have died. Raises `RedisUnavailable`, `ConfigurationError` if a key
-        exists and is not a stream, and `ConsumerIdInUse` if another live process of the group
-        has this `consumer_id`.
+        Calling it is optional: `start()` does it. Blocks up to 5 s to connect, as long again
+        where Sentinels or a cluster are asked for the server first, and up to `block_seconds`
+        and 5 s for an answer; also up to a lease where the name is held by a process that may
+        have died. Raises `RedisUnavailable`, `ConfigurationError` if a key exists and is not a
+        stream, and `ConsumerIdInUse` if another live process of the group has this
+        `consumer_id`.
         """
         self._reach(self._stopped.wait)
 
@@ -418,10 +419,15 @@ class RedisStreamConsumer:
     # --- inside ---
 
     def _connector(self, reply_timeout_seconds: float) -> _link.Connect:
-        return _link.connector(self._redis_url, reply_timeout_seconds=reply_timeout_seconds)
+        return _servers.connector(
+            self._redis_url, key=self.stream_name, reply_timeout_seconds=reply_timeout_seconds
+        )
 
     def _reach(self, give_up: Callable[[float], bool]) -> bool:
         """Do what `connect()` promises; False if `give_up` ended the wait for the name."""
+        if self._holder is None or self._holder.pid != os.getpid():
+            self._holder = Holder.here()  # in the process that works, which may be a fork
+            self._commands.holder = self._holder.text()
         link = Link(self._connect)
         try:
             if _streams.ensure_group(link, self._commands) is Ensured.MAY_NOT_CREATE:
@@ -569,7 +575,7 @@ class RedisStreamConsumer:
         if self._state is not State.RUNNING:
             return []
         loops = (self._keeper_loop, *self._reader_loops)
-        ended = [loop.name for loop in loops if not loop.thread.is_alive()]
+        ended = [loop.name for loop in loops if loop.has_ended]
         return ended if self._state is State.RUNNING else []
 
     def _begin_drain(self, seconds: float) -> None:
@@ -655,6 +661,31 @@ class RedisStreamConsumer:
         if lost_bodies:
             self._recorder.increment_counter("lost_bodies", lost_bodies)
         return True
+
+
+def _check_numbers(
+    *,
+    threads: int,
+    prefetch: int,
+    max_crashes: int,
+    lease_seconds: float,
+    job_deadline_seconds: float | None,
+    drain_seconds: float,
+    block_seconds: float,
+) -> None:
+    _check.whole_number("threads", threads, 1, 1000)
+    _check.whole_number("prefetch", prefetch, 1, MAX_PREFETCH)
+    _check.whole_number("max_crashes", max_crashes, 1)
+    _check.number("lease_seconds", lease_seconds, 1, 86_400)
+    _check.number("drain_seconds", drain_seconds, 0, 86_400)
+    _check.number("block_seconds", block_seconds, 0.01, MAX_BLOCK_SECONDS)
+    if job_deadline_seconds is not None:
+        _check.number("job_deadline_seconds", job_deadline_seconds, 0.1, 365 * 86_400)
+    if max_crashes == 1 and threads * prefetch > 1:
+        raise ConfigurationError(
+            "max_crashes=1 needs threads=1 and prefetch=1: a crash is charged to every message "
+            "that the process held, and with one allowed all of them would die"
+        )
 
 
 @contextmanager

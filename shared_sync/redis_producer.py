@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 
-from shared_sync import _check, _link, _streams
+from shared_sync import _check, _servers, _streams
 from shared_sync._link import Link
-from shared_sync.errors import QueueFull, SharedSyncError
+from shared_sync.errors import QueueFull, RedisUnavailable, SharedSyncError
 from shared_sync.message import encode_fields
 
 BATCH = 100
@@ -29,7 +29,9 @@ class RedisStreamProducer:
     too. Connections are opened as needed, one for each thread that publishes at the same time.
 
     Args:
-        redis_url: `redis://[user:password@]host:port/db`, `rediss://...` or `unix:///path`.
+        redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
+            `redis+sentinel://host:port,host:port/master/db` or
+            `redis+cluster://host:port,host:port`.
         stream_name: The stream to publish to.
         max_queue_depth: Raise `QueueFull` instead of publishing when the stream holds so many
             messages, finished ones not counted. None for no limit. Checked by the server with
@@ -55,7 +57,9 @@ class RedisStreamProducer:
         # Fixed after construction.
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth
-        self._connect = _link.connector(redis_url, reply_timeout_seconds=timeout_seconds)
+        self._connect = _servers.connector(
+            redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds
+        )
         # Guarded by the lock: links that no thread uses just now.
         self._lock = threading.Lock()
         self._idle: list[Link] = []
@@ -125,6 +129,9 @@ class RedisStreamProducer:
             link.close()
         try:
             yield link
+        except RedisUnavailable:
+            link.close()  # also where the server answered that it cannot serve: another may
+            raise
         except BaseException as error:
             if not isinstance(error, SharedSyncError):
                 link.close()

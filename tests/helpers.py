@@ -1,11 +1,20 @@
-"""What tests share: waiting with a deadline, and a recorder that only remembers."""
+"""What tests share: waiting with a deadline, the health page, a recorder that only remembers."""
 
 from __future__ import annotations
 
+import json
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 def eventually(condition: Callable[[], object], *, within: float = 15.0) -> None:
@@ -15,6 +24,37 @@ def eventually(condition: Callable[[], object], *, within: float = 15.0) -> None
     while not condition():
         assert time.monotonic() < deadline, f"did not come true within {within} s"
         pause.wait(0.01)
+
+
+@contextmanager
+def health_command(*arguments: str, env: dict[str, str] | None = None) -> Iterator[str]:
+    """`python -m shared_sync.health` as long as it is needed: its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shared_sync.health", "--host", "127.0.0.1", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
+    try:
+        assert process.stderr is not None
+        told = (re.search(r"serving (http://\S+)/health", line) for line in process.stderr)
+        address = next(filter(None, told), None)
+        assert address is not None, "it does not serve"
+        yield address.group(1)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def ask(url: str) -> tuple[int, dict[str, Any]]:
+    """Status and content of a page of JSON."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, json.load(refused)
 
 
 class Figures:

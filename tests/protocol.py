@@ -7,7 +7,7 @@ from typing import Any
 import redis
 from helpers import eventually
 
-from shared_sync import _link, _streams
+from shared_sync import _servers, _streams
 from shared_sync._link import Link
 from shared_sync._streams import (
     Answer,
@@ -32,7 +32,7 @@ METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
 
 
 def make_link(url: str) -> Link:
-    return Link(_link.connector(url, reply_timeout_seconds=10))
+    return Link(_servers.connector(url, key=KEYS.stream, reply_timeout_seconds=10))
 
 
 def result(text: str) -> Answer:
@@ -55,7 +55,7 @@ class Worker:
     ) -> None:
         self.link = link
         holder = holder or f"the holder of {name}"
-        self.commands = GroupCommands(keys, name, holder, lease_ms, results)
+        self.commands = GroupCommands(keys, name, lease_ms, results, holder=holder)
         _streams.ensure_group(link, self.commands)
         _streams.learn_abilities(link, self.commands)
         if beats:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
-import signal
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import ExitStack
 
 import pytest
 import redis
-from helpers import eventually
+from helpers import ask, eventually, health_command
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync._embedded import EmbeddedRedis
@@ -26,36 +21,12 @@ Serve = Callable[..., str]
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Starts the command and returns its address."""
-    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
 
-    def start(*arguments: str, env: dict[str, str] | None = None) -> str:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "shared_sync.health", "--host", "127.0.0.1", *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        started.append(process)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if found := re.search(r"serving (http://\S+)/health", line):
-                return found.group(1)
-        raise AssertionError("it does not serve")
+        def start(*arguments: str, env: dict[str, str] | None = None) -> str:
+            return stack.enter_context(health_command(*arguments, env=env))
 
-    yield start
-    for process in started:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
-        assert process.returncode == 0
-
-
-def ask(url: str) -> tuple[int, dict[str, Any]]:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as refused:
-        with refused:
-            return refused.code, json.load(refused)
+        yield start
 
 
 def test_it_tells_the_figures_of_a_stream_and_group(

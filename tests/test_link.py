@@ -1,10 +1,9 @@
-"""Addresses, errors and connections, against a real server."""
+"""Errors and connections, against a real server."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,11 +11,10 @@ import redis
 from helpers import eventually
 from protocol import Worker, make_link
 
-from shared_sync import _link, _streams
+from shared_sync import _link, _servers, _streams
 from shared_sync._embedded import EmbeddedRedis
 from shared_sync._link import Link
 from shared_sync.errors import (
-    ConfigurationError,
     GroupMissing,
     RedisAccessDenied,
     RedisRefused,
@@ -42,6 +40,8 @@ def driver_error(line: str) -> Exception:
         "CLUSTERDOWN The cluster is down",
         "TRYAGAIN Multiple keys request during rehashing of slot",
         "MOVED 3999 127.0.0.1:6381",
+        "ASK 3999 127.0.0.1:6381",
+        "NOREPLICAS Not enough good replicas to write.",
         "NOSCRIPT No matching script. Please use EVAL.",
         "ERR max number of clients reached",
         "ERR Error running script (call to f_1): @user_script:9: -READONLY You can't write "
@@ -133,7 +133,7 @@ def test_what_a_user_may_not_do_inside_a_script_is_denied_too(
     if act == "GET":
         call = "redis.call('GET', 'not-' .. KEYS[1])"
     url = own_server.url.replace("redis://", "redis://worker:pw@")
-    connection: Any = _link.connector(url, reply_timeout_seconds=5)()
+    connection: Any = _servers.connector(url, key=None, reply_timeout_seconds=5)()
     connection.connect()
     connection.send_command("EVAL", f"return {call}", 1, "mine")
     with pytest.raises(redis.ResponseError) as refused:
@@ -141,103 +141,7 @@ def test_what_a_user_may_not_do_inside_a_script_is_denied_too(
     assert isinstance(_link.translate(refused.value), RedisAccessDenied)
 
 
-# --- addresses --------------------------------------------------------------------------------
-
 SECRET = "s3cr3t"
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        (f"redis://user:{SECRET}@example.org:6380/2", "redis://example.org:6380/2"),
-        (f"redis://:{SECRET}@example.org/0", "redis://example.org/0"),
-        (f"rediss://{SECRET}@example.org/0", "rediss://example.org/0"),
-        (f"redis://example.org/0?password={SECRET}", "redis://example.org/0"),
-        (f"redis://example.org/0?username=u&password={SECRET}#x", "redis://example.org/0"),
-        (f"unix://user:{SECRET}@/run/redis.sock?db=1", "unix:///run/redis.sock"),
-        (f"unix:///run/redis.sock?password={SECRET}", "unix:///run/redis.sock"),
-        (f"redis://user:p%40{SECRET}@example.org/0", "redis://example.org/0"),
-    ],
-)
-def test_an_address_is_shown_without_user_and_password(url: str, shown: str) -> None:
-    assert _link.safe_address(url) == shown
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"redis://user:12/{SECRET}@example.org:6379/0",
-        f"redis://:p@ss/{SECRET}@example.org:6379/0",
-        f"redis://user:12?{SECRET}@example.org:6379/0",
-        f"redis://user:12#{SECRET}@example.org:6379/0",
-        f"redis://user:a/{SECRET}@example.org:6379/0",
-        f"redis://user:a?{SECRET}@example.org:6379/0",
-        f"redis://user:a[{SECRET}@example.org:6379/0",
-    ],
-)
-def test_a_password_with_characters_that_should_be_quoted_is_not_shown_either(url: str) -> None:
-    try:
-        _link.connector(url, reply_timeout_seconds=1)
-        shown = _link.safe_address(url)
-    except ConfigurationError as error:
-        shown = str(error)
-    assert SECRET not in shown
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"http://u:{SECRET}@example.org",
-        f"{SECRET}",
-        "",
-        f"redis://u:{SECRET}@example.org:99999/0",
-        f"redis://u:{SECRET}@example.org:port/0",
-        f"redis://u:{SECRET}@example.org/0?socket_timeout={SECRET}",
-        f"redis://u:{SECRET}@[example.org/0",
-        None,
-        b"redis://localhost",
-        6379,
-    ],
-)
-def test_a_url_that_cannot_be_used_is_refused_at_once_without_showing_the_password(
-    url: Any,
-) -> None:
-    with pytest.raises(ConfigurationError, match="redis_url") as caught:
-        _link.connector(url, reply_timeout_seconds=1)
-    assert SECRET not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
-
-
-@pytest.mark.parametrize("option", ["max_connections=50", "timeout=20"])
-def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option: str) -> None:
-    connect = _link.connector(f"{redis_url}?{option}", reply_timeout_seconds=5)
-    with closing(Link(connect)) as link:
-        assert link.call("PING") == b"PONG"
-
-
-def test_an_unknown_option_in_the_url_is_a_configuration_error(redis_url: str) -> None:
-    with pytest.raises(ConfigurationError):
-        Link(_link.connector(f"{redis_url}?colour=blue", reply_timeout_seconds=5))
-
-
-def test_nothing_in_a_url_can_make_the_connection_retry_or_decode(redis_url: str) -> None:
-    url = f"{redis_url}?retry_on_timeout=yes&health_check_interval=1&decode_responses=True"
-    url += "&socket_timeout=0.001&protocol=3"
-    connection: Any = _link.connector(url, reply_timeout_seconds=7)()
-    assert connection.socket_timeout == 7
-    assert connection.health_check_interval == 0
-    tries: list[int] = []
-
-    def fail() -> None:
-        tries.append(1)
-        raise redis.ConnectionError
-
-    with pytest.raises(redis.ConnectionError):
-        connection.retry.call_with_retry(fail, lambda _error: None)
-    assert tries == [1]
-    with closing(Link(lambda: connection)) as link:
-        assert link.call("ECHO", "x") == b"x"
 
 
 # --- links ------------------------------------------------------------------------------------

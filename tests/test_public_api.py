@@ -199,8 +199,8 @@ def is_program(name: str) -> bool:
     return all(user == "__main__" or is_program(user) for user in users - {name})
 
 
-def test_redis_is_imported_in_one_place() -> None:
-    assert importers_of("redis") == {"_link"}
+def test_redis_is_imported_only_where_it_is_reached() -> None:
+    assert importers_of("redis") == {"_address", "_link", "_servers"}
 
 
 def test_flask_and_waitress_are_imported_in_one_place() -> None:
@@ -255,6 +255,8 @@ def test_the_foundations_know_nothing_of_what_is_built_on_them() -> None:
     assert IMPORTS["policies"][1] <= bottom
     assert IMPORTS["_scripts"][1] == set()
     assert IMPORTS["_link"][1] <= {*bottom, "_scripts"}
+    assert IMPORTS["_address"][1] <= bottom
+    assert IMPORTS["_servers"][1] <= {*bottom, "_link", "_address"}
     assert IMPORTS["_streams"][1] <= {*bottom, "_scripts", "_link"}
 
 

@@ -862,7 +862,7 @@ def test_a_consumer_whose_name_was_taken_ends_itself_and_says_who_has_it(
         except ConsumerBroken as error:
             raised.append(error)
 
-    runner = threading.Thread(target=consume)
+    runner = threading.Thread(target=consume, daemon=True)
     runner.start()
     eventually(lambda: consumer.state == "running")
     other = replace(Holder.here(), host="gpu-7", pid=4711)
@@ -1011,7 +1011,7 @@ def test_a_pool_that_lost_a_thread_says_so_and_start_consuming_raises(make: Make
         except ConsumerBroken as error:
             raised.append(error)
 
-    runner = threading.Thread(target=consume)
+    runner = threading.Thread(target=consume, daemon=True)
     runner.start()
     eventually(lambda: consumer.state == "running")
     # No error ends a loop, so it is ended by hand, as a defect in the interpreter might.

@@ -359,6 +359,34 @@ def test_a_restarted_server_is_found_again(own_server: EmbeddedRedis) -> None:
             assert ids(client) == [first, second]
 
 
+@pytest.mark.parametrize(
+    ("act", "undo", "code"),
+    [
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", "READONLY"),
+        (
+            "CONFIG SET min-replicas-to-write 1",
+            "CONFIG SET min-replicas-to-write 0",
+            "NOREPLICAS",
+        ),
+    ],
+)
+def test_a_server_that_takes_no_writes_any_more_is_let_go_for_another_may_take_them(
+    own_server: EmbeddedRedis, act: str, undo: str, code: str
+) -> None:
+    with (
+        redis.Redis.from_url(own_server.url, protocol=2) as admin,
+        RedisStreamProducer(own_server.url, STREAM) as producer,
+    ):
+        producer.publish({"n": 1})
+        admin.execute_command(*act.split())
+        with pytest.raises(RedisUnavailable, match=code):
+            producer.publish({"n": 2})
+        eventually(lambda: not other_connections(admin))
+        admin.execute_command(*undo.split())
+        producer.publish({"n": 3})
+        assert numbers(admin) == [1, 3]
+
+
 def test_what_was_accepted_before_the_server_went_away_is_told(own_server: EmbeddedRedis) -> None:
     def messages() -> Iterator[dict[str, object]]:
         for number in range(BATCH + 1):

@@ -19,7 +19,7 @@ import redis
 from protocol import HOUR_MS, KEYS, LEASE_MS, NOTHING, Looker, Worker, make_link, result
 from redis.crc import key_slot
 
-from shared_sync import _link, _streams
+from shared_sync import _servers, _streams
 from shared_sync._embedded import EmbeddedRedis
 from shared_sync._link import Link
 from shared_sync._streams import (
@@ -86,7 +86,7 @@ def test_a_new_group_begins_with_what_was_published_before_it(
     link: Link, client: redis.Redis
 ) -> None:
     client.xadd("jobs", {"text": "early"})
-    commands = GroupCommands(KEYS, "w1", "its holder", LEASE_MS)
+    commands = GroupCommands(KEYS, "w1", LEASE_MS)
     assert _streams.ensure_group(link, commands) is Ensured.CREATED
     assert _streams.ensure_group(link, commands) is Ensured.EXISTED
     (entry,) = _streams.parse_read(link.call(*commands.read(10, 1)))
@@ -96,7 +96,7 @@ def test_a_new_group_begins_with_what_was_published_before_it(
 def test_a_key_that_is_no_stream_is_a_configuration_error(link: Link, client: redis.Redis) -> None:
     client.set("jobs", "a string")
     with pytest.raises(ConfigurationError, match="'jobs'"):
-        _streams.ensure_group(link, GroupCommands(KEYS, "w1", "its holder", LEASE_MS))
+        _streams.ensure_group(link, GroupCommands(KEYS, "w1", LEASE_MS))
     with pytest.raises(ConfigurationError, match="result_stream"):
         _streams.check_is_stream(link, "jobs", "result_stream")
     _streams.check_is_stream(link, "not-there", "result_stream")
@@ -121,14 +121,14 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Finish as on a server that has XACKDEL, and as on others; one that has not falls back."""
 
     def learn(_link: Link, commands: GroupCommands) -> None:
-        commands.abilities.xackdel = request.param
+        commands.has_xackdel = request.param
 
     monkeypatch.setattr(_streams, "learn_abilities", learn)
 
 
 def test_a_server_is_asked_for_what_it_can_do(worker: Worker, link: Link) -> None:
     (known,) = link.call("COMMAND", "INFO", "XACKDEL")
-    assert worker.commands.abilities.xackdel is bool(known)
+    assert worker.commands.has_xackdel is bool(known)
 
 
 def test_a_finished_message_leaves_its_result_and_nothing_else(
@@ -1197,7 +1197,7 @@ def test_without_the_right_to_create_groups_a_group_must_be_there(
     restricted: tuple[Link, redis.Redis],
 ) -> None:
     link, admin = restricted
-    commands = GroupCommands(KEYS, "w1", "its holder", LEASE_MS)
+    commands = GroupCommands(KEYS, "w1", LEASE_MS)
     with pytest.raises(RedisAccessDenied):
         _streams.ensure_group(link, commands)
     admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
@@ -1386,7 +1386,7 @@ def test_a_full_server_still_lets_messages_end_and_workers_live(
     own_server: EmbeddedRedis,
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as client:
-        link = Link(_link.connector(own_server.url, reply_timeout_seconds=5))
+        link = Link(_servers.connector(own_server.url, key="jobs", reply_timeout_seconds=5))
         worker = Worker(link, "w1")
         ids = worker.publish(*([b"n", b"%d" % number] for number in range(5)))
         worker.read(5)
