@@ -6,7 +6,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shared_sync import _streams
@@ -23,18 +23,37 @@ _COUNTERS: Final[dict[type[Outcome], str]] = {
     Park: "jobs_retried",
     Bury: "jobs_dead",
 }
+DEADLINE: Final = "deadline"
+"""What stands as the type of the error where a message ran past its deadline."""
+
 MAX_ERROR_CHARS = 500
 MAX_TRACEBACK_CHARS = 4000
 
 
 @dataclass(frozen=True, slots=True)
+class _Failure:
+    """How one attempt failed."""
+
+    error_type: str
+    error: str
+    trace: str
+    raised: BaseException | None = None
+    """What the processor raised, for the log."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> _Failure:
+        return cls(type(error).__name__, _text_of(error), _end_of_traceback(error), error)
+
+
+_NO_FAILURE: Final = _Failure("", "", "")
+
+
+@dataclass(frozen=True, slots=True)
 class _Death:
-    """Why a message is given up on."""
+    """Why a message is given up on; `failure` is its last one if that was the reason."""
 
     reason: str
-    error_type: str = ""
-    error: str = ""
-    trace: str = ""
+    failure: _Failure | None = None
 
 
 class Delivery:
@@ -97,23 +116,31 @@ class Delivery:
             result = self._processor.run(Message(entry.id, dict(fields), entry.deliveries))
             answer = self._results.success(entry.id, fields, result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
-            return self._failed(entry, fields, error)
+            return self._failed(entry, fields, _Failure.of(error))
         finally:
             self._recorder.record_duration("processing_latency", self._clock() - started)
         return Finish(entry.id, answer)
 
-    def _failed(
-        self, entry: Entry, fields: dict[str, str | bytes], error: BaseException
-    ) -> Outcome:
+    def overdue(self, entry: Entry, deadline_seconds: float, stack: str) -> Outcome:
+        """Say what is to become of a message that has run here for too long; a failure like others.
+
+        `stack` tells where its reader is; the end of it stays with the message if it dies.
+        """
+        self._recorder.increment_counter("jobs_overdue")
+        text = f"still running after {deadline_seconds:g} s (job_deadline_seconds)"
+        failure = _Failure(DEADLINE, text, stack[-MAX_TRACEBACK_CHARS:])
+        self._logger.error("message %s is %s; its reader is at:\n%s", entry.id, text, stack)
+        return self._failed(entry, decode_fields(entry.items, self._binary_fields), failure)
+
+    def _failed(self, entry: Entry, fields: dict[str, str | bytes], failure: _Failure) -> Outcome:
         failures = entry.failures + 1
-        error_type = type(error).__name__
-        text = _text_of(error)
+        error = failure.raised
         self._recorder.increment_counter("jobs_failed")
-        self._recorder.increment_counter(f"errors.{error_type}")
+        self._recorder.increment_counter(f"errors.{failure.error_type}")
         if isinstance(error, Reject):
-            death = _Death(f"rejected: {text}", error_type, text)
+            death = _Death(f"rejected: {failure.error}", replace(failure, trace=""))
         elif failures >= self._retry.max_attempts:
-            death = _Death(f"failed {failures} times", error_type, text, _end_of_traceback(error))
+            death = _Death(f"failed {failures} times", failure)
         else:
             delay = self._retry.delay_seconds(failures)
             if isinstance(error, Retry) and error.delay_seconds is not None:
@@ -124,48 +151,47 @@ class Delivery:
                 entry.deliveries,
                 failures,
                 self._retry.max_attempts,
-                error_type,
-                text,
+                failure.error_type,
+                failure.error,
                 delay,
                 exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
             )
-            failure = self._failure_line(error_type, text)
-            return Park(entry.id, failure, round(delay * 1000), entry.deliveries)
-        return self._bury(entry, fields, death, error)
+            line = self._failure_line(failure)
+            return Park(entry.id, line, round(delay * 1000), entry.deliveries)
+        return self._bury(entry, fields, death)
 
     def _bury(
         self,
         entry: Entry,
         fields: Mapping[str, str | bytes],
         death: _Death,
-        error: BaseException | None = None,
     ) -> Bury:
+        failure = death.failure or _NO_FAILURE
         self._logger.error(
             "message %s becomes a dead letter (delivery %d): %s%s",
             entry.id,
             entry.deliveries,
             death.reason,
-            f" ({death.error_type}: {death.error})" if death.trace else "",
-            exc_info=error if death.trace else None,
+            f" ({failure.error_type}: {failure.error})" if failure.trace else "",
+            exc_info=failure.raised if failure.trace else None,
         )
         facts = {
             "reason": death.reason,
-            "error_type": death.error_type,
-            "error": death.error,
+            "error_type": failure.error_type,
+            "error": failure.error,
             "attempts": entry.deliveries,
         }
         metadata = {
             "id": entry.id,
             **facts,
-            "traceback": death.trace,
+            "traceback": failure.trace,
             "crashes": entry.crashes,
             "worker": self._consumer,
             "time": self._wall(),
         }
-        failure = self._failure_line(death.error_type, death.error) if error is not None else ""
         return Bury(
             entry.id,
-            failure,
+            self._failure_line(failure) if death.failure is not None else "",
             encode_fields({f"dead.{name}": value for name, value in metadata.items()}),
             self._results.death(entry.id, fields, facts),
         )
@@ -204,13 +230,13 @@ class Delivery:
                 error,
             )
 
-    def _failure_line(self, error_type: str, text: str) -> str:
+    def _failure_line(self, failure: _Failure) -> str:
         return json.dumps(
             {
                 "worker": self._consumer,
                 "time": round(self._wall(), 3),
-                "error_type": error_type,
-                "error": text,
+                "error_type": failure.error_type,
+                "error": failure.error,
             }
         )
 

@@ -26,7 +26,7 @@ class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not bef
         super().__init__(logger, {})
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
-        with suppress(Exception):
+        with suppress(BaseException):  # of any kind: a line is never worth a message
             super().log(level, msg, *args, stacklevel=2, **options)
 
 
@@ -56,7 +56,7 @@ class GuardedRecorder:
     def _guard(self, record: Callable[[str, float], None], name: str, value: float) -> None:
         try:
             record(name, value)
-        except Exception as error:  # noqa: BLE001 - a figure is never worth a message
+        except BaseException as error:  # noqa: BLE001 - of any kind: nor is a figure
             if not self._told:
                 self._told = True
                 self._logger.warning(

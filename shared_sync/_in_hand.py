@@ -8,16 +8,30 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from shared_sync._streams import Entry
+from shared_sync._streams import Entry, Read
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """A message that a reader runs just now."""
 
-    id: str
+    entry: Entry
     reader: str
+    thread: int
+    """The identifier of the reader's thread."""
+
     seconds: float
+    given_up: bool
+    """It runs past its deadline, and this process has given it to others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    crashes: int
+    left_by: Read | None
+
+
+_NOT_HELD = _Held(0, None)
 
 
 class InHand:
@@ -27,9 +41,10 @@ class InHand:
         self._clock = clock
         # Guarded by the lock.
         self._lock = threading.Lock()
-        self._held: dict[str, int] = {}  # id -> crashes
+        self._held: dict[str, _Held] = {}
         self._waiting: dict[str, deque[Entry]] = {}
-        self._running: dict[str, tuple[str, float]] = {}
+        self._running: dict[str, tuple[Entry, int, float]] = {}
+        self._given_up: set[str] = set()  # readers
         self._closed = False
 
     def admit(self, reader: str, entries: Iterable[Entry]) -> None:
@@ -38,7 +53,7 @@ class InHand:
             waiting = self._waiting.setdefault(reader, deque())
             for entry in entries:
                 if entry.id not in self._held:
-                    self._held[entry.id] = entry.crashes
+                    self._held[entry.id] = _Held(entry.crashes, entry.left_by)
                     waiting.append(entry)
 
     def start_next(self, reader: str) -> Entry | None:
@@ -48,7 +63,7 @@ class InHand:
             if not waiting or self._closed:
                 return None
             entry = waiting.popleft()
-            self._running[reader] = (entry.id, self._clock())
+            self._running[reader] = (entry, threading.get_ident(), self._clock())
             return entry
 
     def has_waiting(self, reader: str) -> bool:
@@ -60,11 +75,13 @@ class InHand:
         """The reader's running message ended; it stays held until it is settled."""
         with self._lock:
             self._running.pop(reader, None)
+            self._given_up.discard(reader)
 
     def release(self, ids: Iterable[str]) -> bool:
         """These are settled, or given up by this process. Whether one had crashes behind it."""
         with self._lock:
-            return sum(self._held.pop(message_id, 0) for message_id in ids) > 0
+            held = [self._held.pop(message_id, _NOT_HELD) for message_id in ids]
+        return any(message.crashes for message in held)
 
     def close(self) -> None:
         """Let nothing start any more."""
@@ -94,15 +111,38 @@ class InHand:
         when no suspect is held; those with up to 1 beside suspects with 1; none beside one with 2.
         """
         with self._lock:
-            worst = max(self._held.values(), default=0)
+            worst = max((message.crashes for message in self._held.values()), default=0)
         if worst == 0:
             return max_crashes
         return max_crashes - 2 if worst < max_crashes - 1 else 0
 
+    def reads_run_again(self) -> set[Read]:
+        """Reads of dead consumers from which a message is held, as it may have killed one."""
+        with self._lock:
+            return {
+                message.left_by
+                for message in self._held.values()
+                if message.crashes and message.left_by is not None
+            }
+
     def running(self) -> list[Running]:
         with self._lock:
-            now = self._clock()
-            return [
-                Running(message_id, reader, now - since)
-                for reader, (message_id, since) in self._running.items()
+            return self._running_now()
+
+    def give_up(self, deadline_seconds: float) -> list[Running]:
+        """Those that run longer, each told once. They stay held, so that others take them."""
+        with self._lock:
+            late = [
+                job
+                for job in self._running_now()
+                if job.seconds >= deadline_seconds and not job.given_up
             ]
+            self._given_up.update(job.reader for job in late)
+            return late
+
+    def _running_now(self) -> list[Running]:
+        now = self._clock()
+        return [
+            Running(entry, reader, thread, now - since, reader in self._given_up)
+            for reader, (entry, thread, since) in self._running.items()
+        ]

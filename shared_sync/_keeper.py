@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from shared_sync import _streams
 from shared_sync._connectivity import Connectivity
-from shared_sync._guarded import Recorder
+from shared_sync._guarded import Logger, Recorder
 from shared_sync._link import Link
 from shared_sync._streams import GroupCommands, QueueFigures
+from shared_sync.errors import RedisAccessDenied
 
 MAX_INTERVAL_SECONDS = 2.0
 BEATS_PER_LEASE = 6
@@ -23,6 +24,7 @@ class Keeper:
         commands: GroupCommands,
         connectivity: Connectivity,
         recorder: Recorder,
+        logger: Logger,
         lease_seconds: float,
     ) -> None:
         self.name = name
@@ -32,13 +34,23 @@ class Keeper:
         self.figures: QueueFigures | None = None
         self._connectivity = connectivity
         self._recorder = recorder
+        self._logger = logger
+        self._refusal_told = False
 
     def step(self) -> None:
         """One beat. Blocks up to the time limits of the connection; raises what the link raises."""
-        figures = _streams.parse_figures(self.link.call(*self._beat))
+        beat = _streams.parse_beat(self.link.call(*self._beat))
+        figures = beat.figures
         self._connectivity.succeeded(self.name)
         self._recorder.increment_counter("redis_operations")
         self.figures = figures
+        if isinstance(beat.refusal, RedisAccessDenied) and not self._refusal_told:
+            self._refusal_told = True
+            self._logger.warning(
+                "a right is missing, so that names of ended consumers stay in the group or figures "
+                "of the queue are unknown: %s. Messages go on; this is said once",
+                beat.refusal,
+            )
         known = {
             "queue_depth": figures.backlog,
             "queue_waiting": figures.waiting,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 
 FALLBACK_PAUSE_SECONDS = 1.0
@@ -25,6 +26,7 @@ class Loop:
 
     An error of any kind in a step goes to `trouble`, which returns how many seconds to pause; it
     is also told how many steps in a row have failed. `step` must return soon after `stop` is set.
+    An error of `finish` is told as well, and ends the loop.
     """
 
     def __init__(
@@ -57,6 +59,16 @@ class Loop:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        while not self._stop.is_set():
+            # Even an error that is thrown into the thread while it pauses after one.
+            with suppress(BaseException):
+                self._repeat()
+        try:
+            self._finish()
+        except BaseException as error:  # noqa: BLE001 - the thread is at its end either way
+            self._pause_after(error, 1)
+
+    def _repeat(self) -> None:
         failures = 0
         while not self._stop.is_set():
             try:
@@ -65,7 +77,6 @@ class Loop:
             except BaseException as error:  # noqa: BLE001 - a loop ends by its stop event only
                 failures += 1
                 self._stop.wait(self._pause_after(error, failures))
-        self._finish()
 
     def _pause_after(self, error: BaseException, failures: int) -> float:
         try:

@@ -124,9 +124,12 @@ _CODES: Final = (
     "WRONGPASS",
     "OOM",
     "MISCONF",
+    "HELD",
 )
 # A script's error carries the code of the command that failed somewhere inside its text.
 _CODE: Final = re.compile(rf"\b({'|'.join(_CODES)})\b")
+# Nor does what a user may not do inside a script carry a code, in words that depend on the version.
+_DENIED_IN_SCRIPT: Final = re.compile(r"user executing the script can't|ACL failure in script")
 # The driver strips the code from errors that it has a class for.
 _CODE_OF_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis.exceptions.NoScriptError, "NOSCRIPT"),
@@ -156,6 +159,8 @@ def _code_of(error: Exception) -> str:
     for error_class, code in _CODE_OF_CLASS:
         if isinstance(error, error_class):
             return code
+    if _DENIED_IN_SCRIPT.search(str(error)):
+        return "NOPERM"
     found = _CODE.search(str(error))
     return found.group(1) if found else "ERR"
 

@@ -84,18 +84,29 @@ class Reader:
 
     def finish(self, abandon: threading.Event) -> None:
         """Settle what is left and hand back what was not started, until `abandon` is set."""
-        while True:
-            try:
-                self._hand_back(self._in_hand.withdraw(self.name))
-                self._exchange()
-                break
-            except GroupMissing:
-                break
-            except SharedSyncError as error:
-                self._connectivity.failed(self.name, error)
+        try:
+            while not self._finished():
                 if abandon.wait(FINISH_PAUSE_SECONDS):
                     break
-        self.link.close()
+        finally:
+            self.link.close()
+
+    def _finished(self) -> bool:
+        """Whether there is nothing left that Redis has to be told."""
+        try:
+            self._hand_back(self._in_hand.withdraw(self.name))
+            self._exchange()
+        except GroupMissing:
+            pass
+        except SharedSyncError as error:
+            self._connectivity.failed(self.name, error)
+            return False
+        return True
+
+    @property
+    def unsettled(self) -> int:
+        """Outcomes that Redis has not confirmed. Any thread may ask; a moment old."""
+        return len(self._unsettled)
 
     def _hand_back(self, ids: Sequence[str]) -> None:
         if ids:

@@ -27,6 +27,7 @@ class Recoverer:
         in_hand: InHand,
         own_idle_seconds: float,
         max_crashes: int,
+        prefetch: int,
         recorder: Recorder,
         logger: Logger,
         clock: Callable[[], float] = time.monotonic,
@@ -36,6 +37,7 @@ class Recoverer:
         self._in_hand = in_hand
         self._own_idle_seconds = own_idle_seconds
         self._max_crashes = max_crashes
+        self._prefetch = prefetch
         self._recorder = recorder
         self._logger = logger
         self._clock = clock
@@ -70,6 +72,7 @@ class Recoverer:
             age_ms=round((self._clock() - self._born) * 1000),
             max_crashes=self._max_crashes,
             startable_crashes=self._in_hand.startable_crashes(self._max_crashes),
+            apart=self._in_hand.reads_run_again() if self._prefetch > 1 else (),
             held=self._in_hand.ids(),
         )
 
@@ -87,7 +90,7 @@ class Recoverer:
             if recovered.next_due_seconds is not None:
                 self.due_in(recovered.next_due_seconds)
             return []
-        if recovered.entry.orphaned:
+        if recovered.entry.left_by is not None:
             self._recorder.increment_counter("jobs_recovered")
             self._logger.info(
                 "message %s taken over from a consumer that left it (delivery %d)",

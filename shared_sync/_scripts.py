@@ -28,6 +28,7 @@ _SCRIPT_NAMES: Final = (
     "bury",
     "hand_back",
     "recover",
+    "hold",
     "beat",
     "leave",
 )

@@ -4,6 +4,7 @@ What is in Redis for stream `S` and group `G` (keys of one stream share its clus
 
     S                  stream   the messages; deleted when the last group has finished them
     {S}:G:presence     zset     consumer name -> end of its lease, ms of the server's clock
+    {S}:G:holders      hash     consumer name -> the process that holds it
     {S}:G:due          zset     parked message id -> time of its next attempt, ms
     {S}:G:history      hash     message id -> its failures so far, one JSON object a line
     {S}:G:dead         stream   dead letters: the original fields and `dead.*` metadata
@@ -15,20 +16,31 @@ message and never loses it. Every script may be sent again after its reply was l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final
 
 from shared_sync import _check, _link, _scripts
 from shared_sync._link import Link
 from shared_sync._scripts import Command
-from shared_sync.errors import ConfigurationError, GroupMissing, RedisRefused, SharedSyncError
+from shared_sync.errors import (
+    ConfigurationError,
+    GroupMissing,
+    RedisAccessDenied,
+    RedisRefused,
+    SharedSyncError,
+)
 
 PARKED: Final = "~parked"
 """The reserved consumer name that holds messages waiting for their next attempt."""
 
 SHORTEST_BLOCK_MS: Final = 10
 LONGEST_GRACE_MS: Final = 5000
+
+NO_ID: Final = "0-0"
+NEARLY_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 2}"
+"""One less than the largest, which XREADGROUP takes for `>`."""
 
 
 # --- keys -------------------------------------------------------------------------------------
@@ -41,6 +53,7 @@ class Keys:
     stream: str
     group: str
     presence: str
+    holders: str
     due: str
     history: str
     dead: str
@@ -55,6 +68,7 @@ class Keys:
             stream=stream,
             group=group,
             presence=f"{prefix}:presence",
+            holders=f"{prefix}:holders",
             due=f"{prefix}:due",
             history=f"{prefix}:history",
             dead=f"{prefix}:dead",
@@ -62,7 +76,14 @@ class Keys:
 
     def all(self) -> tuple[str, ...]:
         """Every key of the stream and this group."""
-        return (self.stream, self.presence, self.due, self.history, self.dead)
+        return (
+            self.stream,
+            self.presence,
+            self.holders,
+            self.due,
+            self.history,
+            self.dead,
+        )
 
 
 def check_stream_name(stream: object) -> None:
@@ -87,6 +108,14 @@ def _with_hash_tag(stream: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """One read of a consumer, known by the time at which its messages were delivered."""
+
+    consumer: bytes
+    delivered_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A message as it was fetched: raw items, and how often it was delivered and failed before."""
 
@@ -94,8 +123,8 @@ class Entry:
     items: list[bytes]
     deliveries: int = 1
     history: bytes = b""
-    orphaned: bool = False
-    """It was taken over from an owner that is dead or had lost it, not from the parked ones."""
+    left_by: Read | None = None
+    """The read of an owner that is dead or had lost it; None if it was not left behind."""
 
     @property
     def failures(self) -> int:
@@ -174,14 +203,24 @@ class QueueFigures:
         return None if self.backlog is None else max(0, self.backlog - self.pending)
 
 
+@dataclass
+class Abilities:
+    """What the server can do beyond Redis 6.2, as far as it is of use; learned when connecting."""
+
+    xackdel: bool = False
+
+
 @dataclass(frozen=True)
 class GroupCommands:
     """The commands of one consumer in its group, ready to be sent over a `Link`."""
 
     keys: Keys
     consumer: str
+    holder: str
+    """The process that this consumer is, as it stands in Redis."""
     lease_ms: int
     result_stream: str | None = None
+    abilities: Abilities = field(default_factory=Abilities)
 
     def create_group(self) -> Command:
         """From id 0: what was published before the first worker came is worked off too."""
@@ -208,18 +247,17 @@ class GroupCommands:
             else:
                 commands.append((self._bury(outcome), [outcome]))
         if finishes:
-            keys = [self.keys.stream, self.keys.history, self.keys.due, *self._result_key()]
-            command = _scripts.call("finish", keys, self.keys.group, *arguments)
+            keys = [*self._common_keys(), *self._result_key()]
+            fast = "1" if self.abilities.xackdel else ""
+            command = _scripts.call("finish", keys, self.keys.group, fast, *arguments)
             commands.insert(0, (command, finishes))
         return commands
 
     def _park(self, outcome: Park) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due]
         return _scripts.call(
             "park",
-            keys,
-            self.keys.group,
-            self.consumer,
+            [*self._common_keys(), self.keys.holders],
+            *self._who(),
             outcome.id,
             outcome.failure,
             outcome.delay_ms,
@@ -227,12 +265,10 @@ class GroupCommands:
         )
 
     def _bury(self, outcome: Bury) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due, self.keys.dead]
         return _scripts.call(
             "bury",
-            [*keys, *self._result_key()],
-            self.keys.group,
-            self.consumer,
+            [*self._common_keys(), self.keys.dead, self.keys.holders, *self._result_key()],
+            *self._who(),
             outcome.id,
             outcome.failure,
             len(outcome.metadata),
@@ -243,12 +279,18 @@ class GroupCommands:
     def _answer(self, answer: Answer) -> list[object]:
         return [len(answer.items), *answer.items, answer.channel, answer.payload]
 
+    def _common_keys(self) -> tuple[str, str, str]:
+        return (self.keys.stream, self.keys.history, self.keys.due)
+
     def _result_key(self) -> list[str]:
         return [self.result_stream] if self.result_stream else []
 
+    def _who(self) -> tuple[str, str, str]:
+        return (self.keys.group, self.consumer, self.holder)
+
     def hand_back(self, ids: Iterable[str]) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due]
-        return _scripts.call("hand_back", keys, self.keys.group, self.consumer, *ids)
+        keys = [*self._common_keys(), self.keys.holders]
+        return _scripts.call("hand_back", keys, *self._who(), *ids)
 
     def recover(
         self,
@@ -257,20 +299,21 @@ class GroupCommands:
         age_ms: int,
         max_crashes: int,
         startable_crashes: int,
+        apart: Collection[Read],
         held: Iterable[str],
     ) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due, self.keys.presence]
         return _scripts.call(
             "recover",
-            keys,
-            self.keys.group,
-            self.consumer,
+            [*self._common_keys(), self.keys.presence, self.keys.holders],
+            *self._who(),
             self.lease_ms,
             self._grace_ms,
             own_idle_ms,
             age_ms,
             max_crashes,
             startable_crashes,
+            len(apart),
+            *(item for read in apart for item in (read.consumer, read.delivered_ms)),
             *held,
         )
 
@@ -282,35 +325,76 @@ class GroupCommands:
     def beat(self) -> Command:
         keys = [self.keys.stream, self.keys.due, self.keys.presence, self.keys.dead]
         return _scripts.call(
-            "beat",
-            keys,
-            self.keys.group,
-            self.consumer,
-            self.lease_ms,
-            self._grace_ms,
+            "beat", [*keys, self.keys.holders], *self._who(), self.lease_ms, self._grace_ms
         )
 
+    def hold(self, gone: bytes) -> Command:
+        """Take the consumer's name; `gone` is a holder that is known to have ended, or empty."""
+        keys = [self.keys.due, self.keys.presence, self.keys.holders]
+        return _scripts.call("hold", keys, self.consumer, self.holder, self.lease_ms, gone)
+
     def leave(self) -> Command:
-        keys = [self.keys.stream, self.keys.history, self.keys.due, self.keys.presence]
-        return _scripts.call("leave", keys, self.keys.group, self.consumer)
+        keys = [*self._common_keys(), self.keys.presence, self.keys.holders]
+        return _scripts.call("leave", keys, *self._who())
 
 
-def ensure_group(link: Link, commands: GroupCommands) -> bool:
-    """Create the group, and the stream, unless they exist. True if they had to be created."""
+class Ensured(Enum):
+    """How a group came to be there."""
+
+    EXISTED = "existed"
+    CREATED = "created"
+    MAY_NOT_CREATE = "existed, and this user may not create it anew if it is lost"
+
+
+def ensure_group(link: Link, commands: GroupCommands) -> Ensured:
+    """Create the group, and the stream, unless they exist."""
     try:
         link.call(*commands.create_group())
     except RedisRefused as refusal:
         if "BUSYGROUP" in str(refusal):
-            return False
+            return Ensured.EXISTED
         if refusal.code == "WRONGTYPE":
             raise ConfigurationError(
                 f"the key {commands.keys.stream!r} holds something that is not a stream; "
                 "choose another stream_name or remove that key"
             ) from None
         if refusal.code == "OOM" and _has_group(link, commands.keys):
-            return False
+            return Ensured.EXISTED
         raise
-    return True
+    except RedisAccessDenied:
+        if _has_group(link, commands.keys):
+            return Ensured.MAY_NOT_CREATE
+        raise
+    return Ensured.CREATED
+
+
+def check_rights(link: Link, commands: GroupCommands) -> None:
+    """Raise `RedisAccessDenied`, which names it, for a right that is missing; changes nothing.
+
+    Each command is about an id that cannot be. What is optional is not asked for.
+    """
+    keys, who = commands.keys, (commands.keys.group, commands.consumer)
+    written = [keys.dead, *([commands.result_stream] if commands.result_stream else [])]
+    link.call_all(
+        ("XINFO", "GROUPS", keys.stream),
+        ("XREADGROUP", "GROUP", *who, "STREAMS", keys.stream, NEARLY_LAST_ID),
+        ("XCLAIM", keys.stream, *who, 0, NO_ID, "JUSTID"),
+        ("XACK", keys.stream, keys.group, NO_ID),
+        ("XDEL", keys.stream, NO_ID),
+        ("XLEN", keys.stream),
+        ("XPENDING", keys.stream, keys.group),
+        ("HGET", keys.history, ""),
+        ("HDEL", keys.history, ""),
+        ("HLEN", keys.holders),
+        ("HKEYS", keys.holders),
+        ("ZADD", keys.due, "XX", 0, ""),
+        ("ZREM", keys.due, ""),
+        ("ZCARD", keys.due),
+        ("ZSCORE", keys.presence, ""),
+        ("ZRANGE", keys.presence, 0, 0),
+        ("ZRANGEBYSCORE", keys.due, "(0", "0"),
+        *(("XADD", key, NO_ID, "", "") for key in written),
+    )
 
 
 def _has_group(link: Link, keys: Keys) -> bool:
@@ -331,6 +415,17 @@ def check_is_stream(link: Link, key: str, argument: str) -> None:
         raise ConfigurationError(
             f"the key {key!r} holds something that is not a stream; choose another {argument}"
         ) from None
+
+
+def learn_abilities(link: Link, commands: GroupCommands) -> None:
+    """Try what is optional, on an id that cannot be; one that is missing or not allowed is off."""
+    keys = commands.keys
+    try:
+        link.call("XACKDEL", keys.stream, keys.group, "ACKED", "IDS", 1, NO_ID)
+    except (RedisRefused, RedisAccessDenied):
+        commands.abilities.xackdel = False
+    else:
+        commands.abilities.xackdel = True
 
 
 def parse_read(reply: Any) -> list[Entry]:
@@ -366,8 +461,9 @@ def parse_recovered(reply: Any) -> Recovered:
     taken, lost_bodies, next_due_ms = reply
     entry = None
     if taken:
-        entry_id, items, deliveries, history, orphaned = taken
-        entry = Entry(entry_id.decode(), items, deliveries, history or b"", bool(orphaned))
+        entry_id, items, deliveries, history, *left_by = taken
+        read = Read(*left_by) if left_by else None
+        entry = Entry(entry_id.decode(), items, deliveries, history or b"", read)
     return Recovered(
         entry=entry,
         lost_bodies=lost_bodies,
@@ -375,9 +471,34 @@ def parse_recovered(reply: Any) -> Recovered:
     )
 
 
-def parse_figures(reply: Any) -> QueueFigures:
-    backlog, pending, parked, dead = (None if figure < 0 else figure for figure in reply)
-    return QueueFigures(backlog=backlog, pending=pending or 0, parked=parked or 0, dead=dead)
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a beat found."""
+
+    figures: QueueFigures
+    refusal: SharedSyncError | None
+    """Why part of the tidying up or of the figures was refused, such as a right that is missing."""
+
+
+def parse_beat(reply: Any) -> Beat:
+    *counts, refusal = reply
+    backlog, pending, parked, dead = (None if count < 0 else count for count in counts)
+    figures = QueueFigures(backlog=backlog, pending=pending or 0, parked=parked or 0, dead=dead)
+    return Beat(figures, _link.refusal(refusal))
+
+
+@dataclass(frozen=True, slots=True)
+class NameHeld:
+    """Another holder has a consumer's name."""
+
+    holder: bytes
+    lease_end_ms: int
+    now_ms: int
+
+
+def parse_hold(reply: Any) -> NameHeld | None:
+    """None when the name is held by the asker now."""
+    return None if reply is None else NameHeld(*reply)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ SharedSyncError
 ├── DeadLetterMissing       there is no dead letter of that id
 ├── ConsumerStateError      a call that does not fit the consumer's state
 ├── ConsumerBroken          the consumer cannot go on and says why
+│   └── ConsumerIdInUse     another live process has its name in the group
 ├── EmbeddedRedisError      no redis-server binary, or it did not start
 └── PortUnavailable         the health server's port is taken or not allowed
 
@@ -100,6 +101,25 @@ class ConsumerStateError(SharedSyncError):
 
 class ConsumerBroken(SharedSyncError):
     """The consumer cannot go on; the message says why. Raised by `start_consuming()`."""
+
+
+class ConsumerIdInUse(ConsumerBroken):
+    """Another live process works in the group under the same `consumer_id`.
+
+    `host` and `pid` are those of the process that holds it, None where it does not tell. Raised by
+    `connect()` and `start()`; also by `start_consuming()`, when this process was frozen for longer
+    than its lease and another one has taken the name since.
+    """
+
+    def __init__(self, consumer_id: str, *, host: str | None, pid: int | None) -> None:
+        where = f"process {pid} on {host}" if host is not None else "another process"
+        super().__init__(
+            f"consumer_id {consumer_id!r} is in use by {where}; "
+            "give each process of the group its own"
+        )
+        self.consumer_id = consumer_id
+        self.host = host
+        self.pid = pid
 
 
 class EmbeddedRedisError(SharedSyncError):

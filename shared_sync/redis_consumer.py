@@ -9,17 +9,19 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from shared_sync import _backoff, _check, _link, _streams
+from shared_sync import _backoff, _check, _link, _name, _streams
 from shared_sync._connectivity import Connectivity
+from shared_sync._deadline import Deadline
 from shared_sync._delivery import Delivery
 from shared_sync._guarded import GuardedLogger, GuardedRecorder, Recorder
-from shared_sync._in_hand import InHand
+from shared_sync._holder import Holder
+from shared_sync._in_hand import InHand, Running
 from shared_sync._keeper import Keeper
 from shared_sync._lifecycle import Loop, State
 from shared_sync._link import Link
@@ -28,12 +30,14 @@ from shared_sync._reader import Reader
 from shared_sync._recoverer import Recoverer
 from shared_sync._results import Results
 from shared_sync._scripts import Command
-from shared_sync._streams import GroupCommands, Keys
+from shared_sync._streams import Ensured, GroupCommands, Keys
 from shared_sync.errors import (
     ConfigurationError,
     ConsumerBroken,
+    ConsumerIdInUse,
     ConsumerStateError,
     GroupMissing,
+    RedisRefused,
     SharedSyncError,
 )
 from shared_sync.policies import RetryPolicy
@@ -41,7 +45,10 @@ from shared_sync.policies import RetryPolicy
 MAX_BLOCK_SECONDS = 2.0
 MAX_PREFETCH = 1000
 WATCH_SECONDS = 0.5
-KEEPER_END_SECONDS = 1.0
+POLL_SECONDS = 0.05
+GOODBYE_SECONDS = 3.0
+"""How much longer than its limit stopping may take: to hand back and to leave."""
+SHORTEST_GOODBYE_SECONDS = 0.5
 COUNTERS = (
     "jobs_processed",
     "jobs_failed",
@@ -104,6 +111,9 @@ class RedisStreamConsumer:
             messages are taken over.
         retry: How often and when to try a failing message again.
         max_crashes: Times a message may take its process down before it is a dead letter.
+        job_deadline_seconds: How long a message may run. One that runs longer has failed and is
+            given to others; its thread, which cannot be stopped, counts as stuck, and the
+            consumer as not live, until the processor returns. None for no limit.
         drain_seconds: How long `stop()` lets running messages finish before it hands them back.
         block_seconds: Longest wait of one read, up to 2; a bound on how late idle threads notice.
 
@@ -130,6 +140,7 @@ class RedisStreamConsumer:
         lease_seconds: float = 30.0,
         retry: RetryPolicy | None = None,
         max_crashes: int = 3,
+        job_deadline_seconds: float | None = None,
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
     ) -> None:
@@ -140,6 +151,8 @@ class RedisStreamConsumer:
         _check.number("lease_seconds", lease_seconds, 1, 86_400)
         _check.number("drain_seconds", drain_seconds, 0, 86_400)
         _check.number("block_seconds", block_seconds, 0.01, MAX_BLOCK_SECONDS)
+        if job_deadline_seconds is not None:
+            _check.number("job_deadline_seconds", job_deadline_seconds, 0.1, 365 * 86_400)
         _check.names("binary_fields", binary_fields)
         _check.names("carry_fields", carry_fields)
         for name, value in {
@@ -171,15 +184,13 @@ class RedisStreamConsumer:
         self._commands = GroupCommands(
             keys=Keys.of(stream_name, consumer_group),
             consumer=consumer_id,
+            holder=Holder.here().text(),
             lease_ms=round(lease_seconds * 1000),
             result_stream=result_stream,
         )
         reply_timeout = block_seconds + _link.REPLY_MARGIN_SECONDS
         self._connect = _link.connector(redis_url, reply_timeout_seconds=reply_timeout)
-        self._connect_briefly = _link.connector(
-            redis_url,
-            reply_timeout_seconds=min(_link.REPLY_MARGIN_SECONDS, lease_seconds / 4),
-        )
+        self._redis_url = redis_url
         self._connectivity = Connectivity(_link.safe_address(redis_url), self._logger)
         self._in_hand = InHand()
         delivery = Delivery(
@@ -202,17 +213,27 @@ class RedisStreamConsumer:
             in_hand=self._in_hand,
             own_idle_seconds=reply_timeout,
             max_crashes=max_crashes,
+            prefetch=prefetch,
             recorder=self._recorder,
             logger=self._logger,
         )
         self._keeper = Keeper(
             name=f"{consumer_id}-keeper",
             # A connection that hangs must be given up on before the lease ends.
-            link=Link(self._connect_briefly),
+            link=Link(self._connector(min(_link.REPLY_MARGIN_SECONDS, lease_seconds / 4))),
             commands=self._commands,
             connectivity=self._connectivity,
             recorder=self._recorder,
+            logger=self._logger,
             lease_seconds=lease_seconds,
+        )
+        self._deadline = Deadline(
+            link=self._keeper.link,
+            commands=self._commands,
+            in_hand=self._in_hand,
+            delivery=delivery,
+            recorder=self._recorder,
+            job_deadline_seconds=math.inf if job_deadline_seconds is None else job_deadline_seconds,
         )
         self._stop_reading = threading.Event()
         self._stop_keeping = threading.Event()
@@ -254,79 +275,46 @@ class RedisStreamConsumer:
         self._lock = threading.RLock()
         self._state = State.NEW
         self._clean = True
-        self._deadline = math.inf
+        self._broken: ConsumerBroken | None = None
+        self._stop_by = math.inf  # moment on the monotonic clock
 
     # --- life cycle ---
 
     def connect(self) -> None:
-        """Reach Redis and create the stream and group if they do not exist.
+        """Reach Redis, create the stream and group if they do not exist, and take the name.
 
         Calling it is optional: `start()` does it. Blocks up to 5 s to connect, and up to
-        `block_seconds` and 5 s for an answer. Raises `RedisUnavailable`, or `ConfigurationError`
-        if a key exists and is not a stream.
+        `block_seconds` and 5 s for an answer; also up to a lease where the name is held by a
+        process that may have died. Raises `RedisUnavailable`, `ConfigurationError` if a key
+        exists and is not a stream, and `ConsumerIdInUse` if another live process of the group
+        has this `consumer_id`.
         """
-        link = Link(self._connect)
-        try:
-            _streams.ensure_group(link, self._commands)
-            if self._result_stream is not None:
-                _streams.check_is_stream(link, self._result_stream, "result_stream")
-            link.call(*self._commands.beat())
-        finally:
-            link.close()
-        self._connectivity.succeeded(self.consumer_id)
+        self._reach(self._stopped.wait)
 
     def start(self) -> None:
         """Start the pool and return.
 
-        Raises what `connect()` raises, and `ConsumerStateError` on a consumer that was started
-        or stopped before: make a new one instead. Starts nothing if it is stopped meanwhile.
+        Blocks and raises as `connect()` does; raises `ConsumerStateError` on a consumer that was
+        started or stopped before: make a new one instead. Starts nothing if it is stopped
+        meanwhile.
         """
-        with self._lock:
-            if self._state is not State.NEW:
-                raise ConsumerStateError(
-                    f"consumer {self.consumer_id!r} is {self._state.value} and starts only once; "
-                    "make a new RedisStreamConsumer"
-                )
-            self._state = State.STARTING
-        try:
-            self.connect()
-        except BaseException:
-            with self._lock:
-                if self._state is State.STARTING:
-                    self._state = State.NEW
-            raise
-        with self._lock:
-            if self._state is not State.STARTING:
-                self._leave()
-                return
-            for name in COUNTERS:
-                self._recorder.increment_counter(name, 0)
-            self._state = State.RUNNING
-            try:
-                for loop in (self._keeper_loop, *self._reader_loops):
-                    loop.start()
-            except RuntimeError as error:
-                self._stop_reading.set()
-                self._stop_keeping.set()
-                raise ConsumerBroken(f"the pool's threads cannot be started: {error}") from error
-        self._logger.info(
-            "consumer %s of group %s works off %s with %d threads",
-            self.consumer_id,
-            self.consumer_group,
-            self.stream_name,
-            len(self._readers),
-        )
+        self._start(self._stopped.wait)
 
     def start_consuming(self) -> bool:
         """Start the pool unless it runs, block until it is stopped, and return what `stop()` does.
 
         Called from the main thread it drains on SIGTERM and SIGINT; a second signal hands running
-        messages back at once. Raises what `start()` raises, and `ConsumerBroken` if a thread of
-        the pool has ended by itself.
+        messages back at once. Raises what `start()` raises, and `ConsumerBroken` if the consumer
+        could not go on by itself: a thread of the pool has ended, or (`ConsumerIdInUse`) another
+        process has taken its name.
         """
         with _signals() as received:
+
+            def give_up(seconds: float) -> bool:
+                return self._stopped.wait(min(seconds, POLL_SECONDS)) or not received.empty()
+
             if self._state is not State.RUNNING:
-                self.start()
+                self._start(give_up)
             try:
                 while not self._stopped.is_set():
                     try:
@@ -336,26 +324,31 @@ class RedisStreamConsumer:
                         continue
                     self._logger.info("%s: draining", name)
                     self._begin_drain(self._drain_seconds)
-                    while not self._stopped.wait(0.02):
+                    while not self._stopped.wait(POLL_SECONDS):
                         if not received.empty():
-                            self._abandon.set()
+                            self._begin_drain(0)
             except BaseException:
                 self.stop()
                 raise
-        return self.stop()
+        clean = self.stop()
+        if self._broken is not None:
+            raise self._broken
+        return clean
 
     def stop(self, timeout: float | None = None) -> bool:
         """Drain: stop reading, let running messages finish, hand back the rest, leave the group.
 
-        Blocks up to `timeout` (None for `drain_seconds`) and a few seconds for Redis. Returns
-        whether every thread ended; False if a processor still runs, whose message was handed
-        back. May be called from any thread and more than once; the shortest timeout counts.
-        Called by a processor it only begins the drain, and returns False.
+        Blocks up to `timeout` (None for `drain_seconds`) and 3 s to tell Redis. Returns whether
+        every thread ended; False if a processor still runs, whose message was handed back if
+        Redis could be told. May be called from any thread and more than once; the shortest
+        timeout counts. Called by a processor it only begins the drain, and returns False.
         """
         self._begin_drain(self._drain_seconds if timeout is None else timeout)
         if threading.current_thread() in {loop.thread for loop in self._reader_loops}:
             return False
-        self._stopped.wait()
+        while not self._stopped.wait(POLL_SECONDS):
+            if time.monotonic() >= self._stop_by + GOODBYE_SECONDS:
+                return False
         return self._clean
 
     def join(self, timeout: float | None = None) -> bool:
@@ -386,20 +379,36 @@ class RedisStreamConsumer:
         """Whether the last exchange with Redis went well. Never asks Redis; never blocks."""
         return self._connectivity.connected
 
+    @property
+    def live(self) -> bool:
+        """Whether this process makes progress by itself; restart it where not.
+
+        False while a message runs past its deadline, after a thread of the pool has ended by
+        itself, and after another process has taken the name. Redis being away is no reason.
+        """
+        return not self._problems(self._in_hand.running())
+
     def get_health_data(self) -> dict[str, Any]:
         """Figures for a health page. Never asks Redis; never blocks.
 
         Queue figures are those of the last beat, at most 2 s old while Redis answers; None
-        before the first and where the server does not say.
+        before the first and where the server does not say. `status` and `reasons` are there while
+        the consumer is not live.
         """
         figures = self._keeper.figures
         running = self._in_hand.running()
+        problems = self._problems(running)
+        verdict = {"status": "unhealthy", "reasons": problems} if problems else {}
         return {
+            **verdict,
+            "live": not problems,
             "redis_connected": self.redis_connected,
             "consumer_state": self.state,
             "readers_alive": sum(loop.thread.is_alive() for loop in self._reader_loops),
+            "readers_stuck": sum(job.given_up for job in running),
             "jobs_in_flight": len(running),
             "longest_job_seconds": round(max((job.seconds for job in running), default=0.0), 3),
+            "jobs_unsettled": self._unsettled(),
             "queue_depth": figures.backlog if figures else None,
             "queue_waiting": figures.waiting if figures else None,
             "jobs_parked": figures.parked if figures else None,
@@ -408,14 +417,101 @@ class RedisStreamConsumer:
 
     # --- inside ---
 
+    def _connector(self, reply_timeout_seconds: float) -> _link.Connect:
+        return _link.connector(self._redis_url, reply_timeout_seconds=reply_timeout_seconds)
+
+    def _reach(self, give_up: Callable[[float], bool]) -> bool:
+        """Do what `connect()` promises; False if `give_up` ended the wait for the name."""
+        link = Link(self._connect)
+        try:
+            if _streams.ensure_group(link, self._commands) is Ensured.MAY_NOT_CREATE:
+                self._logger.warning(
+                    "this worker's user may not create group %s of stream %s anew if it is lost; "
+                    "grant it +xgroup|create, or see to that yourself",
+                    self.consumer_group,
+                    self.stream_name,
+                )
+            _streams.check_rights(link, self._commands)
+            _streams.learn_abilities(link, self._commands)
+            if self._result_stream is not None:
+                _streams.check_is_stream(link, self._result_stream, "result_stream")
+            taken = _name.take(link, self._commands, self._logger, give_up=give_up)
+        finally:
+            link.close()
+        self._connectivity.succeeded(self.consumer_id)
+        return taken
+
+    def _start(self, give_up: Callable[[float], bool]) -> None:
+        with self._lock:
+            if self._state is not State.NEW:
+                raise ConsumerStateError(
+                    f"consumer {self.consumer_id!r} is {self._state.value} and starts only once; "
+                    "make a new RedisStreamConsumer"
+                )
+            self._state = State.STARTING
+        try:
+            taken = self._reach(give_up)
+        except BaseException:
+            with self._lock:
+                if self._state is State.STARTING:
+                    self._state = State.NEW
+            raise
+        if not taken:
+            self._begin_drain(0)
+        with self._lock:
+            if self._state is not State.STARTING:
+                if taken:
+                    self._leave()
+                return
+            for name in COUNTERS:
+                self._recorder.increment_counter(name, 0)
+            self._state = State.RUNNING
+            try:
+                for loop in (self._keeper_loop, *self._reader_loops):
+                    loop.start()
+            except RuntimeError as error:
+                self._stop_reading.set()
+                self._stop_keeping.set()
+                raise ConsumerBroken(f"the pool's threads cannot be started: {error}") from error
+        self._logger.info(
+            "consumer %s of group %s works off %s with %d threads",
+            self.consumer_id,
+            self.consumer_group,
+            self.stream_name,
+            len(self._readers),
+        )
+
     def _keep(self) -> None:
+        self._recorder.set_gauge("jobs_unsettled", self._unsettled())
+        self._deadline.look()
         self._keeper.step()
-        self._stop_keeping.wait(self._keeper.interval_seconds)
+        self._deadline.send()
+        self._stop_keeping.wait(min(self._keeper.interval_seconds, self._deadline.interval_seconds))
+
+    def _problems(self, running: Sequence[Running]) -> list[str]:
+        """Why this consumer is not live."""
+        problems = [
+            f"reader {job.reader} is stuck: message {job.entry.id} has run for "
+            f"{job.seconds:.0f} s, past its deadline"
+            for job in running
+            if job.given_up
+        ]
+        if self._broken is not None:
+            problems.append(str(self._broken))
+        ended = self._ended_by_themselves()
+        if ended:
+            problems.append(f"threads of the pool ended by themselves: {', '.join(ended)}")
+        return problems
+
+    def _unsettled(self) -> int:
+        return sum(reader.unsettled for reader in self._readers)
 
     def _trouble(self, who: str, error: BaseException, failures: int) -> float:
         """What a loop does about an error: tell it once, mend what can be mended, pause."""
         if isinstance(error, GroupMissing):
             self._repair_group(who)
+        elif isinstance(error, RedisRefused) and error.code == "HELD":
+            self._break(self._in_use(error))
         elif isinstance(error, SharedSyncError):
             self._connectivity.failed(who, error)
         else:
@@ -432,7 +528,7 @@ class RedisStreamConsumer:
     def _repair_group(self, who: str) -> None:
         link = Link(self._connect)
         try:
-            if _streams.ensure_group(link, self._commands):
+            if _streams.ensure_group(link, self._commands) is Ensured.CREATED:
                 self._recorder.increment_counter("groups_recreated")
                 self._logger.warning(
                     "the group %s of stream %s was gone and is created anew; messages that were "
@@ -445,16 +541,41 @@ class RedisStreamConsumer:
         finally:
             link.close()
 
+    def _in_use(self, error: RedisRefused) -> ConsumerIdInUse:
+        holder = Holder.parse(str(error).partition("HELD ")[2])
+        return ConsumerIdInUse(
+            self.consumer_id,
+            host=holder.host if holder else None,
+            pid=holder.pid if holder else None,
+        )
+
+    def _break(self, error: ConsumerBroken) -> None:
+        """Go no further: say why, and drain. `start_consuming()` raises it in the end."""
+        with self._lock:
+            if self._broken is not None:
+                return
+            self._broken = error
+        self._logger.error("consumer %s stops: %s", self.consumer_id, error)
+        self._begin_drain(self._drain_seconds)
+
     def _check_alive(self) -> None:
+        ended = self._ended_by_themselves()
+        if ended:
+            self._break(
+                ConsumerBroken(f"threads of the pool ended by themselves: {', '.join(ended)}")
+            )
+
+    def _ended_by_themselves(self) -> list[str]:
+        if self._state is not State.RUNNING:
+            return []
         loops = (self._keeper_loop, *self._reader_loops)
-        dead = [loop.name for loop in loops if not loop.thread.is_alive()]
-        if dead and self._state is State.RUNNING:
-            raise ConsumerBroken(f"threads of the pool ended by themselves: {', '.join(dead)}")
+        ended = [loop.name for loop in loops if not loop.thread.is_alive()]
+        return ended if self._state is State.RUNNING else []
 
     def _begin_drain(self, seconds: float) -> None:
         """Drain in a thread of its own, which nothing that happens to the caller can break off."""
         with self._lock:
-            self._deadline = min(self._deadline, time.monotonic() + seconds)
+            self._stop_by = min(self._stop_by, time.monotonic() + seconds)
             if self._state in (State.NEW, State.STARTING):
                 self._state = State.STOPPED
                 self._stopped.set()
@@ -476,7 +597,7 @@ class RedisStreamConsumer:
             self._abandon.set()
             # Presence ends last: until here the running messages were ours.
             self._stop_keeping.set()
-            self._keeper_loop.join(time.monotonic() + KEEPER_END_SECONDS)
+            self._keeper_loop.join(self._stop_by + 2 * GOODBYE_SECONDS / 3)
             left = self._leave()
         finally:
             with self._lock:
@@ -489,22 +610,36 @@ class RedisStreamConsumer:
             self._logger.info("consumer %s has stopped%s", self.consumer_id, ending)
 
     def _await_readers(self) -> bool:
-        """Wait for the readers until the deadline, which may move; whether all have ended."""
-        while not all(loop.join(time.monotonic() + 0.05) for loop in self._reader_loops):
-            if time.monotonic() >= self._deadline or self._abandon.is_set():
+        """Wait for the readers until the limit, which may move; whether all have ended.
+
+        Those that run past their deadline are not waited for.
+        """
+        while True:
+            running = [loop for loop in self._reader_loops if not loop.join(0.0)]
+            if not running:
+                return True
+            stuck = {job.reader for job in self._in_hand.running() if job.given_up}
+            if stuck.issuperset(loop.name for loop in running):
                 return False
-        return True
+            if time.monotonic() >= self._stop_by:
+                return False
+            running[0].join(time.monotonic() + POLL_SECONDS)
 
     def _hand_back(self, ids: Sequence[str]) -> None:
         if ids and self.redis_connected:
-            self._say_goodbye(self._commands.hand_back(ids))
+            self._say_goodbye(self._commands.hand_back(ids), GOODBYE_SECONDS / 3)
 
     def _leave(self) -> bool:
-        return self._say_goodbye(self._commands.leave())
+        return self._say_goodbye(self._commands.leave(), GOODBYE_SECONDS)
 
-    def _say_goodbye(self, command: Command) -> bool:
-        """Hand something back; whether that went well."""
-        link = Link(self._connect_briefly)
+    def _say_goodbye(self, command: Command, grace: float) -> bool:
+        """Hand something back, by the limit and a grace; whether that went well."""
+        seconds_left = self._stop_by + grace - time.monotonic()
+        link = Link(
+            self._connector(
+                min(max(seconds_left, SHORTEST_GOODBYE_SECONDS), _link.REPLY_MARGIN_SECONDS)
+            )
+        )
         try:
             returned, lost_bodies = link.call(*command)
         except GroupMissing:

@@ -7,14 +7,17 @@ otherwise the redis-server on PATH serves, or the one inside the package redisli
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from consumers import GROUP, LOGGER, STREAM, Make
 from protocol import Looker, Worker, make_link
 
+from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync._embedded import EmbeddedRedis, find_redis_server
 from shared_sync._link import Link
 from shared_sync.errors import EmbeddedRedisError
@@ -92,3 +95,32 @@ def taken(worker: Worker) -> list[str]:
     ids = worker.publish([b"text", b"a"], [b"text", b"b"], [b"text", b"c"])
     assert [entry.id for entry in worker.read()] == ids
     return ids
+
+
+@pytest.fixture
+def make(redis_url: str) -> Iterator[Make]:
+    """Makes consumers that are stopped at the end of the test."""
+    made: list[RedisStreamConsumer] = []
+
+    def make_one(processor: Callable[..., object], **options: Any) -> RedisStreamConsumer:
+        consumer = RedisStreamConsumer(
+            options.pop("url", redis_url),
+            STREAM,
+            GROUP,
+            options.pop("consumer_id", f"consumer-{len(made) + 1}"),
+            options.pop("logger", LOGGER),
+            processor,
+            **options,
+        )
+        made.append(consumer)
+        return consumer
+
+    yield make_one
+    for consumer in made:
+        consumer.stop(timeout=0)
+
+
+@pytest.fixture
+def producer(redis_url: str) -> Iterator[RedisStreamProducer]:
+    with RedisStreamProducer(redis_url, STREAM) as made:
+        yield made

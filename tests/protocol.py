@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import redis
+from helpers import eventually
 
 from shared_sync import _link, _streams
 from shared_sync._link import Link
@@ -15,9 +16,11 @@ from shared_sync._streams import (
     Finish,
     GroupCommands,
     Keys,
+    NameHeld,
     Outcome,
     Park,
     QueueFigures,
+    Read,
     Recovered,
 )
 
@@ -47,11 +50,16 @@ class Worker:
         keys: Keys = KEYS,
         results: str | None = "results",
         lease_ms: int = LEASE_MS,
+        holder: str | None = None,
+        beats: bool = True,
     ) -> None:
         self.link = link
-        self.commands = GroupCommands(keys, name, lease_ms, results)
+        holder = holder or f"the holder of {name}"
+        self.commands = GroupCommands(keys, name, holder, lease_ms, results)
         _streams.ensure_group(link, self.commands)
-        self.beat()
+        _streams.learn_abilities(link, self.commands)
+        if beats:
+            self.beat()
 
     def publish(self, *messages: list[bytes]) -> list[str]:
         command = _streams.publish(self.commands.keys.stream, messages, None)
@@ -106,6 +114,7 @@ class Worker:
         age_ms: int = 0,
         max_crashes: int = 3,
         startable_crashes: int = 3,
+        apart: tuple[Read, ...] = (),
         held: tuple[str, ...] = (),
     ) -> Recovered:
         command = self.commands.recover(
@@ -113,6 +122,7 @@ class Worker:
             age_ms=age_ms,
             max_crashes=max_crashes,
             startable_crashes=startable_crashes,
+            apart=apart,
             held=held,
         )
         return _streams.parse_recovered(self.link.call(*command))
@@ -122,7 +132,11 @@ class Worker:
         return entry and entry.id
 
     def beat(self) -> QueueFigures:
-        return _streams.parse_figures(self.link.call(*self.commands.beat()))
+        return _streams.parse_beat(self.link.call(*self.commands.beat())).figures
+
+    def take_name(self) -> NameHeld | None:
+        """None if it is this worker's now, else who has it."""
+        return _streams.parse_hold(self.link.call(*self.commands.hold(b"")))
 
     def leave(self) -> list[int]:
         reply: list[int] = self.link.call(*self.commands.leave())
@@ -181,6 +195,11 @@ class Looker:
         seconds, microseconds = self.client.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
+    def pass_ms(self, ms: int) -> None:
+        """Wait until the server's clock has gone on."""
+        until = self.now_ms() + ms
+        eventually(lambda: self.now_ms() >= until)
+
     def set_idle(self, message_id: str, owner: str, idle_ms: int) -> None:
         """Let time pass for a pending message."""
         claimed = self.client.xclaim(
@@ -191,11 +210,15 @@ class Looker:
     def end_lease(self, name: str) -> None:
         self.client.zadd(self.keys.presence, {name: self.now_ms() - 1})
 
+    def set_lease(self, name: str, ms: int) -> None:
+        """Let it end in so many milliseconds."""
+        self.client.zadd(self.keys.presence, {name: self.now_ms() + ms})
+
     def remove_presence(self, name: str) -> None:
         self.client.zrem(self.keys.presence, name)
 
     def keep_alive(self, name: str) -> None:
-        self.client.zadd(self.keys.presence, {name: self.now_ms() + LEASE_MS})
+        self.set_lease(name, LEASE_MS)
 
     def drops_deleted_bodies_on_claim(self) -> bool:
         """Servers from 7.0 on do; 6.2 keeps such a message pending."""

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from shared_sync._in_hand import InHand, Running
-from shared_sync._streams import Entry
+from shared_sync._in_hand import InHand
+from shared_sync._streams import Entry, Read
 
 
 class Clock:
@@ -79,9 +79,11 @@ def test_what_runs_is_shown_with_its_reader_and_how_long(in_hand: InHand, clock:
     in_hand.start_next("r1")
     clock.now += 2.5
     in_hand.start_next("r2")
-    assert in_hand.running() == [Running("1-0", "r1", 2.5), Running("2-0", "r2", 0.0)]
+    running = [(job.entry.id, job.reader, job.seconds) for job in in_hand.running()]
+    assert running == [("1-0", "r1", 2.5), ("2-0", "r2", 0.0)]
+    assert {job.thread for job in in_hand.running()} == {threading.get_ident()}
     in_hand.stop_running("r1")
-    assert [running.id for running in in_hand.running()] == ["2-0"]
+    assert [job.entry.id for job in in_hand.running()] == ["2-0"]
 
 
 def test_releasing_says_whether_a_message_had_crashes_behind_it(in_hand: InHand) -> None:
@@ -116,6 +118,17 @@ def test_a_message_on_its_last_chance_starts_beside_no_other_that_crashed(
     assert in_hand.startable_crashes(max_crashes) == startable
     in_hand.release([entry.id for entry in held])
     assert in_hand.startable_crashes(max_crashes) == max_crashes
+
+
+def test_reads_from_which_a_message_may_have_killed_are_known_while_it_is_held(
+    in_hand: InHand,
+) -> None:
+    read, uncharged = Read(b"w1", 1000), Read(b"w2", 2000)
+    in_hand.admit("r1", [Entry("1-0", [], deliveries=2, left_by=read)])
+    in_hand.admit("r2", [Entry("2-0", [], deliveries=1, left_by=uncharged), Entry("3-0", [])])
+    assert in_hand.reads_run_again() == {read}
+    in_hand.release(["1-0"])
+    assert in_hand.reads_run_again() == set()
 
 
 def test_withdrawing_takes_what_was_not_started_and_leaves_what_runs(in_hand: InHand) -> None:

@@ -224,3 +224,20 @@ def test_a_loop_does_not_keep_the_program_alive() -> None:
     loop = Loop("named", step=lambda: None, stop=threading.Event(), trouble=lambda _e, _n: 0.0)
     assert loop.thread.daemon
     assert loop.thread.name == "named"
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_at_the_very_end_is_told_and_the_loop_has_ended(error: BaseException) -> None:
+    told: list[BaseException] = []
+
+    def trouble(reported: BaseException, _failures: int) -> float:
+        told.append(reported)
+        return 0.0
+
+    def finish() -> None:
+        raise error
+
+    with running(lambda: None, trouble=trouble, finish=finish) as loop:
+        pass
+    assert not loop.thread.is_alive()
+    assert told == [error]

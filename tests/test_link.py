@@ -122,6 +122,25 @@ def test_a_broken_connection_is_unavailable_however_the_driver_puts_it(error: Ex
         assert type(translated) is RedisUnavailable
 
 
+@pytest.mark.parametrize("act", ["XGROUP DELCONSUMER", "GET"])
+def test_what_a_user_may_not_do_inside_a_script_is_denied_too(
+    own_server: EmbeddedRedis, act: str
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        rights = ("on", ">pw", "~mine", "+eval", "+script|load", "+get")
+        admin.execute_command("ACL", "SETUSER", "worker", *rights)
+    call = "redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'g', 'c')"
+    if act == "GET":
+        call = "redis.call('GET', 'not-' .. KEYS[1])"
+    url = own_server.url.replace("redis://", "redis://worker:pw@")
+    connection: Any = _link.connector(url, reply_timeout_seconds=5)()
+    connection.connect()
+    connection.send_command("EVAL", f"return {call}", 1, "mine")
+    with pytest.raises(redis.ResponseError) as refused:
+        connection.read_response()
+    assert isinstance(_link.translate(refused.value), RedisAccessDenied)
+
+
 # --- addresses --------------------------------------------------------------------------------
 
 SECRET = "s3cr3t"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -15,12 +16,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
+from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
 from helpers import Figures, eventually
 
 from shared_sync import (
@@ -32,74 +36,20 @@ from shared_sync import (
     current_message,
 )
 from shared_sync._embedded import EmbeddedRedis
+from shared_sync._holder import Holder
 from shared_sync.errors import (
     ConfigurationError,
+    ConsumerBroken,
+    ConsumerIdInUse,
     ConsumerStateError,
     RedisAccessDenied,
     RedisRefused,
     RedisUnavailable,
 )
+from shared_sync.redis_consumer import GOODBYE_SECONDS
 
-STREAM, GROUP = "jobs", "workers"
-DEAD = "{jobs}:workers:dead"
 README = Path(__file__).parents[1] / "README.md"
-LOGGER = logging.getLogger("test")
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.2)
-
-Make = Callable[..., RedisStreamConsumer]
-
-
-@pytest.fixture
-def make(redis_url: str) -> Iterator[Make]:
-    """Makes consumers that are stopped at the end of the test."""
-    made: list[RedisStreamConsumer] = []
-
-    def make_one(processor: Callable[..., object], **options: Any) -> RedisStreamConsumer:
-        consumer = RedisStreamConsumer(
-            options.pop("url", redis_url),
-            STREAM,
-            GROUP,
-            options.pop("consumer_id", f"consumer-{len(made) + 1}"),
-            LOGGER,
-            processor,
-            **options,
-        )
-        made.append(consumer)
-        return consumer
-
-    yield make_one
-    for consumer in made:
-        consumer.stop(timeout=0)
-
-
-@pytest.fixture
-def producer(redis_url: str) -> Iterator[RedisStreamProducer]:
-    with RedisStreamProducer(redis_url, STREAM) as made:
-        yield made
-
-
-def pending(client: redis.Redis) -> int:
-    return int(client.xpending(STREAM, GROUP)["pending"])
-
-
-def owners(client: redis.Redis) -> dict[str, int]:
-    rows = client.xpending(STREAM, GROUP)["consumers"]
-    return {row["name"].decode(): row["pending"] for row in rows}
-
-
-def dead_letters(client: redis.Redis) -> list[dict[str, str]]:
-    return [
-        {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
-        for _, fields in client.xrange(DEAD)
-    ]
-
-
-def results(client: redis.Redis, stream: str = "results") -> list[dict[str, str]]:
-    return [
-        {name.decode(): value.decode() for name, value in fields.items()}
-        for _, fields in client.xrange(stream)
-    ]
-
 
 # --- the main path ------------------------------------------------------------------------------
 
@@ -310,24 +260,6 @@ def test_an_entry_that_is_not_text_is_a_dead_letter_and_its_neighbours_live(
     assert client.xrange(DEAD)[0][1][b"audio"] == b"\xff\xfe"
 
 
-@pytest.mark.parametrize(
-    "error", [SystemExit(3), KeyboardInterrupt(), MemoryError(), RecursionError(), GeneratorExit()]
-)
-def test_nothing_a_processor_raises_ends_a_reader(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis, error: BaseException
-) -> None:
-    def processor(_: str, job: dict[str, str]) -> None:
-        if job["n"] == "bad":
-            raise error
-
-    producer.publish_many([{"n": "bad"}, {"n": "good"}])
-    consumer = make(processor, retry=RetryPolicy(max_attempts=1))
-    consumer.start()
-    eventually(lambda: client.xlen(STREAM) == 0)
-    assert dead_letters(client)[0]["dead.error_type"] == type(error).__name__
-    assert consumer.get_health_data()["readers_alive"] == 1
-
-
 def test_a_result_that_cannot_be_written_is_a_failure_that_names_the_field(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
@@ -339,36 +271,6 @@ def test_a_result_that_cannot_be_written_is_a_failure_that_names_the_field(
     ).start()
     eventually(lambda: dead_letters(client))
     assert "'tensor'" in dead_letters(client)[0]["dead.error"]
-
-
-def test_metrics_that_raise_cost_no_message(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
-) -> None:
-    class Broken(Figures):
-        def increment_counter(self, name: str, value: float = 1) -> None:
-            raise RuntimeError(name)
-
-    producer.publish_many({"n": n} for n in range(10))
-    make(lambda *_: None, metrics=Broken()).start()
-    eventually(lambda: client.xlen(STREAM) == 0)
-
-
-def test_a_logger_that_raises_costs_no_message(
-    redis_url: str, producer: RedisStreamProducer, client: redis.Redis
-) -> None:
-    class Broken(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise RuntimeError("the disk is full")
-
-    def processor(*_: object) -> None:
-        raise ValueError("fails")
-
-    logger = logging.Logger("broken")
-    logger.addHandler(Broken())
-    producer.publish({"n": 1})
-    with RedisStreamConsumer(redis_url, STREAM, GROUP, "c", logger, processor, retry=QUICK):
-        eventually(lambda: dead_letters(client))
-    assert dead_letters(client)[0]["dead.reason"] == "failed 3 times"
 
 
 def test_results_that_redis_refuses_are_kept_and_what_was_done_beside_them_counts_as_done(
@@ -823,6 +725,57 @@ def test_stop_ends_during_an_outage(own_server: EmbeddedRedis, make: Make) -> No
     assert consumer.state == "stopped"
 
 
+def test_stop_keeps_its_limit_while_redis_hangs(own_server: EmbeddedRedis, make: Make) -> None:
+    """With a job that does not end, and prefetched ones to hand back."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def stuck(*_: object) -> None:
+        started.set()
+        assert go_on.wait(60)
+
+    with RedisStreamProducer(own_server.url, STREAM) as producer:
+        producer.publish_many({"n": n} for n in range(5))
+    consumer = make(stuck, url=own_server.url, prefetch=5)
+    consumer.start()
+    assert started.wait(10)
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        assert consumer.stop(timeout=1) is False
+        assert time.monotonic() - begun < 1 + GOODBYE_SECONDS + 1
+        eventually(lambda: consumer.state == "stopped")
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+        go_on.set()
+
+
+def test_many_may_stop_it_at_once_and_the_shortest_limit_counts(
+    make: Make, producer: RedisStreamProducer
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def stuck(*_: object) -> None:
+        started.set()
+        assert go_on.wait(60)
+
+    producer.publish({"n": 1})
+    consumer = make(stuck)
+    consumer.start()
+    assert started.wait(10)
+    said: list[bool] = []
+    limits = (600, 600, 0.2)
+    stoppers = [
+        threading.Thread(target=lambda limit=limit: said.append(consumer.stop(limit)))
+        for limit in limits
+    ]
+    for stopper in stoppers:
+        stopper.start()
+    for stopper in stoppers:
+        stopper.join(20)
+    assert said == [False] * 3
+    go_on.set()
+
+
 def test_start_consuming_ends_when_another_thread_stops_it(make: Make) -> None:
     consumer = make(lambda *_: None)
     ended: list[bool] = []
@@ -874,6 +827,200 @@ def test_a_signal_drains_and_the_process_exits_0(
         row["times_delivered"] for row in client.xpending_range(STREAM, GROUP, "-", "+", 9)
     }
     assert deliveries == {0}
+
+
+# --- one name, one process -----------------------------------------------------------------------
+
+
+def test_a_second_consumer_of_the_same_name_is_refused_and_the_first_goes_on(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    first = make(lambda *_: None, consumer_id="twin", lease_seconds=3)
+    first.start()
+    second = make(lambda *_: None, consumer_id="twin", lease_seconds=3)
+    with pytest.raises(ConsumerIdInUse, match="'twin'") as caught:
+        second.start()
+    assert (caught.value.host, caught.value.pid) == (socket.gethostname(), os.getpid())
+    producer.publish({"n": 1})
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert first.live
+    assert first.stop() is True
+    second.start()
+    producer.publish({"n": 2})
+    eventually(lambda: client.xlen(STREAM) == 0)
+
+
+def test_a_consumer_whose_name_was_taken_ends_itself_and_says_who_has_it(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    consumer = make(lambda *_: None, consumer_id="twin", lease_seconds=1)
+    raised: list[BaseException] = []
+
+    def consume() -> None:
+        try:
+            consumer.start_consuming()
+        except ConsumerBroken as error:
+            raised.append(error)
+
+    runner = threading.Thread(target=consume)
+    runner.start()
+    eventually(lambda: consumer.state == "running")
+    other = replace(Holder.here(), host="gpu-7", pid=4711)
+    client.hset("{jobs}:workers:holders", "twin", other.text())
+    runner.join(20)
+    assert isinstance(raised[0], ConsumerIdInUse)
+    assert "process 4711 on gpu-7" in str(raised[0])
+    health = consumer.get_health_data()
+    assert (health["live"], health["status"]) == (False, "unhealthy")
+    assert client.hget("{jobs}:workers:holders", "twin") == other.text().encode()
+
+
+def test_a_start_that_waits_for_a_name_can_be_stopped(make: Make, client: redis.Redis) -> None:
+    client.hset("{jobs}:workers:holders", "twin", "a holder that cannot be judged")
+    now_ms = int(client.time()[0]) * 1000
+    client.zadd("{jobs}:workers:presence", {"twin": now_ms + 600_000})
+    consumer = make(lambda *_: None, consumer_id="twin", lease_seconds=600)
+    starter = threading.Thread(target=consumer.start)
+    starter.start()
+    eventually(lambda: consumer.state == "starting")
+    assert consumer.stop() is True
+    starter.join(20)
+    assert not starter.is_alive()
+    assert client.hget("{jobs}:workers:holders", "twin") == b"a holder that cannot be judged"
+    assert client.zscore("{jobs}:workers:presence", "twin") == now_ms + 600_000
+
+
+# --- nothing ends a reader silently --------------------------------------------------------------
+
+
+class OwnKind(BaseException):
+    """Of no kind that anybody would expect."""
+
+
+KINDS = (ValueError, SystemExit, KeyboardInterrupt, MemoryError, RecursionError, OwnKind)
+
+
+class RaisingFigures:
+    """Metrics that raise whatever is recorded."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def increment_counter(self, name: str, value: float = 1) -> None:
+        raise self.kind
+
+    def record_duration(self, name: str, seconds: float) -> None:
+        raise self.kind
+
+    def set_gauge(self, name: str, value: float) -> None:
+        raise self.kind
+
+
+class Unencodable:
+    """A result that raises when it is written."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self.kind = kind
+
+    def keys(self) -> object:
+        raise self.kind
+
+    def __getitem__(self, name: str) -> object:
+        raise self.kind
+
+
+class RaisingHandler(logging.Handler):
+    """A log that raises whatever is written."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise self.kind
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("where", ["processor", "result", "metrics", "logger"])
+def test_whatever_raises_wherever_the_pool_keeps_all_its_readers_and_works(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    where: str,
+    kind: type[BaseException],
+) -> None:
+    def processor(_: str, job: dict[str, str]) -> object:
+        if job["n"] == "bad" and where == "processor":
+            raise kind
+        if job["n"] == "bad" and where == "result":
+            return MappingProxyType(Unencodable(kind))
+        if job["n"] == "bad":
+            raise ValueError("so that there is something to tell")
+        return "done"
+
+    logger = logging.getLogger(f"raising.{kind.__name__}")
+    logger.propagate = False
+    handler = RaisingHandler(kind)
+    if where == "logger":
+        logger.addHandler(handler)
+    producer.publish_many({"n": "bad" if n % 3 == 0 else "good"} for n in range(9))
+    try:
+        consumer = make(
+            processor,
+            logger=logger,
+            metrics=RaisingFigures(kind) if where == "metrics" else None,
+            threads=2,
+            prefetch=3,
+            retry=RetryPolicy(max_attempts=2, base_seconds=0.01),
+            result_stream="results",
+        )
+        consumer.start()
+        eventually(lambda: client.xlen(STREAM) == 0)
+        statuses = Counter(told["status"] for told in results(client))
+        assert statuses == {"done": 6, "dead": 3}
+        assert consumer.live
+        assert consumer.get_health_data()["readers_alive"] == 2
+        assert consumer.stop() is True
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_an_error_thrown_into_a_reader_does_not_end_it(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """Wherever it strikes: such is KeyboardInterrupt, or a debugger's way to stop a thread."""
+    consumer = make(lambda *_: None, threads=2, block_seconds=0.05, lease_seconds=2)
+    consumer.start()
+    throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    readers = [thread for thread in threading.enumerate() if "-reader-" in thread.name]
+    for number in range(60):
+        producer.publish({"n": number})
+        throw(ctypes.c_ulong(readers[number % 2].ident or 0), ctypes.py_object(OwnKind))
+    eventually(lambda: client.xlen(STREAM) == 0, within=30)
+    assert consumer.live
+    assert all(reader.is_alive() for reader in readers)
+
+
+def test_a_pool_that_lost_a_thread_says_so_and_start_consuming_raises(make: Make) -> None:
+    consumer = make(lambda *_: None, threads=2)
+    raised: list[ConsumerBroken] = []
+
+    def consume() -> None:
+        try:
+            consumer.start_consuming()
+        except ConsumerBroken as error:
+            raised.append(error)
+
+    runner = threading.Thread(target=consume)
+    runner.start()
+    eventually(lambda: consumer.state == "running")
+    # No error ends a loop, so it is ended by hand, as a defect in the interpreter might.
+    consumer._reader_loops[0]._stop = SimpleNamespace(is_set=lambda: True)
+    eventually(lambda: not consumer.live)
+    assert "reader-1" in consumer.get_health_data()["reasons"][0]
+    runner.join(20)
+    assert "reader-1" in str(raised[0])
+    assert consumer.state == "stopped"
 
 
 # --- several groups, bad arguments --------------------------------------------------------------
@@ -969,9 +1116,47 @@ def test_no_password_appears_in_a_log_or_error(
     assert "s3cret" not in str(refused.value)
 
 
+(LEAST_RIGHTS,) = re.findall(r"^    (~audio:jobs .+)$", README.read_text(), re.MULTILINE)
+OPTIONAL_RIGHTS = {"+publish", "+xgroup|delconsumer", "+xgroup|create"}
+
+
+def grant(server: EmbeddedRedis, *rights: str) -> str:
+    """Make a user with these rights; an address for it."""
+    with redis.Redis.from_url(server.url, protocol=2) as admin:
+        admin.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">pw", *rights)
+    return server.url.replace("redis://", "redis://worker:pw@")
+
+
+def test_each_of_the_least_rights_is_needed_and_told_at_the_start_or_optional_and_told_once(
+    own_server: EmbeddedRedis, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    rights = LEAST_RIGHTS.replace("audio:jobs", STREAM).split()
+    assert set(rights) > OPTIONAL_RIGHTS
+    make(lambda *_: None, url=own_server.url).connect()
+    producer = RedisStreamProducer(own_server.url, STREAM)
+    done: list[str] = []
+    for missing in rights:
+        url = grant(own_server, "resetchannels", *(right for right in rights if right != missing))
+        consumer = make(
+            lambda message_id, _: done.append(message_id),
+            url=url,
+            consumer_id="worker",
+            result_channel="results:{client}",
+        )
+        if missing in OPTIONAL_RIGHTS:
+            consumer.start()
+            message_id = producer.publish({"client": "c"})
+            eventually(lambda sought=message_id: sought in done)
+            assert consumer.stop()
+        else:
+            with pytest.raises(RedisAccessDenied):
+                consumer.start()
+    producer.close()
+    assert sum("xgroup|create" in text for text in caplog.messages) == 1
+
+
 def test_the_least_rights_in_the_readme_are_enough(own_server: EmbeddedRedis, make: Make) -> None:
-    (line,) = re.findall(r"^    (~audio:jobs .+)$", README.read_text(), re.MULTILINE)
-    rights = line.replace("audio:jobs", STREAM).split()
+    rights = LEAST_RIGHTS.replace("audio:jobs", STREAM).split()
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
         admin.execute_command(
             "ACL",
@@ -1004,7 +1189,8 @@ def test_the_least_rights_in_the_readme_are_enough(own_server: EmbeddedRedis, ma
         assert consumer.stop()
         assert admin.xlen(DEAD) == 1
         refused = {entry["object"] for entry in admin.acl_log()}
-        assert refused <= {"client|setinfo", "client"}, "only the driver's own greeting"
+        # The driver's own greeting, and one try of what newer servers have.
+        assert refused <= {"client|setinfo", "client", "xackdel"}
 
 
 def test_a_right_that_is_missing_is_told_at_the_start(

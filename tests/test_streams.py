@@ -25,16 +25,19 @@ from shared_sync._link import Link
 from shared_sync._streams import (
     PARKED,
     Answer,
+    Ensured,
     Entry,
     Finish,
     GroupCommands,
     Keys,
     QueueFigures,
+    Read,
     Recovered,
 )
 from shared_sync.errors import (
     ConfigurationError,
     GroupMissing,
+    RedisAccessDenied,
     RedisRefused,
     SharedSyncError,
 )
@@ -83,9 +86,9 @@ def test_a_new_group_begins_with_what_was_published_before_it(
     link: Link, client: redis.Redis
 ) -> None:
     client.xadd("jobs", {"text": "early"})
-    commands = GroupCommands(KEYS, "w1", LEASE_MS)
-    assert _streams.ensure_group(link, commands)
-    assert not _streams.ensure_group(link, commands)
+    commands = GroupCommands(KEYS, "w1", "its holder", LEASE_MS)
+    assert _streams.ensure_group(link, commands) is Ensured.CREATED
+    assert _streams.ensure_group(link, commands) is Ensured.EXISTED
     (entry,) = _streams.parse_read(link.call(*commands.read(10, 1)))
     assert entry.items == [b"text", b"early"]
 
@@ -93,7 +96,7 @@ def test_a_new_group_begins_with_what_was_published_before_it(
 def test_a_key_that_is_no_stream_is_a_configuration_error(link: Link, client: redis.Redis) -> None:
     client.set("jobs", "a string")
     with pytest.raises(ConfigurationError, match="'jobs'"):
-        _streams.ensure_group(link, GroupCommands(KEYS, "w1", LEASE_MS))
+        _streams.ensure_group(link, GroupCommands(KEYS, "w1", "its holder", LEASE_MS))
     with pytest.raises(ConfigurationError, match="result_stream"):
         _streams.check_is_stream(link, "jobs", "result_stream")
     _streams.check_is_stream(link, "not-there", "result_stream")
@@ -113,6 +116,21 @@ def test_without_its_group_every_act_says_so(worker: Worker, client: redis.Redis
 # --- finish -----------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[True, False], ids=["XACKDEL", "XACK"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish as on a server that has XACKDEL, and as on others; one that has not falls back."""
+
+    def learn(_link: Link, commands: GroupCommands) -> None:
+        commands.abilities.xackdel = request.param
+
+    monkeypatch.setattr(_streams, "learn_abilities", learn)
+
+
+def test_a_server_is_asked_for_what_it_can_do(worker: Worker, link: Link) -> None:
+    (known,) = link.call("COMMAND", "INFO", "XACKDEL")
+    assert worker.commands.abilities.xackdel is bool(known)
+
+
 def test_a_finished_message_leaves_its_result_and_nothing_else(
     worker: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -122,6 +140,7 @@ def test_a_finished_message_leaves_its_result_and_nothing_else(
     assert list(look.pending()) == taken[1:]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_of_two_workers_that_finish_the_same_message_one_publishes(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -138,6 +157,7 @@ def test_of_two_workers_that_finish_the_same_message_one_publishes(
     assert look.results() == [{b"text": b"A"}]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_finishing_again_changes_nothing(worker: Worker, look: Looker, taken: list[str]) -> None:
     worker.finish(taken[0], result("A"))
     before = look.everything()
@@ -145,6 +165,7 @@ def test_finishing_again_changes_nothing(worker: Worker, look: Looker, taken: li
     assert look.everything() == before
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_finished_message_forgets_its_failures_and_its_due_time(
     worker: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -181,6 +202,7 @@ def test_a_message_forgets_its_failures_also_when_its_stream_was_deleted_meanwhi
     assert look.results() == []
 
 
+@pytest.mark.usefixtures("either_way")
 def test_an_entry_is_kept_while_another_group_has_not_read_it(
     worker: Worker, link: Link, look: Looker, taken: list[str]
 ) -> None:
@@ -190,6 +212,7 @@ def test_an_entry_is_kept_while_another_group_has_not_read_it(
     assert [entry.id for entry in second.read()] == taken
 
 
+@pytest.mark.usefixtures("either_way")
 def test_an_entry_is_kept_while_another_group_works_on_it_and_deleted_by_the_last(
     worker: Worker, link: Link, look: Looker, taken: list[str]
 ) -> None:
@@ -221,6 +244,7 @@ def test_ids_beyond_the_exactness_of_doubles_are_compared_exactly(
     assert Looker(client).bodies() == [high]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_many_messages_are_finished_in_one_command(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -279,6 +303,7 @@ def test_a_channel_that_nobody_hears_does_not_hold_a_message_up(
     assert worker.finish(taken[0], Answer(channel="nobody", payload=b"\x00\xff")) == 1
 
 
+@pytest.mark.usefixtures("either_way")
 def test_finishing_what_was_deleted_by_others_ends_it(
     worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
 ) -> None:
@@ -493,7 +518,7 @@ def test_what_is_handed_back_may_be_taken_at_once_by_anyone_and_is_not_charged(
     entry = other.recover().entry
     assert entry is not None
     assert (entry.id, entry.deliveries, entry.crashes) == (taken[0], 1, 0)
-    assert not entry.orphaned
+    assert entry.left_by is None
     assert look.history() == {}
 
 
@@ -609,7 +634,8 @@ def test_a_dead_consumers_messages_are_taken_one_at_a_time_and_charged(
     entry = other.recover().entry
     assert entry is not None
     assert (entry.id, entry.items) == (taken[0], [b"text", b"a"])
-    assert entry.orphaned
+    assert entry.left_by is not None
+    assert entry.left_by.consumer == b"w1"
     assert (entry.deliveries, entry.crashes) == (2, 1)
     assert look.pending()[taken[0]] == ("w2", 2)
     assert look.pending()[taken[1]] == ("w1", 1)
@@ -745,6 +771,34 @@ def test_a_message_that_is_to_be_given_up_on_need_not_wait(
     entry = other.recover(startable_crashes=0).entry
     assert entry is not None
     assert (entry.id, entry.crashes) == (taken[0], 3)
+
+
+def test_of_what_a_dead_consumer_had_read_at_once_one_message_at_a_time_runs_here(
+    worker: Worker, other: Worker, link: Link, look: Looker, taken: list[str]
+) -> None:
+    """Whichever of them took the process down, it shall not take the same neighbours again."""
+    look.pass_ms(5)
+    (alone,) = worker.publish([b"text", b"d"])
+    worker.read()
+    look.end_lease("w1")
+    first = other.recover().entry
+    assert first is not None
+    assert (first.id, first.left_by is not None) == (taken[0], True)
+    apart = (first.left_by,) if first.left_by else ()
+    assert other.recover_id(apart=apart) == alone, "another read's messages need not wait"
+    assert other.recover_id(apart=apart) is None
+    assert Worker(link, "w3").recover_id() == taken[1], "nor does another process"
+    assert other.recover_id() == taken[2]
+
+
+def test_reads_of_other_consumers_and_other_times_are_not_kept_apart(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    delivered_ms = look.now_ms()
+    apart = (Read(b"w9", delivered_ms), Read(b"w1", delivered_ms - 60_000))
+    assert other.recover_id(apart=apart, held=(taken[1],)) == taken[0]
+    assert other.recover_id(apart=apart, held=(taken[1],)) == taken[2]
 
 
 def test_failures_do_not_make_a_message_one_that_may_crash(
@@ -999,6 +1053,157 @@ def test_a_server_without_memory_accepts_what_fits_and_says_why_it_stopped(
         assert publish(link, 1, None)[1] is None
 
 
+# --- who holds a name -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def successor(link: Link, worker: Worker, look: Looker, taken: list[str]) -> Worker:
+    """Has taken w1's name after w1, which holds three messages, was frozen past its lease."""
+    look.end_lease("w1")
+    made = Worker(link, "w1", holder="successor", beats=False)
+    assert made.take_name() is None
+    return made
+
+
+def test_a_name_is_held_by_one_while_it_beats_and_free_when_its_lease_has_ended(
+    link: Link, worker: Worker, look: Looker
+) -> None:
+    other = Worker(link, "w1", holder="other", beats=False)
+    held = other.take_name()
+    assert held is not None
+    assert held.holder == b"the holder of w1"
+    assert 0 < held.lease_end_ms - held.now_ms <= LEASE_MS
+    look.end_lease("w1")
+    assert other.take_name() is None
+    assert other.take_name() is None
+    assert worker.take_name() is not None
+
+
+def test_a_name_is_free_at_once_after_a_clean_end_and_from_a_holder_known_to_be_gone(
+    link: Link, worker: Worker, look: Looker
+) -> None:
+    other = Worker(link, "w1", holder="other", beats=False)
+    gone = other.commands.hold(b"the holder of w1")
+    assert _streams.parse_hold(link.call(*gone)) is None
+    assert worker.take_name() is not None
+    other.leave()
+    assert worker.take_name() is None
+
+
+def test_who_lost_its_name_is_told_so_and_owns_nothing_any_more(
+    worker: Worker, successor: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    before = look.everything()
+    for act in (worker.beat, worker.recover):
+        with pytest.raises(RedisRefused, match="successor") as caught:
+            act()
+        assert caught.value.code == "HELD"
+    assert worker.park(taken[0]) == 0
+    assert worker.bury(taken[1]) == 0
+    assert worker.hand_back(*taken) == [0, 0]
+    assert worker.leave() == [0, 0]
+    assert look.everything() == before
+    assert successor.park(taken[0]) == 1
+
+
+def test_who_lost_its_name_may_still_publish_a_result_if_nobody_was_quicker(
+    worker: Worker, successor: Worker, look: Looker, taken: list[str]
+) -> None:
+    assert worker.finish(taken[0], result("late")) == 1
+    assert successor.finish(taken[0], result("later")) == 0
+    assert look.results() == [{b"text": b"late"}]
+
+
+def test_a_name_whose_new_holder_has_died_too_goes_back_to_who_beats_first(
+    worker: Worker, successor: Worker, look: Looker
+) -> None:
+    look.end_lease("w1")
+    worker.beat()
+    with pytest.raises(RedisRefused, match="the holder of w1"):
+        successor.beat()
+
+
+def test_a_beat_brings_back_a_holder_that_was_lost(worker: Worker, look: Looker) -> None:
+    look.client.delete(look.keys.holders)
+    worker.beat()
+    assert look.client.hgetall(look.keys.holders) == {b"w1": b"the holder of w1"}
+
+
+def test_holders_do_not_pile_up(link: Link, worker: Worker, look: Looker) -> None:
+    Worker(link, "w2")
+    Worker(link, "w3")
+    look.end_lease("w2")
+    look.remove_presence("w3")
+    worker.beat()
+    assert set(look.client.hgetall(look.keys.holders)) == {b"w1"}
+    worker.leave()
+    assert not look.client.exists(look.keys.holders)
+
+
+# --- rights that are missing --------------------------------------------------------------------
+
+
+def test_asking_for_the_rights_changes_nothing(
+    worker: Worker, look: Looker, taken: list[str]
+) -> None:
+    def state() -> tuple[object, ...]:
+        hints = (look.due(), look.history(), look.presence())
+        return (look.bodies(), look.pending(), *hints, look.results(), look.dead())
+
+    (unread,) = worker.publish([b"text", b"unread"])
+    worker.park(taken[0])
+    before = state()
+    _streams.check_rights(worker.link, worker.commands)
+    assert state() == before
+    assert [entry.id for entry in worker.read()] == [unread]
+
+
+@pytest.fixture
+def restricted(own_server: EmbeddedRedis) -> Iterator[tuple[Link, redis.Redis]]:
+    """A link of a user who may do everything but remove consumers and create groups."""
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        rights = ("on", ">pw", "~*", "+@all", "-xgroup|delconsumer", "-xgroup|create")
+        if str(admin.info("server")["redis_version"]).startswith("6."):
+            # Before 7.0 one part of a command cannot be taken away, only given.
+            allowed = ("+xgroup|createconsumer", "+xgroup|destroy", "+xgroup|setid")
+            rights = ("on", ">pw", "~*", "+@all", "-xgroup", *allowed)
+        admin.execute_command("ACL", "SETUSER", "worker", *rights)
+        url = own_server.url.replace("redis://", "redis://worker:pw@")
+        with closing(make_link(url)) as link:
+            yield link, admin
+
+
+def test_without_the_right_to_remove_consumers_their_names_stay_and_all_else_goes_on(
+    restricted: tuple[Link, redis.Redis],
+) -> None:
+    link, admin = restricted
+    admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    worker, other, look = Worker(link, "w1"), Worker(link, "w2"), Looker(admin)
+    other.publish([b"n", b"1"])
+    assert len(other.read()) == 1
+    other.leave()
+    beat = _streams.parse_beat(link.call(*worker.commands.beat()))
+    assert beat.refusal is None
+    Worker(link, "w3")
+    look.end_lease("w3")
+    beat = _streams.parse_beat(link.call(*worker.commands.beat()))
+    assert isinstance(beat.refusal, RedisAccessDenied)
+    assert beat.figures == QueueFigures(backlog=1, pending=1, parked=1, dead=0)
+    assert worker.recover().entry is not None
+    assert "w3" not in look.presence()
+
+
+def test_without_the_right_to_create_groups_a_group_must_be_there(
+    restricted: tuple[Link, redis.Redis],
+) -> None:
+    link, admin = restricted
+    commands = GroupCommands(KEYS, "w1", "its holder", LEASE_MS)
+    with pytest.raises(RedisAccessDenied):
+        _streams.ensure_group(link, commands)
+    admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    assert _streams.ensure_group(link, commands) is Ensured.MAY_NOT_CREATE
+
+
 # --- all together -----------------------------------------------------------------------------
 
 
@@ -1193,7 +1398,7 @@ def test_a_full_server_still_lets_messages_end_and_workers_live(
             assert worker.bury(ids[2], answer=result("gone")) == 1
             assert worker.hand_back(ids[3]) == [1, 0]
             assert worker.recover_id() == ids[1]
-            assert _streams.ensure_group(link, worker.commands) is False
+            assert _streams.ensure_group(link, worker.commands) is Ensured.EXISTED
             worker.leave()
         finally:
             link.close()

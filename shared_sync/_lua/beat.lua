@@ -1,16 +1,25 @@
 -- Renew a consumer's presence, tidy up, and report the queue's figures.
--- KEYS: stream, due, presence, dead
--- ARGV: group, consumer, lease ms, grace ms
--- Returns {entries in the stream, pending, parked, dead letters}; -1 where a figure is unknown.
+-- KEYS: stream, due, presence, dead, holders
+-- ARGV: group, consumer, holder, lease ms, grace ms
+-- Returns {entries in the stream, pending, parked, dead letters, '' or what was refused of it};
+-- -1 where a figure is unknown. An error HELD when the name has gone to another holder meanwhile.
 
-local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local group, consumer, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local grace = tonumber(ARGV[4])
-local now = now_ms()
+local stream, due, presence, dead, holders = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
+local now, refusal = now_ms(), nil
+
+local other = held_by_another(holders, consumer, holder)
+if other and lease_end_of(presence, consumer) > now then
+  return redis.error_reply('HELD ' .. other)
+end
 
 write_even_when_full(presence)
 forgive_outage(presence, now, lease, grace)
 redis.call('ZADD', presence, now + lease, consumer)
+if redis.call('HGET', holders, consumer) ~= holder then
+  redis.call('HSET', holders, consumer, holder)
+end
 
 local summary = redis.call('XPENDING', stream, group)
 local pending_of = {}
@@ -20,8 +29,16 @@ local parked = pending_of[PARKED] or 0
 -- Consumers that ended and left nothing behind. The count was seen in this very script.
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', presence, '-inf', now)) do
   if not pending_of[name] then
-    redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+    refusal = remove_consumer(stream, group, name) or refusal
     redis.call('ZREM', presence, name)
+    redis.call('HDEL', holders, name)
+  end
+end
+
+-- Holders whose presence was lost with the key or ended.
+if redis.call('HLEN', holders) > redis.call('ZCARD', presence) then
+  for _, name in ipairs(redis.call('HKEYS', holders)) do
+    if not redis.call('ZSCORE', presence, name) then redis.call('HDEL', holders, name) end
   end
 end
 
@@ -39,7 +56,9 @@ end
 
 local function length_of(key)
   local length = redis.pcall('XLEN', key)
-  return type(length) == 'number' and length or -1
+  if type(length) == 'number' then return length end
+  refusal = length.err
+  return -1
 end
 
-return {length_of(stream), summary[1], parked, length_of(dead)}
+return {length_of(stream), summary[1], parked, length_of(dead), refusal or ''}

@@ -1,23 +1,25 @@
 -- Make a message a dead letter: its fields and the reason move to the dead stream, its entry goes.
--- KEYS: stream, history, due, dead, and the result stream if there is one
--- ARGV: group, consumer, id, failure (one JSON line, or ''), number of metadata items, items ...,
+-- KEYS: stream, history, due, dead, holders, and the result stream if there is one
+-- ARGV: group, consumer, holder, id, failure (one JSON line, or ''), number of metadata items, items ...,
 --       number of error result items, items ..., channel, payload
 -- Returns 0 when the message is no longer this consumer's, -1 when its body is gone, and when it is
 -- buried {{1}, '', '' or the refusal of the channel}.
 
 local MAX_ITEMS = 4000  -- Lua's unpack ends at about 8000 values
 
-local stream, history, due, dead, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local group, consumer, id, failure = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local meta_items = tonumber(ARGV[5])
-local result_count = 6 + meta_items
+local stream, history, due, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holders, results = KEYS[5], KEYS[6]
+local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local id, failure = ARGV[4], ARGV[5]
+local meta_items = tonumber(ARGV[6])
+local result_count = 7 + meta_items
 local result_items = tonumber(ARGV[result_count])
 local channel = ARGV[result_count + result_items + 1]
 local payload = ARGV[result_count + result_items + 2]
 
 local owner, deliveries = pending_entry(stream, group, id)
 if not owner then forget(history, due, id) end
-if owner ~= consumer then return 0 end
+if owner ~= consumer or held_by_another(holders, consumer, holder) then return 0 end
 
 -- The claim fetches the entry; the count stays, so that trying again is no crash.
 local entry =
@@ -29,7 +31,7 @@ if entry then
     for i, item in ipairs(items) do packed[i] = #item .. ':' .. item .. ',' end
     items = {'dead.fields', table.concat(packed)}
   end
-  for i = 6, 5 + meta_items do items[#items + 1] = ARGV[i] end
+  for i = 7, 6 + meta_items do items[#items + 1] = ARGV[i] end
   local noted = redis.call('HGET', history, id) or ''
   if failure ~= '' then noted = noted .. failure .. '\n' end
   items[#items + 1] = 'dead.history'

@@ -31,6 +31,25 @@ local function pending_entry(stream, group, id)
   return nil
 end
 
+-- A consumer's name belongs to the process that holds it. Another one of that name, such as one
+-- that was frozen past its lease, owns nothing any more. The other holder, or nil.
+local function held_by_another(holders, consumer, holder)
+  local current = redis.call('HGET', holders, consumer)
+  if current and current ~= holder then return current end
+  return nil
+end
+
+-- When a consumer's lease ends or ended, in ms; 0 without presence.
+local function lease_end_of(presence, name)
+  return tonumber(redis.call('ZSCORE', presence, name) or 0)
+end
+
+-- Remove a consumer with nothing pending; the text of the refusal where the right is missing.
+local function remove_consumer(stream, group, name)
+  local removed = redis.pcall('XGROUP', 'DELCONSUMER', stream, group, name)
+  return type(removed) == 'table' and removed.err or nil
+end
+
 local function compare_numerals(a, b)
   if #a ~= #b then return #a < #b and -1 or 1 end
   if a == b then return 0 end
@@ -50,6 +69,16 @@ end
 local function publish(channel, payload)
   local heard = redis.pcall('PUBLISH', channel, payload)
   return type(heard) == 'table' and heard.err or ''
+end
+
+-- Acknowledge a message: 1 if it was pending; and whether its entry has been seen to as well, which
+-- one command does from Redis 8.2 on.
+local function acknowledge(stream, group, id, has_xackdel)
+  if has_xackdel then
+    local done = redis.pcall('XACKDEL', stream, group, 'ACKED', 'IDS', 1, id)
+    if not done.err then return done[1] > 0 and 1 or 0, true end
+  end
+  return redis.call('XACK', stream, group, id), false
 end
 
 -- Delete finished entries, except those that another group has still to read or to finish.

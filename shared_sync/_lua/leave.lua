@@ -1,11 +1,14 @@
 -- The last act of a consumer: hand back all that is still its own and sign off.
--- KEYS: stream, history, due, presence
--- ARGV: group, consumer
+-- KEYS: stream, history, due, presence, holders
+-- ARGV: group, consumer, holder
 -- Returns {handed back, bodies gone}.
 
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local group, consumer = ARGV[1], ARGV[2]
+local holders = KEYS[5]
+local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
 local now, returned, gone = now_ms(), 0, 0
+
+if held_by_another(holders, consumer, holder) then return {0, 0} end
 
 repeat
   local rows = redis.call('XPENDING', stream, group, '-', '+', 100, consumer)
@@ -19,6 +22,8 @@ repeat
   end
 until #rows == 0
 
-redis.call('XGROUP', 'DELCONSUMER', stream, group, consumer)
+-- Without the right to it the name stays in the group, as the keepers will have said.
+remove_consumer(stream, group, consumer)
 redis.call('ZREM', presence, consumer)
+redis.call('HDEL', holders, consumer)
 return {returned, gone}

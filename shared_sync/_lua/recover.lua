@@ -1,22 +1,33 @@
 -- Take over one message that nobody works on: a parked one whose time has come, or else one of a
 -- dead consumer, or one of this consumer's own that no reader holds.
--- KEYS: stream, history, due, presence
--- ARGV: group, consumer, lease ms, grace ms, idle ms after which an own message without a reader
+-- KEYS: stream, history, due, presence, holders
+-- ARGV: group, consumer, holder, lease ms, grace ms, idle ms after which an own message without a reader
 --       counts as left behind, age of this consumer in ms, crashes after which a message is given up on,
---       crashes that a message may have to be started now, held id ...
+--       crashes that a message may have to be started now, number of reads to keep apart, and for
+--       each of these: consumer, ms of its delivery; then held id ...
 -- Returns {taken, bodies gone, ms until the next parked message is due or -1}; taken is nil or
--- {id, fields, deliveries, history or nil, 1 if it was left behind and 0 if it was parked}.
+-- {id, fields, deliveries, history or nil}, for one that was left behind followed by the consumer
+-- that left it and the ms of its delivery.
 
 local LOOK_AHEAD = 100
+local SAME_READ_MS = 2  -- the two clocks that a delivery time is reckoned from
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local group, consumer = ARGV[1], ARGV[2]
-local lease, grace = tonumber(ARGV[3]), tonumber(ARGV[4])
-local own_idle, age = tonumber(ARGV[5]), tonumber(ARGV[6])
-local max_crashes, startable_crashes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local held, held_count = {}, #ARGV - 8
-for i = 9, #ARGV do held[ARGV[i]] = true end
+local holders = KEYS[5]
+local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
+local own_idle, age = tonumber(ARGV[6]), tonumber(ARGV[7])
+local max_crashes, startable_crashes = tonumber(ARGV[8]), tonumber(ARGV[9])
+local apart, first_held = {}, 11 + 2 * ARGV[10]
+for i = 11, first_held - 1, 2 do
+  apart[#apart + 1] = {consumer = ARGV[i], delivered = tonumber(ARGV[i + 1])}
+end
+local held, held_count = {}, #ARGV - first_held + 1
+for i = first_held, #ARGV do held[ARGV[i]] = true end
 
 local now, taken, gone = now_ms(), false, 0
+
+local other = held_by_another(holders, consumer, holder)
+if other then return redis.error_reply('HELD ' .. other) end
 
 -- A message that took processes down may have to wait until it can start without company; one
 -- that is to be given up on never runs, and need not wait.
@@ -27,12 +38,23 @@ local function may_start(id, deliveries)
   return crashes <= startable_crashes or crashes >= max_crashes
 end
 
-local function take(id, deliveries, left_behind)
+-- Whichever message of one read took the process down, it shall not take the others of that read
+-- along a second time: while one of them runs here again, the others wait.
+local function runs_beside_its_like(name, delivered)
+  for _, read in ipairs(apart) do
+    if read.consumer == name and math.abs(read.delivered - delivered) <= SAME_READ_MS then
+      return true
+    end
+  end
+  return false
+end
+
+local function take(id, deliveries, name, delivered)
   local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
   redis.call('ZREM', due, id)
   if entry then
     local notes = redis.call('HGET', history, id)
-    taken = {id, entry[2], deliveries, notes, left_behind and 1 or 0}
+    taken = {id, entry[2], deliveries, notes, name, delivered}
   else
     redis.call('XACK', stream, group, id)
     forget(history, due, id)
@@ -49,7 +71,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, LO
   elseif owner ~= PARKED then
     redis.call('ZREM', due, id)
   elseif not held[id] and may_start(id, deliveries + 1) then
-    take(id, deliveries + 1, false)
+    take(id, deliveries + 1)
   end
 end
 
@@ -58,10 +80,12 @@ end
 local function take_first_of(name, idle, look_at)
   local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', look_at, name)
   for _, row in ipairs(rows) do
-    local id, deliveries = row[1], row[4]
-    if name ~= consumer or row[3] > age then deliveries = deliveries + 1 end
-    if not held[id] and may_start(id, deliveries) then
-      take(id, deliveries, true)
+    local id, idle_ms, deliveries = row[1], row[3], row[4]
+    local delivered = now - idle_ms
+    if name ~= consumer or idle_ms > age then deliveries = deliveries + 1 end
+    if not held[id] and may_start(id, deliveries)
+      and not runs_beside_its_like(name, delivered) then
+      take(id, deliveries, name, delivered)
       if taken then return end
     end
   end

@@ -56,10 +56,10 @@ class Attempts:
 def test_a_request_that_is_cut_off_on_its_way_costs_nothing(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable, request_kind: str
 ) -> None:
-    ledger.publish(40)
-    fault = proxy.cut_before(request_kind, times=3)
     pool = make_pool(proxy.url, ledger.processor())
     pool.start()
+    fault = proxy.cut_before(request_kind, times=3)
+    ledger.publish(40)
     assert fault.happened.wait(10)
     ledger.fault_is_over()
     ledger.publish(10)

@@ -1,0 +1,91 @@
+"""Who holds a consumer's name: one process at a time, told apart by more than its pid."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+_STATE, _START_TIME = 0, 19
+"""Where `/proc/<pid>/stat` has them, counted behind the program's name (proc(5))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """One consumer object in one process; its text form is what stands in Redis."""
+
+    token: str
+    """Drawn at random, so that no two holders are the same."""
+
+    host: str
+    pid: int
+    machine: str
+    """The boot and the pid namespace in which `pid` means something; empty where unknown."""
+
+    started: str
+    """When the process started, in the kernel's ticks; a pid that is used again has another."""
+
+    @classmethod
+    def here(cls, proc: Path = PROC) -> Holder:
+        """A new holder in this process."""
+        pid = os.getpid()
+        started = ""
+        with suppress(OSError):
+            _, started = _state_and_start(proc, pid)
+        return cls(secrets.token_hex(8), socket.gethostname(), pid, _machine(proc), started)
+
+    @classmethod
+    def parse(cls, text: str) -> Holder | None:
+        """The holder that a text begins with; None for what no version of this library writes."""
+        try:
+            facts, _ = json.JSONDecoder().raw_decode(text)
+            return cls(**{name: kind(facts[name]) for name, kind in _FIELDS.items()})
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def text(self) -> str:
+        return json.dumps(asdict(self))
+
+    def is_gone(self, proc: Path = PROC) -> bool:
+        """Whether its process is known to have ended; False where that cannot be known from here.
+
+        A stopped process is not gone. On another machine, in another container, or without
+        `/proc`, only the end of its lease tells.
+        """
+        if not self.machine or not self.started:
+            return False
+        if (self.host, self.machine) != (socket.gethostname(), _machine(proc)):
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # it lives and belongs to another user
+        try:
+            state, started = _state_and_start(proc, self.pid)
+        except OSError:
+            return False
+        return state in "ZX" or started != self.started
+
+
+_FIELDS: dict[str, type] = {"token": str, "host": str, "pid": int, "machine": str, "started": str}
+
+
+def _machine(proc: Path) -> str:
+    with suppress(OSError):
+        boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink(proc / 'self/ns/pid')}"
+    return ""
+
+
+def _state_and_start(proc: Path, pid: int) -> tuple[str, str]:
+    """A process's state letter and start time. Raises OSError for one that cannot be looked at."""
+    stat = (proc / str(pid) / "stat").read_text()
+    facts = stat[stat.rindex(")") + 2 :].split()
+    return facts[_STATE], facts[_START_TIME]
