@@ -468,66 +468,6 @@ def test_a_late_result_of_a_message_that_was_taken_over_is_refused(
 # --- Redis goes away ----------------------------------------------------------------------------
 
 
-def test_a_pool_that_lost_its_connections_goes_on_by_itself(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
-) -> None:
-    figures = Figures()
-    done: list[str] = []
-    make(lambda message_id, _: done.append(message_id), threads=3, metrics=figures).start()
-    for round_number in range(3):
-        client.client_kill_filter(_type="normal", skipme=True)
-        ids = producer.publish_many({"n": n} for n in range(20))
-        eventually(lambda ids=ids: set(ids) <= set(done))
-        assert len(done) == 20 * (round_number + 1)
-    eventually(lambda: figures.counters["redis_reconnects"] > 0)
-
-
-def test_a_killed_and_restarted_redis_loses_nothing_and_health_tells_the_truth_meanwhile(
-    own_server: EmbeddedRedis, make: Make
-) -> None:
-    """The finish of a message that was running meanwhile is kept, and sent when Redis is back."""
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(_: str, job: dict[str, str]) -> str:
-        if job["n"] == "0":
-            started.set()
-            assert go_on.wait(30)
-        return job["n"]
-
-    with RedisStreamProducer(own_server.url, STREAM) as producer:
-        ids = producer.publish_many({"n": n} for n in range(20))
-        consumer = make(slow, url=own_server.url, result_stream="results", lease_seconds=60)
-        consumer.start()
-        assert started.wait(10)
-        assert consumer.redis_connected
-        own_server.kill()
-        eventually(lambda: not consumer.redis_connected)
-        go_on.set()
-        own_server.start()
-        with redis.Redis.from_url(own_server.url, protocol=2) as client:
-            eventually(lambda: client.xlen("results") == 20, within=30)
-            eventually(lambda: client.xlen(STREAM) == 0)
-            assert [told["message_id"] for told in results(client)] == ids
-        eventually(lambda: consumer.redis_connected)
-
-
-def test_a_stream_and_group_that_were_deleted_are_made_anew(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
-) -> None:
-    figures = Figures()
-    done: list[str] = []
-    make(lambda _, job: done.append(job["n"]), metrics=figures, block_seconds=0.5).start()
-    producer.publish({"n": 1})
-    eventually(lambda: done == ["1"])
-    client.flushall()
-    eventually(lambda: figures.counters["groups_recreated"] == 1)
-    producer.publish({"n": 2})
-    eventually(lambda: done == ["1", "2"])
-    client.xgroup_destroy(STREAM, GROUP)
-    producer.publish({"n": 3})
-    eventually(lambda: done == ["1", "2", "3"])
-
-
 def test_a_redis_that_is_not_there_is_an_error_in_the_callers_thread(make: Make) -> None:
     with pytest.raises(RedisUnavailable):
         make(lambda *_: None, url="redis://127.0.0.1:1").connect()
@@ -543,43 +483,6 @@ def test_a_key_that_is_no_stream_is_an_error_that_names_it(make: Make, client: r
     client.set("results", "text")
     with pytest.raises(ConfigurationError, match="result_stream"):
         make(lambda *_: None, result_stream="results").connect()
-
-
-def test_redis_that_was_away_for_longer_than_a_lease_has_no_message_run_twice(
-    own_server: EmbeddedRedis, make: Make
-) -> None:
-    """All presences lapse while Redis is frozen; nobody living is taken for dead afterwards."""
-    go_on = threading.Event()
-    runs: Counter[str] = Counter()
-
-    def hold(message_id: str, _: object) -> None:
-        runs[message_id] += 1
-        assert go_on.wait(60)
-
-    consumers = [
-        make(hold, url=own_server.url, threads=3, lease_seconds=1, block_seconds=0.2)
-        for _ in range(3)
-    ]
-    for consumer in consumers:
-        consumer.start()
-    with (
-        RedisStreamProducer(own_server.url, STREAM) as producer,
-        redis.Redis.from_url(own_server.url, protocol=2) as client,
-    ):
-        producer.publish_many({"n": n} for n in range(6))
-        eventually(lambda: sum(runs.values()) == 6)
-        os.kill(own_server.pid, signal.SIGSTOP)
-        eventually(lambda: not any(consumer.redis_connected for consumer in consumers), within=30)
-        os.kill(own_server.pid, signal.SIGCONT)
-        eventually(lambda: all(consumer.redis_connected for consumer in consumers))
-        beats = client.info("commandstats")["cmdstat_evalsha"]["calls"]
-        eventually(
-            lambda: client.info("commandstats")["cmdstat_evalsha"]["calls"] > beats + 30, within=30
-        )
-        assert max(runs.values()) == 1
-        go_on.set()
-        eventually(lambda: client.xlen(STREAM) == 0)
-    assert sum(runs.values()) == 6
 
 
 def test_a_full_redis_is_worked_off_and_its_workers_stay_alive(

@@ -33,6 +33,10 @@ def pytest_terminal_summary(
     rows = config.stash.get(_ROWS, [])
     if rows:
         terminalreporter.section("faults")
+        terminalreporter.write_line(
+            f"with leases of {LEASE_SECONDS:g} s and replies waited for "
+            f"{BLOCK_SECONDS + REPLY_MARGIN_SECONDS:g} s; resumed: the next message was finished"
+        )
         for line in lines_of(rows):
             terminalreporter.write_line(line)
 

@@ -287,9 +287,7 @@ class Ledger:
 
     def server(self) -> str:
         """Name and version of the Redis."""
-        facts = self.client.info("server")
-        name = facts.get("server_name", "redis")
-        return f"{name} {facts.get(f'{name}_version', facts['redis_version'])}"
+        return server_of(self.client)
 
     def _ended(self) -> set[str]:
         with self._lock:
@@ -327,11 +325,23 @@ def _order(entry_id: str) -> tuple[int, int]:
     return int(milliseconds), int(sequence)
 
 
+def server_of(client: redis.Redis) -> str:
+    """Name and version of the Redis that a client is connected to."""
+    facts = client.info("server")
+    name = facts.get("server_name", "redis")
+    return f"{name} {facts.get(f'{name}_version', facts['redis_version'])}"
+
+
 class FaultTable:
     """Takes a row from each test, and fails a test whose fault cost more than it may."""
 
     def __init__(self, rows: list[Row]) -> None:
         self._rows = rows
+
+    def enter(self, row: Row) -> None:
+        """Write down a row, and fail if it says that something was lost or published twice."""
+        self._rows.append(row)
+        assert (row.lost, row.published_twice) == (0, 0)
 
     def add(self, fault: str, ledger: Ledger, *consumers: RedisStreamConsumer) -> Row:
         """Wait until all is settled, write down what the fault cost, and check it.

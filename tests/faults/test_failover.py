@@ -11,12 +11,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
 import pytest
 import redis
+from faults.ledger import FaultTable, Row, server_of
 from helpers import eventually
 from servers import Cluster, Sentinels, Servers
 
@@ -34,19 +34,6 @@ PAUSE_SECONDS = 0.005
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on a reply after a moment, so that a test need not wait for as long as users do."""
     monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", 1.0)
-
-
-@dataclass(frozen=True)
-class Toll:
-    """What a fault cost."""
-
-    fault: str
-    messages: int
-    lost: int
-    published_twice: int
-    run_twice: int
-    resumed_seconds: float
-    """The longest time without a run, from the beginning of the fault."""
 
 
 class Load:
@@ -141,16 +128,20 @@ class Load:
         """Acknowledged, and without a result although nothing waits."""
         return self.acknowledged() - set(self._results())
 
-    def toll(self, fault: str, since: float) -> Toll:
+    def row(self, fault: str, since: float, safe: set[str]) -> Row:
+        """What a fault cost; it resumed after the longest time without a run from its beginning."""
         moments = sorted(at for runs in self._runs.values() for at in runs)
         pauses = [after - max(before, since) for before, after in pairwise(moments)]
-        return Toll(
+        lost = self.lost()
+        return Row(
+            server=server_of(self._client()),
             fault=fault,
             messages=len(self._acknowledged),
-            lost=len(self.lost()),
+            lost=len(lost & safe),
             published_twice=sum(count > 1 for count in self._results().values()),
             run_twice=sum(len(runs) > 1 for runs in self._runs.values()),
             resumed_seconds=max(pauses),
+            note=f"Redis itself lost {len(lost - safe)}" if lost - safe else "",
         )
 
     def _results(self) -> Counter[str]:
@@ -162,12 +153,21 @@ class Load:
         return self._servers.admin(self._servers.master())
 
 
-def report(toll: Toll) -> None:
-    print(toll)  # the place to add it to a table
+Endure = Callable[[Servers, str, Callable[[], None]], set[str]]
 
 
-def endure(servers: Servers, fault: str, act: Callable[[], None]) -> Toll:
-    """Let something happen under load. What was replicated before must not be lost by it."""
+@pytest.fixture
+def endure(fault_table: FaultTable) -> Endure:
+    """Let something happen under load. What was replicated before must not be lost by it.
+
+    Returns all that was lost.
+    """
+    return partial(_endure, fault_table)
+
+
+def _endure(
+    fault_table: FaultTable, servers: Servers, fault: str, act: Callable[[], None]
+) -> set[str]:
     with Load(servers, servers.url) as load:
         load.progress()
         safe = load.replicated()
@@ -176,36 +176,39 @@ def endure(servers: Servers, fault: str, act: Callable[[], None]) -> Toll:
         load.resume()
         load.progress()
         load.settle()
-        toll = load.toll(fault, begun)
-        assert not load.lost() & safe
-    report(toll)
-    assert toll.published_twice == 0
-    return toll
+        fault_table.enter(load.row(fault, begun, safe))
+        return load.lost()
 
 
-def test_sentinels_replace_a_killed_master_and_work_goes_on(own_sentinels: Sentinels) -> None:
+def test_sentinels_replace_a_killed_master_and_work_goes_on(
+    own_sentinels: Sentinels, endure: Endure
+) -> None:
     endure(own_sentinels, "master killed, Sentinels", own_sentinels.master().kill)
 
 
-def test_a_cluster_replaces_a_killed_owner_and_work_goes_on(own_cluster: Cluster) -> None:
+def test_a_cluster_replaces_a_killed_owner_and_work_goes_on(
+    own_cluster: Cluster, endure: Endure
+) -> None:
     endure(own_cluster, "owner of the slot killed, cluster", own_cluster.master().kill)
 
 
-def test_a_planned_failover_in_a_cluster_loses_nothing(own_cluster: Cluster) -> None:
-    toll = endure(own_cluster, "planned failover, cluster", own_cluster.fail_over)
-    assert toll.lost == 0
+def test_a_planned_failover_in_a_cluster_loses_nothing(
+    own_cluster: Cluster, endure: Endure
+) -> None:
+    lost = endure(own_cluster, "planned failover, cluster", own_cluster.fail_over)
+    assert not lost
 
 
 def test_a_planned_failover_by_sentinels_loses_nothing_if_writes_are_paused(
-    own_sentinels: Sentinels,
+    own_sentinels: Sentinels, endure: Endure
 ) -> None:
     fail_over = partial(own_sentinels.fail_over, pausing=True)
-    toll = endure(own_sentinels, "planned failover, Sentinels, writes paused", fail_over)
-    assert toll.lost == 0
+    lost = endure(own_sentinels, "planned failover, Sentinels, writes paused", fail_over)
+    assert not lost
 
 
 def test_a_planned_failover_by_sentinels_is_noticed_while_the_old_master_takes_writes(
-    own_sentinels: Sentinels,
+    own_sentinels: Sentinels, endure: Endure
 ) -> None:
     """It would take them for ten seconds, and all of them would be lost."""
     old = own_sentinels.admin(own_sentinels.master())

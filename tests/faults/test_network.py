@@ -330,14 +330,14 @@ def test_cuts_at_any_moment_lose_nothing_and_answer_nothing_twice(
         pool.start()
     with ledger.load():
         faults = [
-            arm("", times=60, chance=lambda: chance.random() < 0.07)
+            arm("", times=40, chance=lambda: chance.random() < 0.07)
             for arm in (proxy.cut_before, proxy.lose_reply)
         ]
         for fault in faults:
             assert fault.happened.wait(30)
     ledger.fault_is_over()
     ledger.publish(10)
-    fault_table.add(f"120 cuts at random (seed {seed})", ledger, *pools)
+    fault_table.add(f"80 cuts at random (seed {seed})", ledger, *pools)
     for _, letter in ledger.client.xrange(KEYS.dead):
         assert letter[b"dead.reason"] == b"rejected: every tenth"
         (failure,) = letter[b"dead.history"].splitlines()
