@@ -1,0 +1,86 @@
+"""What the faults share: books on every message, a pool that is disturbed, and the table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from faults.ledger import KEYS, RESULTS, FaultTable, Ledger, MakePool, Row, lines_of
+from faults.proxy import Proxy
+
+from shared_sync import RedisStreamConsumer, _link
+from shared_sync._embedded import EmbeddedRedis
+
+LEASE_SECONDS = 2.0
+BLOCK_SECONDS = 0.2
+REPLY_MARGIN_SECONDS = 1.0
+
+_ROWS: pytest.StashKey[list[Row]] = pytest.StashKey()
+
+
+@pytest.fixture
+def fault_table(request: pytest.FixtureRequest) -> FaultTable:
+    """Each test of a fault adds a row; all of them are printed at the end."""
+    return FaultTable(request.config.stash.setdefault(_ROWS, []))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    rows = config.stash.get(_ROWS, [])
+    if rows:
+        terminalreporter.section("faults")
+        for line in lines_of(rows):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up on a reply after a moment, so that a test need not wait for as long as users do."""
+    monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", REPLY_MARGIN_SECONDS)
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    """The books on an empty Redis that other tests use too."""
+    with closing(Ledger(redis_url)) as kept:
+        yield kept
+
+
+@pytest.fixture
+def proxy(redis_server: EmbeddedRedis) -> Iterator[Proxy]:
+    """A way to the same Redis that can be disturbed."""
+    with closing(Proxy(redis_server.port)) as made:
+        yield made
+
+
+@pytest.fixture
+def make_pool() -> Iterator[MakePool]:
+    """Makes consumers of small leases and short waits, which are stopped at the end of the test."""
+    made: list[RedisStreamConsumer] = []
+
+    def make_one(url: str, processor: Callable[..., object], **options: Any) -> RedisStreamConsumer:
+        defaults = {
+            "threads": 3,
+            "lease_seconds": LEASE_SECONDS,
+            "block_seconds": BLOCK_SECONDS,
+            "result_stream": RESULTS,
+        }
+        consumer = RedisStreamConsumer(
+            url,
+            KEYS.stream,
+            KEYS.group,
+            options.pop("consumer_id", f"pool-{len(made) + 1}"),
+            logging.getLogger("faults"),
+            processor,
+            **defaults | options,
+        )
+        made.append(consumer)
+        return consumer
+
+    yield make_one
+    for consumer in made:
+        consumer.stop(timeout=0)

@@ -1,0 +1,330 @@
+"""What was published, how often each message ran, and what became of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import redis
+from helpers import eventually
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared_sync import RedisStreamConsumer, RedisStreamProducer
+from shared_sync._embedded import EmbeddedRedis
+from shared_sync._streams import Keys
+from shared_sync.errors import SharedSyncError
+
+KEYS = Keys.of("jobs", "workers")
+RESULTS = "results"
+NUMBER = b"number"
+"""The field that every message has."""
+
+Work = Callable[[str, Mapping[str, str | bytes]], object]
+MakePool = Callable[..., RedisStreamConsumer]
+
+
+def answer(_: str, job: Mapping[str, str | bytes]) -> dict[str, object]:
+    """What a message is worth when nothing else is said."""
+    return {"number": job["number"]}
+
+
+def let_pass(seconds: float) -> None:
+    """Let a fault last so long, where nothing tells that it has lasted long enough."""
+    threading.Event().wait(seconds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a fault cost."""
+
+    server: str
+    fault: str
+    messages: int
+    lost: int
+    published_twice: int
+    run_twice: int
+    resumed_seconds: float | None
+    note: str
+
+
+@dataclass
+class _Seen:
+    """Entries of a stream of endings, kept whatever becomes of the stream: entry -> message."""
+
+    key: str
+    of: bytes
+    entries: dict[str, str] = field(default_factory=dict)
+
+    def add(self, found: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        for entry_id, fields in found:
+            self.entries[entry_id.decode()] = fields[self.of].decode()
+
+
+class Ledger:
+    """Publishes numbered messages and keeps the books on them. Safe from any thread.
+
+    It looks at Redis directly, past any proxy. Messages that run in other processes have their
+    runs added to `runs` by the test.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(
+            url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 3),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+        )
+        self._producer = RedisStreamProducer(url, KEYS.stream)
+        self._lock = threading.RLock()
+        # Guarded by the lock.
+        self.acknowledged: list[str] = []
+        self.runs: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.destroyed: set[str] = set()
+        """Messages that Redis lost by itself before they were finished."""
+        self._numbers = 0
+        self._results = _Seen(RESULTS, b"message_id")
+        self._letters = _Seen(KEYS.dead, b"dead.id")
+        self._waiting: set[str] = set()
+        self._fault_over: float | None = None
+
+    def close(self) -> None:
+        self._producer.close()
+        self.client.close()
+
+    # --- work ---
+
+    def publish(
+        self, count: int = 1, *, producer: RedisStreamProducer | None = None, **fields: object
+    ) -> list[str]:
+        """Publish messages one by one; their ids. Raises what the producer raises."""
+        ids = []
+        for _ in range(count):
+            with self._lock:
+                self._numbers += 1
+                number = self._numbers
+            message_id = (producer or self._producer).publish({"number": number, **fields})
+            with self._lock:
+                self.acknowledged.append(message_id)
+            ids.append(message_id)
+        return ids
+
+    @contextmanager
+    def load(self, *, pause: float = 0.005, most: int = 300) -> Iterator[None]:
+        """Publish all the while. What is refused or broken off was not acknowledged."""
+        over = threading.Event()
+
+        def publish() -> None:
+            for _ in range(most):
+                try:
+                    self.publish()
+                except SharedSyncError:
+                    over.wait(0.05)
+                if over.wait(pause):
+                    return
+
+        publisher = threading.Thread(target=publish, name="load")
+        publisher.start()
+        try:
+            self.progress()
+            yield
+        finally:
+            over.set()
+            publisher.join()
+
+    def processor(self, work: Work = answer) -> Callable[[str, Mapping[str, str | bytes]], object]:
+        """A processor that does the work and has its runs counted."""
+
+        def process(message_id: str, job: Mapping[str, str | bytes]) -> object:
+            with self._lock:
+                self.runs[message_id] += 1
+            try:
+                return work(message_id, job)
+            except BaseException:
+                with self._lock:
+                    self.failures[message_id] += 1
+                raise
+
+        return process
+
+    def progress(self, count: int = 5) -> None:
+        """Wait until so many more messages have ended."""
+        begun = len(self._ended())
+
+        def further() -> bool:
+            self.look()
+            return len(self._ended()) >= begun + count
+
+        eventually(further, within=30)
+
+    # --- the fault ---
+
+    def destroy(self, *command: object) -> None:
+        """Send a command that destroys data; in the same step note what Redis loses by it."""
+        with self.client.pipeline(transaction=True) as step:
+            self._survey(step)
+            step.execute_command(*command)
+            self._note(step.execute()[:3])
+        with self._lock:
+            self.destroyed |= self._waiting - self._ended()
+        self._fault_over = time.time()
+
+    def kill(self, server: EmbeddedRedis) -> None:
+        """Kill a Redis that keeps nothing. Nothing is written between the last look and the end."""
+        self.client.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+        with self.client.pipeline(transaction=False) as step:
+            self._survey(step)
+            self._note(step.execute())
+        server.kill()
+        with self._lock:
+            self.destroyed |= self._waiting - self._ended()
+
+    def fault_is_over(self) -> None:
+        """From now on it counts how long it takes until the next message ends."""
+        self._fault_over = time.time()
+
+    # --- the books ---
+
+    def look(self) -> bool:
+        """Read what has ended meanwhile; whether Redis could be asked."""
+        try:
+            with self.client.pipeline(transaction=True) as step:
+                self._survey(step)
+                self._note(step.execute())
+        except redis.RedisError:
+            return False
+        return True
+
+    def unfinished(self) -> set[str]:
+        """Acknowledged and not ended, apart from what Redis itself lost."""
+        with self._lock:
+            return set(self.acknowledged) - self._ended() - self.destroyed
+
+    def lost(self) -> set[str]:
+        """Acknowledged, not ended, and in the stream no more."""
+        with self._lock:
+            return self.unfinished() - self._waiting
+
+    def published_twice(self) -> set[str]:
+        """More than one result or dead letter, whether the publishing was acknowledged or not."""
+        with self._lock:
+            twice: set[str] = set()
+            for seen in (self._results, self._letters):
+                ends = Counter(seen.entries.values())
+                twice |= {message_id for message_id, count in ends.items() if count > 1}
+            return twice
+
+    def run_twice(self) -> set[str]:
+        """Run again although no failure asked for it."""
+        with self._lock:
+            return {
+                message_id
+                for message_id, count in self.runs.items()
+                if count > 1 + self.failures[message_id]
+            }
+
+    def ended(self, message_id: str) -> bool:
+        with self._lock:
+            return message_id in self._ended()
+
+    def resumed_seconds(self) -> float | None:
+        """From the end of the fault to the next ending, by the time in its entry's id."""
+        if self._fault_over is None:
+            return None
+        with self._lock:
+            ids = [*self._results.entries, *self._letters.entries]
+        moments = [int(entry_id.partition("-")[0]) / 1000 for entry_id in ids]
+        later = [moment - self._fault_over for moment in moments]
+        return min((late for late in later if late > -0.001), default=None)
+
+    def settle(self, within: float = 30) -> None:
+        """Wait until everything has ended, or is lost."""
+
+        def settled() -> bool:
+            return self.look() and self.unfinished() == self.lost()
+
+        eventually(settled, within=within)
+
+    def server(self) -> str:
+        """Name and version of the Redis."""
+        facts = self.client.info("server")
+        name = facts.get("server_name", "redis")
+        return f"{name} {facts.get(f'{name}_version', facts['redis_version'])}"
+
+    def _ended(self) -> set[str]:
+        with self._lock:
+            return {*self._results.entries.values(), *self._letters.entries.values()}
+
+    def _survey(self, step: redis.client.Pipeline) -> None:
+        step.xrange(KEYS.stream)
+        for seen in (self._results, self._letters):
+            step.xrange(seen.key, min=f"({max(seen.entries, key=_order, default='0-0')}")
+
+    def _note(self, replies: list[list[tuple[bytes, dict[bytes, bytes]]]]) -> None:
+        waiting, results, letters = replies
+        with self._lock:
+            self._waiting = {entry_id.decode() for entry_id, _ in waiting}
+            self._results.add(results)
+            self._letters.add(letters)
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
+
+
+class FaultTable:
+    """Takes a row from each test, and fails a test whose fault cost more than it may."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._rows = rows
+
+    def add(self, fault: str, ledger: Ledger, *consumers: RedisStreamConsumer) -> Row:
+        """Wait until all is settled, write down what the fault cost, and check it.
+
+        Nothing may be lost, no result be published twice, and every consumer must run again by
+        itself with all of its readers.
+        """
+        try:
+            ledger.settle()
+        finally:
+            row = Row(
+                server=ledger.server(),
+                fault=fault,
+                messages=len(ledger.acknowledged),
+                lost=len(ledger.unfinished()),
+                published_twice=len(ledger.published_twice()),
+                run_twice=len(ledger.run_twice()),
+                resumed_seconds=ledger.resumed_seconds(),
+                note=f"Redis itself lost {len(ledger.destroyed)}" if ledger.destroyed else "",
+            )
+            self._rows.append(row)
+        assert row.lost == 0, f"lost: {sorted(ledger.unfinished())}"
+        assert row.published_twice == 0, f"twice: {sorted(ledger.published_twice())}"
+        assert row.resumed_seconds is not None, "nothing ended after the fault"
+        for consumer in consumers:
+            health = consumer.get_health_data()
+            assert consumer.state == "running"
+            assert health["readers_alive"] == len(consumer._readers)
+            eventually(lambda consumer=consumer: consumer.redis_connected)
+        return row
+
+
+def lines_of(rows: list[Row]) -> Iterator[str]:
+    """The table, one server after the other."""
+    width = max(len(row.fault) for row in rows)
+    for server in dict.fromkeys(row.server for row in rows):
+        yield server
+        yield f"  {'fault':{width}}  messages  lost  twice published  twice run  resumed after"
+        for row in rows:
+            if row.server == server:
+                resumed = "never" if row.resumed_seconds is None else f"{row.resumed_seconds:.2f} s"
+                yield (
+                    f"  {row.fault:{width}}  {row.messages:8}  {row.lost:4}  "
+                    f"{row.published_twice:15}  {row.run_twice:9}  {resumed:>13}  {row.note}"
+                ).rstrip()
