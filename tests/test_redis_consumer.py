@@ -26,6 +26,7 @@ import pytest
 import redis
 from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
 from helpers import Figures, eventually
+from protocol import Looker
 
 from shared_sync import (
     RedisStreamConsumer,
@@ -421,6 +422,20 @@ def test_messages_of_a_consumer_without_presence_are_taken_only_past_the_lease(
     taken = time.monotonic()
     eventually(lambda: done == [message_id])
     assert time.monotonic() - taken > 1.5
+
+
+def test_what_a_predecessor_had_is_run_at_once_and_charged_however_early_its_successor_was_made(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """Made before the predecessor read the message, as by a program that loads its model first."""
+    attempts: list[int] = []
+    successor = make(lambda *_: attempts.append(current_message().attempt), consumer_id="name")
+    producer.publish({"n": 1})
+    client.xgroup_create(STREAM, GROUP, id="0")
+    client.xreadgroup(GROUP, "name", {STREAM: ">"}, count=1)
+    Looker(client).pass_ms(5)
+    successor.start()
+    eventually(lambda: attempts == [2], within=4)
 
 
 def test_a_reply_that_was_lost_on_its_way_is_found_again_and_not_charged(
