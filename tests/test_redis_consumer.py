@@ -15,7 +15,7 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,10 +34,12 @@ from shared_sync import (
     Reject,
     Retry,
     RetryPolicy,
+    _link,
     current_message,
 )
 from shared_sync._embedded import EmbeddedRedis
 from shared_sync._holder import Holder
+from shared_sync._streams import Entry, Outcome
 from shared_sync.errors import (
     ConfigurationError,
     ConsumerBroken,
@@ -998,6 +1000,44 @@ def test_whatever_raises_wherever_the_pool_keeps_all_its_readers_and_works(
         assert consumer.stop() is True
     finally:
         logger.removeHandler(handler)
+
+
+def test_a_message_whose_attempt_came_to_no_outcome_is_run_again(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when there is no memory left to say what it came to; nor for anything else just then."""
+    monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", 0.5)
+    runs: list[str] = []
+    consumer = make(lambda message_id, _: runs.append(message_id), block_seconds=0.05)
+    delivery = consumer._readers[0]._delivery
+    attempt = delivery.attempt
+
+    def fails_once(entry: Entry) -> Outcome:
+        outcome = attempt(entry)
+        if len(runs) == 1:
+            raise MemoryError
+        return outcome
+
+    in_hand = consumer._in_hand
+    release = in_hand.release
+    releases: list[object] = []
+
+    def fails_at_first(ids: Iterable[str]) -> bool:
+        releases.append(ids)
+        if len(releases) == 1:
+            raise MemoryError
+        return release(ids)
+
+    monkeypatch.setattr(delivery, "attempt", fails_once)
+    monkeypatch.setattr(in_hand, "release", fails_at_first)
+    message_id = producer.publish({"n": 1})
+    consumer.start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert runs == [message_id] * 2
+    eventually(lambda: in_hand.ids() == [])
 
 
 def test_an_error_thrown_into_a_reader_does_not_end_it(
