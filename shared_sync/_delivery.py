@@ -116,6 +116,7 @@ class Delivery:
             result = self._processor.run(Message(entry.id, dict(fields), entry.deliveries))
             answer = self._results.success(entry.id, fields, result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
+            _let_go_of_memory(error)
             return self._failed(entry, fields, _Failure.of(error))
         finally:
             self._recorder.record_duration("processing_latency", self._clock() - started)
@@ -239,6 +240,16 @@ class Delivery:
                 "error": failure.error,
             }
         )
+
+
+def _let_go_of_memory(error: BaseException) -> None:
+    """Where memory ran out, drop what the failed call has in hand: telling of it needs some."""
+    before = error.__context__
+    if isinstance(error, MemoryError) or isinstance(before, MemoryError):
+        if error.__traceback__ is not None:
+            traceback.clear_frames(error.__traceback__.tb_next)  # the first frame is the caller's
+        if before is not None:
+            traceback.clear_frames(before.__traceback__)
 
 
 def _text_of(error: BaseException) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from shared_sync._streams import Entry, Read
@@ -27,11 +27,12 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
+    reader: str
     crashes: int
     left_by: Read | None
 
 
-_NOT_HELD = _Held(0, None)
+_NOT_HELD = _Held("", 0, None)
 
 
 class InHand:
@@ -53,7 +54,7 @@ class InHand:
             waiting = self._waiting.setdefault(reader, deque())
             for entry in entries:
                 if entry.id not in self._held:
-                    self._held[entry.id] = _Held(entry.crashes, entry.left_by)
+                    self._held[entry.id] = _Held(reader, entry.crashes, entry.left_by)
                     waiting.append(entry)
 
     def start_next(self, reader: str) -> Entry | None:
@@ -82,6 +83,17 @@ class InHand:
         with self._lock:
             held = [self._held.pop(message_id, _NOT_HELD) for message_id in ids]
         return any(message.crashes for message in held)
+
+    def keep_only(self, reader: str, unsettled: Collection[str]) -> None:
+        """Let go of what a reader holds that neither waits nor is unsettled; it runs nothing now.
+
+        After an error of whatever kind in the middle of its work, such as a lack of memory.
+        """
+        with self._lock:
+            kept = {entry.id for entry in self._waiting.get(reader, ())}.union(unsettled)
+            for message_id, held in list(self._held.items()):
+                if held.reader == reader and message_id not in kept:
+                    del self._held[message_id]
 
     def close(self) -> None:
         """Let nothing start any more."""

@@ -22,8 +22,10 @@ def take(
     *,
     give_up: Callable[[float], bool],
     clock: Callable[[], float] = time.monotonic,
-) -> bool:
-    """Hold the name from now on; False if `give_up`, which waits so many seconds, said so before.
+) -> int | None:
+    """Hold the name from now on, and return when that is, in ms of the server's clock.
+
+    None if `give_up`, which waits so many seconds, said so before.
 
     A holder that is known to have ended loses the name at once. Another one keeps it while its
     lease lasts, so this blocks up to one lease. Raises `ConsumerIdInUse` as soon as the holder
@@ -32,7 +34,7 @@ def take(
     deadline = clock() + commands.lease_ms / 1000 + POLL_SECONDS
     gone = b""
     before: NameHeld | None = None
-    while (held := _streams.parse_hold(link.call(*commands.hold(gone)))) is not None:
+    while isinstance(held := _streams.parse_hold(link.call(*commands.hold(gone))), NameHeld):
         holder = Holder.parse(held.holder.decode(errors="replace"))
         if holder is not None and held.holder != gone and holder.is_gone():
             logger.info("process %d, which had the name %s, is gone", holder.pid, commands.consumer)
@@ -55,8 +57,8 @@ def take(
             )
         before = held
         if give_up(min(POLL_SECONDS, seconds_left + 0.001, max(0.0, deadline - clock()))):
-            return False
-    return True
+            return None
+    return held
 
 
 def _has_beaten(before: NameHeld, now: NameHeld) -> bool:

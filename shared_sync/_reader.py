@@ -61,6 +61,7 @@ class Reader:
         self._unanswered: set[str] = set()
         self._held_up = False
         self._unsettled_bytes = 0
+        self._broken_off = False
 
     def step(self) -> None:
         """One pass. Blocks up to `block_seconds` for a message, then as long as it runs.
@@ -68,6 +69,14 @@ class Reader:
         Raises `RedisUnavailable` or `RedisRefused`; outcomes that were not settled are kept and
         sent again by the next pass, which fetches nothing until they are.
         """
+        if self._broken_off:
+            # Wherever the last pass ended: what it had and lost is found in Redis and run again.
+            self._in_hand.keep_only(self.name, {outcome.id for outcome in self._unsettled})
+        self._broken_off = True
+        self._pass()
+        self._broken_off = False
+
+    def _pass(self) -> None:
         if self._held_up:
             self._exchange()
         if self._in_hand.has_waiting(self.name):
@@ -126,9 +135,6 @@ class Reader:
         started = self._clock()
         try:
             outcome = self._delivery.attempt(entry)
-        except BaseException:
-            self._in_hand.release([entry.id])
-            raise
         finally:
             self._in_hand.stop_running(self.name)
         self._unsettled.append(outcome)

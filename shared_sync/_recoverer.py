@@ -42,10 +42,18 @@ class Recoverer:
         self._logger = logger
         self._clock = clock
         self._chance = chance
-        self._born = clock()
+        # Set once, before the first turn.
+        self._since_ms = 0
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._next_turn = clock()
+
+    def name_taken(self, since_ms: int) -> None:
+        """The name is held since then, by the server's clock; call it before the readers start.
+
+        What the name was given before, an earlier process had.
+        """
+        self._since_ms = since_ms
 
     def seconds_to_turn(self) -> float:
         """How long a reader may block before recovery is due again."""
@@ -69,7 +77,7 @@ class Recoverer:
     def command(self) -> Command:
         return self._commands.recover(
             own_idle_ms=round(self._own_idle_seconds * 1000),
-            age_ms=round((self._clock() - self._born) * 1000),
+            since_ms=self._since_ms,
             max_crashes=self._max_crashes,
             startable_crashes=self._in_hand.startable_crashes(self._max_crashes),
             apart=self._in_hand.reads_run_again() if self._prefetch > 1 else (),

@@ -296,7 +296,7 @@ class GroupCommands:
         self,
         *,
         own_idle_ms: int,
-        age_ms: int,
+        since_ms: int,
         max_crashes: int,
         startable_crashes: int,
         apart: Collection[Read],
@@ -309,7 +309,7 @@ class GroupCommands:
             self.lease_ms,
             self._grace_ms,
             own_idle_ms,
-            age_ms,
+            since_ms,
             max_crashes,
             startable_crashes,
             len(apart),
@@ -496,9 +496,9 @@ class NameHeld:
     now_ms: int
 
 
-def parse_hold(reply: Any) -> NameHeld | None:
-    """None when the name is held by the asker now."""
-    return None if reply is None else NameHeld(*reply)
+def parse_hold(reply: Any) -> int | NameHeld:
+    """The server's time, in ms, from which the name is the asker's; or who has it."""
+    return reply if isinstance(reply, int) else NameHeld(*reply)
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ class RedisStreamConsumer:
             recorder=self._recorder,
             logger=self._logger,
         )
-        recoverer = Recoverer(
+        self._recoverer = Recoverer(
             commands=self._commands,
             in_hand=self._in_hand,
             own_idle_seconds=reply_timeout,
@@ -245,7 +245,7 @@ class RedisStreamConsumer:
                 commands=self._commands,
                 delivery=delivery,
                 in_hand=self._in_hand,
-                recoverer=recoverer,
+                recoverer=self._recoverer,
                 connectivity=self._connectivity,
                 recorder=self._recorder,
                 prefetch=prefetch,
@@ -423,8 +423,11 @@ class RedisStreamConsumer:
             self._redis_url, key=self.stream_name, reply_timeout_seconds=reply_timeout_seconds
         )
 
-    def _reach(self, give_up: Callable[[float], bool]) -> bool:
-        """Do what `connect()` promises; False if `give_up` ended the wait for the name."""
+    def _reach(self, give_up: Callable[[float], bool]) -> int | None:
+        """Do what `connect()` promises, and return since when the name is held.
+
+        None if `give_up` ended the wait for it.
+        """
         if self._holder is None or self._holder.pid != os.getpid():
             self._holder = Holder.here()  # in the process that works, which may be a fork
             self._commands.holder = self._holder.text()
@@ -441,11 +444,11 @@ class RedisStreamConsumer:
             _streams.learn_abilities(link, self._commands)
             if self._result_stream is not None:
                 _streams.check_is_stream(link, self._result_stream, "result_stream")
-            taken = _name.take(link, self._commands, self._logger, give_up=give_up)
+            since_ms = _name.take(link, self._commands, self._logger, give_up=give_up)
         finally:
             link.close()
         self._connectivity.succeeded(self.consumer_id)
-        return taken
+        return since_ms
 
     def _start(self, give_up: Callable[[float], bool]) -> None:
         with self._lock:
@@ -456,17 +459,19 @@ class RedisStreamConsumer:
                 )
             self._state = State.STARTING
         try:
-            taken = self._reach(give_up)
+            since_ms = self._reach(give_up)
         except BaseException:
             with self._lock:
                 if self._state is State.STARTING:
                     self._state = State.NEW
             raise
-        if not taken:
+        if since_ms is None:
             self._begin_drain(0)
+        else:
+            self._recoverer.name_taken(since_ms)
         with self._lock:
             if self._state is not State.STARTING:
-                if taken:
+                if since_ms is not None:
                     self._leave()
                 return
             for name in COUNTERS:

@@ -111,7 +111,7 @@ class Worker:
         self,
         *,
         own_idle_ms: int = HOUR_MS,
-        age_ms: int = 0,
+        since_ms: int = 0,
         max_crashes: int = 3,
         startable_crashes: int = 3,
         apart: tuple[Read, ...] = (),
@@ -119,7 +119,7 @@ class Worker:
     ) -> Recovered:
         command = self.commands.recover(
             own_idle_ms=own_idle_ms,
-            age_ms=age_ms,
+            since_ms=since_ms,
             max_crashes=max_crashes,
             startable_crashes=startable_crashes,
             apart=apart,
@@ -136,7 +136,8 @@ class Worker:
 
     def take_name(self) -> NameHeld | None:
         """None if it is this worker's now, else who has it."""
-        return _streams.parse_hold(self.link.call(*self.commands.hold(b"")))
+        held = _streams.parse_hold(self.link.call(*self.commands.hold(b"")))
+        return held if isinstance(held, NameHeld) else None
 
     def leave(self) -> list[int]:
         reply: list[int] = self.link.call(*self.commands.leave())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -228,6 +229,37 @@ def test_a_long_error_text_is_shortened() -> None:
     outcome = Deliveries(raising(ValueError("x" * 100_000))).attempt(entry())
     assert isinstance(outcome, Park)
     assert len(json.loads(outcome.failure)["error"]) == MAX_ERROR_CHARS
+
+
+@pytest.mark.parametrize("told_as", [MemoryError, RuntimeError])
+def test_what_a_call_held_when_memory_ran_out_is_gone_before_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, told_as: type[Exception]
+) -> None:
+    """Telling needs memory too."""
+    hoards: list[weakref.ref[Figures]] = []
+    gone: list[bool] = []
+
+    def fill() -> None:
+        hoard = Figures()
+        hoards.append(weakref.ref(hoard))
+        raise MemoryError
+
+    def process(*_: object) -> None:
+        own = Figures()
+        hoards.append(weakref.ref(own))
+        try:
+            fill()
+        except MemoryError:
+            if told_as is MemoryError:
+                raise
+            raise told_as("no room") from None
+
+    def log(*_: object, **__: object) -> None:
+        gone.extend(hoard() is None for hoard in hoards)
+
+    monkeypatch.setattr(LOGGER, "warning", log)
+    assert isinstance(Deliveries(process).attempt(entry()), Park)
+    assert gone == [True, True]
 
 
 def test_a_result_that_cannot_be_written_is_a_failure_that_names_the_field() -> None:

@@ -54,6 +54,16 @@ def test_a_message_that_is_held_already_is_left_to_its_holder(in_hand: InHand) -
     assert in_hand.start_next("r2") is None
 
 
+def test_what_a_reader_lost_by_an_error_is_held_no_more(in_hand: InHand) -> None:
+    in_hand.admit("r1", entries("1-0", "2-0", "3-0"))
+    in_hand.admit("r2", entries("4-0"))
+    for reader in ("r1", "r1", "r2"):
+        in_hand.start_next(reader)
+        in_hand.stop_running(reader)
+    in_hand.keep_only("r1", ["1-0"])
+    assert set(in_hand.ids()) == {"1-0", "3-0", "4-0"}
+
+
 def test_a_message_stays_held_while_it_runs_and_until_it_is_settled(in_hand: InHand) -> None:
     in_hand.admit("r1", entries("1-0"))
     in_hand.start_next("r1")

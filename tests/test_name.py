@@ -47,13 +47,18 @@ def newcomer(link: Link, worker: Worker) -> Worker:
     return Worker(link, "w1", holder="newcomer", beats=False)
 
 
-def take(newcomer: Worker, waits: Callable[[float], bool], **options: Callable[[], float]) -> bool:
+def take(
+    newcomer: Worker, waits: Callable[[float], bool], **options: Callable[[], float]
+) -> int | None:
     return _name.take(newcomer.link, newcomer.commands, LOGGER, give_up=waits, **options)
 
 
-def test_a_free_name_is_taken_at_once(link: Link) -> None:
+def test_a_free_name_is_taken_at_once_and_the_moment_told(link: Link, look: Looker) -> None:
     waits = Waits()
-    assert take(Worker(link, "new", beats=False), waits)
+    begun = look.now_ms()
+    since_ms = take(Worker(link, "new", beats=False), waits)
+    assert since_ms is not None
+    assert begun <= since_ms <= look.now_ms()
     assert waits.seconds == []
 
 
@@ -120,7 +125,7 @@ def test_a_holder_that_does_not_tell_who_it_is_is_waited_for_too(
 
 
 def test_the_wait_ends_when_the_name_is_not_wanted_any_more(newcomer: Worker, look: Looker) -> None:
-    assert take(newcomer, lambda _seconds: True) is False
+    assert take(newcomer, lambda _seconds: True) is None
     assert look.client.hget(look.keys.holders, "w1") == ELSEWHERE.encode()
 
 

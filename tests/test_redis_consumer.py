@@ -15,7 +15,7 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ import pytest
 import redis
 from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
 from helpers import Figures, eventually
+from protocol import Looker
 
 from shared_sync import (
     RedisStreamConsumer,
@@ -33,10 +34,12 @@ from shared_sync import (
     Reject,
     Retry,
     RetryPolicy,
+    _link,
     current_message,
 )
 from shared_sync._embedded import EmbeddedRedis
 from shared_sync._holder import Holder
+from shared_sync._streams import Entry, Outcome
 from shared_sync.errors import (
     ConfigurationError,
     ConsumerBroken,
@@ -421,6 +424,20 @@ def test_messages_of_a_consumer_without_presence_are_taken_only_past_the_lease(
     taken = time.monotonic()
     eventually(lambda: done == [message_id])
     assert time.monotonic() - taken > 1.5
+
+
+def test_what_a_predecessor_had_is_run_at_once_and_charged_however_early_its_successor_was_made(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """Made before the predecessor read the message, as by a program that loads its model first."""
+    attempts: list[int] = []
+    successor = make(lambda *_: attempts.append(current_message().attempt), consumer_id="name")
+    producer.publish({"n": 1})
+    client.xgroup_create(STREAM, GROUP, id="0")
+    client.xreadgroup(GROUP, "name", {STREAM: ">"}, count=1)
+    Looker(client).pass_ms(5)
+    successor.start()
+    eventually(lambda: attempts == [2], within=4)
 
 
 def test_a_reply_that_was_lost_on_its_way_is_found_again_and_not_charged(
@@ -888,11 +905,53 @@ def test_whatever_raises_wherever_the_pool_keeps_all_its_readers_and_works(
         logger.removeHandler(handler)
 
 
+def test_a_message_whose_attempt_came_to_no_outcome_is_run_again(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when there is no memory left to say what it came to; nor for anything else just then."""
+    monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", 0.5)
+    runs: list[str] = []
+    consumer = make(lambda message_id, _: runs.append(message_id), block_seconds=0.05)
+    delivery = consumer._readers[0]._delivery
+    attempt = delivery.attempt
+
+    def fails_once(entry: Entry) -> Outcome:
+        outcome = attempt(entry)
+        if len(runs) == 1:
+            raise MemoryError
+        return outcome
+
+    in_hand = consumer._in_hand
+    release = in_hand.release
+    releases: list[object] = []
+
+    def fails_at_first(ids: Iterable[str]) -> bool:
+        releases.append(ids)
+        if len(releases) == 1:
+            raise MemoryError
+        return release(ids)
+
+    monkeypatch.setattr(delivery, "attempt", fails_once)
+    monkeypatch.setattr(in_hand, "release", fails_at_first)
+    message_id = producer.publish({"n": 1})
+    consumer.start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert runs == [message_id] * 2
+    eventually(lambda: in_hand.ids() == [])
+
+
 def test_an_error_thrown_into_a_reader_does_not_end_it(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
     """Wherever it strikes: such is KeyboardInterrupt, or a debugger's way to stop a thread."""
-    consumer = make(lambda *_: None, threads=2, block_seconds=0.05, lease_seconds=2)
+    # Thrown in at the wrong moment it would leave a log handler's lock taken for ever.
+    silent = logging.Logger("silent")
+    silent.disabled = True
+    options = {"threads": 2, "block_seconds": 0.05, "lease_seconds": 2, "logger": silent}
+    consumer = make(lambda *_: None, **options)
     consumer.start()
     throw = ctypes.pythonapi.PyThreadState_SetAsyncExc
     readers = [thread for thread in threading.enumerate() if "-reader-" in thread.name]

@@ -1,7 +1,7 @@
 -- Take a consumer's name, unless a live consumer has it.
 -- KEYS: due, presence, holders
 -- ARGV: consumer, holder, lease ms, a holder that is known to be gone or ''
--- Returns nil when the name is held from now on, else {its holder or '', end of its lease, now}.
+-- Returns now when the name is held from now on, else {its holder or '', end of its lease, now}.
 
 local due, presence, holders = KEYS[1], KEYS[2], KEYS[3]
 local consumer, holder, lease, gone = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -17,4 +17,4 @@ write_even_when_full(due)
 -- In this order: a holder without presence is none, should the right to the second be missing.
 redis.call('HSET', holders, consumer, holder)
 redis.call('ZADD', presence, now + lease, consumer)
-return false
+return now

@@ -2,20 +2,20 @@
 -- dead consumer, or one of this consumer's own that no reader holds.
 -- KEYS: stream, history, due, presence, holders
 -- ARGV: group, consumer, holder, lease ms, grace ms, idle ms after which an own message without a reader
---       counts as left behind, age of this consumer in ms, crashes after which a message is given up on,
---       crashes that a message may have to be started now, number of reads to keep apart, and for
---       each of these: consumer, ms of its delivery; then held id ...
+--       counts as left behind, ms at which this process took its name, crashes after which a message
+--       is given up on, crashes that a message may have to be started now, number of reads to keep
+--       apart, and for each of these: consumer, ms of its delivery; then held id ...
 -- Returns {taken, bodies gone, ms until the next parked message is due or -1}; taken is nil or
 -- {id, fields, deliveries, history or nil}, for one that was left behind followed by the consumer
 -- that left it and the ms of its delivery.
 
 local LOOK_AHEAD = 100
-local SAME_READ_MS = 2  -- the two clocks that a delivery time is reckoned from
+local SKEW_MS = 2  -- of the two clocks that a delivery time is reckoned from
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders = KEYS[5]
 local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
-local own_idle, age = tonumber(ARGV[6]), tonumber(ARGV[7])
+local own_idle, since = tonumber(ARGV[6]), tonumber(ARGV[7])
 local max_crashes, startable_crashes = tonumber(ARGV[8]), tonumber(ARGV[9])
 local apart, first_held = {}, 11 + 2 * ARGV[10]
 for i = 11, first_held - 1, 2 do
@@ -25,6 +25,8 @@ local held, held_count = {}, #ARGV - first_held + 1
 for i = first_held, #ARGV do held[ARGV[i]] = true end
 
 local now, taken, gone = now_ms(), false, 0
+-- What is idle for longer, an earlier process had; none where the clock has been set back since.
+local age = since <= now and now - since + SKEW_MS or math.huge
 
 local other = held_by_another(holders, consumer, holder)
 if other then return redis.error_reply('HELD ' .. other) end
@@ -42,7 +44,7 @@ end
 -- along a second time: while one of them runs here again, the others wait.
 local function runs_beside_its_like(name, delivered)
   for _, read in ipairs(apart) do
-    if read.consumer == name and math.abs(read.delivered - delivered) <= SAME_READ_MS then
+    if read.consumer == name and math.abs(read.delivered - delivered) <= SKEW_MS then
       return true
     end
   end
@@ -75,8 +77,9 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, LO
   end
 end
 
--- What a consumer left behind. Of our own that is what an earlier process of this name had, or a
--- reply that was lost on its way; the latter nobody had in hand, so that delivery is not charged.
+-- What a consumer left behind. Of our own that is what an earlier process of this name had, which
+-- is over at once, or a reply that was lost on its way, which is sure only when it can no longer
+-- arrive; the latter nobody had in hand, so that delivery is not charged.
 local function take_first_of(name, idle, look_at)
   local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', look_at, name)
   for _, row in ipairs(rows) do
@@ -97,7 +100,7 @@ if not taken then
   for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
     local name = row[1]
     if name == consumer then
-      take_first_of(name, own_idle, held_count + LOOK_AHEAD)
+      take_first_of(name, math.min(own_idle, age + 1), held_count + LOOK_AHEAD)
     elseif name ~= PARKED then
       local lease_end = redis.call('ZSCORE', presence, name)
       if not lease_end then
