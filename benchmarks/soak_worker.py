@@ -1,0 +1,147 @@
+"""One worker process of soak.py, and the jobs that it is given.
+
+    python benchmarks/soak_worker.py URL NAME JOURNAL SEED LEASE
+
+What it runs it notes in its journal, a file that outlives it: a line `event number attempt thread
+moment` when a run begins and one when it ends, unless the process ends first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+
+from shared_sync import (
+    RedisStreamConsumer,
+    Reject,
+    RetryPolicy,
+    WorkerMetrics,
+    current_message,
+)
+from shared_sync.errors import ConsumerBroken, RedisUnavailable
+
+STREAM, GROUP, RESULTS = "soak", "workers", "soak:results"
+THREADS = 4
+PREFETCH = 5
+DRAIN_SECONDS = 5.0
+RETRY = RetryPolicy(max_attempts=5, base_seconds=0.1, max_seconds=1.0)
+
+# Exit statuses.
+CRASHED = 77
+"""A job took the process down, as it was told to."""
+UNAVAILABLE = 75
+"""Redis was away when the worker started."""
+BROKEN = 70
+"""The consumer could not go on; another process holds its name, for one."""
+
+KILLER_EVERY = 2000
+"""One message in so many takes its process down."""
+FAILING = 0.1
+"""The share of runs that fail by chance."""
+ACTS = {"work": 0.94, "stubborn": 0.03, "reject": 0.02, "hopeless": 0.01}
+
+
+def job(seed: int, number: int) -> dict[str, object]:
+    """The message of that number; the same for the same seed."""
+    chance = random.Random(f"{seed}/{number}")
+    (act,) = chance.choices(list(ACTS), list(ACTS.values()))
+    if number % KILLER_EVERY == KILLER_EVERY // 10:
+        act = "kill"
+    long = chance.random() < 0.03
+    return {
+        "n": number,
+        "act": act,
+        "seconds": round(chance.uniform(0.2, 1.0) if long else chance.uniform(0.002, 0.04), 4),
+        "failures": chance.randint(1, 3) if act == "stubborn" else 0,
+    }
+
+
+class Journal:
+    """Notes of what this process ran. Safe from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def note(self, event: str, number: int = 0, attempt: int = 0) -> None:
+        thread = threading.current_thread().name
+        line = f"{event} {number} {attempt} {thread} {time.monotonic():.3f}\n"
+        os.write(self._file, line.encode())
+
+
+class Processor:
+    def __init__(self, name: str, seed: int, journal: Journal) -> None:
+        self._name = name
+        self._seed = seed
+        self._journal = journal
+
+    def __call__(self, _message_id: str, job: dict[str, str]) -> dict[str, str]:
+        number, act = int(job["n"]), job["act"]
+        attempt = current_message().attempt
+        self._journal.note("run", number, attempt)
+        time.sleep(float(job["seconds"]))
+        if act == "kill":
+            os._exit(CRASHED)
+        if act == "reject":
+            self._journal.note("rejected", number, attempt)
+            raise Reject("as it was told to")
+        unlucky = random.Random(f"{self._seed}/{number}/{attempt}").random() < FAILING
+        if act == "hopeless" or attempt <= int(job["failures"]) or unlucky:
+            self._journal.note("failed", number, attempt)
+            raise RuntimeError("as it was told to")
+        self._journal.note("done", number, attempt)
+        return {"by": self._name}
+
+
+def main(url: str, name: str, journal_path: str, seed: str, lease: str) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    journal = Journal(Path(journal_path))
+    consumer = RedisStreamConsumer(
+        url,
+        STREAM,
+        GROUP,
+        name,
+        logging.getLogger(name),
+        Processor(name, int(seed), journal),
+        metrics=WorkerMetrics(name),
+        threads=THREADS,
+        prefetch=PREFETCH,
+        result_stream=RESULTS,
+        carry_fields=("n",),
+        lease_seconds=float(lease),
+        retry=RETRY,
+        drain_seconds=DRAIN_SECONDS,
+    )
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(
+        target=_note_when_ready, args=(consumer, journal), name="ready", daemon=True
+    ).start()
+    try:
+        consumer.start_consuming()
+    except RedisUnavailable:
+        logging.exception("the worker cannot start")
+        return UNAVAILABLE
+    except ConsumerBroken:
+        logging.exception("the worker cannot go on")
+        return BROKEN
+    return 0
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # nothing is ever written there; the pipe closes when the parent ends
+    os._exit(1)
+
+
+def _note_when_ready(consumer: RedisStreamConsumer, journal: Journal) -> None:
+    """From then on SIGTERM drains."""
+    while consumer.state != "running":
+        time.sleep(0.01)
+    journal.note("ready")
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

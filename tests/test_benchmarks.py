@@ -1,0 +1,65 @@
+"""The benchmarks that end with a verdict, each in brief, as its header says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import redis
+
+from shared_sync._embedded import EmbeddedRedis
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(program: str, *arguments: str) -> str:
+    """What it prints; fails with all of it when its verdict is not good."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / program), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def figure(name: str, output: str) -> str:
+    found = re.search(rf"^{name} +(\S+)", output, re.MULTILINE)
+    assert found, output
+    return found.group(1)
+
+
+def test_a_killed_workers_jobs_are_done_within_the_bound(redis_server: EmbeddedRedis) -> None:
+    brief = ("--runs", "1", "--lease", "2", "--jobs", "40")
+    output = run("crash_recovery.py", *brief, "--redis-server", str(redis_server.binary))
+    assert "bound: 4 s, the lease of 2 s and 2 s: held" in output
+    (row,) = re.findall(r"^ +1 +([\d.]+) +(\d+) +(\d+) +(\d+)$", output, re.MULTILINE)
+    assert float(row[0]) <= 4
+    assert int(row[1]) >= 1, "it was killed with jobs in its hands"
+    assert row[2:] == ("0", "0")
+
+
+def test_crash_recovery_leaves_nothing_behind_in_a_redis_that_it_is_given(
+    redis_url: str, client: redis.Redis
+) -> None:
+    client.set("mine", "kept")
+    brief = ("--runs", "1", "--lease", "1", "--jobs", "40")
+    run("crash_recovery.py", *brief, "--redis-url", redis_url)
+    assert client.keys() == [b"mine"]
+
+
+def test_a_short_soak_loses_and_doubles_nothing(redis_server: EmbeddedRedis) -> None:
+    """This seed brings a killed Redis, a terminated and a killed worker, and cut connections."""
+    brief = ("--minutes", "0.05", "--fault-every", "0.7", "--lease", "1", "--rate", "30")
+    binary = str(redis_server.binary)
+    output = run("soak.py", *brief, "--seed", "1353", "--redis-server", binary)
+    assert "nothing lost, nothing doubled" in output
+    assert figure("lost", output) == figure("published twice", output) == "0"
+    assert int(figure("messages", output)) >= 30
+    assert int(figure("runs", output).rstrip(",")) >= 30
+    assert int(figure("faults", output).rstrip(":")) >= 3
