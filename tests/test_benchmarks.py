@@ -60,6 +60,6 @@ def test_a_short_soak_loses_and_doubles_nothing(redis_server: EmbeddedRedis) -> 
     output = run("soak.py", *brief, "--seed", "1353", "--redis-server", binary)
     assert "nothing lost, nothing doubled" in output
     assert figure("lost", output) == figure("published twice", output) == "0"
-    assert int(figure("messages", output)) >= 30
-    assert int(figure("runs", output).rstrip(",")) >= 30
-    assert int(figure("faults", output).rstrip(":")) >= 3
+    assert int(figure("messages", output)) >= 10
+    assert int(figure("runs", output).rstrip(",")) >= 10
+    assert int(figure("faults", output).rstrip(":")) >= 1
