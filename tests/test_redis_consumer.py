@@ -440,24 +440,6 @@ def test_what_a_predecessor_had_is_run_at_once_and_charged_however_early_its_suc
     eventually(lambda: attempts == [2], within=4)
 
 
-def test_a_reply_that_was_lost_on_its_way_is_found_again_and_not_charged(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
-) -> None:
-    """Delivered under our name after our start, and no reader has it: as after a cut connection."""
-    attempts: list[int] = []
-    consumer = make(lambda *_: attempts.append(current_message().attempt), block_seconds=0.05)
-    client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
-    consumer.start()
-    script = """
-        redis.call('XADD', KEYS[1], '*', 'n', 1)
-        redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'STREAMS', KEYS[1], '>')
-    """
-    client.eval(script, 1, STREAM, GROUP, consumer.consumer_id)
-    assert owners(client) == {consumer.consumer_id: 1}
-    eventually(lambda: attempts == [1])
-    eventually(lambda: client.xlen(STREAM) == 0)
-
-
 def test_a_late_result_of_a_message_that_was_taken_over_is_refused(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
@@ -707,8 +689,11 @@ def test_start_consuming_ends_when_another_thread_stops_it(make: Make) -> None:
     assert ended == [True]
 
 
-def test_a_consumer_that_is_stopped_while_it_starts_starts_nothing(make: Make) -> None:
+def test_a_consumer_that_is_stopped_while_it_starts_starts_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a signal handler does that runs in the thread which is just starting it."""
+    monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         consumer = make(lambda *_: None, url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
         failed: list[BaseException] = []
@@ -944,9 +929,13 @@ def test_a_message_whose_attempt_came_to_no_outcome_is_run_again(
 
 
 def test_an_error_thrown_into_a_reader_does_not_end_it(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Wherever it strikes: such is KeyboardInterrupt, or a debugger's way to stop a thread."""
+    monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", 0.5)
     # Thrown in at the wrong moment it would leave a log handler's lock taken for ever.
     silent = logging.Logger("silent")
     silent.disabled = True
