@@ -7,11 +7,8 @@ must change nothing.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
-from typing import Any
 
 import fakeredis
 import pytest
@@ -26,7 +23,6 @@ from shared_sync._streams import (
     PARKED,
     Answer,
     Ensured,
-    Entry,
     Finish,
     GroupCommands,
     Keys,
@@ -1218,64 +1214,6 @@ def test_without_the_right_to_create_groups_a_group_must_be_there(
         _streams.ensure_group(link, commands)
     admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
     assert _streams.ensure_group(link, commands) is Ensured.MAY_NOT_CREATE
-
-
-# --- all together -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_whatever_three_consumers_do_no_message_is_lost_and_none_is_answered_twice(
-    link: Link, look: Looker, seed: int
-) -> None:
-    chance = random.Random(seed)
-    workers = [Worker(link, name) for name in ("w1", "w2", "w3")]
-    ids = workers[0].publish(*([b"n", b"%d" % number] for number in range(40)))
-    held: dict[Worker, list[Entry]] = {worker: [] for worker in workers}
-
-    def twice(act: Callable[[], Any]) -> None:
-        act()
-        if chance.random() < 0.3:
-            act()
-
-    for _ in range(2000):
-        worker = chance.choice(workers)
-        kind = chance.choice(["read", "recover", "finish", "park", "bury", "back", "die", "beat"])
-        if kind == "read":
-            held[worker] += worker.read(chance.randint(1, 3))
-        elif kind == "recover":
-            ours = tuple(entry.id for entry in held[worker])
-            entry = worker.recover(own_idle_ms=0, held=ours).entry
-            held[worker] += [entry] if entry else []
-        elif kind == "die":
-            if chance.random() < 0.3:
-                look.end_lease(worker.commands.consumer)
-                if chance.random() < 0.5:
-                    held[worker].clear()
-        elif kind == "beat":
-            worker.beat()
-        elif held[worker]:
-            entry = held[worker].pop(chance.randrange(len(held[worker])))
-            answer = result(entry.id)
-            twice(
-                {
-                    "finish": partial(worker.finish, entry.id, answer),
-                    "park": partial(worker.park, entry.id, delay_ms=0),
-                    "bury": partial(worker.bury, entry.id, answer=answer),
-                    "back": partial(worker.hand_back, entry.id),
-                }[kind]
-            )
-        assert look.client.xlen("jobs") + look.client.xlen("results") == len(ids)
-
-    for worker in workers:
-        worker.leave()
-    while (entry := workers[0].recover().entry) or (entry := next(iter(workers[0].read(1)), None)):
-        workers[0].finish(entry.id, result(entry.id))
-    answered = sorted(fields[b"text"].decode() for fields in look.results())
-    assert answered == sorted(ids)
-    assert look.bodies() == []
-    assert look.pending() == {}
-    assert look.history() == {}
-    assert look.due() == {}
 
 
 # --- the same logic in a server that is not one -----------------------------------------------

@@ -343,7 +343,9 @@ class FaultTable:
         self._rows.append(row)
         assert (row.lost, row.published_twice) == (0, 0)
 
-    def add(self, fault: str, ledger: Ledger, *consumers: RedisStreamConsumer) -> Row:
+    def add(
+        self, fault: str, ledger: Ledger, *consumers: RedisStreamConsumer, note: str = ""
+    ) -> Row:
         """Wait until all is settled, write down what the fault cost, and check it.
 
         Nothing may be lost, no result be published twice, and every consumer must run again by
@@ -360,7 +362,7 @@ class FaultTable:
                 published_twice=len(ledger.published_twice()),
                 run_twice=len(ledger.run_twice()),
                 resumed_seconds=ledger.resumed_seconds(),
-                note=f"Redis itself lost {len(ledger.destroyed)}" if ledger.destroyed else "",
+                note=f"Redis itself lost {len(ledger.destroyed)}" if ledger.destroyed else note,
             )
             self._rows.append(row)
         assert row.lost == 0, f"lost: {sorted(ledger.unfinished())}"
