@@ -49,9 +49,9 @@ class Deadline:
     def look(self) -> None:
         """Give up on what is late by now; never blocks."""
         for job in self._in_hand.give_up(self._seconds):
+            self._not_started += self._in_hand.set_aside(job.reader)
             stack = _stack_of(job)
             self._outcomes.append(self._delivery.overdue(job.entry, self._seconds, stack))
-            self._not_started += self._in_hand.withdraw(job.reader)
 
     def send(self) -> None:
         """Tell Redis what was given up on.
@@ -64,6 +64,7 @@ class Deadline:
             refusal = self._settle(outcome) or refusal
         if self._not_started:
             returned, _ = self._link.call(*self._commands.hand_back(self._not_started))
+            self._in_hand.release(self._not_started)
             self._not_started.clear()
             self._recorder.increment_counter("jobs_handed_back", returned)
         if refusal is not None:
@@ -90,4 +91,5 @@ class Deadline:
 def _stack_of(job: Running) -> str:
     """Where the reader's thread is just now."""
     frame = sys._current_frames().get(job.thread)
-    return "".join(traceback.format_stack(frame)) if frame is not None else ""
+    stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+    return stack.encode(errors="replace").decode()  # a file's name may be no valid Unicode

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared_sync._streams import Entry, Read
 
@@ -110,6 +110,14 @@ class InHand:
             for message_id in ids:
                 del self._held[message_id]
             return ids
+
+    def set_aside(self, reader: str) -> list[str]:
+        """Like `withdraw()`, but they stay held until they are released: nobody here takes them."""
+        with self._lock:
+            waiting = self._waiting.pop(reader, deque())
+            for entry in waiting:
+                self._held[entry.id] = replace(self._held[entry.id], reader="")
+            return [entry.id for entry in waiting]
 
     def ids(self) -> list[str]:
         with self._lock:

@@ -275,6 +275,7 @@ class RedisStreamConsumer:
         self._state = State.NEW
         self._clean = True
         self._holder: Holder | None = None  # owned by whoever connects
+        self._has_name = False
         self._broken: ConsumerBroken | None = None
         self._stop_by = math.inf  # moment on the monotonic clock
 
@@ -290,6 +291,11 @@ class RedisStreamConsumer:
         stream, and `ConsumerIdInUse` if another live process of the group has this
         `consumer_id`.
         """
+        with self._lock:
+            if self._state is not State.NEW:
+                raise ConsumerStateError(
+                    f"consumer {self.consumer_id!r} is {self._state.value} and needs no connecting"
+                )
         self._reach(self._stopped.wait)
 
     def start(self) -> None:
@@ -325,9 +331,10 @@ class RedisStreamConsumer:
                         continue
                     self._logger.info("%s: draining", name)
                     self._begin_drain(self._drain_seconds)
-                    while not self._stopped.wait(POLL_SECONDS):
+                    while not self._stopped.wait(POLL_SECONDS) and not self._limit_has_passed():
                         if not received.empty():
                             self._begin_drain(0)
+                    break
             except BaseException:
                 self.stop()
                 raise
@@ -344,11 +351,13 @@ class RedisStreamConsumer:
         Redis could be told. May be called from any thread and more than once; the shortest
         timeout counts. Called by a processor it only begins the drain, and returns False.
         """
+        if self._is_forks_copy():
+            return False
         self._begin_drain(self._drain_seconds if timeout is None else timeout)
         if threading.current_thread() in {loop.thread for loop in self._reader_loops}:
             return False
         while not self._stopped.wait(POLL_SECONDS):
-            if time.monotonic() >= self._stop_by + GOODBYE_SECONDS:
+            if self._limit_has_passed():
                 return False
         return self._clean
 
@@ -445,6 +454,7 @@ class RedisStreamConsumer:
             if self._result_stream is not None:
                 _streams.check_is_stream(link, self._result_stream, "result_stream")
             since_ms = _name.take(link, self._commands, self._logger, give_up=give_up)
+            self._has_name = since_ms is not None
         finally:
             link.close()
         self._connectivity.succeeded(self.consumer_id)
@@ -467,23 +477,13 @@ class RedisStreamConsumer:
             raise
         if since_ms is None:
             self._begin_drain(0)
-        else:
-            self._recoverer.name_taken(since_ms)
-        with self._lock:
-            if self._state is not State.STARTING:
-                if since_ms is not None:
-                    self._leave()
-                return
-            for name in COUNTERS:
-                self._recorder.increment_counter(name, 0)
-            self._state = State.RUNNING
-            try:
-                for loop in (self._keeper_loop, *self._reader_loops):
-                    loop.start()
-            except RuntimeError as error:
-                self._stop_reading.set()
-                self._stop_keeping.set()
-                raise ConsumerBroken(f"the pool's threads cannot be started: {error}") from error
+            return
+        self._recoverer.name_taken(since_ms)
+        for name in COUNTERS:
+            self._recorder.increment_counter(name, 0)
+        if not self._run_pool():
+            self._leave()
+            return
         self._logger.info(
             "consumer %s of group %s works off %s with %d threads",
             self.consumer_id,
@@ -491,6 +491,31 @@ class RedisStreamConsumer:
             self.stream_name,
             len(self._readers),
         )
+
+    def _run_pool(self) -> bool:
+        """Start the threads; False if the consumer was stopped meanwhile."""
+        loops = (self._keeper_loop, *self._reader_loops)
+        with self._lock:
+            if self._state is not State.STARTING:
+                return False
+            self._state = State.RUNNING
+            try:
+                for loop in loops:
+                    loop.start()
+            except RuntimeError as error:
+                failure = ConsumerBroken(f"the pool's threads cannot be started: {error}")
+            else:
+                return True
+        self._begin_drain(0)
+        self._stopped.wait(GOODBYE_SECONDS)
+        raise failure
+
+    def _is_forks_copy(self) -> bool:
+        """Whether this process has only a copy of a consumer that another process works with."""
+        return self._holder is not None and self._holder.pid != os.getpid()
+
+    def _limit_has_passed(self) -> bool:
+        return time.monotonic() >= self._stop_by + GOODBYE_SECONDS
 
     def _keep(self) -> None:
         self._recorder.set_gauge("jobs_unsettled", self._unsettled())
@@ -587,12 +612,20 @@ class RedisStreamConsumer:
         """Drain in a thread of its own, which nothing that happens to the caller can break off."""
         with self._lock:
             self._stop_by = min(self._stop_by, time.monotonic() + seconds)
-            if self._state in (State.NEW, State.STARTING):
+            before = self._state
+            if before in (State.NEW, State.STARTING):
                 self._state = State.STOPPED
                 self._stopped.set()
-            elif self._state is State.RUNNING:
+            elif before is State.RUNNING:
                 self._state = State.DRAINING
+        if before is State.NEW and self._has_name:
+            self._leave()  # it was connected only
+        elif before is State.RUNNING:
+            self._stop_reading.set()
+            try:
                 threading.Thread(target=self._drain, name="drain", daemon=True).start()
+            except RuntimeError:
+                self._drain()  # no more threads, as when the interpreter shuts down
 
     def _drain(self) -> None:
         clean = left = False
@@ -701,8 +734,15 @@ def _signals() -> Iterator[queue.SimpleQueue[int]]:
         yield received
         return
 
+    installer = os.getpid()
+
     def note(number: int, _frame: FrameType | None) -> None:
-        received.put(number)
+        if os.getpid() == installer:
+            received.put(number)
+        else:
+            # A process that was forked meanwhile ends as it would have without us.
+            signal.signal(number, previous.get(signal.Signals(number), signal.SIG_DFL))
+            signal.raise_signal(number)
 
     previous = {
         number: handler

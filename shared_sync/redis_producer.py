@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ class RedisStreamProducer:
         # Guarded by the lock: links that no thread uses just now.
         self._lock = threading.Lock()
         self._idle: list[Link] = []
+        self._pid = os.getpid()
 
     def publish(self, fields: Mapping[str, object]) -> str:
         """Publish one message and return its id.
@@ -123,6 +125,10 @@ class RedisStreamProducer:
     @contextmanager
     def _link(self) -> Iterator[Link]:
         """A link for the calling thread alone; one that broke is closed and opens anew."""
+        if self._pid != os.getpid():
+            # A fork: the links are the parent's, whose replies must not be read here. They are
+            # not closed either, which would tell the server; and the lock may be taken for ever.
+            self._lock, self._idle, self._pid = threading.Lock(), [], os.getpid()
         with self._lock:
             link = self._idle.pop() if self._idle else Link(self._connect)
         if link.is_stale():

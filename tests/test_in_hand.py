@@ -150,6 +150,20 @@ def test_withdrawing_takes_what_was_not_started_and_leaves_what_runs(in_hand: In
     assert in_hand.withdraw("r1") == []
 
 
+def test_what_is_set_aside_does_not_start_and_stays_held_until_it_is_released(
+    in_hand: InHand,
+) -> None:
+    in_hand.admit("r1", entries("1-0", "2-0", "3-0"))
+    in_hand.start_next("r1")
+    assert in_hand.set_aside("r1") == ["2-0", "3-0"]
+    assert in_hand.start_next("r1") is None
+    assert in_hand.ids() == ["1-0", "2-0", "3-0"]
+    in_hand.keep_only("r1", [])
+    assert in_hand.ids() == ["2-0", "3-0"]
+    in_hand.release(["2-0", "3-0"])
+    assert in_hand.ids() == []
+
+
 def test_withdrawing_from_one_reader_leaves_the_others_alone(in_hand: InHand) -> None:
     in_hand.admit("r1", entries("1-0"))
     in_hand.admit("r2", entries("2-0"))

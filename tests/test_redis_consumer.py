@@ -10,10 +10,13 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -660,6 +663,117 @@ def test_a_start_that_waits_for_a_name_can_be_stopped(make: Make, client: redis.
     assert not starter.is_alive()
     assert client.hget("{jobs}:workers:holders", "twin") == b"a holder that cannot be judged"
     assert client.zscore("{jobs}:workers:presence", "twin") == now_ms + 600_000
+
+
+def test_a_consumer_that_was_only_connected_gives_its_name_back_when_it_is_stopped(
+    make: Make, client: redis.Redis
+) -> None:
+    first = make(lambda *_: None, consumer_id="twin")
+    first.connect()
+    assert client.hget("{jobs}:workers:holders", "twin") is not None
+    assert first.stop() is True
+    assert client.hget("{jobs}:workers:holders", "twin") is None
+    with pytest.raises(ConsumerStateError):
+        first.connect()
+    make(lambda *_: None, consumer_id="twin").start()
+
+
+def in_a_fork(act: Callable[[], object]) -> int:
+    """Do something in a forked process; its exit status."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_does_not_sign_its_parent_off(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> None:
+        started.set()
+        assert go_on.wait(20)
+
+    producer.publish({"n": 1})
+    consumer = make(slow)
+    consumer.start()
+    assert started.wait(10)
+    assert in_a_fork(lambda: consumer.stop(timeout=0)) == 0
+    assert owners(client) == {"consumer-1": 1}
+    assert client.hexists("{jobs}:workers:holders", "consumer-1")
+    go_on.set()
+    eventually(lambda: client.xlen(STREAM) == 0)
+
+
+FORKING_WORKER = """
+    import logging, multiprocessing, sys, time
+    from shared_sync import RedisStreamConsumer
+
+    def sleep(ready):
+        ready.set()
+        time.sleep(600)
+
+    def processor(message_id, job):
+        fork = multiprocessing.get_context("fork")
+        ready = fork.Event()
+        child = fork.Process(target=sleep, args=(ready,), daemon=True)
+        child.start()
+        assert ready.wait(10)
+        child.terminate()
+        child.join(10)
+        print(child.exitcode, flush=True)
+
+    RedisStreamConsumer(sys.argv[1], "jobs", "workers", "w", None, processor).start_consuming()
+"""
+
+
+def test_sigterm_ends_what_a_processor_has_forked(
+    redis_url: str, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    producer.publish({"n": 1})
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORKING_WORKER), redis_url],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdout is not None
+        printed = worker.stdout.readline()
+        worker.terminate()
+        assert worker.wait(30) == 0
+    assert printed == f"{-signal.SIGTERM}\n"
+
+
+def test_without_a_thread_to_drain_in_the_caller_drains(
+    make: Make, producer: RedisStreamProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the interpreter shuts down."""
+    consumer = make(lambda *_: None)
+    consumer.start()
+    monkeypatch.setattr(threading.Thread, "start", refuse_to_start)
+    assert consumer.stop() is True
+    assert consumer.state == "stopped"
+
+
+def test_a_start_without_threads_leaves_no_name_behind(
+    make: Make, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = make(lambda *_: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse_to_start)
+        with pytest.raises(ConsumerBroken, match="threads"):
+            consumer.start()
+    assert consumer.state == "stopped"
+    assert not client.exists("{jobs}:workers:holders")
+
+
+def refuse_to_start(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 # --- nothing ends a reader silently --------------------------------------------------------------

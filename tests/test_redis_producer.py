@@ -496,3 +496,31 @@ def test_a_url_that_cannot_work_is_refused(url: Any) -> None:
 def test_a_timeout_that_cannot_work_is_refused(timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match="timeout_seconds"):
         RedisStreamProducer("redis://localhost", STREAM, timeout_seconds=timeout)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forked_processes_publish_over_connections_of_their_own(
+    redis_url: str, client: redis.Redis
+) -> None:
+    """As with a gateway whose workers are forked after it has published."""
+    with RedisStreamProducer(redis_url, "jobs") as producer:
+        producer.publish({"by": "parent"})
+        children = []
+        for child in range(3):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    for number in range(50):
+                        message_id = producer.publish({"by": f"{child} {number}"})
+                        producer.publish({"id": message_id, "by": f"{child} {number}"})
+                    os._exit(0)
+                except BaseException:
+                    os._exit(1)
+            children.append(pid)
+        assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+        producer.publish({"by": "parent"})
+    entries = dict(client.xrange("jobs"))
+    assert len(entries) == 2 + 3 * 50 * 2
+    for fields in entries.values():
+        if b"id" in fields:
+            assert entries[fields[b"id"]][b"by"] == fields[b"by"]

@@ -1135,6 +1135,15 @@ def test_a_name_whose_new_holder_has_died_too_goes_back_to_who_beats_first(
         successor.beat()
 
 
+def test_who_lost_its_name_to_one_that_has_died_waits_for_its_next_beat_to_recover(
+    worker: Worker, successor: Worker, look: Looker, taken: list[str]
+) -> None:
+    look.end_lease("w1")
+    assert worker.recover(own_idle_ms=0).entry is None
+    worker.beat()
+    assert worker.recover(own_idle_ms=0).entry is not None
+
+
 def test_a_beat_brings_back_a_holder_that_was_lost(worker: Worker, look: Looker) -> None:
     look.client.delete(look.keys.holders)
     worker.beat()

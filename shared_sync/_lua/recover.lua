@@ -29,7 +29,10 @@ local now, taken, gone = now_ms(), false, 0
 local age = since <= now and now - since + SKEW_MS or math.huge
 
 local other = held_by_another(holders, consumer, holder)
-if other then return redis.error_reply('HELD ' .. other) end
+if other then
+  if lease_end_of(presence, consumer) > now then return redis.error_reply('HELD ' .. other) end
+  return {false, 0, -1}  -- the next beat takes the name back
+end
 
 -- A message that took processes down may have to wait until it can start without company; one
 -- that is to be given up on never runs, and need not wait.
