@@ -157,7 +157,7 @@ class Delivery:
                 delay,
                 exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
             )
-            line = self._failure_line(failure)
+            line = self._failure_line(entry, failure)
             return Park(entry.id, line, round(delay * 1000), entry.deliveries)
         return self._bury(entry, fields, death)
 
@@ -192,7 +192,7 @@ class Delivery:
         }
         return Bury(
             entry.id,
-            self._failure_line(failure) if death.failure is not None else "",
+            self._failure_line(entry, failure) if death.failure is not None else "",
             encode_fields({f"dead.{name}": value for name, value in metadata.items()}),
             self._results.death(entry.id, fields, facts),
         )
@@ -231,11 +231,12 @@ class Delivery:
                 error,
             )
 
-    def _failure_line(self, failure: _Failure) -> str:
+    def _failure_line(self, entry: Entry, failure: _Failure) -> str:
         return json.dumps(
             {
                 "worker": self._consumer,
                 "time": round(self._wall(), 3),
+                "attempt": entry.deliveries,
                 "error_type": failure.error_type,
                 "error": failure.error,
             }

@@ -46,7 +46,7 @@ class DeadLetter:
     """When, in seconds since 1970."""
 
     history: Sequence[Mapping[str, Any]]
-    """Its failures: worker, time, error_type, error."""
+    """Its failures: worker, time, attempt, error_type, error."""
 
 
 class DeadLetters:

@@ -226,8 +226,8 @@ class Group:
         message.place = Place.PARKED
         message.owner = PARKED
         noted = self.notes.setdefault(number, [])
-        assert failure not in noted, "a failure was charged twice"
-        noted.append(failure)
+        if failure not in noted:  # else a repetition, after the group had begun anew
+            noted.append(failure)
         message.failures += 1
         self.due[number] = self._stream.now + delay
         return 1

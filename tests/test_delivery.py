@@ -173,6 +173,7 @@ def test_a_failure_is_tried_again_after_the_policys_delay(failures: int, delay_m
     assert json.loads(outcome.failure) == {
         "worker": "worker-1",
         "time": WALL,
+        "attempt": failures + 1,
         "error_type": "ValueError",
         "error": "bad day",
     }

@@ -363,6 +363,17 @@ def test_parking_that_arrives_after_the_next_delivery_changes_nothing(
     assert worker.park(taken[0], delay_ms=0, delivery=2) == 1
 
 
+def test_a_failure_that_is_told_again_after_the_group_was_lost_is_noted_once(
+    worker: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0)
+    client.xgroup_destroy("jobs", "workers")
+    _streams.ensure_group(worker.link, worker.commands)
+    worker.read()
+    assert worker.park(taken[0], delay_ms=0) == 1
+    assert look.history()[taken[0]].count("\n") == 1
+
+
 def test_only_the_owner_can_park(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -816,8 +827,8 @@ def test_reads_of_other_consumers_and_other_times_are_not_kept_apart(
 def test_failures_do_not_make_a_message_one_that_may_crash(
     worker: Worker, taken: list[str]
 ) -> None:
-    for _ in range(3):
-        worker.park(taken[0], delay_ms=0)
+    for number in range(3):
+        worker.park(taken[0], delay_ms=0, failure=f'{{"n":{number}}}')
         assert worker.recover_id(startable_crashes=0) == taken[0]
 
 

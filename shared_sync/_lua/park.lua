@@ -20,6 +20,10 @@ if not claimed[1] then
   forget(history, due, id)
   return -1
 end
-redis.call('HSET', history, id, (redis.call('HGET', history, id) or '') .. failure .. '\n')
+-- Noted once, also where the group was lost and the message delivered to us anew before a repetition.
+local noted = redis.call('HGET', history, id) or ''
+if noted:sub(-#failure - 1) ~= failure .. '\n' then
+  redis.call('HSET', history, id, noted .. failure .. '\n')
+end
 redis.call('ZADD', due, now_ms() + delay, id)
 return 1
