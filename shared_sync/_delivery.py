@@ -6,7 +6,7 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from shared_sync import _streams
@@ -36,24 +36,32 @@ class _Failure:
 
     error_type: str
     error: str
-    trace: str
     raised: BaseException | None = None
-    """What the processor raised, for the log."""
+    """What the processor raised."""
+
+    stack: str = ""
+    """Where its reader is, if the processor has not returned."""
 
     @classmethod
     def of(cls, error: BaseException) -> _Failure:
-        return cls(type(error).__name__, _text_of(error), _end_of_traceback(error), error)
+        return cls(type(error).__name__, _text_of(error), error)
+
+    def trace(self) -> str:
+        """The end of what shows where it happened."""
+        text = self.stack if self.raised is None else _traceback_of(self.raised)
+        return text.encode(errors="replace").decode()[-MAX_TRACEBACK_CHARS:]
 
 
-_NO_FAILURE: Final = _Failure("", "", "")
+_NO_FAILURE: Final = _Failure("", "")
 
 
 @dataclass(frozen=True, slots=True)
 class _Death:
-    """Why a message is given up on; `failure` is its last one if that was the reason."""
+    """Why a message is given up on: its last failure, perhaps with a trace, or something else."""
 
     reason: str
-    failure: _Failure | None = None
+    failure: _Failure = _NO_FAILURE
+    trace: str = ""
 
 
 class Delivery:
@@ -129,7 +137,7 @@ class Delivery:
         """
         self._recorder.increment_counter("jobs_overdue")
         text = f"still running after {deadline_seconds:g} s (job_deadline_seconds)"
-        failure = _Failure(DEADLINE, text, stack[-MAX_TRACEBACK_CHARS:])
+        failure = _Failure(DEADLINE, text, stack=stack)
         self._logger.error("message %s is %s; its reader is at:\n%s", entry.id, text, stack)
         return self._failed(entry, decode_fields(entry.items, self._binary_fields), failure)
 
@@ -139,9 +147,9 @@ class Delivery:
         self._recorder.increment_counter("jobs_failed")
         self._recorder.increment_counter(f"errors.{failure.error_type}")
         if isinstance(error, Reject):
-            death = _Death(f"rejected: {failure.error}", replace(failure, trace=""))
+            death = _Death(f"rejected: {failure.error}", failure)
         elif failures >= self._retry.max_attempts:
-            death = _Death(f"failed {failures} times", failure)
+            death = _Death(f"failed {failures} times", failure, failure.trace())
         else:
             delay = self._retry.delay_seconds(failures)
             if isinstance(error, Retry) and error.delay_seconds is not None:
@@ -167,14 +175,14 @@ class Delivery:
         fields: Mapping[str, str | bytes],
         death: _Death,
     ) -> Bury:
-        failure = death.failure or _NO_FAILURE
+        failure = death.failure
         self._logger.error(
             "message %s becomes a dead letter (delivery %d): %s%s",
             entry.id,
             entry.deliveries,
             death.reason,
-            f" ({failure.error_type}: {failure.error})" if failure.trace else "",
-            exc_info=failure.raised if failure.trace else None,
+            f" ({failure.error_type}: {failure.error})" if death.trace else "",
+            exc_info=failure.raised if death.trace else None,
         )
         facts = {
             "reason": death.reason,
@@ -185,14 +193,14 @@ class Delivery:
         metadata = {
             "id": entry.id,
             **facts,
-            "traceback": failure.trace,
+            "traceback": death.trace,
             "crashes": entry.crashes,
             "worker": self._consumer,
             "time": self._wall(),
         }
         return Bury(
             entry.id,
-            self._failure_line(entry, failure) if death.failure is not None else "",
+            self._failure_line(entry, failure) if failure is not _NO_FAILURE else "",
             encode_fields({f"dead.{name}": value for name, value in metadata.items()}),
             self._results.death(entry.id, fields, facts),
         )
@@ -262,9 +270,8 @@ def _text_of(error: BaseException) -> str:
     return text.encode(errors="replace").decode()[:MAX_ERROR_CHARS]
 
 
-def _end_of_traceback(error: BaseException) -> str:
+def _traceback_of(error: BaseException) -> str:
     try:
-        text = "".join(traceback.format_exception(error))
+        return "".join(traceback.format_exception(error))
     except BaseException:  # noqa: BLE001 - as above
         return ""
-    return text.encode(errors="replace").decode()[-MAX_TRACEBACK_CHARS:]
