@@ -41,11 +41,7 @@ def take(
             gone = held.holder
             continue
         if clock() >= deadline or (before is not None and _has_beaten(before, held)):
-            raise ConsumerIdInUse(
-                commands.consumer,
-                host=holder.host if holder else None,
-                pid=holder.pid if holder else None,
-            )
+            raise in_use(commands.consumer, holder)
         seconds_left = (held.lease_end_ms - held.now_ms) / 1000
         if before is None:
             logger.info(
@@ -59,6 +55,13 @@ def take(
         if give_up(min(POLL_SECONDS, seconds_left + 0.001, max(0.0, deadline - clock()))):
             return None
     return held
+
+
+def in_use(consumer_id: str, holder: Holder | None) -> ConsumerIdInUse:
+    """The error that says who has the name; None for one that does not tell who it is."""
+    if holder is None:
+        return ConsumerIdInUse(consumer_id, host=None, pid=None)
+    return ConsumerIdInUse(consumer_id, host=holder.host, pid=holder.pid)
 
 
 def _has_beaten(before: NameHeld, now: NameHeld) -> bool:

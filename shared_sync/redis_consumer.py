@@ -35,7 +35,6 @@ from shared_sync._streams import Ensured, GroupCommands, Keys
 from shared_sync.errors import (
     ConfigurationError,
     ConsumerBroken,
-    ConsumerIdInUse,
     ConsumerStateError,
     GroupMissing,
     RedisRefused,
@@ -547,7 +546,8 @@ class RedisStreamConsumer:
         if isinstance(error, GroupMissing):
             self._repair_group(who)
         elif isinstance(error, RedisRefused) and error.code == "HELD":
-            self._break(self._in_use(error))
+            holder = Holder.parse(str(error).partition("HELD ")[2])
+            self._break(_name.in_use(self.consumer_id, holder))
         elif isinstance(error, SharedSyncError):
             self._connectivity.failed(who, error)
         else:
@@ -576,14 +576,6 @@ class RedisStreamConsumer:
             self._connectivity.failed(who, error)
         finally:
             link.close()
-
-    def _in_use(self, error: RedisRefused) -> ConsumerIdInUse:
-        holder = Holder.parse(str(error).partition("HELD ")[2])
-        return ConsumerIdInUse(
-            self.consumer_id,
-            host=holder.host if holder else None,
-            pid=holder.pid if holder else None,
-        )
 
     def _break(self, error: ConsumerBroken) -> None:
         """Go no further: say why, and drain. `start_consuming()` raises it in the end."""
