@@ -9,17 +9,15 @@ local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
 local now, refusal = now_ms(), nil
 
-local other = held_by_another(holders, consumer, holder)
-if other and lease_end_of(presence, consumer) > now then
-  return redis.error_reply('HELD ' .. other)
+local current = redis.call('HGET', holders, consumer)
+if current and current ~= holder and lease_end_of(presence, consumer) > now then
+  return redis.error_reply('HELD ' .. current)
 end
 
 write_even_when_full(presence)
 forgive_outage(presence, now, lease, grace)
 redis.call('ZADD', presence, now + lease, consumer)
-if redis.call('HGET', holders, consumer) ~= holder then
-  redis.call('HSET', holders, consumer, holder)
-end
+if current ~= holder then redis.call('HSET', holders, consumer, holder) end
 
 local summary = redis.call('XPENDING', stream, group)
 local pending_of = {}
