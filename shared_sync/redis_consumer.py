@@ -287,14 +287,12 @@ class RedisStreamConsumer:
         where Sentinels or a cluster are asked for the server first, and up to `block_seconds`
         and 5 s for an answer; also up to a lease where the name is held by a process that may
         have died. Raises `RedisUnavailable`, `ConfigurationError` if a key exists and is not a
-        stream, and `ConsumerIdInUse` if another live process of the group has this
-        `consumer_id`.
+        stream, `ConsumerIdInUse` if another live process of the group has this `consumer_id`, and
+        `ConsumerStateError` on a consumer that was started or stopped before.
         """
         with self._lock:
             if self._state is not State.NEW:
-                raise ConsumerStateError(
-                    f"consumer {self.consumer_id!r} is {self._state.value} and needs no connecting"
-                )
+                raise self._not_new()
         self._reach(self._stopped.wait)
 
     def start(self) -> None:
@@ -348,7 +346,8 @@ class RedisStreamConsumer:
         Blocks up to `timeout` (None for `drain_seconds`) and 3 s to tell Redis. Returns whether
         every thread ended; False if a processor still runs, whose message was handed back if
         Redis could be told. May be called from any thread and more than once; the shortest
-        timeout counts. Called by a processor it only begins the drain, and returns False.
+        timeout counts. Called by a processor it only begins the drain, and returns False. In a
+        process that was forked from the one that connected it does nothing, and returns False.
         """
         if self._is_forks_copy():
             return False
@@ -462,10 +461,7 @@ class RedisStreamConsumer:
     def _start(self, give_up: Callable[[float], bool]) -> None:
         with self._lock:
             if self._state is not State.NEW:
-                raise ConsumerStateError(
-                    f"consumer {self.consumer_id!r} is {self._state.value} and starts only once; "
-                    "make a new RedisStreamConsumer"
-                )
+                raise self._not_new()
             self._state = State.STARTING
         try:
             since_ms = self._reach(give_up)
@@ -489,6 +485,12 @@ class RedisStreamConsumer:
             self.consumer_group,
             self.stream_name,
             len(self._readers),
+        )
+
+    def _not_new(self) -> ConsumerStateError:
+        return ConsumerStateError(
+            f"consumer {self.consumer_id!r} is {self._state.value}, and only a new one can be "
+            "connected or started; make a new RedisStreamConsumer"
         )
 
     def _run_pool(self) -> bool:

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 import redis
 from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
-from helpers import Figures, eventually
+from helpers import Figures, eventually, in_a_fork
 from protocol import Looker
 
 from shared_sync import (
@@ -483,8 +483,9 @@ def test_what_still_runs_after_the_drain_is_handed_back_uncharged(
 def test_stop_is_quick_when_idle_and_harmless_twice_and_before_start(make: Make) -> None:
     never_started = make(lambda *_: None)
     assert never_started.stop() is True
-    with pytest.raises(ConsumerStateError, match="only once"):
-        never_started.start()
+    for act in (never_started.start, never_started.connect):
+        with pytest.raises(ConsumerStateError, match="stopped.*make a new RedisStreamConsumer"):
+            act()
     consumer = make(lambda *_: None, threads=4, block_seconds=2)
     consumer.start()
     threads = threading.active_count()
@@ -678,18 +679,6 @@ def test_a_consumer_that_was_only_connected_gives_its_name_back_when_it_is_stopp
     make(lambda *_: None, consumer_id="twin").start()
 
 
-def in_a_fork(act: Callable[[], object]) -> int:
-    """Do something in a forked process; its exit status."""
-    child = os.fork()
-    if child == 0:
-        try:
-            act()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_process_does_not_sign_its_parent_off(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
@@ -704,7 +693,8 @@ def test_a_forked_process_does_not_sign_its_parent_off(
     consumer = make(slow)
     consumer.start()
     assert started.wait(10)
-    assert in_a_fork(lambda: consumer.stop(timeout=0)) == 0
+    assert in_a_fork(lambda: consumer.stop(timeout=0)) is False
+    assert consumer.state == "running"
     assert owners(client) == {"consumer-1": 1}
     assert client.hexists("{jobs}:workers:holders", "consumer-1")
     go_on.set()
