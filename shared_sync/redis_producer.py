@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from types import TracebackType
 
@@ -28,6 +29,7 @@ class RedisStreamProducer:
     `RedisUnavailable` may or may not have published: the connection broke before the answer.
     Publishing again then may publish twice, which a processor that bears being run twice bears
     too. Connections are opened as needed, one for each thread that publishes at the same time.
+    It may be used after a fork: the forked process opens connections of its own.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
@@ -58,13 +60,15 @@ class RedisStreamProducer:
         # Fixed after construction.
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth
-        self._connect = _servers.connector(
-            redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds
+        self._make_connector = partial(
+            _servers.connector, redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds
         )
-        # Guarded by the lock: links that no thread uses just now.
-        self._lock = threading.Lock()
-        self._idle: list[Link] = []
+        # Fixed in each process; a fork has its own.
         self._pid = os.getpid()
+        self._connect = self._make_connector()
+        self._lock = threading.Lock()
+        # Guarded by the lock: links that no thread uses just now.
+        self._idle: list[Link] = []
 
     def publish(self, fields: Mapping[str, object]) -> str:
         """Publish one message and return its id.
@@ -97,6 +101,7 @@ class RedisStreamProducer:
 
     def close(self) -> None:
         """Close the idle connections. The producer may be used again; it then connects anew."""
+        self._begin_anew_in_a_fork()
         with self._lock:
             idle, self._idle = self._idle, []
         for link in idle:
@@ -122,13 +127,20 @@ class RedisStreamProducer:
         if len(ids) < len(batch) and self._max_queue_depth is not None:
             raise QueueFull(self.stream_name, self._max_queue_depth)
 
+    def _begin_anew_in_a_fork(self) -> None:
+        """The links are the parent's, whose replies must not be read here.
+
+        They are not closed either, which would tell the server; and any lock may be taken for
+        ever, by a thread that is not here.
+        """
+        if self._pid != os.getpid():
+            self._connect = self._make_connector()
+            self._lock, self._idle, self._pid = threading.Lock(), [], os.getpid()
+
     @contextmanager
     def _link(self) -> Iterator[Link]:
         """A link for the calling thread alone; one that broke is closed and opens anew."""
-        if self._pid != os.getpid():
-            # A fork: the links are the parent's, whose replies must not be read here. They are
-            # not closed either, which would tell the server; and the lock may be taken for ever.
-            self._lock, self._idle, self._pid = threading.Lock(), [], os.getpid()
+        self._begin_anew_in_a_fork()
         with self._lock:
             link = self._idle.pop() if self._idle else Link(self._connect)
         if link.is_stale():

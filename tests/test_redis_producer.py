@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import redis
-from helpers import eventually
+from helpers import eventually, in_a_fork
 
 from shared_sync import redis_producer
 from shared_sync._embedded import EmbeddedRedis
@@ -524,3 +524,17 @@ def test_forked_processes_publish_over_connections_of_their_own(
     for fields in entries.values():
         if b"id" in fields:
             assert entries[fields[b"id"]][b"by"] == fields[b"by"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_may_close_it_and_its_parent_goes_on(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """Also where another thread was just taking a connection when it was forked."""
+    producer.publish({"n": 1})
+    connections = other_connections(client)
+    with producer._lock:
+        assert in_a_fork(producer.close) is None
+    producer.publish({"n": 2})
+    assert numbers(client) == [1, 2]
+    assert other_connections(client) == connections
