@@ -30,14 +30,19 @@ class Holder:
     started: str
     """When the process started, in the kernel's ticks; a pid that is used again has another."""
 
+    prefetch: int
+    """Most messages of one read: with 1, those that it leaves behind never came together."""
+
     @classmethod
-    def here(cls, proc: Path = PROC) -> Holder:
+    def here(cls, *, prefetch: int = 1, proc: Path = PROC) -> Holder:
         """A new holder in this process."""
         pid = os.getpid()
         started = ""
         with suppress(OSError):
             _, started = _state_and_start(proc, pid)
-        return cls(secrets.token_hex(8), socket.gethostname(), pid, _machine(proc), started)
+        return cls(
+            secrets.token_hex(8), socket.gethostname(), pid, _machine(proc), started, prefetch
+        )
 
     @classmethod
     def parse(cls, text: str) -> Holder | None:
@@ -74,7 +79,14 @@ class Holder:
         return state in "ZX" or started != self.started
 
 
-_FIELDS: dict[str, type] = {"token": str, "host": str, "pid": int, "machine": str, "started": str}
+_FIELDS: dict[str, type] = {
+    "token": str,
+    "host": str,
+    "pid": int,
+    "machine": str,
+    "started": str,
+    "prefetch": int,
+}
 
 
 def _machine(proc: Path) -> str:

@@ -9,7 +9,7 @@ from shared_sync import _streams
 from shared_sync._guarded import Logger
 from shared_sync._holder import Holder
 from shared_sync._link import Link
-from shared_sync._streams import GroupCommands, NameHeld
+from shared_sync._streams import GroupCommands, NameHeld, NameTaken
 from shared_sync.errors import ConsumerIdInUse
 
 POLL_SECONDS = 0.5
@@ -22,10 +22,8 @@ def take(
     *,
     give_up: Callable[[float], bool],
     clock: Callable[[], float] = time.monotonic,
-) -> int | None:
-    """Hold the name from now on, and return when that is, in ms of the server's clock.
-
-    None if `give_up`, which waits so many seconds, said so before.
+) -> NameTaken | None:
+    """Hold the name from now on; None if `give_up`, which waits so many seconds, said so before.
 
     A holder that is known to have ended loses the name at once. Another one keeps it while its
     lease lasts, so this blocks up to one lease. Raises `ConsumerIdInUse` as soon as the holder

@@ -10,6 +10,7 @@ from typing import Any
 
 from shared_sync import _streams
 from shared_sync._guarded import Logger, Recorder
+from shared_sync._holder import Holder
 from shared_sync._in_hand import InHand
 from shared_sync._scripts import Command
 from shared_sync._streams import Entry, GroupCommands
@@ -27,7 +28,6 @@ class Recoverer:
         in_hand: InHand,
         own_idle_seconds: float,
         max_crashes: int,
-        prefetch: int,
         recorder: Recorder,
         logger: Logger,
         clock: Callable[[], float] = time.monotonic,
@@ -37,23 +37,24 @@ class Recoverer:
         self._in_hand = in_hand
         self._own_idle_seconds = own_idle_seconds
         self._max_crashes = max_crashes
-        self._prefetch = prefetch
         self._recorder = recorder
         self._logger = logger
         self._clock = clock
         self._chance = chance
         # Set once, before the first turn.
         self._since_ms = 0
+        self._predecessor_read_singly = False
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._next_turn = clock()
 
-    def name_taken(self, since_ms: int) -> None:
+    def name_taken(self, since_ms: int, predecessor: Holder | None) -> None:
         """The name is held since then, by the server's clock; call it before the readers start.
 
-        What the name was given before, an earlier process had.
+        What the name was given before, an earlier process had: the predecessor, as far as known.
         """
         self._since_ms = since_ms
+        self._predecessor_read_singly = predecessor is not None and predecessor.prefetch == 1
 
     def seconds_to_turn(self) -> float:
         """How long a reader may block before recovery is due again."""
@@ -78,9 +79,10 @@ class Recoverer:
         return self._commands.recover(
             own_idle_ms=round(self._own_idle_seconds * 1000),
             since_ms=self._since_ms,
+            predecessor_read_singly=self._predecessor_read_singly,
             max_crashes=self._max_crashes,
             startable_crashes=self._in_hand.startable_crashes(self._max_crashes),
-            apart=self._in_hand.reads_run_again() if self._prefetch > 1 else (),
+            apart=self._in_hand.reads_run_again(),
             held=self._in_hand.ids(),
         )
 

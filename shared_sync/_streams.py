@@ -297,6 +297,7 @@ class GroupCommands:
         *,
         own_idle_ms: int,
         since_ms: int,
+        predecessor_read_singly: bool,
         max_crashes: int,
         startable_crashes: int,
         apart: Collection[Read],
@@ -310,6 +311,7 @@ class GroupCommands:
             self._grace_ms,
             own_idle_ms,
             since_ms,
+            "1" if predecessor_read_singly else "",
             max_crashes,
             startable_crashes,
             len(apart),
@@ -492,13 +494,23 @@ class NameHeld:
     """Another holder has a consumer's name."""
 
     holder: bytes
-    lease_end_ms: int
     now_ms: int
+    lease_end_ms: int
 
 
-def parse_hold(reply: Any) -> int | NameHeld:
-    """The server's time, in ms, from which the name is the asker's; or who has it."""
-    return reply if isinstance(reply, int) else NameHeld(*reply)
+@dataclass(frozen=True, slots=True)
+class NameTaken:
+    """A consumer's name is the asker's."""
+
+    before: bytes
+    """Who had it: an earlier process, or the asker already; empty where nobody is known."""
+
+    since_ms: int
+    """The server's time from which it holds the name."""
+
+
+def parse_hold(reply: Any) -> NameTaken | NameHeld:
+    return NameTaken(*reply) if len(reply) == 2 else NameHeld(*reply)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from shared_sync._reader import Reader
 from shared_sync._recoverer import Recoverer
 from shared_sync._results import Results
 from shared_sync._scripts import Command
-from shared_sync._streams import Ensured, GroupCommands, Keys
+from shared_sync._streams import Ensured, GroupCommands, Keys, NameTaken
 from shared_sync.errors import (
     ConfigurationError,
     ConsumerBroken,
@@ -175,6 +175,7 @@ class RedisStreamConsumer:
         self.consumer_group = consumer_group
         self.consumer_id = consumer_id
         self._logger = GuardedLogger(logger or logging.getLogger("shared_sync"))
+        self._prefetch = prefetch
         self._drain_seconds = drain_seconds
         self._result_stream = result_stream
         self._recorder = GuardedRecorder(metrics, self._logger)
@@ -211,7 +212,6 @@ class RedisStreamConsumer:
             in_hand=self._in_hand,
             own_idle_seconds=reply_timeout,
             max_crashes=max_crashes,
-            prefetch=prefetch,
             recorder=self._recorder,
             logger=self._logger,
         )
@@ -273,10 +273,12 @@ class RedisStreamConsumer:
         self._lock = threading.RLock()
         self._state = State.NEW
         self._clean = True
-        self._holder: Holder | None = None  # owned by whoever connects
         self._has_name = False
         self._broken: ConsumerBroken | None = None
         self._stop_by = math.inf  # moment on the monotonic clock
+        # Owned by whoever connects.
+        self._holder: Holder | None = None
+        self._predecessor: Holder | None = None
 
     # --- life cycle ---
 
@@ -430,13 +432,11 @@ class RedisStreamConsumer:
             self._redis_url, key=self.stream_name, reply_timeout_seconds=reply_timeout_seconds
         )
 
-    def _reach(self, give_up: Callable[[float], bool]) -> int | None:
-        """Do what `connect()` promises, and return since when the name is held.
-
-        None if `give_up` ended the wait for it.
-        """
+    def _reach(self, give_up: Callable[[float], bool]) -> NameTaken | None:
+        """Do what `connect()` promises; None if `give_up` ended the wait for the name."""
         if self._holder is None or self._holder.pid != os.getpid():
-            self._holder = Holder.here()  # in the process that works, which may be a fork
+            # In the process that works, which may be a fork.
+            self._holder = Holder.here(prefetch=self._prefetch)
             self._commands.holder = self._holder.text()
         link = Link(self._connect)
         try:
@@ -451,12 +451,14 @@ class RedisStreamConsumer:
             _streams.learn_abilities(link, self._commands)
             if self._result_stream is not None:
                 _streams.check_is_stream(link, self._result_stream, "result_stream")
-            since_ms = _name.take(link, self._commands, self._logger, give_up=give_up)
-            self._has_name = since_ms is not None
+            taken = _name.take(link, self._commands, self._logger, give_up=give_up)
+            self._has_name = taken is not None
+            if taken is not None and taken.before != self._commands.holder.encode():
+                self._predecessor = Holder.parse(taken.before.decode(errors="replace"))
         finally:
             link.close()
         self._connectivity.succeeded(self.consumer_id)
-        return since_ms
+        return taken
 
     def _start(self, give_up: Callable[[float], bool]) -> None:
         with self._lock:
@@ -464,16 +466,16 @@ class RedisStreamConsumer:
                 raise self._not_new()
             self._state = State.STARTING
         try:
-            since_ms = self._reach(give_up)
+            taken = self._reach(give_up)
         except BaseException:
             with self._lock:
                 if self._state is State.STARTING:
                     self._state = State.NEW
             raise
-        if since_ms is None:
+        if taken is None:
             self._begin_drain(0)
             return
-        self._recoverer.name_taken(since_ms)
+        self._recoverer.name_taken(taken.since_ms, self._predecessor)
         for name in COUNTERS:
             self._recorder.increment_counter(name, 0)
         if not self._run_pool():

@@ -112,6 +112,7 @@ class Worker:
         *,
         own_idle_ms: int = HOUR_MS,
         since_ms: int = 0,
+        predecessor_read_singly: bool = False,
         max_crashes: int = 3,
         startable_crashes: int = 3,
         apart: tuple[Read, ...] = (),
@@ -120,6 +121,7 @@ class Worker:
         command = self.commands.recover(
             own_idle_ms=own_idle_ms,
             since_ms=since_ms,
+            predecessor_read_singly=predecessor_read_singly,
             max_crashes=max_crashes,
             startable_crashes=startable_crashes,
             apart=apart,

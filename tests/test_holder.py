@@ -63,7 +63,7 @@ def test_this_process_is_not_gone_and_its_holders_are_not_the_same() -> None:
 
 
 def test_a_holder_is_read_back_from_its_text() -> None:
-    holder = Holder.here()
+    holder = Holder.here(prefetch=7)
     assert Holder.parse(holder.text()) == holder
     assert Holder.parse(holder.text() + " script: 0123, on line 4") == holder
 
@@ -104,7 +104,7 @@ def test_a_process_that_cannot_be_judged_from_here_is_not_gone(elsewhere: dict[s
 
 
 def test_a_programs_name_may_hold_spaces_and_brackets(proc: Path) -> None:
-    holder = Holder.here(proc)
+    holder = Holder.here(proc=proc)
     assert holder.started == "777"
     assert holder.machine == f"{BOOT} pid:[4026531836]"
     assert not holder.is_gone(proc)
@@ -115,13 +115,13 @@ def test_a_programs_name_may_hold_spaces_and_brackets(proc: Path) -> None:
 
 
 def test_without_proc_nothing_is_known(tmp_path: Path) -> None:
-    holder = Holder.here(tmp_path)
+    holder = Holder.here(proc=tmp_path)
     assert (holder.machine, holder.started) == ("", "")
     assert not holder.is_gone(tmp_path)
 
 
 def test_a_process_that_may_not_be_looked_at_is_not_gone(proc: Path) -> None:
     """As with hidepid, where the folders of other users' processes are not there."""
-    holder = Holder.here(proc)
+    holder = Holder.here(proc=proc)
     (proc / str(os.getpid()) / "stat").unlink()
     assert not holder.is_gone(proc)

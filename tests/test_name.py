@@ -13,6 +13,7 @@ from protocol import LEASE_MS, Looker, Worker
 from shared_sync import _name
 from shared_sync._holder import Holder
 from shared_sync._link import Link
+from shared_sync._streams import NameTaken
 from shared_sync.errors import ConsumerIdInUse
 
 LOGGER = logging.getLogger("tests.name")
@@ -49,21 +50,24 @@ def newcomer(link: Link, worker: Worker) -> Worker:
 
 def take(
     newcomer: Worker, waits: Callable[[float], bool], **options: Callable[[], float]
-) -> int | None:
+) -> NameTaken | None:
     return _name.take(newcomer.link, newcomer.commands, LOGGER, give_up=waits, **options)
 
 
 def test_a_free_name_is_taken_at_once_and_the_moment_told(link: Link, look: Looker) -> None:
     waits = Waits()
     begun = look.now_ms()
-    since_ms = take(Worker(link, "new", beats=False), waits)
-    assert since_ms is not None
-    assert begun <= since_ms <= look.now_ms()
+    taken = take(Worker(link, "new", beats=False), waits)
+    assert taken is not None
+    assert begun <= taken.since_ms <= look.now_ms()
+    assert taken.before == b""
     assert waits.seconds == []
 
 
 def test_ones_own_name_is_taken_again(worker: Worker) -> None:
-    assert take(worker, Waits())
+    taken = take(worker, Waits())
+    assert taken is not None
+    assert taken.before == worker.commands.holder.encode()
 
 
 def test_a_holder_that_beats_meanwhile_is_alive_and_named(
@@ -76,7 +80,9 @@ def test_a_holder_that_beats_meanwhile_is_alive_and_named(
 
 def test_a_dead_holders_name_is_free_when_its_lease_ends(newcomer: Worker, look: Looker) -> None:
     waits = Waits(lambda: None, lambda: look.end_lease("w1"))
-    assert take(newcomer, waits)
+    taken = take(newcomer, waits)
+    assert taken is not None
+    assert taken.before == ELSEWHERE.encode()
     assert len(waits.seconds) == 2
 
 

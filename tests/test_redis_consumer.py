@@ -16,7 +16,7 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from shared_sync import (
     Retry,
     RetryPolicy,
     _link,
+    _recoverer,
     current_message,
 )
 from shared_sync._embedded import EmbeddedRedis
@@ -330,6 +331,46 @@ def test_what_a_predecessor_had_is_run_at_once_and_charged_however_early_its_suc
     eventually(lambda: attempts == [2], within=4)
 
 
+@pytest.mark.parametrize(("told", "at_once"), [(None, 1), (3, 1), (1, 3)])
+def test_how_a_predecessor_read_says_how_much_of_what_it_left_runs_at_once(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    told: int | None,
+    at_once: int,
+) -> None:
+    """And not how its successor reads, to which the name is given when it connects."""
+    monkeypatch.setattr(_recoverer, "INTERVAL_SECONDS", 0.01)
+    go_on, running = threading.Event(), Counter[str]()
+
+    def processor(message_id: str, _: object) -> None:
+        running[message_id] += 1
+        assert go_on.wait(20)
+
+    ids = producer.publish_many({"n": n} for n in range(3))
+    client.xgroup_create(STREAM, GROUP, id="0")
+    client.xreadgroup(GROUP, "name", {STREAM: ">"}, count=3)
+    Looker(client).pass_ms(5)
+    if told is not None:
+        holder = Holder.here(prefetch=told).text()
+        client.hset("{jobs}:workers:holders", "name", holder)
+    successor = make(processor, consumer_id="name", threads=4, block_seconds=0.01)
+    successor.connect()
+    successor.start()
+    eventually(lambda: len(running) == at_once)
+    turns = scripts_run(client)
+    eventually(lambda: scripts_run(client) > turns + 20)
+    assert running == Counter(ids[:at_once])
+    go_on.set()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert running == Counter(ids)
+
+
+def scripts_run(client: redis.Redis) -> int:
+    return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+
 def test_a_late_result_of_a_message_that_was_taken_over_is_refused(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
@@ -484,7 +525,7 @@ def test_stop_is_quick_when_idle_and_harmless_twice_and_before_start(make: Make)
     never_started = make(lambda *_: None)
     assert never_started.stop() is True
     for act in (never_started.start, never_started.connect):
-        with pytest.raises(ConsumerStateError, match="stopped.*make a new RedisStreamConsumer"):
+        with pytest.raises(ConsumerStateError, match=r"stopped.*make a new RedisStreamConsumer"):
             act()
     consumer = make(lambda *_: None, threads=4, block_seconds=2)
     consumer.start()
@@ -669,9 +710,10 @@ def test_a_start_that_waits_for_a_name_can_be_stopped(make: Make, client: redis.
 def test_a_consumer_that_was_only_connected_gives_its_name_back_when_it_is_stopped(
     make: Make, client: redis.Redis
 ) -> None:
-    first = make(lambda *_: None, consumer_id="twin")
+    first = make(lambda *_: None, consumer_id="twin", prefetch=7)
     first.connect()
-    assert client.hget("{jobs}:workers:holders", "twin") is not None
+    holder = client.hget("{jobs}:workers:holders", "twin")
+    assert json.loads(holder)["prefetch"] == 7, "by which others judge what it leaves behind"
     assert first.stop() is True
     assert client.hget("{jobs}:workers:holders", "twin") is None
     with pytest.raises(ConsumerStateError):

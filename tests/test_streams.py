@@ -18,6 +18,7 @@ from redis.crc import key_slot
 
 from shared_sync import _servers, _streams
 from shared_sync._embedded import EmbeddedRedis
+from shared_sync._holder import Holder
 from shared_sync._link import Link
 from shared_sync._streams import (
     PARKED,
@@ -26,6 +27,7 @@ from shared_sync._streams import (
     Finish,
     GroupCommands,
     Keys,
+    NameTaken,
     QueueFigures,
     Read,
     Recovered,
@@ -814,6 +816,49 @@ def test_of_what_a_dead_consumer_had_read_at_once_one_message_at_a_time_runs_her
     assert other.recover_id() == taken[2]
 
 
+@pytest.mark.parametrize(
+    ("told", "apart"),
+    [
+        pytest.param(Holder.here(prefetch=1).text(), False, id="1"),
+        pytest.param(Holder.here(prefetch=10).text(), True, id="10"),
+        pytest.param('{"host": "gpu-7"}', True, id="nothing of it"),
+        pytest.param("[1]", True, id="no object"),
+        pytest.param("the holder of w1", True, id="no JSON"),
+        pytest.param(None, True, id="no holder"),
+    ],
+)
+def test_messages_of_a_dead_consumer_need_not_wait_for_each_other_if_it_told_that_it_read_singly(
+    worker: Worker, other: Worker, look: Looker, taken: list[str], told: str | None, apart: bool
+) -> None:
+    """How its own reads were counts, as the next version may read otherwise."""
+    look.client.hdel(look.keys.holders, "w1")
+    if told is not None:
+        look.client.hset(look.keys.holders, "w1", told)
+    look.end_lease("w1")
+    other.beat()  # which forgets the holders that have left nothing behind
+    first = other.recover().entry
+    assert first is not None
+    assert first.left_by is not None
+    assert other.recover_id(apart=(first.left_by,)) == (None if apart else taken[1])
+
+
+@pytest.mark.parametrize("singly", [True, False])
+def test_what_its_name_had_before_is_judged_by_how_its_predecessor_read(
+    link: Link, worker: Worker, look: Looker, taken: list[str], singly: bool
+) -> None:
+    look.end_lease("w1")
+    look.pass_ms(5)
+    successor = Worker(link, "w1", holder=Holder.here(prefetch=1).text(), beats=False)
+    assert successor.take_name() is None
+    before = {"since_ms": look.now_ms(), "predecessor_read_singly": singly}
+    first = successor.recover(**before).entry
+    assert first is not None
+    assert first.left_by is not None
+    assert (first.id, first.deliveries) == (taken[0], 2)
+    found = successor.recover_id(**before, apart=(first.left_by,))
+    assert found == (taken[1] if singly else None)
+
+
 def test_reads_of_other_consumers_and_other_times_are_not_kept_apart(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -1107,7 +1152,7 @@ def test_a_name_is_free_at_once_after_a_clean_end_and_from_a_holder_known_to_be_
 ) -> None:
     other = Worker(link, "w1", holder="other", beats=False)
     gone = other.commands.hold(b"the holder of w1")
-    assert isinstance(_streams.parse_hold(link.call(*gone)), int)
+    assert isinstance(_streams.parse_hold(link.call(*gone)), NameTaken)
     assert worker.take_name() is not None
     other.leave()
     assert worker.take_name() is None

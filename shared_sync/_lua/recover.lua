@@ -2,9 +2,10 @@
 -- dead consumer, or one of this consumer's own that no reader holds.
 -- KEYS: stream, history, due, presence, holders
 -- ARGV: group, consumer, holder, lease ms, grace ms, idle ms after which an own message without a reader
---       counts as left behind, ms at which this process took its name, crashes after which a message
---       is given up on, crashes that a message may have to be started now, number of reads to keep
---       apart, and for each of these: consumer, ms of its delivery; then held id ...
+--       counts as left behind, ms at which this process took its name, 1 if who had the name before
+--       told that its reads brought one message each or '', crashes after which a message is given
+--       up on, crashes that a message may have to be started now, number of reads to keep apart, and
+--       for each of these: consumer, ms of its delivery; then held id ...
 -- Returns {taken, bodies gone, ms until the next parked message is due or -1}; taken is nil or
 -- {id, fields, deliveries, history or nil}, for one that was left behind followed by the consumer
 -- that left it and the ms of its delivery.
@@ -16,9 +17,10 @@ local holders = KEYS[5]
 local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
 local own_idle, since = tonumber(ARGV[6]), tonumber(ARGV[7])
-local max_crashes, startable_crashes = tonumber(ARGV[8]), tonumber(ARGV[9])
-local apart, first_held = {}, 11 + 2 * ARGV[10]
-for i = 11, first_held - 1, 2 do
+local predecessor_read_singly = ARGV[8] == '1'
+local max_crashes, startable_crashes = tonumber(ARGV[9]), tonumber(ARGV[10])
+local apart, first_held = {}, 12 + 2 * ARGV[11]
+for i = 12, first_held - 1, 2 do
   apart[#apart + 1] = {consumer = ARGV[i], delivered = tonumber(ARGV[i + 1])}
 end
 local held, held_count = {}, #ARGV - first_held + 1
@@ -43,12 +45,21 @@ local function may_start(id, deliveries)
   return crashes <= startable_crashes or crashes >= max_crashes
 end
 
+-- Whether a dead consumer told that its reads brought one message each. One that did not may have
+-- read more: another program, or one whose presence was lost.
+local function read_singly(name)
+  if name == consumer then return predecessor_read_singly end
+  local understood, told = pcall(cjson.decode, redis.call('HGET', holders, name))
+  return understood and type(told) == 'table' and told['prefetch'] == 1
+end
+
 -- Whichever message of one read took the process down, it shall not take the others of that read
--- along a second time: while one of them runs here again, the others wait.
+-- along a second time: while one of them runs here again, the others wait. How the dead had read
+-- counts, and not how we do.
 local function runs_beside_its_like(name, delivered)
   for _, read in ipairs(apart) do
     if read.consumer == name and math.abs(read.delivered - delivered) <= SKEW_MS then
-      return true
+      return not read_singly(name)
     end
   end
   return false
