@@ -71,6 +71,8 @@ class Reader:
         """
         if self._broken_off:
             # Wherever the last pass ended: what it had and lost is found in Redis and run again.
+            # Done now and not where it broke off, since a want of memory may have done that, and
+            # then to let go of something may fail as well; the next pass comes after a pause.
             self._in_hand.keep_only(self.name, {outcome.id for outcome in self._unsettled})
         self._broken_off = True
         self._pass()
