@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -117,6 +118,22 @@ def test_a_message_that_is_always_late_becomes_a_dead_letter_that_shows_where_it
     assert letter["dead.crashes"] == "0"
     assert letter["dead.history"].count('"error_type": "deadline"') == 2
     assert [told["status"] for told in results(client)] == ["dead"]
+
+
+def test_a_late_message_becomes_a_dead_letter_also_where_a_files_name_is_no_valid_unicode(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, hanging: Callable[..., Hanging]
+) -> None:
+    """As a module has in a folder whose name was written in another encoding."""
+    inner = hanging("first", "1")
+    names = {"inner": inner}
+    source = "def processor(*job):\n    return inner(*job)\n"
+    exec(compile(source, os.fsdecode(b"/caf\xe9/model.py"), "exec"), names)
+    producer.publish({"n": 1})
+    make(names["processor"], **SHORT | {"retry": RetryPolicy(max_attempts=1)}).start()
+    eventually(lambda: len(dead_letters(client)) == 1)
+    (letter,) = dead_letters(client)
+    assert letter["dead.error_type"] == "deadline"
+    assert 'File "/caf?/model.py", line 2, in processor' in letter["dead.traceback"]
 
 
 def test_what_was_prefetched_behind_a_late_message_goes_back_uncharged(
