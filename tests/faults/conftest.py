@@ -11,12 +11,13 @@ import pytest
 from faults.ledger import KEYS, RESULTS, FaultTable, Ledger, MakePool, Row, lines_of
 from faults.proxy import Proxy
 
-from shared_sync import RedisStreamConsumer, _link
+from shared_sync import RedisStreamConsumer, _link, _recoverer
 from shared_sync._embedded import EmbeddedRedis
 
 LEASE_SECONDS = 2.0
-BLOCK_SECONDS = 0.2
-REPLY_MARGIN_SECONDS = 0.6
+BLOCK_SECONDS = 0.1
+REPLY_MARGIN_SECONDS = 0.4
+RECOVERY_SECONDS = 0.4
 
 _ROWS: pytest.StashKey[list[Row]] = pytest.StashKey()
 
@@ -43,8 +44,9 @@ def pytest_terminal_summary(
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up on a reply after a moment, so that a test need not wait for as long as users do."""
+    """Give up on a reply and look for what was lost after a moment; users wait longer."""
     monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", REPLY_MARGIN_SECONDS)
+    monkeypatch.setattr(_recoverer, "INTERVAL_SECONDS", RECOVERY_SECONDS)
 
 
 @pytest.fixture

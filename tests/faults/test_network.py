@@ -298,7 +298,7 @@ def test_one_byte_at_a_time_is_enough(
     ledger.fault_is_over()
     attempts = Attempts(failing=1)
     with RedisStreamProducer(proxy.url, KEYS.stream) as producer:
-        ledger.publish(20, producer=producer)
+        ledger.publish(10, producer=producer)
     pool = make_pool(proxy.url, ledger.processor(attempts), threads=2, prefetch=3, retry=QUICK)
     pool.start()
     row = fault_table.add("one byte at a time", ledger, pool)
@@ -313,10 +313,10 @@ def test_a_pool_whose_connections_are_refused_for_a_while_goes_on(
     with ledger.load():
         with proxy.refusal():
             eventually(lambda: not pool.redis_connected)
-            let_pass(1)
+            let_pass(0.5)
         ledger.fault_is_over()
         ledger.progress()
-    fault_table.add("connections refused for 1 s", ledger, pool)
+    fault_table.add("connections refused for 0.5 s", ledger, pool)
 
 
 def test_cuts_at_any_moment_lose_nothing_and_answer_nothing_twice(

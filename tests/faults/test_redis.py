@@ -254,7 +254,7 @@ def test_a_pool_that_is_turned_away_for_a_while_keeps_its_work(
         eventually(lambda: not pool.redis_connected)
         gate.open()
         eventually(lambda: pool.get_health_data()["jobs_in_flight"] == 0)
-        let_pass(0.5)
+        let_pass(0.3)
         assert not pool.redis_connected
         admin.execute_command(*let_in)
         ledger.fault_is_over()
