@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 import redis
 from consumers import GROUP, LOGGER, STREAM, Make
 from protocol import KEYS, Looker, Worker, make_link
-from servers import PATIENT_MS, QUICK_MS, Cluster, Sentinels
+from servers import PATIENT_MS, Cluster, Sentinels, together
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync._embedded import EmbeddedRedis, find_redis_server
@@ -69,34 +69,27 @@ def own_server(redis_server: EmbeddedRedis) -> Iterator[EmbeddedRedis]:
 
 
 @pytest.fixture(scope="module")
-def sentinels(
+def _several(
     redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Sentinels]:
-    """A master, replicas and Sentinels, shared by the tests of a module that do them no harm."""
-    with ExitStack() as stack:
-        folder = tmp_path_factory.mktemp("sentinels")
-        yield Sentinels(stack, redis_server.binary, folder, down_after_ms=PATIENT_MS)
+) -> Iterator[tuple[Sentinels, Cluster]]:
+    binary, folder = redis_server.binary, tmp_path_factory.mktemp("sentinels")
+    with together(
+        lambda stack: Sentinels(stack, binary, folder, down_after_ms=PATIENT_MS),
+        lambda stack: Cluster(stack, binary, KEYS.stream, down_after_ms=PATIENT_MS),
+    ) as (sentinels, cluster):
+        yield sentinels, cluster
 
 
 @pytest.fixture(scope="module")
-def cluster(redis_server: EmbeddedRedis) -> Iterator[Cluster]:
+def sentinels(_several: tuple[Sentinels, Cluster]) -> Sentinels:
+    """A master, replicas and Sentinels, shared by the tests of a module that do them no harm."""
+    return _several[0]
+
+
+@pytest.fixture(scope="module")
+def cluster(_several: tuple[Sentinels, Cluster]) -> Cluster:
     """A cluster, shared by the tests of a module that do it no harm."""
-    with ExitStack() as stack:
-        yield Cluster(stack, redis_server.binary, KEYS.stream, down_after_ms=PATIENT_MS)
-
-
-@pytest.fixture
-def own_sentinels(redis_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Sentinels]:
-    """A master, replicas and Sentinels of the test's own, which it may kill."""
-    with ExitStack() as stack:
-        yield Sentinels(stack, redis_server.binary, tmp_path, down_after_ms=QUICK_MS)
-
-
-@pytest.fixture
-def own_cluster(redis_server: EmbeddedRedis) -> Iterator[Cluster]:
-    """A cluster of the test's own, which it may kill."""
-    with ExitStack() as stack:
-        yield Cluster(stack, redis_server.binary, KEYS.stream, down_after_ms=QUICK_MS)
+    return _several[1]
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 
@@ -18,9 +19,10 @@ import pytest
 import redis
 from faults.ledger import FaultTable, Row, server_of
 from helpers import eventually
-from servers import Cluster, Sentinels, Servers
+from servers import QUICK_MS, Cluster, Sentinels, Servers, together
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, _link
+from shared_sync._embedded import EmbeddedRedis
 from shared_sync._streams import Keys
 from shared_sync.errors import SharedSyncError
 
@@ -34,6 +36,33 @@ PAUSE_SECONDS = 0.005
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on a reply after a moment, so that a test need not wait for as long as users do."""
     monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", 1.0)
+
+
+@pytest.fixture(scope="module")
+def unused(
+    redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Servers]]:
+    """Enough for all tests here, each of which takes one for itself and may kill its servers."""
+
+    def start_sentinels(stack: ExitStack) -> Sentinels:
+        folder = tmp_path_factory.mktemp("sentinels")
+        return Sentinels(stack, redis_server.binary, folder, down_after_ms=QUICK_MS)
+
+    def start_cluster(stack: ExitStack) -> Cluster:
+        return Cluster(stack, redis_server.binary, KEYS.stream, down_after_ms=QUICK_MS)
+
+    with together(*[start_sentinels] * 3, *[start_cluster] * 2) as made:
+        yield made
+
+
+@pytest.fixture
+def own_sentinels(unused: list[Servers]) -> Sentinels:
+    return next(unused.pop(at) for at, one in enumerate(unused) if isinstance(one, Sentinels))
+
+
+@pytest.fixture
+def own_cluster(unused: list[Servers]) -> Cluster:
+    return next(unused.pop(at) for at, one in enumerate(unused) if isinstance(one, Cluster))
 
 
 class Load:
@@ -94,7 +123,7 @@ class Load:
         with self._lock:
             return set(self._acknowledged)
 
-    def progress(self, messages: int = 100) -> None:
+    def progress(self, messages: int = 50) -> None:
         """Wait until so many more messages were run."""
         enough = len(self._runs) + messages
         eventually(lambda: len(self._runs) >= enough)
