@@ -186,7 +186,7 @@ def test_the_speech_worker_hears_real_recordings_half_right_or_better(
 def test_a_file_whose_worker_was_killed_is_finished_by_another_once(
     stt_worker: Spawn, redis_url: str, client: redis.Redis
 ) -> None:
-    files = sorted(RECORDINGS.glob("*.wav")) or sorted(DEMO_AUDIO.glob("*.wav"))
+    files = sorted(DEMO_AUDIO.glob("*.wav"))[:4]
     victim = stt_worker("victim")
     eventually(lambda: client.exists("{audio:jobs}:stt-workers:presence"), within=60)
     second_port = free_port()
