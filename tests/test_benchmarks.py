@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 
 from shared_sync._embedded import EmbeddedRedis
@@ -14,18 +17,20 @@ from shared_sync._embedded import EmbeddedRedis
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def run(program: str, *arguments: str) -> str:
-    """What it prints; fails with all of it when its verdict is not good."""
-    done = subprocess.run(
+def start(program: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, str(BENCHMARKS / program), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=180,
-        check=False,
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    """What it prints; fails with all of it when its verdict is not good."""
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == 0, output
+    return output
 
 
 def figure(name: str, output: str) -> str:
@@ -34,9 +39,24 @@ def figure(name: str, output: str) -> str:
     return found.group(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def soak(redis_server: EmbeddedRedis) -> Iterator[subprocess.Popen[str]]:
+    """A short one, which runs beside the other tests here.
+
+    This seed brings a killed Redis, a terminated and a killed worker, and cut connections.
+    """
+    brief = ("--minutes", "0.05", "--fault-every", "0.7", "--lease", "1", "--rate", "30")
+    binary = str(redis_server.binary)
+    process = start("soak.py", *brief, "--seed", "1353", "--redis-server", binary)
+    yield process
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+
+
 def test_a_killed_workers_jobs_are_done_within_the_bound(redis_server: EmbeddedRedis) -> None:
     brief = ("--runs", "1", "--lease", "2", "--jobs", "40")
-    output = run("crash_recovery.py", *brief, "--redis-server", str(redis_server.binary))
+    server = ("--redis-server", str(redis_server.binary))
+    output = output_of(start("crash_recovery.py", *brief, *server))
     assert "bound: 4 s, the lease of 2 s and 2 s: held" in output
     (row,) = re.findall(r"^ +1 +([\d.]+) +(\d+) +(\d+) +(\d+)$", output, re.MULTILINE)
     assert float(row[0]) <= 4
@@ -49,15 +69,12 @@ def test_crash_recovery_leaves_nothing_behind_in_a_redis_that_it_is_given(
 ) -> None:
     client.set("mine", "kept")
     brief = ("--runs", "1", "--lease", "1", "--jobs", "40")
-    run("crash_recovery.py", *brief, "--redis-url", redis_url)
+    output_of(start("crash_recovery.py", *brief, "--redis-url", redis_url))
     assert client.keys() == [b"mine"]
 
 
-def test_a_short_soak_loses_and_doubles_nothing(redis_server: EmbeddedRedis) -> None:
-    """This seed brings a killed Redis, a terminated and a killed worker, and cut connections."""
-    brief = ("--minutes", "0.05", "--fault-every", "0.7", "--lease", "1", "--rate", "30")
-    binary = str(redis_server.binary)
-    output = run("soak.py", *brief, "--seed", "1353", "--redis-server", binary)
+def test_a_short_soak_loses_and_doubles_nothing(soak: subprocess.Popen[str]) -> None:
+    output = output_of(soak)
     assert "nothing lost, nothing doubled" in output
     assert figure("lost", output) == figure("published twice", output) == "0"
     assert int(figure("messages", output)) >= 10
