@@ -76,6 +76,25 @@ def ask(url: str) -> tuple[int, dict[str, Any]]:
             return refused.code, json.load(refused)
 
 
+class Gate:
+    """A processor or callback that stays inside until it is opened. Safe from any thread."""
+
+    def __init__(self, returns: Any = None) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self._returns = returns
+        self._lock = threading.Lock()
+        # Guarded by the lock.
+        self.calls = 0
+
+    def __call__(self, *_: object) -> Any:
+        with self._lock:
+            self.calls += 1
+        self.entered.set()
+        assert self.opened.wait(60)
+        return self._returns
+
+
 class Figures:
     """Stands in for WorkerMetrics and keeps what it was told."""
 

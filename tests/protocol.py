@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import redis
@@ -33,6 +34,20 @@ METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
 
 def make_link(url: str) -> Link:
     return Link(_servers.connector(url, key=KEYS.stream, reply_timeout_seconds=10))
+
+
+def interrupted_wait(link: Link, client: redis.Redis) -> Any:
+    """What a thread receives that waits for a message over the link, when that is ended from here.
+
+    The client is one of the same server, which nobody else uses.
+    """
+    client.xgroup_create(KEYS.stream, KEYS.group, "0", mkstream=True)
+    link.send([GroupCommands(KEYS, "w1", LEASE_MS).read(1, 9000)])
+    with ThreadPoolExecutor(1) as other:
+        received = other.submit(link.receive_blocked)
+        eventually(lambda: client.info("clients")["blocked_clients"] == 1)
+        link.interrupt()
+        return received.result(5)
 
 
 def result(text: str) -> Answer:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 import redis
-from helpers import ask, eventually, health_command
+from helpers import Gate, ask, eventually, health_command
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync._embedded import EmbeddedRedis
@@ -32,16 +31,11 @@ def serve() -> Iterator[Serve]:
 def test_it_tells_the_figures_of_a_stream_and_group(
     serve: Serve, redis_url: str, client: redis.Redis
 ) -> None:
-    started, go_on = threading.Event(), threading.Event()
-
-    def hold(*_: object) -> None:
-        started.set()
-        assert go_on.wait(30)
-
+    hold = Gate()
     with RedisStreamProducer(redis_url, "jobs") as producer:
         producer.publish_many({"n": n} for n in range(5))
     with RedisStreamConsumer(redis_url, "jobs", "workers", "w1", None, hold):
-        assert started.wait(10)
+        assert hold.entered.wait(10)
         url = serve(
             "--port", "0", "--redis-url", redis_url, "--stream", "jobs", "--group", "workers"
         )
@@ -61,7 +55,7 @@ def test_it_tells_the_figures_of_a_stream_and_group(
         assert health.items() >= expected.items()
         _, metrics = ask(f"{url}/metrics")
         assert metrics["queue_depth"] == 5
-        go_on.set()
+        hold.opened.set()
         eventually(lambda: ask(f"{url}/health")[1]["queue_depth"] == 0)
 
 

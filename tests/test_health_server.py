@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
+from helpers import Gate
 
 from shared_sync import health_server
 from shared_sync.errors import ConfigurationError, PortUnavailable
@@ -83,19 +84,6 @@ class Task(threading.Thread):
         self.join(LIMIT)
         assert not self.is_alive(), "the other thread is stuck"
         return self._result
-
-
-class Gate:
-    """A callback that waits inside until it is opened."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.opened = threading.Event()
-
-    def __call__(self) -> dict[str, Any]:
-        self.entered.set()
-        assert self.opened.wait(LIMIT)
-        return {"finished": True}
 
 
 class Failing:
@@ -426,7 +414,7 @@ def test_one_connection_serves_many_requests(serve):
 
 
 def test_a_slow_callback_does_not_keep_another_request_waiting(serve):
-    slow = Gate()
+    slow = Gate({"finished": True})
     server = serve(slow, lambda: {"jobs": 1})
     health = Task(lambda: ask(server))
     assert slow.entered.wait(LIMIT)
@@ -623,7 +611,7 @@ def test_the_stop_closes_the_connection_of_a_keep_alive_client(serve):
 
 def test_a_request_that_is_being_served_is_finished_at_stop_and_no_other_is_let_in(serve, caplog):
     caplog.set_level(logging.DEBUG, "waitress")
-    slow = Gate()
+    slow = Gate({"finished": True})
     server = serve(slow)
     with closing(connect(server)) as idle:
         ask_over(idle, "/metrics")
@@ -641,7 +629,7 @@ def test_a_request_that_is_being_served_is_finished_at_stop_and_no_other_is_let_
 
 
 def test_a_callback_that_outlasts_the_stop_is_reported_and_ends_by_itself(serve, caplog):
-    slow = Gate()
+    slow = Gate({"finished": True})
     server = serve(slow)
     running = Task(lambda: ask(server))
     assert slow.entered.wait(LIMIT)
@@ -654,7 +642,7 @@ def test_a_callback_that_outlasts_the_stop_is_reported_and_ends_by_itself(serve,
 
 
 def test_it_can_be_started_again_while_an_old_callback_still_runs(serve):
-    slow = Gate()
+    slow = Gate({"finished": True})
     server = serve(slow, lambda: {"jobs": 1})
     running = Task(lambda: ask(server))
     assert slow.entered.wait(LIMIT)
@@ -706,7 +694,7 @@ def test_a_client_that_does_not_read_cannot_hold_the_stop_up(serve, monkeypatch)
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
 def test_fifty_starts_and_stops_leave_no_thread_and_no_descriptor():
-    slow = Gate()
+    slow = Gate({"finished": True})
     server = HealthServer("worker-1", 0, None, slow, host="127.0.0.1")
     threads, files, begin = threading.active_count(), descriptors(), monotonic()
     for _ in range(50):

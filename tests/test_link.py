@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import threading
 from typing import Any
 
 import pytest
 import redis
 from helpers import eventually
-from protocol import Worker, make_link
+from protocol import Worker, interrupted_wait, make_link
 
 from shared_sync import _link, _servers, _streams
 from shared_sync._embedded import EmbeddedRedis
@@ -213,20 +212,7 @@ def test_scripts_that_the_server_forgot_are_loaded_again_by_themselves(
 
 
 def test_a_blocked_wait_is_ended_from_another_thread(link: Link, client: redis.Redis) -> None:
-    worker = Worker(link, "w1")
-    link.send([worker.commands.read(1, 9000)])
-    received: list[Any] = ["nothing yet"]
-
-    def wait() -> None:
-        received[0] = link.receive_blocked()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    eventually(lambda: client.info("clients")["blocked_clients"] == 1)
-    link.interrupt()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert received == [None]
+    assert interrupted_wait(link, client) is None
 
 
 def test_an_interrupt_that_comes_before_the_wait_ends_it_too(link: Link) -> None:

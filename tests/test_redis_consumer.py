@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 import redis
 from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
-from helpers import Figures, eventually, in_a_fork
+from helpers import Figures, Gate, eventually, in_a_fork
 from protocol import Looker
 
 from shared_sync import (
@@ -375,22 +375,16 @@ def scripts_run(client: redis.Redis) -> int:
 def test_a_late_result_of_a_message_that_was_taken_over_is_refused(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    started, go_on = threading.Event(), threading.Event()
+    slow = Gate("late")
     figures = Figures()
-
-    def slow(*_: object) -> str:
-        started.set()
-        assert go_on.wait(20)
-        return "late"
-
     producer.publish({"n": 1})
     make(slow, result_stream="results", metrics=figures).start()
-    assert started.wait(10)
+    assert slow.entered.wait(10)
     client.zadd("{jobs}:workers:presence", {"consumer-1": 0})
     (entry,) = client.xpending_range(STREAM, GROUP, "-", "+", 1)
     client.xclaim(STREAM, GROUP, "other", 0, [entry["message_id"]])
     client.xack(STREAM, GROUP, entry["message_id"])
-    go_on.set()
+    slow.opened.set()
     eventually(lambda: figures.counters["jobs_lost"] == 1)
     assert client.xlen("results") == 0
     assert figures.counters["jobs_processed"] == 0
@@ -448,23 +442,17 @@ def test_a_full_redis_is_worked_off_and_its_workers_stay_alive(
 def test_stop_waits_for_what_runs_and_leaves_nothing_behind(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> str:
-        started.set()
-        assert go_on.wait(20)
-        return "done"
-
+    slow = Gate("done")
     producer.publish({"n": 1})
     consumer = make(slow, result_stream="results")
     consumer.start()
-    assert started.wait(10)
+    assert slow.entered.wait(10)
     ended: list[bool] = []
     stopper = threading.Thread(target=lambda: ended.append(consumer.stop()))
     stopper.start()
     eventually(lambda: consumer.state == "draining")
     assert not ended
-    go_on.set()
+    slow.opened.set()
     stopper.join(10)
     assert ended == [True]
     assert client.xlen("results") == 1
@@ -476,16 +464,11 @@ def test_stop_waits_for_what_runs_and_leaves_nothing_behind(
 def test_prefetched_messages_go_back_at_once_and_uncharged_while_the_running_one_goes_on(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> None:
-        started.set()
-        assert go_on.wait(20)
-
+    slow = Gate()
     ids = producer.publish_many({"n": n} for n in range(5))
     first = make(slow, prefetch=5)
     first.start()
-    assert started.wait(10)
+    assert slow.entered.wait(10)
     assert owners(client) == {"consumer-1": 5}
     stopper = threading.Thread(target=first.stop)
     stopper.start()
@@ -495,7 +478,7 @@ def test_prefetched_messages_go_back_at_once_and_uncharged_while_the_running_one
     second.start()
     eventually(lambda: len(attempts) == 4)
     assert attempts == dict.fromkeys(ids[1:], 1)
-    go_on.set()
+    slow.opened.set()
     stopper.join(10)
     eventually(lambda: client.xlen(STREAM) == 0)
     assert len(attempts) == 4
@@ -504,16 +487,11 @@ def test_prefetched_messages_go_back_at_once_and_uncharged_while_the_running_one
 def test_what_still_runs_after_the_drain_is_handed_back_uncharged(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    started, go_on = threading.Event(), threading.Event()
-
-    def stuck(*_: object) -> None:
-        started.set()
-        assert go_on.wait(20)
-
+    stuck = Gate()
     message_id = producer.publish({"n": 1})
     first = make(stuck, drain_seconds=0.1)
     first.start()
-    assert started.wait(10)
+    assert stuck.entered.wait(10)
     assert first.stop() is False
     assert owners(client) == {"~parked": 1}
     (entry,) = client.xpending_range(STREAM, GROUP, "-", "+", 1)
@@ -521,7 +499,7 @@ def test_what_still_runs_after_the_drain_is_handed_back_uncharged(
     done: list[tuple[str, int]] = []
     make(lambda found, _: done.append((found, current_message().attempt))).start()
     eventually(lambda: done == [(message_id, 1)])
-    go_on.set()
+    stuck.opened.set()
 
 
 def test_stop_is_quick_when_idle_and_harmless_twice_and_before_start(make: Make) -> None:
@@ -567,17 +545,12 @@ def test_stop_keeps_its_limit_while_redis_hangs(
 ) -> None:
     """With a job that does not end, and prefetched ones to hand back."""
     monkeypatch.setattr(redis_consumer, "GOODBYE_SECONDS", 1.0)
-    started, go_on = threading.Event(), threading.Event()
-
-    def stuck(*_: object) -> None:
-        started.set()
-        assert go_on.wait(60)
-
+    stuck = Gate()
     with RedisStreamProducer(own_server.url, STREAM) as producer:
         producer.publish_many({"n": n} for n in range(5))
     consumer = make(stuck, url=own_server.url, prefetch=5)
     consumer.start()
-    assert started.wait(10)
+    assert stuck.entered.wait(10)
     os.kill(own_server.pid, signal.SIGSTOP)
     try:
         begun = time.monotonic()
@@ -586,22 +559,17 @@ def test_stop_keeps_its_limit_while_redis_hangs(
         eventually(lambda: consumer.state == "stopped")
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
-        go_on.set()
+        stuck.opened.set()
 
 
 def test_many_may_stop_it_at_once_and_the_shortest_limit_counts(
     make: Make, producer: RedisStreamProducer
 ) -> None:
-    started, go_on = threading.Event(), threading.Event()
-
-    def stuck(*_: object) -> None:
-        started.set()
-        assert go_on.wait(60)
-
+    stuck = Gate()
     producer.publish({"n": 1})
     consumer = make(stuck)
     consumer.start()
-    assert started.wait(10)
+    assert stuck.entered.wait(10)
     said: list[bool] = []
     limits = (600, 600, 0.2)
     stoppers = [
@@ -613,7 +581,7 @@ def test_many_may_stop_it_at_once_and_the_shortest_limit_counts(
     for stopper in stoppers:
         stopper.join(20)
     assert said == [False] * 3
-    go_on.set()
+    stuck.opened.set()
 
 
 def test_start_consuming_ends_when_another_thread_stops_it(make: Make) -> None:
@@ -736,20 +704,15 @@ def test_a_consumer_that_was_only_connected_gives_its_name_back_when_it_is_stopp
 def test_a_forked_process_does_not_sign_its_parent_off(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> None:
-        started.set()
-        assert go_on.wait(20)
-
+    slow = Gate()
     producer.publish({"n": 1})
     consumer = make(slow)
     consumer.start()
-    assert started.wait(10)
+    assert slow.entered.wait(10)
     assert in_a_fork(lambda: consumer.stop(timeout=0)) is False
     assert owners(client) == {"consumer-1": 1}
     assert client.hexists("{jobs}:workers:holders", "consumer-1")
-    go_on.set()
+    slow.opened.set()
     eventually(lambda: client.xlen(STREAM) == 0)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 from helpers import ask, eventually, health_command
-from protocol import make_link
+from protocol import interrupted_wait, make_link
 from redis.crc import key_slot
 from servers import MASTER, Cluster, Sentinels, Servers, sentinel
 
@@ -152,23 +152,8 @@ def test_the_command_for_dead_letters_finds_them(servers: Servers) -> None:
 
 
 def test_a_blocked_wait_is_ended_from_another_thread(servers: Servers) -> None:
-    client = servers.admin(servers.master())
-    client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
-    received: list[Any] = ["nothing yet"]
     with closing(make_link(servers.url)) as link:
-        read = ("XREADGROUP", "GROUP", GROUP, "c1", "BLOCK", 9000, "STREAMS", STREAM, ">")
-        link.send([read])
-
-        def wait() -> None:
-            received[0] = link.receive_blocked()
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        eventually(lambda: client.info("clients")["blocked_clients"] == 1)
-        link.interrupt()
-        thread.join(5)
-        assert not thread.is_alive()
-    assert received == [None]
+        assert interrupted_wait(link, servers.admin(servers.master())) is None
 
 
 def test_a_broken_link_finds_its_server_again(servers: Servers) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 from helpers import ask, eventually, health_command
-from protocol import make_link
+from protocol import interrupted_wait, make_link
 from servers import MASTER, SLOTS, sentinel
 from tls import OPENSSL, Certificates, free_port, supports_tls
 
@@ -122,22 +120,8 @@ def test_the_health_command_sees_it(url: str) -> None:
 
 
 def test_a_blocked_wait_is_ended_from_another_thread(url: str, client: redis.Redis) -> None:
-    client.xgroup_create(STREAM, GROUP, "0", mkstream=True)
-    received: list[Any] = ["nothing yet"]
     with closing(make_link(url)) as link:
-        read = ("XREADGROUP", "GROUP", GROUP, "c1", "BLOCK", 9000, "STREAMS", STREAM, ">")
-        link.send([read])
-
-        def wait() -> None:
-            received[0] = link.receive_blocked()
-
-        thread = threading.Thread(target=wait)
-        thread.start()
-        eventually(lambda: client.info("clients")["blocked_clients"] == 1)
-        link.interrupt()
-        thread.join(5)
-        assert not thread.is_alive()
-    assert received == [None]
+        assert interrupted_wait(link, client) is None
 
 
 def test_an_authority_that_is_not_trusted_is_refused(

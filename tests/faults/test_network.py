@@ -22,7 +22,7 @@ from faults.ledger import (
     mixed,
 )
 from faults.proxy import Proxy
-from helpers import eventually
+from helpers import Gate, eventually
 
 from shared_sync import RedisStreamProducer, Reject, current_message
 from shared_sync.errors import RedisUnavailable
@@ -119,20 +119,19 @@ def test_a_failure_that_arrives_late_does_not_disturb_the_next_attempt(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
     """Its connection was given up, it was told again, and the message has been taken again."""
-    again, go_on = threading.Event(), threading.Event()
+    again = Gate()
 
     def work(message_id: str, job: Job) -> object:
         if current_message().attempt == 1:
             raise ValueError("the first time")
-        again.set()
-        assert go_on.wait(20)
+        again()
         return answer(message_id, job)
 
     (message_id,) = ledger.publish()
     held_up = proxy.hold_up("park")
     pool = make_pool(proxy.url, ledger.processor(work), retry=QUICK)
     pool.start()
-    assert again.wait(10)
+    assert again.entered.wait(10)
     held_up.release.set()
     assert held_up.delivered.wait(10)
     ledger.client.ping()
@@ -140,7 +139,7 @@ def test_a_failure_that_arrives_late_does_not_disturb_the_next_attempt(
     (entry,) = ledger.client.xpending_range(KEYS.stream, KEYS.group, "-", "+", 1)
     assert entry["consumer"].decode() == pool.consumer_id
     ledger.fault_is_over()
-    go_on.set()
+    again.opened.set()
     row = fault_table.add("a failure arrives late", ledger, pool)
     assert row.run_twice == 0
 
@@ -269,18 +268,18 @@ def test_a_network_that_delivers_nothing_for_a_while_costs_nothing(
 def test_work_that_is_done_in_a_black_hole_is_kept_and_not_done_again(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
-    go_on = threading.Event()
+    gate = Gate()
 
     def work(message_id: str, job: Job) -> object:
-        assert go_on.wait(20)
+        gate()
         return answer(message_id, job)
 
     pool = make_pool(proxy.url, ledger.processor(work))
     pool.start()
     ledger.publish(3)
-    eventually(lambda: sum(ledger.runs.values()) == 3)
+    eventually(lambda: gate.calls == 3)
     with proxy.black_hole():
-        go_on.set()
+        gate.opened.set()
         eventually(lambda: pool.get_health_data()["jobs_in_flight"] == 0)
         eventually(lambda: not pool.redis_connected)
         let_pass(REPLY_SECONDS)

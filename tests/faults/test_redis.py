@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
@@ -12,7 +11,7 @@ import pytest
 from faults.conftest import BLOCK_SECONDS, LEASE_SECONDS, REPLY_MARGIN_SECONDS
 from faults.ledger import KEYS, QUICK, FaultTable, Ledger, MakePool, answer, let_pass, mixed
 from faults.proxy import Proxy
-from helpers import Figures, eventually
+from helpers import Figures, Gate, eventually
 
 from shared_sync import _recoverer, current_message
 from shared_sync._embedded import EmbeddedRedis
@@ -31,27 +30,20 @@ def ledger(own_server: EmbeddedRedis) -> Iterator[Ledger]:
         yield kept
 
 
-class Gate:
-    """Work that waits until the gate is opened, for the messages that are to be held.
+class GatedWork:
+    """Work that waits until its gate is opened, for the messages that are to be held.
 
     Some of these fail before, so that something is noted about them.
     """
 
     def __init__(self) -> None:
-        self._opened = threading.Event()
-        self._lock = threading.Lock()
-        self.held = 0
-
-    def open(self) -> None:
-        self._opened.set()
+        self.gate = Gate()
 
     def __call__(self, message_id: str, job: Job) -> object:
         if "fails" in job and current_message().attempt == 1:
             raise ValueError("at first")
         if "held" in job:
-            with self._lock:
-                self.held += 1
-            assert self._opened.wait(30)
+            self.gate()
         return answer(message_id, job)
 
 
@@ -77,20 +69,20 @@ def test_a_redis_that_is_killed_and_keeps_its_data_costs_nothing(
     ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
     """Work that is done meanwhile is kept, and health tells the truth."""
-    gate = Gate()
+    work = GatedWork()
     pools = [
-        make_pool(own_server.url, ledger.processor(gate)),
+        make_pool(own_server.url, ledger.processor(work)),
         make_pool(own_server.url, ledger.processor(mixed), prefetch=3, retry=QUICK),
     ]
     pools[0].start()
     ledger.publish(2, held="until Redis is gone")
-    eventually(lambda: gate.held == 2)
+    eventually(lambda: work.gate.calls == 2)
     pools[1].start()
     with ledger.load():
         for _ in range(2):
             own_server.kill()
             eventually(lambda: not any(pool.redis_connected for pool in pools))
-            gate.open()
+            work.gate.opened.set()
             eventually(lambda: pools[0].get_health_data()["jobs_in_flight"] == 0)
             own_server.start()
             ledger.fault_is_over()
@@ -103,18 +95,18 @@ def test_a_redis_that_is_killed_and_keeps_nothing_is_worked_off_anew(
     redis_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
     """What was finished meanwhile is of a message that Redis no longer knows, and is dropped."""
-    gate, figures = Gate(), Figures()
+    work, figures = GatedWork(), Figures()
     with EmbeddedRedis(redis_server.binary) as server, closing(Ledger(server.url)) as ledger:
-        pool = make_pool(server.url, ledger.processor(gate), metrics=figures)
+        pool = make_pool(server.url, ledger.processor(work), metrics=figures)
         pool.start()
         ledger.publish(20)
         ledger.settle()
         ledger.publish(2, held="until Redis is gone")
-        eventually(lambda: gate.held == 2)
+        eventually(lambda: work.gate.calls == 2)
         with ledger.load():
             ledger.kill(server)
             eventually(lambda: not pool.redis_connected)
-            gate.open()
+            work.gate.opened.set()
             eventually(lambda: pool.get_health_data()["jobs_in_flight"] == 0)
             server.start()
             ledger.fault_is_over()
@@ -146,12 +138,12 @@ def test_after_a_freeze_a_pool_that_is_late_to_return_is_not_taken_for_dead(
 ) -> None:
     """The freeze ends all leases; one pool looks for the dead before the other one can beat."""
     monkeypatch.setattr(_recoverer, "INTERVAL_SECONDS", 0.1)
-    gate, figures = Gate(), Figures()
+    work, figures = GatedWork(), Figures()
     with closing(Proxy(own_server.port)) as proxy:
-        late = make_pool(proxy.url, ledger.processor(gate))
+        late = make_pool(proxy.url, ledger.processor(work))
         late.start()
         ledger.publish(2, held="over the freeze")
-        eventually(lambda: gate.held == 2)
+        eventually(lambda: work.gate.calls == 2)
         early = make_pool(own_server.url, ledger.processor(), metrics=figures)
         early.start()
         with ledger.load():
@@ -163,7 +155,7 @@ def test_after_a_freeze_a_pool_that_is_late_to_return_is_not_taken_for_dead(
                 let_pass(LEASE_SECONDS / 8)  # the grace lasts for half a lease
             eventually(lambda: late.redis_connected)
             let_pass(LEASE_SECONDS / 2)
-        gate.open()
+        work.gate.opened.set()
         row = fault_table.add("Redis frozen, longer than the lease", ledger, early, late)
     assert row.run_twice == figures.counters["jobs_recovered"] == 0
 
@@ -237,22 +229,22 @@ def test_a_pool_that_is_turned_away_for_a_while_keeps_its_work(
     fault_table: FaultTable,
     reason: str,
 ) -> None:
-    gate = Gate()
+    work = GatedWork()
     admin = ledger.client
     admin.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "&*", "+@all")
     url = own_server.url
     if reason == "rights":
         url = url.replace("redis://", "redis://worker:pw@")
-    pool = make_pool(url, ledger.processor(gate))
+    pool = make_pool(url, ledger.processor(work))
     pool.start()
     ledger.publish(2, held="while turned away")
-    eventually(lambda: gate.held == 2)
+    eventually(lambda: work.gate.calls == 2)
     turn_away, let_in = TURNED_AWAY[reason]
     with ledger.load():
         for command in turn_away:
             admin.execute_command(*command)
         eventually(lambda: not pool.redis_connected)
-        gate.open()
+        work.gate.opened.set()
         eventually(lambda: pool.get_health_data()["jobs_in_flight"] == 0)
         let_pass(0.3)
         assert not pool.redis_connected
@@ -285,14 +277,14 @@ def test_a_redis_that_is_emptied_under_waiting_readers_is_noticed(
 def test_a_redis_that_is_emptied_under_running_messages_is_worked_off_anew(
     ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
-    gate, figures = Gate(), Figures()
-    pool = make_pool(own_server.url, ledger.processor(gate), metrics=figures)
+    work, figures = GatedWork(), Figures()
+    pool = make_pool(own_server.url, ledger.processor(work), metrics=figures)
     pool.start()
     ledger.publish(2, held="until all is gone")
-    eventually(lambda: gate.held == 2)
+    eventually(lambda: work.gate.calls == 2)
     with ledger.load():
         ledger.destroy("FLUSHALL")
-        gate.open()
+        work.gate.opened.set()
         ledger.progress()
     fault_table.add("FLUSHALL under load", ledger, pool)
     assert_no_results_of_what_redis_lost(ledger)
@@ -303,17 +295,17 @@ def test_a_stream_that_is_deleted_under_load_is_made_anew(
     ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
     """What was noted about its messages stays behind and disturbs nothing."""
-    gate, figures = Gate(), Figures()
-    pool = make_pool(own_server.url, ledger.processor(gate), metrics=figures, retry=QUICK)
+    work, figures = GatedWork(), Figures()
+    pool = make_pool(own_server.url, ledger.processor(work), metrics=figures, retry=QUICK)
     ledger.publish(2, held="until the stream is gone", fails="at first")
     later = make_pool(own_server.url, ledger.processor(mixed), retry=QUICK, prefetch=3)
     pool.start()
-    eventually(lambda: gate.held == 2)
+    eventually(lambda: work.gate.calls == 2)
     assert ledger.client.hlen(KEYS.history) == 2
     later.start()
     with ledger.load():
         ledger.destroy("DEL", KEYS.stream)
-        gate.open()
+        work.gate.opened.set()
         ledger.progress()
     fault_table.add("DEL of the stream under load", ledger, pool, later)
     assert_no_results_of_what_redis_lost(ledger)
@@ -325,18 +317,18 @@ def test_a_group_that_is_destroyed_has_what_is_unfinished_delivered_again(
     ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
     """Also to the pool that runs them; it knows that it does."""
-    gate = Gate()
-    pool = make_pool(own_server.url, ledger.processor(gate))
+    work = GatedWork()
+    pool = make_pool(own_server.url, ledger.processor(work))
     pool.start()
     finished = ledger.publish(20)
     ledger.settle()
     running = ledger.publish(2, held="while the group is gone")
-    eventually(lambda: gate.held == 2)
+    eventually(lambda: work.gate.calls == 2)
     with ledger.load():
         ledger.client.xgroup_destroy(KEYS.stream, KEYS.group)
         ledger.fault_is_over()
         ledger.progress()
-        gate.open()
+        work.gate.opened.set()
     fault_table.add("XGROUP DESTROY under load", ledger, pool)
     assert not {*finished, *running} & ledger.run_twice()
 
@@ -345,14 +337,14 @@ def test_a_stream_that_is_renamed_away_and_back_is_worked_off(
     ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
     """What is published meanwhile goes to a new stream, which Redis drops on the way back."""
-    gate = Gate()
-    pool = make_pool(own_server.url, ledger.processor(gate), threads=2)
+    work = GatedWork()
+    pool = make_pool(own_server.url, ledger.processor(work), threads=2)
     pool.start()
     away = ledger.publish(2, held="while the stream is away")
-    eventually(lambda: gate.held == 2)
+    eventually(lambda: work.gate.calls == 2)
     away += ledger.publish(20)
     ledger.client.rename(KEYS.stream, "away")
-    gate.open()
+    work.gate.opened.set()
     with ledger.load():
         ledger.destroy("RENAME", "away", KEYS.stream)
         ledger.progress()
