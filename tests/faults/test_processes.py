@@ -71,7 +71,7 @@ def held_by(look: Looker, *names: str) -> set[str]:
 def test_what_a_killed_worker_held_runs_again_elsewhere_and_nothing_else_runs_twice(
     crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
 ) -> None:
-    books.publish(300)
+    books.publish(400)
     full = {"threads": 4, "prefetch": 5, "acts": "sleep 0.03"}
     victim, heir = crew.start("victim", **full), crew.start("heir", **full)
     eventually(lambda: all(len(books.run_by(name)) >= 40 for name in ("victim", "heir")))
@@ -606,6 +606,7 @@ def test_a_worker_that_is_stopped_while_redis_is_away_ends_in_time(
         else:
             os.kill(own_server.pid, signal.SIGCONT)
         books.fault_is_over()
+        Looker(books.client).end_lease("leaving")
         crew.let("go")
         crew.start("other")
         note = f"ended after {ended_after:.1f} s, drain_seconds 0.3"
