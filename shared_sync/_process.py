@@ -12,6 +12,8 @@ import psutil
 
 T = TypeVar("T")
 
+SHORTEST_CPU_SECONDS = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessSample:
@@ -50,32 +52,36 @@ class ProcessProbe:
         # same sample, and a second look at the CPU a moment later would measure nothing.
         self._lock = threading.Lock()
         self._sampled_at = clock()
-        self._cpu_seconds = self._read_cpu_seconds()
         self._sample: ProcessSample | None = None
+        self._cpu_since = self._sampled_at
+        self._cpu_seconds_then = self._read_cpu_seconds()
 
     def sample(self) -> ProcessSample:
         """Return the figures of now, or the last ones if they are fresh. Raises nothing.
 
-        The first sample's `cpu_percent` is the use since the probe was made.
+        The first sample's `cpu_percent` is the use since the probe was made, None if that is less
+        than a tenth of a second ago: CPU time is told in steps of a hundredth.
         """
         with self._lock:
             now = self._clock()
             age = now - self._sampled_at
             if self._sample is None or age >= self._max_age_seconds:
-                self._sample = self._take(age)
+                self._sample = self._take(now)
                 self._sampled_at = now
             return self._sample
 
-    def _take(self, elapsed: float) -> ProcessSample:
-        before, self._cpu_seconds = self._cpu_seconds, self._read_cpu_seconds()
+    def _take(self, now: float) -> ProcessSample:
+        cpu_seconds, elapsed = self._read_cpu_seconds(), now - self._cpu_since
         used = None
-        if before is not None and self._cpu_seconds is not None:
-            used = 100 * (self._cpu_seconds - before) / elapsed if elapsed > 0 else 0.0
+        if elapsed >= SHORTEST_CPU_SECONDS:
+            if cpu_seconds is not None and self._cpu_seconds_then is not None:
+                used = 100 * (cpu_seconds - self._cpu_seconds_then) / elapsed
+            self._cpu_since, self._cpu_seconds_then = now, cpu_seconds
         memory = _figure(self._process.memory_info)
         return ProcessSample(
             memory_bytes=None if memory is None else memory.rss,
             cpu_percent=used,
-            cpu_seconds=self._cpu_seconds,
+            cpu_seconds=cpu_seconds,
             open_descriptors=_figure(self._process.num_fds),
             threads=_figure(self._process.num_threads),
         )

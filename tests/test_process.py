@@ -82,8 +82,16 @@ def test_cpu_percent_is_the_use_since_the_sample_before(
     assert probe.sample().cpu_percent == 0.0
 
 
-def test_a_sample_at_once_has_no_cpu_to_speak_of(probe: ProcessProbe) -> None:
-    assert probe.sample().cpu_percent == 0.0
+def test_the_use_of_a_moment_is_not_known(
+    probe: ProcessProbe, process: FakeProcess, clock: Clock
+) -> None:
+    """One step of the kernel's clock would be a multiple of all there is."""
+    process.user += 0.01
+    clock.now += 0.0001
+    assert probe.sample().cpu_percent is None
+    process.user += 0.99
+    clock.now += 1.9999
+    assert probe.sample().cpu_percent == pytest.approx(50.0)
 
 
 def test_a_second_look_within_a_second_sees_the_same_sample(
@@ -117,6 +125,7 @@ def test_cpu_percent_comes_back_one_sample_after_it_can_be_read_again(
     probe: ProcessProbe, process: FakeProcess, clock: Clock
 ) -> None:
     process.hidden = {"cpu": psutil.AccessDenied(1)}
+    clock.now += 1
     assert probe.sample().cpu_percent is None
     process.hidden = {}
     clock.now += 1

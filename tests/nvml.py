@@ -1,0 +1,97 @@
+"""A stand-in for the module `pynvml`: GPUs whose figures are set by the test."""
+
+# ruff: noqa: N801, N802 (the names are NVIDIA's)
+
+from __future__ import annotations
+
+import threading
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+
+class NVMLError(Exception):
+    pass
+
+
+class NVMLError_DriverNotLoaded(NVMLError):
+    pass
+
+
+class NVMLError_FunctionNotFound(NVMLError):
+    pass
+
+
+class NVMLError_NoPermission(NVMLError):
+    pass
+
+
+class NVMLError_NotSupported(NVMLError):
+    pass
+
+
+class NVMLError_Uninitialized(NVMLError):
+    pass
+
+
+class NVMLError_GpuIsLost(NVMLError):
+    pass
+
+
+class FakeNvml(ModuleType):
+    """Two GPUs. What is in `trouble` is raised by the function of that name.
+
+    A call of the function in `hangs` says so by `hanging`, and returns when `go_on` is set.
+    """
+
+    NVML_TEMPERATURE_GPU = 0
+
+    def __init__(self) -> None:
+        super().__init__("pynvml")
+        self.trouble: dict[str, Exception] = {}
+        self.hangs = ""
+        self.hanging, self.go_on = threading.Event(), threading.Event()
+        self.read_once = threading.Event()  # up to its last figure
+        self.devices = ["gpu 0", "gpu 1"]
+        self.calls: list[str] = []
+        self.threads: set[int] = set()
+        self.begun = False
+        for error in (NVMLError, *NVMLError.__subclasses__()):
+            setattr(self, error.__name__, error)
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        self.threads.add(threading.get_ident())
+        if name == self.hangs:
+            self.hanging.set()
+            assert self.go_on.wait(20)
+        if name in self.trouble:
+            raise self.trouble[name]
+        if name != "nvmlInit" and not self.begun:
+            raise NVMLError_Uninitialized
+
+    def nvmlInit(self) -> None:
+        self._called("nvmlInit")
+        self.begun = True
+
+    def nvmlDeviceGetCount(self) -> int:
+        self._called("nvmlDeviceGetCount")
+        return len(self.devices)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        self._called(f"nvmlDeviceGetHandleByIndex {index}")
+        return self.devices[index]
+
+    def nvmlDeviceGetMemoryInfo(self, device: str) -> Any:
+        self._called(f"nvmlDeviceGetMemoryInfo {device}")
+        return SimpleNamespace(used=3000, total=8000, free=5000)
+
+    def nvmlDeviceGetUtilizationRates(self, device: str) -> Any:
+        self._called(f"nvmlDeviceGetUtilizationRates {device}")
+        return SimpleNamespace(gpu=75, memory=20)
+
+    def nvmlDeviceGetTemperature(self, device: str, sensor: int) -> int:
+        assert sensor == self.NVML_TEMPERATURE_GPU
+        self._called(f"nvmlDeviceGetTemperature {device}")
+        if device == self.devices[-1]:
+            self.read_once.set()
+        return 61
