@@ -26,9 +26,8 @@ class STTWorker:
     def __init__(self):
         self.logger = logging.getLogger("stt_worker")
         self.model = None
-        self.metrics = WorkerMetrics(INSTANCE_ID)
-        for name in ("successful_transcriptions", "failed_transcriptions"):
-            self.metrics.increment_counter(name, 0)
+        self.metrics = WorkerMetrics(INSTANCE_ID, service="stt")
+        self.metrics.alert("error_rate", above=0.2, for_seconds=60)
         self.consumer = RedisStreamConsumer(
             REDIS_URL,
             "audio:jobs",

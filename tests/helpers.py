@@ -1,4 +1,4 @@
-"""What tests share: waiting with a deadline, the health page, a recorder that only remembers."""
+"""What tests share: a wait with a deadline, a fork, the health page, a recorder that remembers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,13 @@ def eventually(condition: Callable[[], object], *, within: float = 15.0) -> None
     while not condition():
         assert time.monotonic() < deadline, f"did not come true within {within} s"
         pause.wait(0.01)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has now, for a program that cannot choose one itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -29,10 +29,30 @@ HOMES = {
     "WorkerMetrics": "shared_sync.metrics",
     "current_message": "shared_sync.message",
 }
-OUTSIDERS = ("redis", "flask", "waitress", "werkzeug")
-ISLANDS = {
-    "metrics": {"errors", "_process", "_histogram", "_snapshot", "_exposition"},
+OUTSIDERS = ("redis", "flask", "waitress", "werkzeug", "pynvml")
+ISLANDS: dict[str, set[str]] = {
+    "metrics": {
+        *("errors", "_alerts", "_catalogue", "_categories", "_exposition", "_figures"),
+        *("_histogram", "_labels", "_rates", "_resources", "_snapshot"),
+    },
+    "_exposition": {"_catalogue", "_figures", "_histogram", "_labels", "_snapshot"},
+    "_figures": {"_labels", "_snapshot"},
+    "_snapshot": {"_catalogue", "_histogram", "_labels", "_resources"},
+    "_alerts": {"errors", "_labels"},
+    "_categories": {"errors"},
+    "_labels": {"errors"},
+    "_rates": {"_histogram"},
+    "_catalogue": set(),
+    "_histogram": set(),
     "health_server": {"errors"},
+    "_resources": {"_process", "_cgroup", "_gpu", "_source", "_ticker", "_per_process"},
+    "_source": {"_background", "_per_process"},
+    "_ticker": {"_background", "_per_process"},
+    "_background": {"_per_process"},
+    "_cgroup": set(),
+    "_gpu": set(),
+    "_per_process": set(),
+    "_process": set(),
 }
 TOPS = {"redis_consumer", "redis_producer", "health_server", "health", "dead_letters"}
 """Modules that programs put together, and that nothing below may know."""
@@ -117,7 +137,13 @@ def test_every_error_has_the_one_base_and_is_drawn_in_the_tree() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["shared_sync", "shared_sync.metrics", "shared_sync.errors", "shared_sync.policies"],
+    [
+        "shared_sync",
+        "shared_sync.metrics",
+        "shared_sync._resources",
+        "shared_sync.errors",
+        "shared_sync.policies",
+    ],
 )
 def test_importing_it_loads_neither_redis_nor_flask(module: str) -> None:
     printed = python(
@@ -220,8 +246,12 @@ def test_flask_and_waitress_are_imported_in_one_place() -> None:
         assert importers_of(outsider) == {"health_server"}
 
 
+def test_the_gpus_library_is_imported_only_when_it_is_asked() -> None:
+    assert importers_of("pynvml") == set()
+
+
 @pytest.mark.parametrize("island", ISLANDS)
-def test_metrics_and_health_server_are_islands(island: str) -> None:
+def test_islands_know_only_what_they_are_built_on(island: str) -> None:
     assert IMPORTS[island][1] <= ISLANDS[island]
     assert "redis" not in IMPORTS[island][0]
 

@@ -1,0 +1,124 @@
+"""The metrics that have names of their own: what each one is, and which service has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["counter", "gauge", "duration"]
+KINDS: Final[tuple[Kind, ...]] = ("counter", "gauge", "duration")
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a metric is. `unit` is empty for a plain number; a duration's is "seconds"."""
+
+    name: str
+    kind: Kind
+    help: str
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """`part` / (`part` + `rest`), two counters, over the window."""
+
+    name: str
+    part: str
+    rest: str
+    help: str
+
+
+def _counter(name: str, text: str, unit: str = "") -> About:
+    return About(name, "counter", text, unit)
+
+
+def _gauge(name: str, text: str, unit: str = "") -> About:
+    return About(name, "gauge", text, unit)
+
+
+def _duration(name: str, text: str) -> About:
+    return About(name, "duration", text, "seconds")
+
+
+_JOBS_PROCESSED = _counter("jobs_processed", "Messages finished with success.")
+_PROCESSING_LATENCY = _duration(
+    "processing_latency", "From the start of a message's processing to its end."
+)
+_REDIS_OPERATIONS = _counter("redis_operations", "Commands sent to Redis.")
+
+SERVICES: Final[dict[str, tuple[About | Ratio, ...]]] = {
+    "gateway": (
+        _gauge("clients_connected", "Clients connected now."),
+        _counter("total_clients_served", "Clients that have been served."),
+        _counter("jobs_sent", "Jobs published."),
+        _counter("results_received", "Results that came back."),
+        _REDIS_OPERATIONS,
+        _counter("audio_bytes_processed", "Audio taken in.", "bytes"),
+        _PROCESSING_LATENCY,
+    ),
+    "stt": (
+        _JOBS_PROCESSED,
+        _counter("successful_transcriptions", "Transcriptions that gave a text."),
+        _counter("failed_transcriptions", "Transcriptions that failed."),
+        _duration("transcription_time", "One transcription, with reading the audio."),
+        _duration("model_inference_time", "One run of the model."),
+        _counter("audio_duration_processed_seconds", "Length of the audio transcribed.", "seconds"),
+    ),
+    "translation": (
+        _JOBS_PROCESSED,
+        _counter("successful_translations", "Translations that gave a text."),
+        _counter("failed_translations", "Translations that failed."),
+        _duration("translation_time", "One translation."),
+        _counter("text_chars_processed", "Characters of text translated.", "characters"),
+        _counter("cache_hits", "Texts found in the cache."),
+        _counter("cache_misses", "Texts not found in the cache."),
+        Ratio(
+            "cache_hit_ratio",
+            "cache_hits",
+            "cache_misses",
+            "Share of texts found in the cache.",
+        ),
+    ),
+}
+"""What `WorkerMetrics(service=...)` declares."""
+
+CONSUMER: Final[tuple[About, ...]] = (
+    _JOBS_PROCESSED,
+    _counter("jobs_failed", "Runs of a message that failed."),
+    _counter("jobs_retried", "Failures that were followed by another attempt."),
+    _counter("jobs_dead", "Messages given up on, now dead letters."),
+    _counter("jobs_recovered", "Messages taken over from dead workers."),
+    _counter("jobs_handed_back", "Messages returned without having been started."),
+    _counter("jobs_lost", "Messages finished here after another worker had taken them over."),
+    _counter("jobs_overdue", "Messages that ran past their deadline."),
+    _counter("results_unpublished", "Results whose channel was refused."),
+    _counter("lost_bodies", "Messages whose entry was deleted by others."),
+    _counter("groups_recreated", "Times the group was gone and was created anew."),
+    _REDIS_OPERATIONS,
+    _counter("redis_reconnects", "Connections to Redis made again."),
+    _PROCESSING_LATENCY,
+    _duration("queue_wait", "From the publishing of a message to the start of its first run."),
+    _gauge("queue_depth", "Messages that are not finished."),
+    _gauge("queue_waiting", "Messages that nobody has read."),
+    _gauge("jobs_pending", "Messages that are being worked on."),
+    _gauge("jobs_parked", "Messages that wait for their next attempt."),
+    _gauge("dead_letters", "Messages given up on and kept."),
+    _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),
+)
+"""What `RedisStreamConsumer` records."""
+
+OWN: Final[tuple[About, ...]] = (
+    _counter("errors", "Errors by category and type."),
+    _counter(
+        "metrics_dropped_label_sets",
+        'Recordings counted under the label value "other", for want of room.',
+    ),
+)
+
+KNOWN: Final[dict[str, About]] = {
+    about.name: about
+    for about in (*(about for service in SERVICES.values() for about in service), *CONSUMER, *OWN)
+    if isinstance(about, About)
+}
+"""All of them by name, whether declared or not."""

@@ -1,0 +1,72 @@
+"""Labels: what tells the parts of one metric from each other, such as `{"language": "en"}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from shared_sync.errors import ConfigurationError
+
+LabelSet: TypeAlias = tuple[tuple[str, str], ...]
+"""Names and values, sorted by name; empty for a metric without labels."""
+
+MAX_LABEL_SETS = 200
+"""So many of a metric are told apart; the rest is counted under the value "other"."""
+
+OTHER = "other"
+_EMPTY = "unknown"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_RESERVED = frozenset({"instance_id", "le", "quantile"})
+_MAX_VALUE_CHARS = 200
+
+
+def label_set(metric: str, labels: Mapping[str, str]) -> LabelSet:
+    """Return the labels in their one order, checked.
+
+    Names are as Prometheus wants them. Values may be any text; they often come with the data, so
+    that an odd one is put right rather than refused: it is cut to 200 characters, half surrogates
+    are replaced, and an empty one, which Prometheus takes for none at all, is "unknown".
+    """
+    if not isinstance(labels, Mapping):
+        raise ConfigurationError(
+            f"labels of {metric!r} are a dict such as {{'language': 'en'}}, not {labels!r}"
+        )
+    for name, value in labels.items():
+        check_name(metric, name)
+        if not isinstance(value, str):
+            raise ConfigurationError(f"label {name!r} of {metric!r} is a str, not {value!r}")
+    return tuple(sorted((name, _clean(value)) for name, value in labels.items()))
+
+
+def check_name(metric: str, name: object) -> None:
+    """Raise unless this can be the name of a label."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("__"):
+        raise ConfigurationError(
+            f"a label's name is ASCII letters, digits and _, not a digit or __ first; "
+            f"{metric!r} has {name!r}"
+        )
+    if name in _RESERVED:
+        raise ConfigurationError(f"label {name!r} of {metric!r} is set by the library itself")
+
+
+def folded(labels: LabelSet) -> LabelSet:
+    """Return the label set that takes what is beyond MAX_LABEL_SETS."""
+    return tuple((name, OTHER) for name, _ in labels)
+
+
+def _clean(value: str) -> str:
+    return clean(value[:_MAX_VALUE_CHARS]) or _EMPTY
+
+
+def clean(text: str) -> str:
+    """Return the text without half surrogates, which cannot be written anywhere."""
+    return str.__str__(text).encode(errors="replace").decode()
+
+
+def shown(value: object) -> str:
+    """Return a value for an error's text, whatever it is and however long."""
+    try:
+        return repr(value)[:200]
+    except Exception:  # noqa: BLE001 - such as of an int with more digits than may be written
+        return f"a {type(value).__name__}"

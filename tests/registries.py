@@ -1,0 +1,61 @@
+"""A registry whose time and whose machine stand still, for the tests of what it shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from shared_sync._process import ProcessSample
+from shared_sync._resources import ResourceSample
+from shared_sync.metrics import WorkerMetrics
+
+MEGABYTE = 1024**2
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class StillResources:
+    """Stands in for Resources of a process that never changes."""
+
+    def __init__(self) -> None:
+        self.figures = ResourceSample(
+            process=ProcessSample(
+                memory_bytes=64 * MEGABYTE,
+                cpu_percent=12.34,
+                cpu_seconds=5.5,
+                open_descriptors=9,
+                threads=4,
+            ),
+            container=None,
+            gpus=(),
+            gc_collections=17,
+            stall_seconds=0.0123,
+            source_failures={},
+        )
+
+    def start(self) -> None:
+        pass
+
+    def sample(self) -> ResourceSample:
+        return self.figures
+
+    def become(self, **changes: Any) -> None:
+        """Let the next sample differ in these fields."""
+        self.figures = replace(self.figures, **changes)
+
+
+def registry(
+    instance_id: str, clock: Clock, resources: StillResources, **options: Any
+) -> WorkerMetrics:
+    return WorkerMetrics(
+        instance_id,
+        clock=clock,
+        wall=lambda: 1_700_000_000.25,
+        resources=resources,  # type: ignore[arg-type]
+        **options,
+    )
