@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared_sync import _streams
-from shared_sync._guarded import Logger, Recorder
+from shared_sync._guarded import ErrorRecorder, Logger
 from shared_sync._processor import ThreadProcessor
 from shared_sync._results import Results
 from shared_sync._streams import Bury, Entry, Finish, Outcome, Park
@@ -76,7 +78,7 @@ class Delivery:
         binary_fields: Sequence[str],
         retry: RetryPolicy,
         max_crashes: int,
-        recorder: Recorder,
+        recorder: ErrorRecorder,
         logger: Logger,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -91,7 +93,13 @@ class Delivery:
         self._logger = logger
         self._clock = clock
         self._wall = wall
-        self._channel_refusal_told = False
+        self._channel_refusal_told = threading.Event()
+
+    def recording_to(self, recorder: ErrorRecorder) -> Delivery:
+        """Return one that decides just the same and records elsewhere."""
+        twin = copy.copy(self)
+        twin._recorder = recorder
+        return twin
 
     def attempt(self, entry: Entry) -> Outcome:
         """Run one message, unless it must not be run, and say what is to become of it.
@@ -145,7 +153,7 @@ class Delivery:
         failures = entry.failures + 1
         error = failure.raised
         self._recorder.increment_counter("jobs_failed")
-        self._recorder.increment_counter(f"errors.{failure.error_type}")
+        self._recorder.record_error(failure.error_type if error is None else error)
         if isinstance(error, Reject):
             death = _Death(f"rejected: {failure.error}", failure)
         elif failures >= self._retry.max_attempts:
@@ -231,8 +239,8 @@ class Delivery:
     def channel_refused(self, error: SharedSyncError) -> None:
         """Results could not be published on their channel; count it, and tell it once."""
         self._recorder.increment_counter("results_unpublished")
-        if not self._channel_refusal_told:
-            self._channel_refusal_told = True
+        if not self._channel_refusal_told.is_set():
+            self._channel_refusal_told.set()
             self._logger.error(
                 "results cannot be published on their channels: %s; grant the worker's user the "
                 "right to them. Messages go on; this is said once",

@@ -4,7 +4,7 @@ or for a line in a log."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
@@ -12,11 +12,23 @@ Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
 
 class Recorder(Protocol):
-    """What the consumer needs of a metrics registry; `WorkerMetrics` is one."""
+    """What the consumer needs of a metrics registry; `WorkerMetrics` is one.
+
+    Two more methods of it are used where there are any: `record_error(error)`, instead of the
+    counter `errors.<type>`; and `record_batch(counters=..., durations=...)`, which records all of
+    its figures or, if it raises, none.
+    """
 
     def increment_counter(self, name: str, value: float = 1) -> None: ...
     def record_duration(self, name: str, seconds: float) -> None: ...
     def set_gauge(self, name: str, value: float) -> None: ...
+
+
+class ErrorRecorder(Recorder, Protocol):
+    """A recorder that knows what to do with errors."""
+
+    def record_error(self, error: BaseException | str) -> None:
+        """Count an error, or one of which there is only the name of its type."""
 
 
 class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11
@@ -38,27 +50,86 @@ class GuardedRecorder:
 
     def __init__(self, recorder: Recorder | None, logger: Logger) -> None:
         self._recorder = recorder
+        self._record_error = getattr(recorder, "record_error", None)
+        self._record_batch = getattr(recorder, "record_batch", None)
         self._logger = logger
         self._told = False
 
     def increment_counter(self, name: str, value: float = 1) -> None:
         if self._recorder is not None:
-            self._guard(self._recorder.increment_counter, name, value)
+            self._guard(name, self._recorder.increment_counter, name, value)
 
     def record_duration(self, name: str, seconds: float) -> None:
         if self._recorder is not None:
-            self._guard(self._recorder.record_duration, name, seconds)
+            self._guard(name, self._recorder.record_duration, name, seconds)
 
     def set_gauge(self, name: str, value: float) -> None:
         if self._recorder is not None:
-            self._guard(self._recorder.set_gauge, name, value)
+            self._guard(name, self._recorder.set_gauge, name, value)
 
-    def _guard(self, record: Callable[[str, float], None], name: str, value: float) -> None:
+    def record_error(self, error: BaseException | str) -> None:
+        if self._record_error is not None and not isinstance(error, str):
+            self._guard("an error", self._record_error, error)
+        else:
+            name = error if isinstance(error, str) else type(error).__name__
+            self.increment_counter(f"errors.{name}")
+
+    def record_batch(
+        self, counters: Mapping[str, float], durations: Mapping[str, Sequence[float]]
+    ) -> None:
+        """Record many figures at once if the recorder can, else one after the other."""
+        if self._record_batch is not None:
+            try:
+                self._record_batch(counters=counters, durations=durations)
+            except BaseException:  # noqa: BLE001, S110 - of any kind; none of it was recorded
+                pass  # then one by one, to lose only those that are refused
+            else:
+                return
+        for name, value in counters.items():
+            self.increment_counter(name, value)
+        for name, lengths in durations.items():
+            for seconds in lengths:
+                self.record_duration(name, seconds)
+
+    def _guard(self, what: str, record: Callable[..., None], *figure: Any) -> None:
         try:
-            record(name, value)
+            record(*figure)
         except BaseException as error:  # noqa: BLE001 - of any kind: nor is a figure
             if not self._told:
                 self._told = True
                 self._logger.warning(
-                    "metrics refuse %s (%s); this is said once, messages go on", name, error
+                    "metrics refuse %s (%s); this is said once, messages go on", what, error
                 )
+
+
+class RecorderOfOneThread:
+    """Keeps the counters and durations of one thread until `flush()`, which passes them on as one.
+
+    So that a whole read of messages costs the registry's lock once. All but these two are passed
+    on at once.
+    """
+
+    def __init__(self, recorder: GuardedRecorder) -> None:
+        self._recorder = recorder
+        self._counters: dict[str, float] = {}
+        self._durations: dict[str, list[float]] = {}
+
+    def increment_counter(self, name: str, value: float = 1) -> None:
+        self._counters[name] = self._counters.get(name, 0) + value
+
+    def record_duration(self, name: str, seconds: float) -> None:
+        self._durations.setdefault(name, []).append(seconds)
+
+    def set_gauge(self, name: str, value: float) -> None:
+        self._recorder.set_gauge(name, value)
+
+    def record_error(self, error: BaseException | str) -> None:
+        self.flush()  # which has the failure that it belongs to
+        self._recorder.record_error(error)
+
+    def flush(self) -> None:
+        """Pass on what has been kept."""
+        if self._counters or self._durations:
+            counters, self._counters = self._counters, {}
+            durations, self._durations = self._durations, {}
+            self._recorder.record_batch(counters, durations)

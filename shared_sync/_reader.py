@@ -10,7 +10,7 @@ from typing import Any
 from shared_sync import _streams
 from shared_sync._connectivity import Connectivity
 from shared_sync._delivery import Delivery
-from shared_sync._guarded import Recorder
+from shared_sync._guarded import RecorderOfOneThread
 from shared_sync._in_hand import InHand
 from shared_sync._link import Link
 from shared_sync._recoverer import Recoverer
@@ -39,7 +39,7 @@ class Reader:
         in_hand: InHand,
         recoverer: Recoverer,
         connectivity: Connectivity,
-        recorder: Recorder,
+        recorder: RecorderOfOneThread,
         prefetch: int,
         block_seconds: float,
         clock: Callable[[], float] = time.monotonic,
@@ -48,7 +48,7 @@ class Reader:
         self.name = name
         self.link = link
         self._commands = commands
-        self._delivery = delivery
+        self._delivery = delivery.recording_to(recorder)
         self._in_hand = in_hand
         self._recoverer = recoverer
         self._connectivity = connectivity
@@ -75,7 +75,11 @@ class Reader:
             # then to let go of something may fail as well; the next pass comes after a pause.
             self._in_hand.keep_only(self.name, {outcome.id for outcome in self._unsettled})
         self._broken_off = True
-        self._pass()
+        try:
+            self._pass()
+        except BaseException:
+            self._recorder.flush()
+            raise
         self._broken_off = False
 
     def _pass(self) -> None:
@@ -101,6 +105,7 @@ class Reader:
                     break
         finally:
             self.link.close()
+            self._recorder.flush()
 
     def _finished(self) -> bool:
         """Whether there is nothing left that Redis has to be told."""
@@ -193,6 +198,8 @@ class Reader:
             if settled.unpublished is not None:
                 self._delivery.channel_refused(settled.unpublished)
         self._held_up = refusal is not None
+        self._recorder.increment_counter("redis_operations", len(settling) + commanded)
+        self._recorder.flush()  # before the wait for a message, however long that takes
         if not commanded:
             if refusal is not None:
                 raise refusal
@@ -201,7 +208,6 @@ class Reader:
             reply = self.link.receive_blocked()
         else:
             reply = self.link.receive()
-        self._recorder.increment_counter("redis_operations", len(settling) + commanded)
         self._connectivity.succeeded(self.name)
         return reply
 

@@ -20,7 +20,7 @@ from shared_sync import _address, _backoff, _check, _link, _name, _servers, _str
 from shared_sync._connectivity import Connectivity
 from shared_sync._deadline import Deadline
 from shared_sync._delivery import Delivery
-from shared_sync._guarded import GuardedLogger, GuardedRecorder, Recorder
+from shared_sync._guarded import GuardedLogger, GuardedRecorder, Recorder, RecorderOfOneThread
 from shared_sync._holder import Holder
 from shared_sync._in_hand import InHand, Running
 from shared_sync._keeper import Keeper
@@ -246,7 +246,7 @@ class RedisStreamConsumer:
                 in_hand=self._in_hand,
                 recoverer=self._recoverer,
                 connectivity=self._connectivity,
-                recorder=self._recorder,
+                recorder=RecorderOfOneThread(self._recorder),
                 prefetch=prefetch,
                 block_seconds=block_seconds,
             )
@@ -555,7 +555,7 @@ class RedisStreamConsumer:
         elif isinstance(error, SharedSyncError):
             self._connectivity.failed(who, error)
         else:
-            self._recorder.increment_counter(f"errors.{type(error).__name__}")
+            self._recorder.record_error(error)
             self._logger.error("a consumer thread failed and goes on", exc_info=error)
         return _backoff.exponential(
             failures,

@@ -12,6 +12,7 @@ import pytest
 from helpers import Figures
 
 from shared_sync._delivery import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, Delivery
+from shared_sync._guarded import GuardedRecorder
 from shared_sync._processor import ThreadProcessor
 from shared_sync._results import Results
 from shared_sync._streams import Answer, Bury, Entry, Finish, Outcome, Park
@@ -80,7 +81,7 @@ class Deliveries:
             binary_fields=binary,
             retry=retry,
             max_crashes=max_crashes,
-            recorder=self.figures,
+            recorder=GuardedRecorder(self.figures, LOGGER),
             logger=LOGGER,
             clock=self.clock,
             wall=lambda: WALL,
@@ -495,12 +496,13 @@ def test_the_wait_in_the_queue_is_the_age_of_the_id_and_never_negative() -> None
             if name == "queue_wait":
                 self.waits.append(seconds)
 
-    deliveries = Deliveries(lambda _id, _fields: None)
     recorder = Remembering()
-    deliveries.delivery._recorder = recorder
-    deliveries.attempt(entry())
-    deliveries.attempt(Entry("9700000000000-0", [b"a", b"b"]))
-    deliveries.attempt(Entry("0-1", [b"a", b"b"]))
+    delivery = Deliveries(lambda _id, _fields: None).delivery.recording_to(
+        GuardedRecorder(recorder, LOGGER)
+    )
+    delivery.attempt(entry())
+    delivery.attempt(Entry("9700000000000-0", [b"a", b"b"]))
+    delivery.attempt(Entry("0-1", [b"a", b"b"]))
     assert recorder.waits == [pytest.approx(4.5), 0.0, pytest.approx(WALL)]
 
 
