@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 import redis
-from helpers import eventually
+from helpers import eventually, free_port
 
 from shared_sync import RedisStreamProducer
 from shared_sync._speech import DEMO_AUDIO
@@ -67,12 +66,6 @@ def stt_worker(redis_url: str) -> Iterator[Spawn]:
     for process in started:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(url: str) -> dict[str, Any]:
