@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,3 +81,25 @@ def test_a_short_soak_loses_and_doubles_nothing(soak: subprocess.Popen[str]) -> 
     assert int(figure("messages", output)) >= 10
     assert int(figure("runs", output).rstrip(",")) >= 10
     assert int(figure("faults", output).rstrip(":")) >= 1
+
+
+def test_the_benchmark_of_metrics_prints_all_its_tables() -> None:
+    """Its times in brief mean nothing, so its verdict does not count here; its accuracy does."""
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "bench_metrics.py"), "--brief"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.stderr == ""
+    *tables, verdict = re.split(r"^(?=\w+: )", done.stdout, flags=re.MULTILINE)[1:]
+    assert [table.partition(":")[0] for table in tables] == [
+        *("Recording", "Batches", "Reading", "Accuracy", "Memory"),
+    ]
+    assert done.returncode == {"held": 0, "broken": 1}[verdict.split(": ")[1]]
+    accuracy = re.findall(r"^(\S+) +p[\d.]+ +([\d.]+) ", tables[3], re.MULTILINE)
+    assert Counter(distribution for distribution, _ in accuracy) == dict.fromkeys(
+        ("lognormal", "bimodal", "constant", "heavy-tailed"), 4
+    )
+    assert all(float(off) <= 1 for _, off in accuracy)
