@@ -22,10 +22,10 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from shared_sync._catalogue import About, Kind
-from shared_sync._figures import MEGABYTE, within
+from shared_sync._figures import MEGABYTE
 from shared_sync._histogram import GAMMA, Histogram, bucket_of, upper_edge
 from shared_sync._labels import LabelSet
-from shared_sync._snapshot import MetricsSnapshot
+from shared_sync._snapshot import MetricsSnapshot, within
 
 ROUND_BOUNDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),

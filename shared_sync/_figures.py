@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timezone
-from sys import float_info
 from typing import Any, Final
 
 from shared_sync._labels import LabelSet
-from shared_sync._snapshot import DurationSnapshot, MetricsSnapshot
+from shared_sync._snapshot import DurationSnapshot, MetricsSnapshot, within
 
 MEGABYTE: Final = 1024**2
-LARGEST: Final = float_info.max
 RESERVED: Final = (
     "instance_id",
     "timestamp",
@@ -21,7 +19,6 @@ RESERVED: Final = (
     "errors_by_category",
 )
 """Names that no metric may have."""
-
 
 _AMBIGUOUS: Final = re.compile(r'[,={}"\\\s]')
 
@@ -32,20 +29,15 @@ def flat(snapshot: MetricsSnapshot) -> dict[str, Any]:
     for name in snapshot.durations:
         data |= _duration(snapshot, name)
     for name in snapshot.counters:
-        data[f"{name}_per_second"] = round(snapshot.per_second(name), 3)
+        data[f"{name}_per_second"] = round(within(snapshot.per_second(name)), 3)
     data |= {name: _rounded(snapshot.ratio(name), 1, 4) for name in snapshot.ratios}
     for name, counters in snapshot.counters.items():
         if name != "errors":
-            data[name] = within(snapshot.total(name))
-            data |= {name + _suffix(key): within(at.total) for key, at in counters.items() if key}
+            data[name] = snapshot.total(name)
+            data |= {name + _suffix(key): at.total for key, at in counters.items() if key}
     for name, gauges in snapshot.gauges.items():
-        data |= {name + _suffix(key): within(level) for key, level in gauges.items()}
+        data |= {name + _suffix(key): level for key, level in gauges.items()}
     return data
-
-
-def within(number: float) -> float:
-    """Return the number, or the largest that a float can be where sums have grown beyond."""
-    return max(-LARGEST, min(number, LARGEST))
 
 
 def _built_in(snapshot: MetricsSnapshot) -> dict[str, Any]:
@@ -57,7 +49,7 @@ def _built_in(snapshot: MetricsSnapshot) -> dict[str, Any]:
         "window_seconds": snapshot.window_seconds,
         "errors": snapshot.errors_by("type"),
         "errors_by_category": snapshot.errors_by("category"),
-        "total_errors": within(snapshot.total("errors")),
+        "total_errors": snapshot.total("errors"),
         "error_rate": _rounded(snapshot.error_rate, 1, 6),
     }
 

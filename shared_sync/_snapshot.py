@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from sys import float_info
+from typing import Final
 
 from shared_sync._catalogue import About, Ratio
 from shared_sync._histogram import Histogram
 from shared_sync._labels import LabelSet
 from shared_sync._resources import ResourceSample
 
+LARGEST: Final = float_info.max
 FAILED = "jobs_failed"
 WORK_DONE = ("jobs_processed", "jobs_sent")
 """What a worker and a gateway have done; the first that is counted is the one that matters."""
+
+
+def within(number: float) -> float:
+    """Return the number, or the largest that a float can be where sums have grown beyond."""
+    return max(-LARGEST, min(number, LARGEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +65,11 @@ class MetricsSnapshot:
 
     def total(self, counter: str) -> float:
         """The total of a counter over all its label sets; 0 if there is none of that name."""
-        return sum(series.total for series in self.counters.get(counter, {}).values())
+        return within(sum(series.total for series in self.counters.get(counter, {}).values()))
 
     def growth(self, counter: str) -> float:
         """The same for its growth over the window."""
-        return sum(series.growth for series in self.counters.get(counter, {}).values())
+        return within(sum(series.growth for series in self.counters.get(counter, {}).values()))
 
     def per_second(self, counter: str) -> float:
         """How fast a counter grew within the window."""
@@ -72,7 +80,7 @@ class MetricsSnapshot:
         numbers: dict[str, float] = {}
         for labels, series in self.counters.get("errors", {}).items():
             value = dict(labels)[label]
-            numbers[value] = numbers.get(value, 0) + series.total
+            numbers[value] = within(numbers.get(value, 0) + series.total)
         return numbers
 
     def whole(self, duration: str) -> DurationSnapshot:

@@ -29,7 +29,6 @@ from shared_sync import _alerts, _figures
 from shared_sync._alerts import Alerts, Threshold
 from shared_sync._catalogue import KINDS, KNOWN, OWN, SERVICES, About, Kind, Ratio
 from shared_sync._categories import CATEGORIES, Categories
-from shared_sync._figures import within
 from shared_sync._histogram import (
     LONGEST_SECONDS,
     OFFSET,
@@ -50,7 +49,13 @@ from shared_sync._labels import (
 )
 from shared_sync._rates import Marks
 from shared_sync._resources import Resources
-from shared_sync._snapshot import CounterSnapshot, DurationSnapshot, MetricsSnapshot
+from shared_sync._snapshot import (
+    LARGEST,
+    CounterSnapshot,
+    DurationSnapshot,
+    MetricsSnapshot,
+    within,
+)
 from shared_sync.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -68,7 +73,6 @@ _DROPPED = "metrics_dropped_label_sets"
 _ERRORS = "errors."
 _ONE = 1  # what nearly every call adds; all its like are one object in CPython
 _EXACT = 2**53  # the largest int up to which floats have them all
-_LARGEST = _figures.LARGEST
 _LONGEST_SECONDS = 1e15
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.:-]")
@@ -86,10 +90,10 @@ class WorkerMetrics:
 
     Metrics appear when they are declared or first recorded, and stay for the life of the object.
     Names are up to 200 ASCII letters, digits and `_ . : -`, and a name is of one kind for ever; it
-    must never hold an id or other data that keeps changing. A
-    call that breaks this, or gives a number that makes no sense, is a mistake in the program: it
-    raises ConfigurationError and records nothing. Recording waits for nothing but the other
-    threads' recordings and a reader's copy.
+    must never hold an id or other data that keeps changing. A call that breaks this, or gives a
+    number that makes no sense, is a mistake in the program: it raises ConfigurationError and
+    records nothing. Recording waits for nothing but the other threads' recordings and a reader's
+    copy.
 
     `service` ("gateway", "stt" or "translation") declares the metrics such a service is known for,
     so that they are shown from the start; docs/metrics.md lists them.
@@ -135,7 +139,7 @@ class WorkerMetrics:
             raise ConfigurationError(
                 f"namespace takes letters, digits and _, not a digit first; not {namespace!r}"
             )
-        if not 0 < window_seconds <= _LARGEST:
+        if not 0 < window_seconds <= LARGEST:
             raise ConfigurationError(f"window_seconds must be more than 0, not {window_seconds!r}")
         if not 1.02 <= bound_ratio <= 10:
             raise ConfigurationError(
@@ -153,7 +157,7 @@ class WorkerMetrics:
             resources = Resources(
                 clock=clock,
                 window_seconds=window_seconds,
-                on_tick=_weakly(self, WorkerMetrics._look),
+                on_tick=self._look,  # held weakly
             )
             weakref.finalize(self, resources.stop)
         self._resources = resources
@@ -239,8 +243,7 @@ class WorkerMetrics:
         Once it has been `above` (or `below`) its limit for `for_seconds` without a break, the
         alert fires: `get_basic_health_data` tells its `status` ("degraded" or "unhealthy") and the
         reason, until the figure is back. It is looked at whenever the metrics are read, and from
-        the first time on once a second. A
-        figure that is None or not there is never beyond a limit.
+        the first time on once a second. A figure that is None or not there is never beyond a limit.
         """
         if not isinstance(figure, str) or not figure:
             raise ConfigurationError(f"figure is the name of a figure, not {figure!r}")
@@ -319,8 +322,8 @@ class WorkerMetrics:
 
     def set_gauge(self, name: str, value: float, labels: Labels = None) -> None:
         """Leave a gauge at `value`, any finite number."""
-        if value.__class__ is not float or not -_LARGEST <= value <= _LARGEST:
-            value = _number(name, value, -_LARGEST)
+        if value.__class__ is not float or not -LARGEST <= value <= LARGEST:
+            value = _number(name, value, -LARGEST)
         key: _Key = name
         if labels is not None or name.__class__ is not str or name not in self._gauges:
             key = self._gauge_key(name, labels)
@@ -333,7 +336,7 @@ class WorkerMetrics:
 
     def adjust_gauge(self, name: str, delta: float, labels: Labels = None) -> None:
         """Move a gauge by `delta`, from 0 if it was never set."""
-        delta = _number(name, delta, -_LARGEST)
+        delta = _number(name, delta, -LARGEST)
         key = self._gauge_key(name, labels)
         with self._lock:
             if key in self._gauges:
@@ -356,7 +359,7 @@ class WorkerMetrics:
         the figures or names is refused, nothing is recorded.
         """
         levels = [
-            (name, _number(name, level, -_LARGEST))
+            (name, _number(name, level, -LARGEST))
             for name, level in (gauges.items() if gauges else ())
         ]
         growths = [
@@ -706,20 +709,9 @@ def _by_name(names: Iterable[str], series: Mapping[_Key, T]) -> dict[str, dict[L
     return metrics
 
 
-def _weakly(owner: T, method: Callable[[T], None]) -> Callable[[], None]:
-    """Return a function that calls the method as long as the owner is there."""
-    reference = weakref.ref(owner)
-
-    def call() -> None:
-        if (there := reference()) is not None:
-            method(there)
-
-    return call
-
-
 def _number(name: str, value: float, least: float) -> float:
     """Return `value` as an int or float (numpy's numbers become these), or raise."""
-    if value.__class__ is float and least <= value <= _LARGEST:
+    if value.__class__ is float and least <= value <= LARGEST:
         return value
     if value.__class__ is int and 0 <= value <= _EXACT:
         return value
@@ -728,7 +720,7 @@ def _number(name: str, value: float, least: float) -> float:
             # A large int becomes a float, so that sums with floats never fail.
             exact = isinstance(value, Integral) and -_EXACT <= value <= _EXACT
             number = int(value) if exact else float(value)
-            if least <= number <= _LARGEST:
+            if least <= number <= LARGEST:
                 return number
         except (OverflowError, ValueError):
             pass

@@ -165,6 +165,7 @@ def test_a_sum_beyond_what_a_float_can_be_loses_nobodys_page(
         metrics.increment_counter("jobs_sent", 10**308)
         metrics.increment_counter("jobs_sent", 0.5)
         metrics.increment_counter("errors.KeyError", 1e308)
+        metrics.increment_counter("errors.IndexError", 1e308)
         metrics.adjust_gauge("level", 1e308)
         metrics.record_duration("work", 1e15)
         clock.now += 1
