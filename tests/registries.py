@@ -5,18 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from helpers import Clock
+
 from shared_sync._process import ProcessSample
 from shared_sync._resources import ResourceSample
 from shared_sync.metrics import WorkerMetrics
 
 MEGABYTE = 1024**2
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class StillResources:

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from registries import Clock, StillResources, registry
+from helpers import Clock
+from registries import StillResources, registry
 
 from shared_sync._catalogue import CONSUMER, KNOWN, OWN, SERVICES, About, Ratio
 from shared_sync._categories import CATEGORIES

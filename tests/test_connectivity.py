@@ -6,24 +6,13 @@ import logging
 import threading
 
 import pytest
+from helpers import Clock
 
 from shared_sync._connectivity import Connectivity
 from shared_sync.errors import RedisUnavailable
 
 LOGGER = logging.getLogger("tests.connectivity")
 REFUSED = RedisUnavailable("connection refused")
-
-
-class Clock:
-    now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

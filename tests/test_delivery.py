@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from helpers import Figures
+from helpers import Clock, Figures
 
 from shared_sync._delivery import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, Delivery
 from shared_sync._guarded import GuardedRecorder
@@ -24,13 +24,6 @@ LOGGER = logging.getLogger("tests.delivery")
 POLICY = RetryPolicy(max_attempts=3, base_seconds=2.0, max_seconds=60.0, jitter=0.0)
 ID = "1700000000000-0"
 WALL = 1_700_000_004.5
-
-
-class Clock:
-    now = 10.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class OwnKind(BaseException):

@@ -9,12 +9,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from helpers import Clock
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 from prometheus_client.parser import text_string_to_metric_families
-from registries import MEGABYTE, Clock, StillResources, registry
+from registries import MEGABYTE, StillResources, registry
 
 from shared_sync._cgroup import ContainerMemory
 from shared_sync._exposition import ROUND_BOUNDS, bounds_at_most
@@ -22,21 +23,6 @@ from shared_sync._gpu import GpuSample
 from shared_sync._histogram import GAMMA, upper_edge
 from shared_sync._process import ProcessSample
 from shared_sync.metrics import WorkerMetrics
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def resources() -> StillResources:
-    return StillResources()
-
-
-@pytest.fixture
-def metrics(clock: Clock, resources: StillResources) -> WorkerMetrics:
-    return registry("stt-1", clock, resources)
 
 
 def families(metrics: WorkerMetrics) -> dict[str, Any]:

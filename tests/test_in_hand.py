@@ -5,25 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
+from helpers import Clock
 
 from shared_sync._in_hand import InHand
 from shared_sync._streams import Entry, Read
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def entries(*ids: str) -> list[Entry]:
     return [Entry(entry_id, []) for entry_id in ids]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

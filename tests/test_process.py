@@ -9,15 +9,9 @@ from typing import Any
 
 import psutil
 import pytest
+from helpers import Clock
 
 from shared_sync._process import ProcessProbe
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FakeProcess:
@@ -45,11 +39,6 @@ class FakeProcess:
 
     def num_threads(self) -> Any:
         return self._tell("threads", self.thread_count)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

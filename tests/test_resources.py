@@ -16,7 +16,7 @@ from typing import Any
 import nvml
 import psutil
 import pytest
-from helpers import eventually, in_a_fork
+from helpers import Clock, eventually, in_a_fork
 
 from shared_sync import _resources
 from shared_sync._cgroup import ContainerMemory
@@ -26,13 +26,6 @@ from shared_sync._resources import Resources, ResourceSample
 WITHIN = 20  # seconds for what should be there at once
 NO_FAILURES = {"process": 0, "container": 0, "gpu": 0}
 UNKNOWN = ProcessSample(None, None, None, None, None)
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FakeProcess:
@@ -57,11 +50,6 @@ class FakeProcess:
 
     def num_threads(self) -> int:
         return 3
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

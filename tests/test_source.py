@@ -8,18 +8,11 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from helpers import eventually, in_a_fork
+from helpers import Clock, eventually, in_a_fork
 
 from shared_sync._source import NothingToRead, Source
 
 WITHIN = 20  # seconds for what should be there at once
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Meter:
@@ -46,11 +39,6 @@ class Meter:
         if isinstance(self.value, BaseException):
             raise self.value
         return self.value
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
