@@ -117,10 +117,6 @@ class Histogram:
         last = len(self._counts)
         return [sums[min(max(bucket - self._first + 1, 0), last)] for bucket in buckets]
 
-    def used(self) -> range:
-        """Return the buckets from the first to the last one that holds something."""
-        return range(self._first, self._first + len(self._counts))
-
 
 def _packed(counts: Sequence[int]) -> array[int]:
     """The counts in the smallest kind of array that holds them."""

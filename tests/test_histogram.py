@@ -75,7 +75,7 @@ def exact(durations: list[float], share: float) -> float:
 def content(histogram: Histogram) -> tuple[object, ...]:
     """Everything that it tells, but for the sum, which depends on the order of adding."""
     counts = histogram.up_to(range(LAST + 1))
-    return histogram.count, histogram.low, histogram.high, histogram.used(), counts
+    return histogram.count, histogram.low, histogram.high, counts
 
 
 # --- what is told -----------------------------------------------------------------------------
@@ -126,7 +126,6 @@ def test_an_empty_histogram_knows_nothing_rather_than_zero() -> None:
     for empty in (NOTHING, histogram_of([]), Histogram.merged([]), Histogram.merged([NOTHING])):
         assert (empty.mean(), empty.maximum(), empty.quantile(0.5)) == (None, None, None)
         assert (empty.count, empty.total, empty.low, empty.high) == (0, 0.0, inf, 0.0)
-        assert not empty.used()
         assert empty.up_to([0, 5, LAST]) == [0, 0, 0]
 
 
@@ -163,7 +162,6 @@ def test_the_formula_for_those_in_a_hurry_is_that_of_bucket_of() -> None:
 
 def test_up_to_a_bucket_counts_it_and_all_before_it() -> None:
     histogram = histogram_of([0.1, 0.25, 0.25, 0.5])
-    assert histogram.used() == range(bucket_of(0.1), bucket_of(0.5) + 1)
     bounds = (0.0, 0.099, 0.1, 0.25, 0.49, 0.5, 1e6)
     assert histogram.up_to(map(bucket_of, bounds)) == [0, 0, 1, 3, 3, 4, 4]
 
