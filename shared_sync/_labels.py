@@ -47,7 +47,9 @@ def check_name(metric: str, name: object) -> None:
             f"{metric!r} has {name!r}"
         )
     if name in _RESERVED:
-        raise ConfigurationError(f"label {name!r} of {metric!r} is set by the library itself")
+        raise ConfigurationError(
+            f"label {name!r} of {metric!r} is set by the library itself; choose another name"
+        )
 
 
 def folded(labels: LabelSet) -> LabelSet:

@@ -46,8 +46,9 @@ class MetricsSnapshot:
     `taken_at` is wall-clock time in seconds since 1970. Each metric has its figures by label set,
     that of those recorded without labels being (). Errors are the counter "errors" with the labels
     `category` and `type`. `growth_seconds` is the length of time in which counters grew by their
-    `growth`: `window_seconds`, up to a tenth more, or less in a young registry. `newest` is the
-    newest value of each duration, whatever its labels; None before the first.
+    `growth`: `window_seconds` and up to a tenth more, or the time since the start in a registry
+    that is young or was never read before. `newest` is the newest value of each duration, whatever
+    its labels; None before the first.
     """
 
     instance_id: str

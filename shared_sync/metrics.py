@@ -387,7 +387,7 @@ class WorkerMetrics:
                 self._counters[key] += growth
             for key, level in left:
                 self._gauges[key] = level
-            for series, bucket, seconds in lengths:
+            for series, bucket, seconds in lengths:  # each as in record_duration
                 if now >= series.ends:
                     series.turn(now)
                 series.counts[bucket] += 1

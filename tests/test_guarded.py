@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers import Figures
 
+from shared_sync._delivery import DEADLINE
 from shared_sync._guarded import GuardedRecorder, RecorderOfOneThread
 from shared_sync.metrics import WorkerMetrics
 
@@ -99,11 +100,11 @@ def test_errors_are_told_as_such_or_by_the_name_of_their_type() -> None:
     for recorder in (metrics, figures):
         own = RecorderOfOneThread(GuardedRecorder(recorder, LOGGER))
         own.record_error(ConnectionResetError("10.0.0.1"))
-        own.record_error("deadline")
+        own.record_error(DEADLINE)
     data = metrics.get_metrics_data()
-    assert data["errors"] == {"ConnectionResetError": 1, "deadline": 1}
+    assert data["errors"] == {"ConnectionResetError": 1, DEADLINE: 1}
     assert data["errors_by_category"] == {"dependency": 1, "timeout": 1}
-    assert figures.counters == {"errors.ConnectionResetError": 1, "errors.deadline": 1}
+    assert figures.counters == {"errors.ConnectionResetError": 1, f"errors.{DEADLINE}": 1}
 
 
 def test_without_a_recorder_nothing_happens() -> None:
