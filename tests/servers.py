@@ -25,6 +25,8 @@ PATIENT_MS = 15_000
 FAILOVER_MS = 3000
 REPLICATION = ("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0")
 PAUSE_MS = 60_000
+AGREED_WITHIN_SECONDS = 60.0
+"""For servers that start together with others, on a machine that has much else to do."""
 
 
 def sentinel(
@@ -119,7 +121,7 @@ class Sentinels(Servers):
         self._admins = [self.admin(sentinel) for sentinel in self.sentinels]
         self.hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"redis+sentinel://{self.hosts}/{MASTER}/0"
-        eventually(self._complete)
+        eventually(self._complete, within=AGREED_WITHIN_SECONDS)
 
     def _complete(self) -> bool:
         states = [client.sentinel_master(MASTER) for client in self._admins]
@@ -176,9 +178,9 @@ class Cluster(Servers):
         seeds = [self.servers[owner], *(server for server in self.servers[:3])]
         self.hosts = ",".join(dict.fromkeys(f"127.0.0.1:{server.port}" for server in seeds))
         self.url = f"redis+cluster://{self.hosts}"
-        eventually(lambda: owner_id in self._nodes(replica))
+        eventually(lambda: owner_id in self._nodes(replica), within=AGREED_WITHIN_SECONDS)
         replica.execute_command("CLUSTER", "REPLICATE", owner_id)
-        eventually(self._complete)
+        eventually(self._complete, within=AGREED_WITHIN_SECONDS)
 
     def _complete(self) -> bool:
         """Every node sees all slots served and the replica, which has its master's data."""

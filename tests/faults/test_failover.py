@@ -44,14 +44,16 @@ def unused(
 ) -> Iterator[list[Servers]]:
     """Enough for all tests here, each of which takes one for itself and may kill its servers."""
 
+    # Made here, as pytest's factory of folders is not for several threads at a time.
+    folders = [tmp_path_factory.mktemp("sentinels") for _ in range(3)]
+
     def start_sentinels(stack: ExitStack) -> Sentinels:
-        folder = tmp_path_factory.mktemp("sentinels")
-        return Sentinels(stack, redis_server.binary, folder, down_after_ms=QUICK_MS)
+        return Sentinels(stack, redis_server.binary, folders.pop(), down_after_ms=QUICK_MS)
 
     def start_cluster(stack: ExitStack) -> Cluster:
         return Cluster(stack, redis_server.binary, KEYS.stream, down_after_ms=QUICK_MS)
 
-    with together(*[start_sentinels] * 3, *[start_cluster] * 2) as made:
+    with together(*[start_sentinels] * len(folders), *[start_cluster] * 2) as made:
         yield made
 
 
