@@ -42,6 +42,7 @@ ISLANDS: dict[str, set[str]] = {
     "_categories": {"errors"},
     "_labels": {"errors"},
     "_rates": {"_histogram"},
+    "_accept": set(),
     "_catalogue": set(),
     "_histogram": set(),
     "health_server": {"errors"},
