@@ -44,6 +44,7 @@ ISLANDS: dict[str, set[str]] = {
     "_rates": {"_histogram"},
     "_accept": set(),
     "_catalogue": set(),
+    "_history": set(),
     "_histogram": set(),
     "health_server": {"errors"},
     "_resources": {"_process", "_cgroup", "_gpu", "_source", "_ticker", "_per_process"},
