@@ -105,6 +105,7 @@ CONSUMER: Final[tuple[About, ...]] = (
     _gauge("jobs_parked", "Messages that wait for their next attempt."),
     _gauge("dead_letters", "Messages given up on and kept."),
     _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),
+    _gauge("jobs_late", "Messages that run past their budget."),
 )
 """What `RedisStreamConsumer` records."""
 

@@ -94,9 +94,14 @@ class Delivery:
         self._clock = clock
         self._wall = wall
         self._channel_refusal_told = threading.Event()
+        # Written by the one thread that attempts; anyone may read.
+        self.in_processor = False
+        """Whether the user's function runs just now."""
+        self.moved_at = clock()
+        """When an attempt last began or ended."""
 
     def recording_to(self, recorder: ErrorRecorder) -> Delivery:
-        """Return one that decides just the same and records elsewhere."""
+        """Return one that decides just the same and records elsewhere, for one thread."""
         twin = copy.copy(self)
         twin._recorder = recorder
         return twin
@@ -127,15 +132,19 @@ class Delivery:
         if entry.deliveries == 1:
             waited = self._wall() - _streams.id_milliseconds(entry.id) / 1000
             self._recorder.record_duration("queue_wait", max(0.0, waited))
-        started = self._clock()
+        started = self.moved_at = self._clock()
         try:
+            self.in_processor = True
             result = self._processor.run(Message(entry.id, dict(fields), entry.deliveries))
             answer = self._results.success(entry.id, fields, result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
+            self.in_processor = False  # what follows is ours, and the logger's
             _let_go_of_memory(error)
             return self._failed(entry, fields, _Failure.of(error))
         finally:
-            self._recorder.record_duration("processing_latency", self._clock() - started)
+            self.in_processor = False
+            self.moved_at = self._clock()
+            self._recorder.record_duration("processing_latency", self.moved_at - started)
         return Finish(entry.id, answer)
 
     def overdue(self, entry: Entry, deadline_seconds: float, stack: str) -> Outcome:

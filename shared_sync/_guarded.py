@@ -4,8 +4,10 @@ or for a line in a log."""
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
@@ -14,9 +16,10 @@ Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 class Recorder(Protocol):
     """What the consumer needs of a metrics registry; `WorkerMetrics` is one.
 
-    Two more methods of it are used where there are any: `record_error(error)`, instead of the
-    counter `errors.<type>`; and `record_batch(counters=..., durations=...)`, which records all of
-    its figures or, if it raises, none.
+    Three more methods of it are used where there are any: `record_error(error)`, instead of the
+    counter `errors.<type>`; `record_batch(counters=..., durations=...)`, which records all of its
+    figures or, if it raises, none; and `quantile_seconds(name, share, min_count=...)`, which tells
+    how long such a duration takes, or None.
     """
 
     def increment_counter(self, name: str, value: float = 1) -> None: ...
@@ -52,6 +55,7 @@ class GuardedRecorder:
         self._recorder = recorder
         self._record_error = getattr(recorder, "record_error", None)
         self._record_batch = getattr(recorder, "record_batch", None)
+        self._quantile_seconds = getattr(recorder, "quantile_seconds", None)
         self._logger = logger
         self._told = False
 
@@ -91,15 +95,28 @@ class GuardedRecorder:
             for seconds in lengths:
                 self.record_duration(name, seconds)
 
-    def _guard(self, what: str, record: Callable[..., None], *figure: Any) -> None:
+    def quantile_seconds(self, name: str, share: float, min_count: int) -> float | None:
+        """What the recorder says of a duration; None if it has nothing to say that makes sense."""
+        if self._quantile_seconds is None:
+            return None
+        told = self._guard(
+            f"the question how long {name} takes",
+            partial(self._quantile_seconds, min_count=min_count),
+            name,
+            share,
+        )
+        return float(told) if isinstance(told, (int, float)) and 0 <= told < math.inf else None
+
+    def _guard(self, what: str, call: Callable[..., Any], *figure: Any) -> Any:
         try:
-            record(*figure)
+            return call(*figure)
         except BaseException as error:  # noqa: BLE001 - of any kind: nor is a figure
             if not self._told:
                 self._told = True
                 self._logger.warning(
                     "metrics refuse %s (%s); this is said once, messages go on", what, error
                 )
+            return None
 
 
 class RecorderOfOneThread:

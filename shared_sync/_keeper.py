@@ -37,6 +37,16 @@ class Keeper:
         self._logger = logger
         self._refusal_told = False
 
+    @property
+    def in_bounds(self) -> bool:
+        """Whether it waits for a reply, which has a limit."""
+        return self.link.receiving
+
+    @property
+    def moved_at(self) -> float:
+        """It has nothing to do but its steps."""
+        return 0.0
+
     def step(self) -> None:
         """One beat. Blocks up to the time limits of the connection; raises what the link raises."""
         beat = _streams.parse_beat(self.link.call(*self._commands.beat()))

@@ -43,6 +43,11 @@ class Loop:
         self._stop = stop
         self._trouble = trouble
         self._finish = finish
+        # Written by whoever starts it, once; anyone may read.
+        self.started_at = 0.0  # by the monotonic clock, from when the thread runs
+        # Written by the loop's thread alone; anyone may read.
+        self.turns = 0
+        """Steps begun, those that failed included."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
@@ -52,10 +57,21 @@ class Loop:
     @property
     def has_ended(self) -> bool:
         """Whether the thread was started and is no more."""
-        return self._thread.ident is not None and not self._thread.is_alive()
+        return self.was_started and not self._thread.is_alive()
+
+    @property
+    def was_started(self) -> bool:
+        """Whether its thread was seen to run."""
+        return self.started_at > 0.0
+
+    @property
+    def is_to_turn(self) -> bool:
+        """Whether it was started and shall go on: if it does not, something holds it up."""
+        return self.was_started and not self._stop.is_set()
 
     def start(self) -> None:
         self._thread.start()
+        self.started_at = time.monotonic()
 
     def join(self, deadline: float) -> bool:
         """Wait until the loop ended or the moment (monotonic clock) has come; whether it ended."""
@@ -76,6 +92,7 @@ class Loop:
     def _repeat(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            self.turns += 1
             try:
                 self._step()
                 failures = 0

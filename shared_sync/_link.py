@@ -142,6 +142,10 @@ class Link:
         # Owned by the using thread.
         self._open = False
         self.connects = 0
+        # Written by the using thread; anyone may read.
+        self.receiving = False
+        """Whether it waits for a reply, which it does not do for longer than the time limit unless
+        the reply is long and arrives bit by bit."""
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._blocked = False
@@ -193,6 +197,7 @@ class Link:
 
     def receive(self) -> Any:
         """The next reply. A refusal raises and leaves the link in step; a break closes it."""
+        self.receiving = True
         try:
             return self._connection.read_response()
         except redis.ResponseError as error:
@@ -203,6 +208,8 @@ class Link:
         except Exception as error:  # noqa: BLE001 - an interrupt breaks the driver in many ways
             self.close()
             raise translate(error) from None
+        finally:
+            self.receiving = False
 
     def call(self, *command: object) -> Any:
         """Send one command and return its reply."""

@@ -124,6 +124,16 @@ class Reader:
         """Outcomes that Redis has not confirmed. Any thread may ask; a moment old."""
         return len(self._unsettled)
 
+    @property
+    def in_bounds(self) -> bool:
+        """Whether something else limits its time: a job's budget, or how long a reply may take."""
+        return self._delivery.in_processor or self.link.receiving
+
+    @property
+    def moved_at(self) -> float:
+        """When it last began or ended a message, by the monotonic clock."""
+        return self._delivery.moved_at
+
     def _hand_back(self, ids: Sequence[str]) -> None:
         if ids:
             returned, _ = self._exchange(self._commands.hand_back(ids))

@@ -16,22 +16,25 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from shared_sync import _address, _backoff, _check, _link, _name, _servers, _streams
+from shared_sync import _address, _backoff, _check, _link, _name, _servers, _streams, _verdict
+from shared_sync._budget import Budget
 from shared_sync._connectivity import Connectivity
 from shared_sync._deadline import Deadline
 from shared_sync._delivery import Delivery
 from shared_sync._guarded import GuardedLogger, GuardedRecorder, Recorder, RecorderOfOneThread
 from shared_sync._holder import Holder
-from shared_sync._in_hand import InHand, Running
+from shared_sync._in_hand import InHand
 from shared_sync._keeper import Keeper
 from shared_sync._lifecycle import Loop, State
 from shared_sync._link import Link
 from shared_sync._processor import MessageProcessor, ThreadProcessor
+from shared_sync._progress import Progress, Sight
 from shared_sync._reader import Reader
 from shared_sync._recoverer import Recoverer
 from shared_sync._results import Results
 from shared_sync._scripts import Command
 from shared_sync._streams import Ensured, GroupCommands, Keys, NameTaken
+from shared_sync._verdict import Verdict
 from shared_sync.errors import (
     ConfigurationError,
     ConsumerBroken,
@@ -116,7 +119,15 @@ class RedisStreamConsumer:
         max_crashes: Times a message may take its process down before it is a dead letter.
         job_deadline_seconds: How long a message may run. One that runs longer has failed and is
             given to others; its thread, which cannot be stopped, counts as stuck, and the
-            consumer as not live, until the processor returns. None for no limit.
+            consumer as degraded, until the processor returns. None for no limit.
+        job_limit_seconds: After how long the consumer is not live any more, so that its process is
+            restarted; only with `job_deadline_seconds`, and not below it. None for one and a half
+            times `job_deadline_seconds`, where that is given.
+        late_after_p99s: A job that takes so many times as long as 99 of 100 did so far is late, and
+            the consumer degraded. For that `metrics` must know 100 of them; less than 30 s is never
+            late. None to judge by `job_deadline_seconds` alone. This only ever degrades: what took
+            seconds a thousand times may rightly take three hours once, and a process that is killed
+            for it would be killed again and again, until the message is a dead letter.
         drain_seconds: How long `stop()` lets running messages finish before it hands them back.
         block_seconds: Longest wait of one read, up to 2; a bound on how late idle threads notice.
 
@@ -144,6 +155,8 @@ class RedisStreamConsumer:
         retry: RetryPolicy | None = None,
         max_crashes: int = 3,
         job_deadline_seconds: float | None = None,
+        job_limit_seconds: float | None = None,
+        late_after_p99s: float | None = 10.0,
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
     ) -> None:
@@ -153,6 +166,8 @@ class RedisStreamConsumer:
             max_crashes=max_crashes,
             lease_seconds=lease_seconds,
             job_deadline_seconds=job_deadline_seconds,
+            job_limit_seconds=job_limit_seconds,
+            late_after_p99s=late_after_p99s,
             drain_seconds=drain_seconds,
             block_seconds=block_seconds,
         )
@@ -268,6 +283,18 @@ class RedisStreamConsumer:
             stop=self._stop_keeping,
             trouble=partial(self._trouble, self._keeper.name),
             finish=self._keeper.link.close,
+        )
+        self._progress = Progress(
+            keeper=(self._keeper_loop, self._keeper),
+            readers=list(zip(self._reader_loops, self._readers, strict=True)),
+            in_hand=self._in_hand,
+            budget=Budget(
+                deadline_seconds=job_deadline_seconds,
+                limit_seconds=job_limit_seconds,
+                late_after_p99s=late_after_p99s,
+                recorder=self._recorder,
+            ),
+            connectivity=self._connectivity,
         )
         # Guarded by the lock, which is re-entrant: a signal handler may call stop() in start().
         self._lock = threading.RLock()
@@ -386,36 +413,59 @@ class RedisStreamConsumer:
 
     @property
     def redis_connected(self) -> bool:
-        """Whether the last exchange with Redis went well. Never asks Redis; never blocks."""
-        return self._connectivity.connected
+        """Whether Redis answers: well the last time, and within 4 s. Never asks it; never blocks.
+
+        A Redis that is silent is noticed so soon where somebody asks about every second, and else
+        when the time limits of its connections have passed, after some 6 s.
+        """
+        return self._redis_answers(self._progress.look())
 
     @property
     def live(self) -> bool:
         """Whether this process makes progress by itself; restart it where not.
 
-        False while a message runs past its deadline, after a thread of the pool has ended by
-        itself, and after another process has taken the name. Redis being away is no reason.
+        False while a message runs past `job_limit_seconds`, or when a thread of the pool has been
+        standing for 3 minutes outside of a job, as in a logger or metrics that never return; after
+        a thread has ended by itself, and after another process has taken the name. Redis being
+        away is no reason, nor is an interpreter that stood still as a whole. True before the start,
+        while it drains, and after it has stopped. Never asks Redis; never blocks.
         """
-        return not self._problems(self._in_hand.running())
+        return self._judge(self._state, self._progress.look()).live
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes messages: it runs, Redis answers, the group is there, a reader is free.
+
+        A reader is free also while it runs a message; not when that is past its deadline. Never
+        asks Redis; never blocks.
+        """
+        return self._judge(self._state, self._progress.look()).ready
 
     def get_health_data(self) -> dict[str, Any]:
         """Figures for a health page. Never asks Redis; never blocks.
 
         Queue figures are those of the last beat, at most 2 s old while Redis answers; None
         before the first and where the server does not say. `status` and `reasons` are there while
-        the consumer is not live.
+        something is wrong: "unhealthy" where it is not `live`, Redis is away or the group is gone;
+        "degraded" where it is not `ready` for another cause, or a job is late. `details` has
+        addresses, texts of errors and where a thread hangs, which are not for everyone. `started`
+        is whether `start()` went well.
         """
         figures = self._keeper.figures
-        running = self._in_hand.running()
-        problems = self._problems(running)
-        verdict = {"status": "unhealthy", "reasons": problems} if problems else {}
+        state = self._state
+        sight = self._progress.look()
+        verdict = self._judge(state, sight)
+        running = [job.running for job in sight.jobs]
         return {
-            **verdict,
-            "live": not problems,
-            "redis_connected": self.redis_connected,
-            "consumer_state": self.state,
+            **verdict.data(),
+            "live": verdict.live,
+            "ready": verdict.ready,
+            "started": all(loop.was_started for loop in self._reader_loops),
+            "redis_connected": self._redis_answers(sight),
+            "consumer_state": state.value,
             "readers_alive": sum(loop.thread.is_alive() for loop in self._reader_loops),
             "readers_stuck": sum(job.given_up for job in running),
+            "jobs_late": sight.jobs_late,
             "jobs_in_flight": len(running),
             "longest_job_seconds": round(max((job.seconds for job in running), default=0.0), 3),
             "jobs_unsettled": self._unsettled(),
@@ -424,6 +474,13 @@ class RedisStreamConsumer:
             "jobs_parked": figures.parked if figures else None,
             "dead_letters": figures.dead if figures else None,
         }
+
+    def get_views(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        """Tables for a dashboard, each as a function that returns the newest one.
+
+        `readers` has what each reader does and the jobs that run; it never asks Redis nor blocks.
+        """
+        return {"readers": self._view_readers}
 
     # --- inside ---
 
@@ -521,26 +578,32 @@ class RedisStreamConsumer:
         return time.monotonic() >= self._stop_by + GOODBYE_SECONDS
 
     def _keep(self) -> None:
+        sight = self._progress.look()
+        self._progress.learn()
+        self._recorder.set_gauge("jobs_late", sight.jobs_late)
         self._recorder.set_gauge("jobs_unsettled", self._unsettled())
         self._deadline.look()
         self._keeper.step()
         self._deadline.send()
         self._stop_keeping.wait(min(self._keeper.interval_seconds, self._deadline.interval_seconds))
 
-    def _problems(self, running: Sequence[Running]) -> list[str]:
-        """Why this consumer is not live."""
-        problems = [
-            f"reader {job.reader} is stuck: message {job.entry.id} has run for "
-            f"{job.seconds:.0f} s, past its deadline"
-            for job in running
-            if job.given_up
-        ]
-        if self._broken is not None:
-            problems.append(str(self._broken))
-        ended = self._ended_by_themselves()
-        if ended:
-            problems.append(f"threads of the pool ended by themselves: {', '.join(ended)}")
-        return problems
+    def _judge(self, state: State, sight: Sight) -> Verdict:
+        return _verdict.judge(
+            state,
+            sight,
+            connectivity=self._connectivity,
+            group=f"the group {self.consumer_group} of stream {self.stream_name}",
+            broken=self._broken,
+            ended=self._ended_by_themselves(),
+        )
+
+    def _redis_answers(self, sight: Sight) -> bool:
+        at_work = self._state in (State.RUNNING, State.DRAINING)
+        return self._connectivity.connected and not (at_work and sight.redis_is_silent)
+
+    def _view_readers(self) -> dict[str, Any]:
+        named = {"stream": self.stream_name, "group": self.consumer_group}
+        return {**named, **self._progress.look().tables()}
 
     def _unsettled(self) -> int:
         return sum(reader.unsettled for reader in self._readers)
@@ -548,6 +611,7 @@ class RedisStreamConsumer:
     def _trouble(self, who: str, error: BaseException, failures: int) -> float:
         """What a loop does about an error: tell it once, mend what can be mended, pause."""
         if isinstance(error, GroupMissing):
+            self._connectivity.found_no_group(who)
             self._repair_group(who)
         elif isinstance(error, RedisRefused) and error.code == "HELD":
             holder = Holder.parse(str(error).partition("HELD ")[2])
@@ -576,6 +640,7 @@ class RedisStreamConsumer:
                     self.consumer_group,
                     self.stream_name,
                 )
+            self._connectivity.succeeded(who)
         except SharedSyncError as error:
             self._connectivity.failed(who, error)
         finally:
@@ -593,9 +658,7 @@ class RedisStreamConsumer:
     def _check_alive(self) -> None:
         ended = self._ended_by_themselves()
         if ended:
-            self._break(
-                ConsumerBroken(f"threads of the pool ended by themselves: {', '.join(ended)}")
-            )
+            self._break(ConsumerBroken(_verdict.threads_ended(ended)))
 
     def _ended_by_themselves(self) -> list[str]:
         if self._state is not State.RUNNING:
@@ -666,7 +729,7 @@ class RedisStreamConsumer:
             running[0].join(time.monotonic() + POLL_SECONDS)
 
     def _hand_back(self, ids: Sequence[str]) -> None:
-        if ids and self.redis_connected:
+        if ids and self._connectivity.connected:
             self._say_goodbye(self._commands.hand_back(ids), GOODBYE_SECONDS / 3)
 
     def _leave(self) -> bool:
@@ -704,6 +767,8 @@ def _check_numbers(
     max_crashes: int,
     lease_seconds: float,
     job_deadline_seconds: float | None,
+    job_limit_seconds: float | None,
+    late_after_p99s: float | None,
     drain_seconds: float,
     block_seconds: float,
 ) -> None:
@@ -715,6 +780,17 @@ def _check_numbers(
     _check.number("block_seconds", block_seconds, 0.01, MAX_BLOCK_SECONDS)
     if job_deadline_seconds is not None:
         _check.number("job_deadline_seconds", job_deadline_seconds, 0.1, 365 * 86_400)
+    if job_limit_seconds is not None:
+        if job_deadline_seconds is None:
+            raise ConfigurationError(
+                "job_limit_seconds needs job_deadline_seconds: a message that hangs is charged for "
+                "it at its deadline; without one it would stop one process after the other"
+            )
+        _check.number(
+            "job_limit_seconds", job_limit_seconds, job_deadline_seconds, 2 * 365 * 86_400
+        )
+    if late_after_p99s is not None:
+        _check.number("late_after_p99s", late_after_p99s, 1, 1_000_000)
     if max_crashes == 1 and threads * prefetch > 1:
         raise ConfigurationError(
             "max_crashes=1 needs threads=1 and prefetch=1: a crash is charged to every message "

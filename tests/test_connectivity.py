@@ -9,7 +9,7 @@ import pytest
 from helpers import Clock
 
 from shared_sync._connectivity import Connectivity
-from shared_sync.errors import RedisUnavailable
+from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable, SharedSyncError
 
 LOGGER = logging.getLogger("tests.connectivity")
 REFUSED = RedisUnavailable("connection refused")
@@ -93,3 +93,46 @@ def test_eight_threads_that_fail_together_tell_it_once(
     for thread in threads:
         thread.join(10)
     assert len(caplog.records) == 1
+
+
+def test_the_moment_of_the_last_answer_is_kept(connectivity: Connectivity, clock: Clock) -> None:
+    clock.now += 5
+    connectivity.succeeded("reader-1")
+    assert connectivity.answered_at == clock.now
+    clock.now += 5
+    connectivity.failed("reader-1", REFUSED)
+    connectivity.succeeded("keeper")
+    assert connectivity.answered_at == clock.now
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (REFUSED, None),
+        (RedisAccessDenied("NOAUTH"), "no access"),
+        (RedisRefused("WRONGTYPE", code="WRONGTYPE"), "WRONGTYPE"),
+    ],
+)
+def test_who_fails_is_remembered_with_what_redis_says_until_it_succeeds(
+    connectivity: Connectivity, error: SharedSyncError, code: str | None
+) -> None:
+    connectivity.failed("reader-1", error)
+    connectivity.succeeded("keeper")
+    (failure,) = connectivity.failures()
+    assert (failure.code, failure.text) == (code, str(error))
+    connectivity.succeeded("reader-1")
+    assert connectivity.failures() == []
+
+
+def test_a_group_is_missing_until_everyone_who_missed_it_has_it_again(
+    connectivity: Connectivity,
+) -> None:
+    connectivity.succeeded("reader-1")
+    connectivity.found_no_group("reader-1")
+    connectivity.found_no_group("keeper")
+    assert connectivity.group_missing
+    assert connectivity.connected, "Redis did answer"
+    connectivity.succeeded("keeper")
+    assert connectivity.group_missing
+    connectivity.succeeded("reader-1")
+    assert not connectivity.group_missing

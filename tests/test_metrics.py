@@ -1172,3 +1172,36 @@ def test_recording_loads_neither_redis_nor_flask_nor_prometheus() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert ran.stdout.splitlines() == ["[]", "['prometheus_client']"]
+
+
+# A quantile by itself
+
+
+def test_a_quantile_is_that_of_the_window_or_of_the_whole_life_whichever_is_longer(
+    metrics: WorkerMetrics, clock: Clock
+) -> None:
+    metrics.record_batch(durations={"latency": [1.0] * 99 + [8.0]})
+    assert metrics.quantile_seconds("latency", 0.5) == pytest.approx(1, rel=0.01)
+    assert metrics.quantile_seconds("latency", 1.0) == 8
+    clock.now += 1000
+    metrics.record_batch(durations={"latency": [3.0] * 50})
+    assert metrics.quantile_seconds("latency", 0.5) == pytest.approx(3, rel=0.01)
+    assert metrics.quantile_seconds("latency", 1.0) == 8
+    clock.now += 1000
+    assert metrics.quantile_seconds("latency", 0.5) == pytest.approx(1, rel=0.01)
+
+
+def test_a_quantile_is_told_from_enough_recordings_only(metrics: WorkerMetrics) -> None:
+    assert metrics.quantile_seconds("latency", 0.99) is None
+    metrics.declare("latency", "duration", "How long it took.")
+    assert metrics.quantile_seconds("latency", 0.99) is None
+    metrics.record_duration("latency", 2.0)
+    assert metrics.quantile_seconds("latency", 0.99) == 2
+    assert metrics.quantile_seconds("latency", 0.99, min_count=2) is None
+
+
+def test_a_quantile_is_that_of_all_labels_and_spellings(metrics: WorkerMetrics) -> None:
+    metrics.record_duration("latency_ms", 2.0, {"language": "en"})
+    metrics.record_duration("latency", 5.0, {"language": "de"})
+    metrics.record_duration("another", 9.0)
+    assert metrics.quantile_seconds("latency_seconds", 1.0, min_count=2) == 5

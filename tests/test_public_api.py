@@ -304,6 +304,14 @@ def test_the_foundations_know_nothing_of_what_is_built_on_them() -> None:
     assert IMPORTS["_streams"][1] <= {*bottom, "_scripts", "_link"}
 
 
+def test_what_judges_a_consumer_cannot_ask_redis() -> None:
+    below = {"errors", "_guarded", "_in_hand", "_lifecycle", "_connectivity"}
+    assert IMPORTS["_connectivity"][1] <= {"errors", "_guarded"}
+    assert IMPORTS["_budget"][1] <= below
+    assert IMPORTS["_progress"][1] <= {*below, "_budget"}
+    assert IMPORTS["_verdict"][1] <= {*below, "_budget", "_progress"}
+
+
 # --- what is in the package -------------------------------------------------------------------
 
 
