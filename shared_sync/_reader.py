@@ -74,6 +74,7 @@ class Reader:
             # Done now and not where it broke off, since a want of memory may have done that, and
             # then to let go of something may fail as well; the next pass comes after a pause.
             self._in_hand.keep_only(self.name, {outcome.id for outcome in self._unsettled})
+            self._recoverer.looked(self.name)
         self._broken_off = True
         try:
             self._pass()
@@ -88,8 +89,10 @@ class Reader:
         if self._in_hand.has_waiting(self.name):
             pass  # a break in the middle of a batch left them
         elif self._recoverer.take_turn():
-            entries = self._recoverer.found(self._exchange(self._recoverer.command()))
+            looking = self._recoverer.command(self.name)
+            entries = self._recoverer.found(self._exchange(looking))
             self._in_hand.admit(self.name, entries)
+            self._recoverer.looked(self.name)
             if entries:
                 self._recoverer.due_in(0)
         else:

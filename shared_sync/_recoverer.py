@@ -19,7 +19,7 @@ INTERVAL_SECONDS = 1.0
 
 
 class Recoverer:
-    """Gives the readers of one process turns at recovery, one at a time. Safe from any thread."""
+    """Gives the readers of one process turns at recovery, one a second. Safe from any thread."""
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class Recoverer:
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._next_turn = clock()
+        self._finds_suspects = ""  # the reader that looks for them just now
 
     def name_taken(self, since_ms: int, predecessor: Holder | None) -> None:
         """The name is held since then, by the server's clock; call it before the readers start.
@@ -75,16 +76,32 @@ class Recoverer:
         with self._lock:
             self._next_turn = min(self._next_turn, self._clock() + seconds)
 
-    def command(self) -> Command:
+    def command(self, reader: str) -> Command:
+        """Look for a message to take over; call `looked()` when what was found is in hand.
+
+        A turn may come before what the turn before it found is known here, as when its reply takes
+        long. Which messages may run beside that one is not known either, so this looks only for
+        those that may run beside any: none that has a crash behind it.
+        """
+        with self._lock:
+            self._finds_suspects = self._finds_suspects or reader
+            finds_suspects = self._finds_suspects == reader
+        startable = self._in_hand.startable_crashes(self._max_crashes) if finds_suspects else 0
         return self._commands.recover(
             own_idle_ms=round(self._own_idle_seconds * 1000),
             since_ms=self._since_ms,
             predecessor_read_singly=self._predecessor_read_singly,
             max_crashes=self._max_crashes,
-            startable_crashes=self._in_hand.startable_crashes(self._max_crashes),
+            startable_crashes=startable,
             apart=self._in_hand.reads_run_again(),
             held=self._in_hand.ids(),
         )
+
+    def looked(self, reader: str) -> None:
+        """What the reader found is in hand, or it has given up looking. Harmless without a look."""
+        with self._lock:
+            if self._finds_suspects == reader:
+                self._finds_suspects = ""
 
     def found(self, reply: Any) -> list[Entry]:
         """The message that was taken over, if any; there may be more, so call `due_in(0)` then."""

@@ -368,6 +368,73 @@ def test_how_a_predecessor_read_says_how_much_of_what_it_left_runs_at_once(
     assert running == Counter(ids)
 
 
+@pytest.fixture
+def two_readers(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> Iterator[tuple[list[str], list[str], RedisStreamConsumer]]:
+    """What a killed read left, what ran since, and a consumer whose passes the test makes."""
+    ids, ran = producer.publish_many({"n": n} for n in range(3)), list[str]()
+    client.xgroup_create(STREAM, GROUP, id="0")
+    client.xreadgroup(GROUP, "dead", {STREAM: ">"}, count=3)
+    client.zadd("{jobs}:workers:presence", {"dead": 1})
+    consumer = make(lambda message_id, _: ran.append(message_id), threads=2, block_seconds=0.01)
+    consumer.connect()
+    yield ids, ran, consumer
+    for reader in consumer._readers:
+        reader.link.close()
+
+
+def test_while_it_is_not_known_here_what_a_reader_found_others_run_nothing_that_crashed(
+    two_readers: tuple[list[str], list[str], RedisStreamConsumer],
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when a reply takes so long that the next turn comes: it may be of the same read."""
+    (first, second, retried), ran, consumer = two_readers
+    one, other = consumer._readers
+    recoverer = consumer._recoverer
+    found = recoverer.found
+    client.xclaim(STREAM, GROUP, "~parked", 0, [retried], retrycount=0, justid=True)
+    client.zadd("{jobs}:workers:due", {retried: time.time() * 1000 + 600_000})
+
+    def late(reply: Any) -> list[Entry]:
+        monkeypatch.setattr(recoverer, "found", found)
+        client.zadd("{jobs}:workers:due", {retried: 1})
+        for _ in range(3):
+            recoverer.due_in(0)
+            other.step()
+        assert ran == [retried], "which has crashed nobody, and runs beside all"
+        return found(reply)
+
+    monkeypatch.setattr(recoverer, "found", late)
+    one.step()
+    assert ran == [retried, first]
+    one.step()  # which settles it
+    other.step()
+    assert ran == [retried, first, second]
+
+
+def test_a_reader_that_failed_to_look_keeps_nobody_from_running_what_crashed(
+    two_readers: tuple[list[str], list[str], RedisStreamConsumer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (_, second, _), ran, consumer = two_readers
+    one, other = consumer._readers
+    recoverer = consumer._recoverer
+
+    def fails(_: object) -> list[Entry]:
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(recoverer, "found", fails)
+    with pytest.raises(MemoryError):
+        one.step()
+    one.step()
+    recoverer.due_in(0)
+    other.step()
+    assert ran == [second]
+
+
 def scripts_run(client: redis.Redis) -> int:
     return int(client.info("commandstats")["cmdstat_evalsha"]["calls"])
 

@@ -699,6 +699,17 @@ def test_what_was_delivered_since_the_name_is_held_may_still_be_on_its_way(
     assert worker.recover(own_idle_ms=7000, since_ms=later, held=tuple(taken[1:])).entry is None
 
 
+def test_what_is_on_its_way_is_not_a_predecessors_because_the_script_that_asks_takes_its_time(
+    worker: Worker, look: Looker
+) -> None:
+    """As here, where it forgives very many that their leases ended while Redis was away."""
+    look.client.zadd(look.keys.presence, {f"w{n}": 1 for n in range(30_000)})
+    (message_id,) = worker.publish([b"text", b"a"])
+    since_ms = look.now_ms()
+    assert [entry.id for entry in worker.read()] == [message_id]
+    assert worker.recover(own_idle_ms=7000, since_ms=since_ms).entry is None
+
+
 def test_own_messages_that_a_reader_holds_are_left_alone(
     worker: Worker, look: Looker, taken: list[str]
 ) -> None:
@@ -802,7 +813,8 @@ def test_of_what_a_dead_consumer_had_read_at_once_one_message_at_a_time_runs_her
     worker: Worker, other: Worker, link: Link, look: Looker, taken: list[str]
 ) -> None:
     """Whichever of them took the process down, it shall not take the same neighbours again."""
-    look.pass_ms(5)
+    for entry_id in taken:
+        look.set_idle(entry_id, "w1", 1000)
     (alone,) = worker.publish([b"text", b"d"])
     worker.read()
     look.end_lease("w1")
@@ -814,6 +826,19 @@ def test_of_what_a_dead_consumer_had_read_at_once_one_message_at_a_time_runs_her
     assert other.recover_id(apart=apart) is None
     assert Worker(link, "w3").recover_id() == taken[1], "nor does another process"
     assert other.recover_id() == taken[2]
+
+
+def test_messages_of_one_read_are_known_for_that_though_the_server_took_its_time_to_deliver_them(
+    worker: Worker, other: Worker, look: Looker, taken: list[str]
+) -> None:
+    """As servers up to 7.0 do with long ones, which note for each when it was delivered."""
+    for number, entry_id in enumerate(taken):
+        look.set_idle(entry_id, "w1", 1000 - 63 * number)
+    look.end_lease("w1")
+    first = other.recover().entry
+    assert first is not None
+    assert first.left_by is not None
+    assert other.recover_id(apart=(first.left_by,)) is None
 
 
 @pytest.mark.parametrize(
