@@ -15,7 +15,7 @@ import wave
 
 from pocketsphinx import Decoder
 
-from shared_sync import HealthServer, RedisStreamConsumer, Reject, WorkerMetrics
+from shared_sync import HealthServer, RedisStreamConsumer, Reject, WorkerMetrics, checks
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 HEALTH_PORT = int(os.environ.get("HEALTH_PORT", "8081"))
@@ -45,9 +45,12 @@ class STTWorker:
             INSTANCE_ID,
             HEALTH_PORT,
             self.logger,
-            self.get_health_data,
+            self.consumer.get_health_data,
             self.metrics.get_metrics_data,
         )
+        self.health.add_check("model", self.check_model, startup=True, period_seconds=1)
+        self.health.add_check("alerts", checks.metric_thresholds(self.metrics), critical=False)
+        self.health.add_check("memory", checks.memory_headroom(), critical=False)
 
     def transcribe(self, message_id, job):
         """Runs in the consumer's thread; whatever it raises is retried, except Reject."""
@@ -79,12 +82,8 @@ class STTWorker:
             self.model.end_utt()
         return self.model.hyp().hypstr if self.model.hyp() else ""
 
-    def get_health_data(self):
-        return {
-            **self.metrics.get_basic_health_data(),
-            **self.consumer.get_health_data(),
-            "model_loaded": self.model is not None,
-        }
+    def check_model(self):
+        return {"model_loaded": self.model is not None}
 
     def run(self):
         with self.health:

@@ -5,6 +5,7 @@
     shared_sync.dead_letters     DeadLetters: what was given up on; list, replay, purge
     shared_sync.metrics          WorkerMetrics: counters, gauges, durations, errors
     shared_sync.health_server    HealthServer: /health and /metrics over HTTP
+    shared_sync.checks           ready-made checks for it: Redis, disk, memory, consumer, metrics
     shared_sync.policies         RetryPolicy: how often and when to try again
     shared_sync.message          Message, current_message()
     shared_sync.errors           every error, and Reject and Retry for processors

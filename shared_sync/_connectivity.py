@@ -38,8 +38,9 @@ class Connectivity:
         # Written by all, each time as a whole; a moment that is a little late does no harm.
         self.answered_at = clock()
         """When Redis last answered anyone, by the monotonic clock."""
-        # Guarded by the lock; read without it where a moment late does no harm.
-        self._lock = threading.Lock()
+        # Guarded by the lock; read without it where a moment late does no harm. Re-entrant, because
+        # a signal handler may ask how Redis is while its own thread is in here.
+        self._lock = threading.RLock()
         self._reached = False
         self._failing: dict[str, Failure] = {}
         self._groupless: set[str] = set()

@@ -8,12 +8,22 @@ import traceback
 from shared_sync import _streams
 from shared_sync._delivery import Delivery
 from shared_sync._guarded import Recorder
-from shared_sync._in_hand import InHand, Running
+from shared_sync._in_hand import LONGEST_STEP_SECONDS, InHand, Running
 from shared_sync._link import Link
 from shared_sync._streams import GroupCommands, Outcome
 from shared_sync.errors import RedisRefused, SharedSyncError
 
 PASSES_PER_DEADLINE = 4
+
+
+def longest_step_seconds(job_deadline_seconds: float | None) -> float:
+    """What a job may grow older by from one pass to the next: at most half of its deadline.
+
+    Twice what is between two passes where the deadline is short, so that a pass may be slow.
+    """
+    if job_deadline_seconds is None:
+        return LONGEST_STEP_SECONDS
+    return min(LONGEST_STEP_SECONDS, 2 * job_deadline_seconds / PASSES_PER_DEADLINE)
 
 
 class Deadline:

@@ -144,17 +144,14 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
             name,
             0,
             None,
-            lambda: {
-                **metrics.get_basic_health_data(),
-                **consumer.get_health_data(),
-                "model_loaded": True,
-            },
+            consumer.get_health_data,
             metrics.get_metrics_data,
             host="127.0.0.1",
         )
         for part in (server, gateway, consumer):
             stack.enter_context(part)
         screen.line(f"Health   {server.url}/health and {server.url}/metrics")
+        screen.line(f"Look at  {server.url}/ in a browser")
 
         batch = list(_jobs(recordings, options.jobs or len(recordings)))
         tally = Tally(expected=len(batch))

@@ -16,6 +16,7 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
+    UnknownMetricFamily,
 )
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -287,3 +288,32 @@ def _told_unit(name: str, unit: str) -> str:
 def _label_names(series: Mapping[LabelSet, Any]) -> list[str]:
     """The labels of a family: those of the one of its series that has the most."""
     return ["instance_id", *(name for name, _ in max(series, key=len, default=()))]
+
+
+class _PlainFigures:
+    """A collector of figures of which nothing is known but their names."""
+
+    def __init__(self, figures: Mapping[str, Any], instance_id: str) -> None:
+        self._figures = figures
+        self._instance_id = instance_id
+
+    def collect(self) -> Iterator[Metric]:
+        taken: set[str] = set()
+        for figure, value in self._figures.items():
+            if isinstance(value, (bool, int, float)):
+                name = re.sub(r"^(?=\d|$)", "_", _plain(figure))
+                if name in taken:
+                    continue
+                taken.add(name)
+                family = UnknownMetricFamily(name, f"{figure}, as told.", labels=["instance_id"])
+                family.add_metric([self._instance_id], float(value))
+                yield family
+
+
+def render_figures(figures: Mapping[str, Any], instance_id: str, *, open_metrics: bool) -> bytes:
+    """Return the numbers of a flat mapping in a text format, as of no known kind and unit.
+
+    Of names that are equal in the letters Prometheus allows, the first is told.
+    """
+    collector = _PlainFigures(figures, instance_id)
+    return render_openmetrics(collector) if open_metrics else render_text(collector)

@@ -7,8 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 
+from shared_sync._patient import PatientClock
 from shared_sync._streams import Entry, Read
+
+LONGEST_STEP_SECONDS: Final = 3.0
+"""What the age of a job grows by at most from one look to the next; the keeper looks every 2 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,8 @@ class Running:
     """The identifier of the reader's thread."""
 
     seconds: float
+    """For how long, by a patient clock: a standstill of the whole process is a moment."""
+
     given_up: bool
     """It runs past its deadline, and this process has given it to others."""
 
@@ -36,12 +43,23 @@ _NOT_HELD = _Held("", 0, None)
 
 
 class InHand:
-    """The messages of all readers of one consumer. Safe from any thread; never blocks long."""
+    """The messages of all readers of one consumer. Safe from any thread; never blocks long.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        # Guarded by the lock.
-        self._lock = threading.Lock()
+    A job grows older with each look at what runs, by no more than a little: one that was frozen
+    together with its process, or beside a C extension that kept the interpreter, is not late for
+    that. Whoever gives up on jobs has to look more often than `longest_step_seconds`.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        longest_step_seconds: float = LONGEST_STEP_SECONDS,
+    ) -> None:
+        # Guarded by the lock, which is re-entrant: a signal handler may ask what runs, or stop the
+        # consumer, while its own thread is in here. So what is gone through is copied first.
+        self._lock = threading.RLock()
+        self._patient = PatientClock(longest_step_seconds, clock)
         self._held: dict[str, _Held] = {}
         self._waiting: dict[str, deque[Entry]] = {}
         self._running: dict[str, tuple[Entry, int, float]] = {}
@@ -64,7 +82,8 @@ class InHand:
             if not waiting or self._closed:
                 return None
             entry = waiting.popleft()
-            self._running[reader] = (entry, threading.get_ident(), self._clock())
+            self._patient.move()  # so that what passed before does not count
+            self._running[reader] = (entry, threading.get_ident(), self._patient())
             return entry
 
     def has_waiting(self, reader: str) -> bool:
@@ -103,12 +122,12 @@ class InHand:
     def withdraw(self, reader: str | None = None) -> list[str]:
         """Take what was not started away from a reader, or from all, and return the ids."""
         with self._lock:
-            queues = [self._waiting.get(reader, deque())] if reader else self._waiting.values()
-            ids = [entry.id for queue in queues for entry in queue]
+            queues = [self._waiting.get(reader, deque())] if reader else [*self._waiting.values()]
+            ids = [entry.id for queue in queues for entry in list(queue)]
             for queue in queues:
                 queue.clear()
             for message_id in ids:
-                del self._held[message_id]
+                self._held.pop(message_id, None)
             return ids
 
     def set_aside(self, reader: str) -> list[str]:
@@ -161,8 +180,9 @@ class InHand:
             return late
 
     def _running_now(self) -> list[Running]:
-        now = self._clock()
+        self._patient.move()
+        now = self._patient()
         return [
             Running(entry, reader, thread, now - since, reader in self._given_up)
-            for reader, (entry, thread, since) in self._running.items()
+            for reader, (entry, thread, since) in list(self._running.items())
         ]

@@ -54,6 +54,7 @@ _CODES: Final = (
     "OOM",
     "MISCONF",
     "HELD",
+    "TOOMANY",
 )
 # A script's error carries the code of the command that failed somewhere inside its text.
 _CODE: Final = re.compile(rf"\b({'|'.join(_CODES)})\b")

@@ -134,8 +134,9 @@ class Progress:
         self._budget = budget
         self._connectivity = connectivity
         self._clock = clock
-        # Guarded by the lock.
-        self._lock = threading.Lock()
+        # Guarded by the lock, which is re-entrant: a signal handler may ask in the midst of a look.
+        # Its look is whole, and the one around it counts what is left: nothing, or a little less.
+        self._lock = threading.RLock()
         self._keeper = _Watched(*keeper)
         self._readers = [_Watched(*reader) for reader in readers]
         self._looked_at = clock()

@@ -31,6 +31,8 @@ _SCRIPT_NAMES: Final = (
     "hold",
     "beat",
     "leave",
+    "view",
+    "entries",
 )
 
 

@@ -18,8 +18,8 @@ _NOT_AT_WORK: Final = {
     State.DRAINING: "draining",
     State.STOPPED: "stopped",
 }
-_IDLE: Final = frozenset({"stuck", "stalled", "ended"})
-"""States of a reader that takes no message."""
+_IDLE: Final = frozenset({"late", "stuck", "stalled", "ended"})
+"""States of a reader that takes no message, for all that is known."""
 
 
 @dataclass(slots=True)

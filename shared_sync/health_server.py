@@ -1,85 +1,140 @@
-"""HealthServer: answers /health and /metrics over HTTP while the program works.
+"""HealthServer: answers /health, probes, /metrics and a dashboard while the program works.
 
-Flask makes the answers, waitress serves them from background threads. Besides the errors this
-module knows nothing of the library: what it tells comes from two functions of the user.
+Flask makes the answers, waitress serves them from background threads. This module is the face that
+HTTP sees; what is told is known to the board behind it.
 """
 
 from __future__ import annotations
 
-import errno
+import hmac
 import json
 import logging
-import math
-import re
-import socket
+import os
 import threading
-import traceback
+import weakref
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
+from importlib.resources import files
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from flask import Flask, Response, request
-from waitress import wasyncore
-from waitress.server import create_server
-from waitress.task import ThreadedTaskDispatcher
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map
 from werkzeug.wrappers import Response as BaseResponse
 
-from shared_sync.errors import ConfigurationError, PortUnavailable
+from shared_sync import _accept, _check, _serving
+from shared_sync._accept import Format
+from shared_sync._board import (
+    CALLBACK_TIMEOUT_SECONDS,
+    GIVE_UP_SECONDS,
+    VIEW_TIMEOUT_SECONDS,
+    Board,
+    Busy,
+    CallFailed,
+    View,
+)
+from shared_sync._finding import Check
+from shared_sync._guarded import GuardedLogger
+from shared_sync._health_data import HEALTHY, UNHEALTHY
+from shared_sync._serving import Serving
+from shared_sync.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from shared_sync._caller import Logger
+    from shared_sync._calls import Calls
+
     Data = Mapping[str, Any]
-    Logger = logging.Logger | logging.LoggerAdapter[Any]
 
-_METHODS = "GET, HEAD, OPTIONS"
-_STATUSES = ("healthy", "degraded", "unhealthy")
-
-_WORKERS = 2  # one slow callback does not keep the next probe waiting
-_TURN_SECONDS = 1.0  # longest wait of an idle serving loop; stopping wakes it at once
-_JOIN_SECONDS = 0.1  # at stop, between two looks for clients that wait for nothing
-_FLUSH_SECONDS = 1.0  # at stop, for a client that has not yet taken its whole answer
-_WAITRESS: dict[str, Any] = {
-    "channel_timeout": 10,
-    "cleanup_interval": 5,
-    "connection_limit": 100,
-    "max_request_header_size": 16 * 1024,
-    "max_request_body_size": 64 * 1024,
-    "ident": "",
-    "clear_untrusted_proxy_headers": True,  # stated because waitress 2 warns when it is not
+PROBES: Final = ("live", "ready", "startup")
+_METHODS: Final = "GET, HEAD, OPTIONS"
+_ENDPOINTS: Final = (
+    "/health",
+    *(f"/health/{probe}" for probe in PROBES),
+    "/metrics",
+    "/metrics/prometheus",
+    "/api/state",
+    "/api/history",
+)
+_PAGE: Final = {
+    "index.html": "text/html; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    **dict.fromkeys(
+        ("app.js", "charts.js", "document.js", "figures.js", "history.js", "queue.js"),
+        "text/javascript; charset=utf-8",
+    ),
 }
-
-_NOT_HERE = "give an address of this machine, or 0.0.0.0 for all of them"
-_REMEDIES = {
-    errno.EADDRINUSE: "the port is taken; stop the program that holds it, or choose another port "
-    "(0 picks a free one)",
-    errno.EACCES: "this user may not open the port; choose one from 1024 up",
-    errno.EPERM: "this user may not open the port; choose one from 1024 up",
-    errno.EADDRNOTAVAIL: f"the host is not this machine; {_NOT_HERE}",
-}
+_PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
+_OPEN: Final = frozenset({"index", "page", *PROBES})
+"""What is answered without the token: the probes, and the page's files, which hold no data."""
 
 
 class HealthServer:
-    """Answers GET /health and GET /metrics with flat JSON.
+    """Answers probes, health, metrics and a dashboard over HTTP, from background threads.
 
-    Both begin with `instance_id` and `timestamp` and go on with the data of a callback;
-    `get_metrics_data` may be left out. `/health` also has a `status`: "healthy" or "degraded"
-    (answered with 200), or "unhealthy" (500). The data may bring its own `status`; one that is
-    none of these three words counts as degraded. A key of `critical` that is False makes it
-    unhealthy whatever the data says, and `reasons` names the key.
+        with HealthServer(
+            "stt-1", 8081, logger, consumer.get_health_data, metrics.get_metrics_data
+        ) as server:
+            server.add_check("model", lambda: model.loaded, startup=True)
+            consumer.start_consuming()
 
-    A callback that raises, returns no mapping, or returns what JSON cannot hold is answered with
-    500 and no details; the log has the traceback once, and again when the error changes. NaN and
-    infinity become null.
+    `/health` answers `status`, `instance_id`, `timestamp` and the data of `get_health_data`:
+    "healthy" or "degraded" with 200, "unhealthy" with 500, and `reasons` unless it is healthy.
+    `/health/live`, `/health/ready` and `/health/startup` answer 200 or 503. `/metrics` answers
+    the data of `get_metrics_data` as JSON, or for Prometheus where the Accept header or
+    `?format=` asks for that. `/` is the dashboard.
 
-    The callbacks are called once per request in waitress's worker threads, two at a time at most,
-    also two calls of the same callback. They must return quickly: hand out figures at hand rather
-    than ask Redis for them, or probes time out just when Redis is slow.
+    **What a check returns**: True or None when all is well, False when not, or a mapping of
+    figures, as `get_health_data` does, in which some keys have a meaning:
 
-    Port 0 picks a free port; `port` and `url` tell which. `cors` is the origin whose pages may
-    read the answers ("*": any, None: no other). There is no authentication: choose `host`, or
-    keep the port closed to strangers.
+    - `status` is "healthy", "degraded" or "unhealthy"; another word counts as degraded;
+    - `reasons` is a list of texts;
+    - `live`, `ready` and `started` are False when the probe of that name shall be answered badly;
+    - `details` is only shown by a server that was made with `details=True`;
+    - a key of `critical` that is False makes it unhealthy whatever `status` says.
+
+    One that raises, hangs or returns something else is unhealthy; the log has the traceback once,
+    and again when the error changes. Numbers that JSON does not have become null.
+
+    **Nobody waits for them.** Each is called from a thread of its own, never twice at a time, on
+    its period; `/health` and `/metrics` have their callback called anew and wait for that a
+    quarter of a second, and 2 s. Probes are answered from what the last calls gave. The time limit
+    of a call counts only while the interpreter runs: a C extension that holds its lock for a minute
+    makes nothing late.
+
+    **Live** is what a check registered with `liveness=True`, or the key `live`, says; where none
+    says anything, it is whether this process answers. **Ready** is when everything is loaded, no
+    check of readiness is unhealthy or unknown and nobody drains. **Startup** is answered well once
+    everything was loaded, and from then on: `started` and `model_loaded` are not False, and checks
+    registered with `startup=True` were well.
+
+    Where `get_metrics_data` is a method of a `WorkerMetrics`, its `render_prometheus` and
+    `render_openmetrics` serve Prometheus; numbers of any other function are of unknown type there.
+    Where `get_health_data` is a method of a `RedisStreamConsumer`, the dashboard shows its readers
+    and its group.
+
+    All methods may be called from any thread. In a forked process the server does not run, and
+    may be started anew on another port; it keeps none of the parent's sockets.
+
+    Args:
+        instance_id: The name that every answer bears.
+        port: Where to listen, 0 for a free port; `port` and `url` tell which.
+        logger: Where to log; None for the logger of this module.
+        get_health_data: What is told by `/health`.
+        get_metrics_data: What is told by `/metrics`, if anything.
+        host: The address to listen on. The default lets other machines in, which probes come from.
+        critical: Keys of health data that must not be False.
+        cors: Origins whose pages may read the answers: "*" for any, several, or None.
+        token: If given, everything but the probes and the dashboard's own files asks for
+            `Authorization: Bearer <token>`, and probes tell no reasons without it.
+        details: Whether to show texts of errors and what data bring as `details`. Passwords in
+            URLs are never shown.
+
+    Raises:
+        ConfigurationError: An argument that cannot work.
     """
 
     def __init__(
@@ -87,12 +142,14 @@ class HealthServer:
         instance_id: str,
         port: int,
         logger: Logger | None = None,
-        get_health_data: Callable[[], Data] | None = None,
+        get_health_data: Callable[[], object] | None = None,
         get_metrics_data: Callable[[], Data] | None = None,
         *,
         host: str = "0.0.0.0",  # noqa: S104 - probes come from other machines
         critical: Iterable[str] = ("redis_connected", "model_loaded"),
-        cors: str | None = "*",
+        cors: str | Iterable[str] | None = "*",
+        token: str | None = None,
+        details: bool = False,
     ) -> None:
         if not isinstance(instance_id, str) or not instance_id:
             raise ConfigurationError(f"instance_id must be a text, not {instance_id!r}")
@@ -109,28 +166,36 @@ class HealthServer:
             raise ConfigurationError(f"get_metrics_data must be a function: {get_metrics_data!r}")
         if isinstance(critical, str):
             raise ConfigurationError(f"critical must be several keys, such as ({critical!r},)")
-        if cors is not None and not (cors and cors.isascii() and cors.isprintable()):
-            raise ConfigurationError(f"cors must be an origin, '*' or None, not {cors!r}")
 
+        # Fixed after construction.
         self._instance_id = instance_id
         self._host = host
         self._configured_port = port
-        self._logger = logger or logging.getLogger(__name__)
-        self._critical = tuple(critical)
-        self._cors = cors
-        self._health_data = _Callback("get_health_data", get_health_data, self._logger)
-        self._metrics_data = _Callback("get_metrics_data", get_metrics_data or dict, self._logger)
+        self._logger = GuardedLogger(logger or logging.getLogger(__name__))
+        self._origins = _origins(cors)
+        self._token = _token(token)
+        self._board = Board(
+            instance_id,
+            get_health_data,
+            get_metrics_data,
+            critical=tuple(critical),
+            details=bool(details),
+            logger=self._logger,
+        )
         self._app = self._make_app()
 
         # Re-entrant, because a signal handler may stop the server while its thread is in here.
         self._lock = threading.RLock()
-        self._serving: _Serving | None = None  # guarded by the lock; stays after its end
+        # Guarded by the lock; it stays after its end.
+        self._start: _Start | None = None
+        self._stopped_early = False
+        _servers.add(self)
 
     @property
     def port(self) -> int:
         """The port of the last start; before the first one, the port that was asked for."""
         with self._lock:
-            return self._serving.port if self._serving else self._configured_port
+            return self._start.serving.port if self._start else self._configured_port
 
     @property
     def url(self) -> str:
@@ -138,35 +203,127 @@ class HealthServer:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
+    def add_check(
+        self,
+        name: str,
+        function: Callable[[], object],
+        *,
+        critical: bool = True,
+        liveness: bool = False,
+        readiness: bool | None = None,
+        startup: bool = False,
+        period_seconds: float = 5.0,
+        timeout_seconds: float = CALLBACK_TIMEOUT_SECONDS,
+    ) -> None:
+        """Have something checked in the background from now on, also while the server runs.
+
+        `function` returns what `get_health_data` may return. An unhealthy check makes `/health`
+        unhealthy if it is `critical`, and degraded if not. `liveness` is for what a restart mends
+        and nothing else does: where the check's data have the key `live`, that decides, otherwise
+        whether it is unhealthy. `readiness` (by default, if it is critical): an unhealthy check
+        lets `/health/ready` answer 503. `startup`: so does `/health/startup` until it was well
+        once. It is called every `period_seconds`, and has failed after `timeout_seconds`.
+
+        Raises `ConfigurationError` for a name in use, and for what cannot work.
+        """
+        _check.text("name", name)
+        if not callable(function):
+            raise ConfigurationError(f"the check {name!r} must be a function, not {function!r}")
+        _check.number("period_seconds", period_seconds, 0.01, 86_400)
+        _check.number("timeout_seconds", timeout_seconds, 0.01, 86_400)
+        self._board.add_check(
+            Check(
+                name,
+                function,
+                critical=bool(critical),
+                liveness=bool(liveness),
+                readiness=bool(critical if readiness is None else readiness),
+                startup=bool(startup),
+                period_seconds=period_seconds,
+                timeout_seconds=timeout_seconds,
+            )
+        )
+
+    def add_view(
+        self,
+        name: str,
+        function: Callable[[], Data],
+        *,
+        timeout_seconds: float = VIEW_TIMEOUT_SECONDS,
+    ) -> None:
+        """Have the dashboard show the tables that a function returns.
+
+        It is called from a background thread every 2 s while somebody looks at the page, and may
+        ask Redis or whatever else within its time limit.
+
+        Raises `ConfigurationError` for a name in use, and for what cannot work.
+        """
+        _check.text("name", name)
+        if not callable(function):
+            raise ConfigurationError(f"the view {name!r} must be a function, not {function!r}")
+        _check.number("timeout_seconds", timeout_seconds, 0.01, 86_400)
+        self._board.add_view(name, View(function, timeout_seconds))
+
+    def drain(self) -> None:
+        """Answer `/health/ready` with 503 from now on, until the server is started again.
+
+        For programs that get their work otherwise than through a consumer, on SIGTERM; while a
+        consumer drains, its health data say so themselves.
+        """
+        self._board.drain()
+
     def start_server(self) -> None:
         """Begin to answer, in background threads. While the server runs, this does nothing.
 
         Raises `PortUnavailable` here, in the caller's thread, if the port is taken or not allowed.
         """
         with self._lock:
-            if self._serving and not self._serving.ending:
+            if self._start and not self._start.serving.ending:
                 return
-            self._serving = _Serving(self._app, _listen(self._host, self._configured_port))
+            self._stopped_early = False
+            listener = _serving.listen(self._host, self._configured_port)
+            try:
+                calls = self._board.start()
+            except BaseException:
+                listener.close()
+                raise
+            try:
+                serving = Serving(self._app, listener)
+            except BaseException:
+                self._board.stop(calls).join(monotonic() + GIVE_UP_SECONDS)
+                raise
+            self._start = _Start(serving, calls)
             self._logger.info(
                 "%s: health server listens on %s, port %d",
                 self._instance_id,
                 self._host,
-                self._serving.port,
+                serving.port,
             )
+            if self._stopped_early:  # by a signal handler, in the middle of this
+                serving.end()
+                self._board.stop(calls)
 
     def stop_server(self, timeout: float = 5.0) -> bool:
         """Stop listening, let running requests finish, and tell whether everything has ended.
 
-        Waits for at most `timeout` seconds. False means that a callback still runs: its thread
-        ends with it, and a later call tells so. Requests no callback has begun are dropped. Any
-        thread may call this, also before the start and twice; called by a callback, it does not
-        wait. The server can be started again, also while an old callback still runs.
+        Waits for at most `timeout` seconds. False means that a callback or a check still runs: its
+        thread ends with it, and a later call tells so. Any thread may call this, also before the
+        start and twice; called by a callback, it does not wait. The server can be started again,
+        also while an old callback still runs.
         """
+        deadline = monotonic() + timeout
         with self._lock:
-            serving = self._serving
-        if serving is None:
+            start = self._start
+            self._stopped_early = True
+        if start is None:
             return True
-        ended = serving.end(timeout)
+        start.serving.end()
+        if start.calls.has(threading.current_thread()):
+            self._board.stop(start.calls)
+            return False
+        # The requests first: they may wait for a callback, whose end they still tell.
+        served = start.serving.join(deadline - monotonic())
+        ended = self._board.stop(start.calls).join(deadline) and served
         if not ended:
             self._logger.warning(
                 "%s: health server no longer listens, but a callback still runs; "
@@ -182,59 +339,119 @@ class HealthServer:
     def __exit__(self, *exc: object) -> None:
         self.stop_server()
 
+    def _forked(self) -> None:
+        """In a forked process: nothing of the server runs here, and its locks may be held."""
+        self._lock = threading.RLock()
+        if self._start is not None:
+            self._start.serving.close_copies()
+            self._start = None
+        self._board.forked()
+
+    # --- over HTTP ---
+
     def _make_app(self) -> Flask:
         app = Flask(__name__, static_folder=None)
         # /health/ is answered too, and nothing with a redirect.
         app.url_map = Map(strict_slashes=False, merge_slashes=False)
         app.add_url_rule("/", "index", self._index)
+        app.add_url_rule("/dashboard/<name>", "page", self._page)
         app.add_url_rule("/health", "health", self._health)
+        for probe in PROBES:
+            app.add_url_rule(f"/health/{probe}", probe, self._probe)
         app.add_url_rule("/metrics", "metrics", self._metrics)
+        app.add_url_rule("/metrics/prometheus", "prometheus", self._prometheus)
+        app.add_url_rule("/api/state", "state", self._state)
+        app.add_url_rule("/api/history", "history", self._history)
         app.register_error_handler(HTTPException, self._refusal)
+        app.before_request(self._admit)
         app.after_request(self._add_headers)
         return app
 
+    def _admit(self) -> Response | None:
+        """Refuse what needs the token and comes without; the preflight of CORS brings none."""
+        known = request.endpoint is not None and request.endpoint not in _OPEN
+        if not known or request.method == "OPTIONS" or self._is_trusted():
+            return None
+        response = self._failure("a token is needed: send it as Authorization: Bearer <token>", 401)
+        response.headers["WWW-Authenticate"] = "Bearer"
+        return response
+
+    def _is_trusted(self) -> bool:
+        if self._token is None:
+            return True
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        right = hmac.compare_digest(token.strip().encode(errors="replace"), self._token)
+        return right and scheme.lower() == "bearer"
+
     def _index(self) -> Response:
-        body = {"instance_id": self._instance_id, "endpoints": ["/health", "/metrics"]}
-        return _json_response(json.dumps(body), 200)
+        if _accept.prefers_html(request.headers.get("Accept")):
+            return self._page("index.html")
+        return _json({"instance_id": self._instance_id, "endpoints": _ENDPOINTS})
+
+    def _page(self, name: str) -> Response:
+        if name not in _PAGE:
+            return self._failure("Not Found", 404)
+        response = Response(_file(name), content_type=_PAGE[name])
+        response.headers["Content-Security-Policy"] = _PAGE_POLICY
+        return response
 
     def _health(self) -> Response:
-        return self._answer(self._health_data, self._judge)
+        body, well = self._board.health()
+        return _json(body, 200 if well else 500)
+
+    def _probe(self) -> Response:
+        probe = request.path.strip("/").rpartition("/")[2]
+        well, reasons = self._board.probe(probe)
+        body = self._board.headed({"probe": probe}, status=HEALTHY if well else UNHEALTHY)
+        if reasons and self._is_trusted():
+            body["reasons"] = reasons
+        return _json(body, 200 if well else 503)
 
     def _metrics(self) -> Response:
-        return self._answer(self._metrics_data, lambda data: (self._headed(data), 200))
-
-    def _answer(self, callback: _Callback, compose: Callable[[Data], tuple[Data, int]]) -> Response:
+        accept = request.headers.get("Accept")
         try:
-            body, code = compose(callback.call())
-            text = json.dumps(_without_nan(body), allow_nan=False)
-        except BaseException as error:  # noqa: BLE001 - on SystemExit waitress would never answer
-            callback.failed(error)
-            body = self._headed({"error": f"{callback.name} failed"}, status="unhealthy")
-            return _json_response(json.dumps(body), 500)
-        callback.succeeded()
-        return _json_response(text, code)
+            form = _accept.choose(accept, request.args.get("format"))
+        except _accept.UnknownFormat as error:
+            response = self._failure(str(error), 400)
+            response.headers["Vary"] = "Accept"
+            return response
+        return self._told_as(form)
 
-    def _judge(self, data: Data) -> tuple[Data, int]:
-        status = data.get("status", "healthy")
-        reasons = [key for key in self._critical if data.get(key) is False]
-        if reasons:
-            status = "unhealthy"
-        elif status not in _STATUSES:
-            reasons = [f"unknown status {status!r}"]
-            status = "degraded"
-        body = self._headed(data, status=status)
-        if reasons:
-            theirs = data.get("reasons")
-            body["reasons"] = [*reasons, *theirs] if isinstance(theirs, list) else reasons
-        return body, 500 if status == "unhealthy" else 200
+    def _prometheus(self) -> Response:
+        form = _accept.choose(request.headers.get("Accept"), None)
+        return self._told_as(Format.PROMETHEUS if form is Format.JSON else form)
 
-    def _headed(self, data: Data, **first: str) -> dict[str, Any]:
-        head = {
-            **first,
-            "instance_id": self._instance_id,
-            "timestamp": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        }
-        return {**head, **data, **head}  # ours come first, and win over the data's namesakes
+    def _told_as(self, form: Format) -> Response:
+        try:
+            if form is Format.JSON:
+                response = _json(self._board.metrics())
+            else:
+                rendered = self._board.rendered(form)
+                response = Response(rendered, content_type=form.content_type)
+        except CallFailed as failed:
+            body = self._board.headed({"error": str(failed)}, status=UNHEALTHY)
+            if failed.detail is not None:
+                body["details"] = failed.detail
+            response = _json(body, 500)
+        except Busy:
+            response = self._failure("other requests wait for the same; ask again", 503)
+            response.headers["Retry-After"] = "1"
+        response.headers["Vary"] = "Accept"
+        return response
+
+    def _state(self) -> Response:
+        try:
+            return _json(self._board.state())
+        except CallFailed as stopping:
+            return self._failure(str(stopping), 503)
+
+    def _history(self) -> Response:
+        since = request.args.get("since")
+        if since is not None and not (since.isascii() and since.isdigit() and len(since) < 16):
+            return self._failure("since must be the number that `next` told", 400)
+        return _json(
+            self._board.past(None if since is None else int(since), request.args.getlist("figure"))
+        )
 
     def _refusal(self, error: HTTPException) -> BaseResponse:
         response = error.get_response()
@@ -242,188 +459,79 @@ class HealthServer:
         response.content_type = "application/json"
         return response
 
+    def _failure(self, told: str, code: int) -> Response:
+        return _json({"instance_id": self._instance_id, "error": told}, code)
+
     def _add_headers(self, response: Response) -> Response:
-        response.headers["Cache-Control"] = "no-store"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        if "Allow" in response.headers:
-            response.headers["Allow"] = _METHODS  # Flask's own has no steady order
-        if self._cors:
-            response.headers["Access-Control-Allow-Origin"] = self._cors
+        headers = response.headers
+        headers["Cache-Control"] = "no-store"
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["Referrer-Policy"] = "no-referrer"
+        headers.setdefault("Content-Security-Policy", _DATA_POLICY)
+        if "Allow" in headers:
+            headers["Allow"] = _METHODS  # Flask's own has no steady order
+        origin = self._allowed_origin()
+        if origin is not None:
+            headers["Access-Control-Allow-Origin"] = origin
             if request.method == "OPTIONS":
-                response.headers["Access-Control-Allow-Methods"] = _METHODS
+                headers["Access-Control-Allow-Methods"] = _METHODS
+                if self._token is not None:
+                    headers["Access-Control-Allow-Headers"] = "Authorization"
+        if self._origins and "*" not in self._origins:
+            headers.add("Vary", "Origin")
         return response
 
+    def _allowed_origin(self) -> str | None:
+        """The origin whose pages may read this answer. A single one is told to everybody."""
+        if len(self._origins) == 1:
+            return next(iter(self._origins))
+        origin = request.headers.get("Origin")
+        return origin if origin in self._origins else None
 
-class _Callback:
-    """A function of the user, and the log of its failures: first failure, silence, recovery."""
 
-    def __init__(self, name: str, function: Callable[[], Data], logger: Logger) -> None:
-        self.name = name
-        self._function = function
-        self._logger = logger
+class _Start(NamedTuple):
+    """What one start of a server began."""
 
-        self._lock = threading.Lock()
-        # Guarded by the lock:
-        self._fault: str | None = None
-        self._failing_since = 0.0
+    serving: Serving
+    calls: Calls
 
-    def call(self) -> Data:
-        data = self._function()
-        if not isinstance(data, Mapping):
-            raise TypeError(f"{self.name} must return a mapping, not {type(data).__name__}")
-        return data
 
-    def failed(self, error: BaseException) -> None:
-        # Texts that differ only in numbers (durations, addresses, counts) are the same fault.
-        text = "".join(traceback.format_exception_only(type(error), error))
-        fault = re.sub(r"0x[0-9a-fA-F]+|\d+", "#", text)
-        with self._lock:
-            changed = fault != self._fault
-            if self._fault is None:
-                self._failing_since = monotonic()
-            self._fault = fault
-        if changed:
-            self._logger.error(
-                "%s failed; its requests are answered with 500 until it recovers",
-                self.name,
-                exc_info=error,
+_servers: weakref.WeakSet[HealthServer] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for server in list(_servers):
+        server._forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _origins(cors: str | Iterable[str] | None) -> frozenset[str]:
+    if cors is None:
+        return frozenset()
+    origins = frozenset([cors] if isinstance(cors, str) else cors)
+    for origin in origins:
+        if not (isinstance(origin, str) and origin and origin.isascii() and origin.isprintable()):
+            raise ConfigurationError(
+                f"cors must be an origin such as 'https://ops.example', '*', several, or None, "
+                f"not {cors!r}"
             )
-
-    def succeeded(self) -> None:
-        with self._lock:
-            if self._fault is None:
-                return
-            self._fault = None
-            seconds = monotonic() - self._failing_since
-        self._logger.info("%s recovered after %.1f s", self.name, seconds)
+    return frozenset("*") if "*" in origins else origins
 
 
-class _Serving:
-    """One start of the server: its socket, its workers and its serving thread, until all end.
-
-    Only the serving thread touches waitress's sockets, from the first client to the last close.
-    Others ask it to end by waking it through waitress's trigger.
-    """
-
-    def __init__(self, app: Flask, listener: socket.socket) -> None:
-        self.port: int = listener.getsockname()[1]
-        self._map: dict[int, Any] = {}
-        self._workers = _Workers(f"health-server-{self.port}")
-        self._thread = threading.Thread(
-            target=self._serve, name=f"health-server-{self.port}", daemon=True
-        )
-        # Held while the trigger is pulled or closed: a pull of a closed one would write its byte
-        # into whatever file has got the descriptor since. Re-entrant for signal handlers.
-        self._trigger_lock = threading.RLock()
-        self._ending = threading.Event()
-        try:
-            self._server: Any = create_server(
-                app, map=self._map, sockets=[listener], _dispatcher=self._workers, **_WAITRESS
-            )
-            self._workers.set_thread_count(_WORKERS)
-            self._thread.start()
-        except BaseException:
-            self._workers.set_thread_count(0)
-            wasyncore.close_all(self._map)
-            listener.close()
-            raise
-
-    @property
-    def ending(self) -> bool:
-        return self._ending.is_set()
-
-    def end(self, timeout: float) -> bool:
-        with self._trigger_lock:
-            if not self._ending.is_set():
-                self._ending.set()
-                self._server.pull_trigger()
-        if threading.current_thread() not in self._workers.started:
-            self._thread.join(max(timeout, 0.0))
-        return not self._thread.is_alive()
-
-    def _serve(self) -> None:
-        try:
-            while not self._ending.is_set():
-                self._turn(_TURN_SECONDS)
-        finally:
-            self._close()
-
-    def _turn(self, seconds: float) -> None:
-        wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)
-
-    def _close(self) -> None:
-        # First the listener, so that new clients are refused at once. Its own close() would take
-        # the trigger along, which the workers pull after each answer.
-        self._ending.set()
-        wasyncore.dispatcher.close(self._server)
-        # Then the workers, each after the request it is at; they send their answers themselves.
-        # Meanwhile clients that wait for nothing are let go: keep-alive would hold them for ever.
-        self._workers.set_thread_count(0)
-        for worker in self._workers.started:
-            while worker.is_alive():
-                for channel in self._channels():
-                    if not (channel.requests or channel.total_outbufs_len):
-                        channel.handle_close()
-                worker.join(_JOIN_SECONDS)
-        # Then what a slow client did not take yet is left to this thread, for a moment.
-        give_up = monotonic() + _FLUSH_SECONDS
-        while monotonic() < give_up and any(c.total_outbufs_len for c in self._channels()):
-            self._turn(0.1)
-        for channel in self._channels():
-            channel.handle_close()
-        # The trigger last, now that nobody is left to pull it.
-        with self._trigger_lock:
-            wasyncore.close_all(self._map)
-
-    def _channels(self) -> list[Any]:
-        return list(self._server.active_channels.values())
+def _token(token: str | None) -> bytes | None:
+    if token is None:
+        return None
+    if not (isinstance(token, str) and token.isascii() and token.isprintable() and token.strip()):
+        raise ConfigurationError("token must be printable ASCII text and not empty")
+    return token.strip().encode()
 
 
-class _Workers(ThreadedTaskDispatcher):
-    """Waitress's worker threads, with names, and kept so that they can be joined."""
-
-    # Waitress warns about every request that waits for a moment. Here that is no news.
-    queue_logger = logging.Logger(__name__, level=logging.CRITICAL)
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-        self.started: list[threading.Thread] = []
-
-    def start_new_thread(self, target: Callable[[int], object], thread_no: int) -> None:
-        thread = threading.Thread(
-            target=target, name=f"{self._name}-{thread_no}", args=(thread_no,), daemon=True
-        )
-        thread.start()
-        self.started.append(thread)
+def _file(name: str) -> bytes:
+    return (files("shared_sync") / "dashboard" / name).read_bytes()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on the host, on IPv4 where it has both; "::" takes both."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        both = address[0] == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address, family=family, dualstack_ipv6=both)
-    except (OSError, ValueError) as error:  # ValueError: a host no resolver takes
-        number = error.errno if isinstance(error, OSError) else None
-        known = _REMEDIES.get(number) if number else None
-        raise PortUnavailable(
-            f"health server cannot listen on host {host!r}, port {port}: "
-            + (known or f"{error}; {_NOT_HERE}")
-        ) from error
-
-
-def _without_nan(value: Any) -> Any:
-    """The same value with null for the numbers JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return value
-
-
-def _json_response(text: str, code: int) -> Response:
-    return Response(text, code, content_type="application/json")
+def _json(body: Mapping[str, Any], code: int = 200) -> Response:
+    return Response(json.dumps(body, allow_nan=False), code, content_type="application/json")

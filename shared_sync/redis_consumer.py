@@ -16,10 +16,20 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from shared_sync import _address, _backoff, _check, _link, _name, _servers, _streams, _verdict
+from shared_sync import (
+    _address,
+    _backoff,
+    _check,
+    _group_view,
+    _link,
+    _name,
+    _servers,
+    _streams,
+    _verdict,
+)
 from shared_sync._budget import Budget
 from shared_sync._connectivity import Connectivity
-from shared_sync._deadline import Deadline
+from shared_sync._deadline import Deadline, longest_step_seconds
 from shared_sync._delivery import Delivery
 from shared_sync._guarded import GuardedLogger, GuardedRecorder, Recorder, RecorderOfOneThread
 from shared_sync._holder import Holder
@@ -176,6 +186,7 @@ class RedisStreamConsumer:
         _check.names("carry_fields", carry_fields)
         if result_stream is not None:
             _check.text("result_stream", result_stream)
+            _servers.check_one_slot(redis_url, stream_name, result_stream)
         if result_channel is not None:
             _check.text("result_channel", result_channel)
         if retry is not None and not isinstance(retry, RetryPolicy):
@@ -200,13 +211,11 @@ class RedisStreamConsumer:
             lease_ms=round(lease_seconds * 1000),
             result_stream=result_stream,
         )
-        if result_stream is not None:
-            _servers.check_one_slot(redis_url, stream_name, result_stream)
         reply_timeout = block_seconds + _link.REPLY_MARGIN_SECONDS
         self._redis_url = redis_url
         self._connect = self._connector(reply_timeout)
         self._connectivity = Connectivity(_address.safe_address(redis_url), self._logger)
-        self._in_hand = InHand()
+        self._in_hand = InHand(longest_step_seconds=longest_step_seconds(job_deadline_seconds))
         delivery = Delivery(
             processor=ThreadProcessor(message_processor),
             results=Results(
@@ -247,6 +256,9 @@ class RedisStreamConsumer:
             delivery=delivery,
             recorder=self._recorder,
             job_deadline_seconds=math.inf if job_deadline_seconds is None else job_deadline_seconds,
+        )
+        self._group_view = _group_view.GroupView(
+            self._connector(_group_view.REPLY_TIMEOUT_SECONDS), self._commands.keys
         )
         self._stop_reading = threading.Event()
         self._stop_keeping = threading.Event()
@@ -436,8 +448,8 @@ class RedisStreamConsumer:
     def ready(self) -> bool:
         """Whether it takes messages: it runs, Redis answers, the group is there, a reader is free.
 
-        A reader is free also while it runs a message; not when that is past its deadline. Never
-        asks Redis; never blocks.
+        A reader is free also while it runs a message; not when that is late, by its deadline or
+        by `late_after_p99s`. Never asks Redis; never blocks.
         """
         return self._judge(self._state, self._progress.look()).ready
 
@@ -475,12 +487,23 @@ class RedisStreamConsumer:
             "dead_letters": figures.dead if figures else None,
         }
 
+    def get_group_view(self) -> dict[str, Any]:
+        """The whole group as a page shows it: consumers, parked messages and dead letters.
+
+        Asks Redis, over a connection of its own that is closed again, and blocks up to 2 s to
+        connect, 2 s more where Sentinels or a cluster are asked for the server first, and 2 s for
+        the answer. Works whether or not the consumer runs. Raises `RedisUnavailable` or
+        `RedisRefused`; what this user may not see is left out, and `reasons` says so.
+        """
+        return self._group_view.look()
+
     def get_views(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Tables for a dashboard, each as a function that returns the newest one.
 
         `readers` has what each reader does and the jobs that run; it never asks Redis nor blocks.
+        `group` is `get_group_view()`, which does both.
         """
-        return {"readers": self._view_readers}
+        return {"readers": self._view_readers, "group": self.get_group_view}
 
     # --- inside ---
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -25,6 +25,9 @@ from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
 from shared_sync._embedded import EmbeddedRedis, find_redis_server
 from shared_sync._link import Link
 from shared_sync.errors import EmbeddedRedisError
+
+if TYPE_CHECKING:
+    from dashboards import Page
 
 
 @pytest.fixture
@@ -167,3 +170,27 @@ def make(redis_url: str) -> Iterator[Make]:
 def producer(redis_url: str) -> Iterator[RedisStreamProducer]:
     with RedisStreamProducer(redis_url, STREAM) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One browser for all tests of a module."""
+    pytest.importorskip("selenium")
+    from dashboards import chromium, pictures_folder  # noqa: PLC0415 - only where it is needed
+
+    pictures = pictures_folder(tmp_path_factory.mktemp("pictures"))
+    with chromium(tmp_path_factory.mktemp("chromium"), pictures) as made:
+        yield made
+
+
+@pytest.fixture
+def page(browser: Page) -> Iterator[Page]:
+    """The browser, with nothing opened. Whatever the test does, the console stays silent."""
+    browser.size(1360)
+    browser.prefers("light")
+    browser.complaints()
+    yield browser
+    complaints = browser.complaints()
+    browser.run("localStorage.clear(); sessionStorage.clear()")
+    browser.open("about:blank")  # so that it asks no worker any more
+    assert complaints == []

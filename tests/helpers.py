@@ -39,7 +39,7 @@ def free_port() -> int:
 def health_command(*arguments: str, env: dict[str, str] | None = None) -> Iterator[str]:
     """`python -m shared_sync.health` as long as it is needed: its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "shared_sync.health", "--host", "127.0.0.1", *arguments],
+        [sys.executable, "-m", "shared_sync.health", *arguments, "--host", "127.0.0.1"],
         stderr=subprocess.PIPE,
         text=True,
         env=env,
@@ -77,7 +77,7 @@ def in_a_fork(act: Callable[[], Any]) -> Any:
 def ask(url: str) -> tuple[int, dict[str, Any]]:
     """Status and content of a page of JSON."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=20) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as refused:
         with refused:
@@ -91,6 +91,26 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Interrupted(Clock):
+    """A clock whose next reading is interrupted once, as by a signal handler of that thread."""
+
+    handler: Callable[[], object] | None = None
+
+    def __call__(self) -> float:
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler()
+        return super().__call__()
+
+
+def returns(function: Callable[[], object]) -> bool:
+    """Whether a call in a thread of its own returns, and does not stand still for ever."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
 
 
 class Gate:

@@ -6,7 +6,7 @@ import logging
 import threading
 
 import pytest
-from helpers import Clock
+from helpers import Clock, Interrupted, returns
 
 from shared_sync._connectivity import Connectivity
 from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable, SharedSyncError
@@ -136,3 +136,12 @@ def test_a_group_is_missing_until_everyone_who_missed_it_has_it_again(
     assert connectivity.group_missing
     connectivity.succeeded("reader-1")
     assert not connectivity.group_missing
+
+
+def test_a_signal_handler_may_ask_while_its_thread_tells_of_a_failure() -> None:
+    clock = Interrupted()
+    connectivity = Connectivity("redis://somewhere:6379/0", LOGGER, clock)
+    seen: list[int] = []
+    clock.handler = lambda: seen.append(len(connectivity.failures()))
+    assert returns(lambda: connectivity.failed("reader-1", REFUSED))
+    assert seen == [1]

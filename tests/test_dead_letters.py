@@ -12,6 +12,7 @@ import redis
 from helpers import eventually
 
 from shared_sync import DeadLetters, RedisStreamConsumer, RedisStreamProducer, Reject, RetryPolicy
+from shared_sync.__main__ import main
 from shared_sync.errors import ConfigurationError, DeadLetterMissing, RedisRefused
 
 STREAM, GROUP = "jobs", "workers"
@@ -48,16 +49,18 @@ def letters(redis_url: str) -> Iterator[DeadLetters]:
 
 
 @pytest.fixture
-def command(redis_url: str) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        where = ("--redis-url", redis_url, "--stream", STREAM, "--group", GROUP)
-        return subprocess.run(
-            [sys.executable, "-m", "shared_sync", "dead-letters", *where, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+def where(redis_url: str) -> tuple[str, ...]:
+    """What every command begins with."""
+    return ("dead-letters", "--redis-url", redis_url, "--stream", STREAM, "--group", GROUP)
+
+
+@pytest.fixture
+def command(where: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that goes well; what it prints."""
+
+    def run(*arguments: str) -> str:
+        assert main([*where, *arguments]) == 0
+        return capsys.readouterr().out
 
     return run
 
@@ -166,32 +169,37 @@ def test_arguments_that_cannot_work_are_refused(redis_url: str) -> None:
 
 def test_the_command_lists_shows_replays_and_purges(
     redis_url: str,
-    command: Callable[..., subprocess.CompletedProcess[str]],
+    command: Callable[..., str],
     letters: DeadLetters,
     client: redis.Redis,
 ) -> None:
     bury(redis_url, {"name": "a", "audio": b"\xff" * 1000}, {"name": "b"}, {"name": "c"})
     first, second, _ = letters
-    listed = command("list").stdout.splitlines()
+    listed = command("list").splitlines()
     assert len(listed) == 3
     assert listed[0].startswith(first.id)
     assert "rejected: no use" in listed[0]
-    shown = command("show", first.id).stdout
+    shown = command("show", first.id)
     assert "name = a" in shown
     assert "(1000 bytes)" in shown
-    assert f"{first.id} replayed as" in command("replay", first.id).stdout
+    assert f"{first.id} replayed as" in command("replay", first.id)
     assert client.xlen(STREAM) == 1
-    assert command("purge", second.id).stdout == "1 removed\n"
+    assert command("purge", second.id) == "1 removed\n"
     command("replay", "--all")
     assert len(letters) == 0
     assert client.xlen(STREAM) == 2
 
 
-def test_the_command_tells_a_mistake_in_a_line(
-    command: Callable[..., subprocess.CompletedProcess[str]],
-) -> None:
-    done = command("show", "1-1")
+def test_the_command_tells_a_mistake_in_a_line(where: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "shared_sync", *where, "show", "1-1"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("shared_sync: there is no dead letter '1-1'")
     assert len(done.stderr.splitlines()) == 1
-    assert command("replay").returncode == 2
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([*where, "replay"])

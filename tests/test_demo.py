@@ -83,7 +83,7 @@ def test_it_transcribes_the_shipped_files_word_for_word_and_shows_what_happened(
 
 
 def test_it_leaves_no_server_behind_when_it_is_killed(demo: Demo) -> None:
-    process = demo("--keep")
+    process = demo("--keep", "--jobs", "1")
     read_until(process, "stays up until Ctrl-C")
     (server,) = redis_servers_of(process)
     process.kill()
@@ -92,7 +92,7 @@ def test_it_leaves_no_server_behind_when_it_is_killed(demo: Demo) -> None:
 
 
 def test_it_leaves_no_server_behind_when_it_is_interrupted_at_work(demo: Demo) -> None:
-    processes = [demo("--jobs", "1000") for _ in "ab"]
+    processes = [demo("--jobs", "200") for _ in "ab"]
     for process, number, status in zip(
         processes, (signal.SIGINT, signal.SIGTERM), (130, 143), strict=True
     ):
@@ -136,13 +136,11 @@ def test_on_a_given_redis_it_cleans_up_after_itself(
 def test_it_takes_any_recordings(demo: Demo, tmp_path: Path) -> None:
     if not RECORDINGS.is_dir():
         pytest.skip("the recordings are not here")
-    for number in (880, 920):
-        name = f"austen-{number:04}.wav"
-        (tmp_path / name).symlink_to(RECORDINGS / name)
+    (tmp_path / "any.wav").symlink_to(RECORDINGS / "austen-0930.wav")
     process = demo("--audio", str(tmp_path))
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
-    assert "married a more amiable woman" in output
+    assert re.search(r"any\.wav +.*amiable himself$", output, re.MULTILINE), output
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from helpers import eventually, free_port
+from helpers import ask, eventually, free_port
 
 from shared_sync import RedisStreamProducer
 from shared_sync._speech import DEMO_AUDIO
@@ -46,13 +42,15 @@ def stt_worker(redis_url: str) -> Iterator[Spawn]:
     """Starts speech workers, which do not outlive the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(instance_id: str, health_port: int = 0) -> subprocess.Popen[bytes]:
+    def start(
+        instance_id: str, health_port: int = 0, lease_seconds: int = 30
+    ) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
             "REDIS_URL": redis_url,
             "HEALTH_PORT": str(health_port),
             "INSTANCE_ID": instance_id,
-            "LEASE_SECONDS": "2",
+            "LEASE_SECONDS": str(lease_seconds),
         }
         process = subprocess.Popen(
             [sys.executable, str(EXAMPLES / "stt_worker.py")],
@@ -66,19 +64,6 @@ def stt_worker(redis_url: str) -> Iterator[Spawn]:
     for process in started:
         process.kill()
         process.wait()
-
-
-def ask(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        told: dict[str, Any] = json.load(answer)
-        return told
-
-
-def answers(url: str) -> bool:
-    try:
-        return bool(ask(url))
-    except (urllib.error.URLError, ConnectionError):
-        return False
 
 
 def publish(redis_url: str, files: list[Path]) -> list[str]:
@@ -117,10 +102,12 @@ def test_the_speech_worker_serves_its_figures_and_drains(
     eventually(lambda: client.xlen("audio:transcripts") == 2, within=60)
     assert [told["message_id"] for told in transcripts(client)] == ids
     assert [told["file"] for told in transcripts(client)] == [file.name for file in files]
-    health = ask(f"http://127.0.0.1:{port}/health")
-    assert health["status"] == "healthy"
-    assert health["model_loaded"] is health["redis_connected"] is True
-    metrics = ask(f"http://127.0.0.1:{port}/metrics")
+    page = f"http://127.0.0.1:{port}"
+    eventually(lambda: ask(f"{page}/health")[1]["status"] == "healthy")
+    health = ask(f"{page}/health")[1]
+    assert health["checks"]["model"]["model_loaded"] is health["redis_connected"] is True
+    assert {ask(f"{page}/health/{probe}")[0] for probe in ("live", "ready", "startup")} == {200}
+    metrics = ask(f"{page}/metrics")[1]
     assert metrics.keys() >= STT_NAMES
     assert metrics["successful_transcriptions"] == metrics["jobs_processed"] == 2
     worker.send_signal(signal.SIGTERM)
@@ -166,7 +153,8 @@ def test_the_speech_worker_hears_real_recordings_half_right_or_better(
         r"^\| (\S+\.wav) \| [\d.]+ \| (.+?) \|$", (RECORDINGS / "README.md").read_text(), re.M
     )
     assert len(table) == 5
-    stt_worker("stt-1")
+    for number in (1, 2):
+        stt_worker(f"stt-{number}")
     publish(redis_url, [RECORDINGS / file for file, _ in table])
     eventually(lambda: client.xlen("audio:transcripts") == 5, within=90)
     heard = {told["file"]: told["text"].split() for told in transcripts(client)}
@@ -180,11 +168,8 @@ def test_a_file_whose_worker_was_killed_is_finished_by_another_once(
     stt_worker: Spawn, redis_url: str, client: redis.Redis
 ) -> None:
     files = sorted(DEMO_AUDIO.glob("*.wav"))[:4]
-    victim = stt_worker("victim")
-    eventually(lambda: client.exists("{audio:jobs}:stt-workers:presence"), within=60)
-    second_port = free_port()
-    stt_worker("second", second_port)
-    eventually(lambda: answers(f"http://127.0.0.1:{second_port}/health"), within=60)
+    victim, _ = (stt_worker(name, lease_seconds=2) for name in ("victim", "second"))
+    eventually(lambda: client.zcard("{audio:jobs}:stt-workers:presence") == 2, within=60)
     ids = publish(redis_url, files)
 
     def victim_is_at_work() -> bool:

@@ -21,9 +21,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
-from helpers import Gate
+from helpers import Gate, eventually
 
-from shared_sync import health_server
+from shared_sync import _serving
 from shared_sync.errors import ConfigurationError, PortUnavailable
 from shared_sync.health_server import HealthServer
 
@@ -65,7 +65,7 @@ def descriptors() -> int:
 
 
 def threads_of_servers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("health-server")]
+    return [t for t in threading.enumerate() if t.name.startswith("health-")]
 
 
 class Task(threading.Thread):
@@ -96,6 +96,40 @@ class Failing:
         if self.error is not None:
             raise self.error
         return {}
+
+
+class Rendered:
+    """Figures for Prometheus that come out of a gate, which only a request for them enters."""
+
+    def __init__(self) -> None:
+        self.gate = Gate(b"finished 1\n")
+
+    def get_metrics_data(self) -> dict[str, Any]:
+        return {}
+
+    def render_prometheus(self) -> Any:
+        return self.gate()
+
+
+class Counted:
+    """A callback that tells which call it is, and knows how many ran at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.calls = 0
+        self.running = 0
+        self.most_at_once = 0
+
+    def __call__(self) -> dict[str, Any]:
+        with self._lock:
+            self.calls += 1
+            call = self.calls
+            self.running += 1
+            self.most_at_once = max(self.most_at_once, self.running)
+        threading.Event().wait(0.001)
+        with self._lock:
+            self.running -= 1
+        return {"call": call}
 
 
 @pytest.fixture
@@ -195,7 +229,7 @@ def test_a_critical_key_that_is_false_is_unhealthy_whatever_the_data_says(serve,
     answer = ask(serve(lambda: data))
 
     assert (answer.code, answer.json["status"]) == (500, "unhealthy")
-    assert answer.json["reasons"] == ["redis_connected", "model_loaded"]
+    assert answer.json["reasons"] == ["redis_connected is false", "model_loaded is false"]
     assert answer.json["redis_connected"] is False
 
 
@@ -207,14 +241,17 @@ def test_only_false_itself_is_unhealthy(serve, value):
 def test_reasons_of_the_data_follow_the_critical_keys(serve):
     data = {"redis_connected": False, "reasons": ["the queue is full"]}
 
-    assert ask(serve(lambda: data)).json["reasons"] == ["redis_connected", "the queue is full"]
+    assert ask(serve(lambda: data)).json["reasons"] == [
+        "redis_connected is false",
+        "the queue is full",
+    ]
 
 
 def test_critical_keys_can_be_chosen(serve):
     data = {"redis_connected": False, "gpu": False}
     server = serve(lambda: data, critical=["gpu"])
 
-    assert ask(server).json["reasons"] == ["gpu"]
+    assert ask(server).json["reasons"] == ["gpu is false"]
     assert ask(serve(lambda: data, critical=())).code == 200
 
 
@@ -233,7 +270,16 @@ def test_nan_and_infinity_become_null(serve):
 def test_the_index_names_the_endpoints(serve):
     assert ask(serve(), "/").json == {
         "instance_id": "worker-1",
-        "endpoints": ["/health", "/metrics"],
+        "endpoints": [
+            "/health",
+            "/health/live",
+            "/health/ready",
+            "/health/startup",
+            "/metrics",
+            "/metrics/prometheus",
+            "/api/state",
+            "/api/history",
+        ],
     }
 
 
@@ -261,15 +307,18 @@ def endless() -> dict[str, Any]:
 )
 @pytest.mark.parametrize("path", ["/health", "/metrics"])
 def test_a_callback_that_fails_is_answered_with_500_without_details(serve, caplog, path, callback):
+    name = "get_health_data" if path == "/health" else "get_metrics_data"
     answer = ask(serve(callback, callback), path)
 
     assert answer.code == 500
-    assert list(answer.json) == ["status", "instance_id", "timestamp", "error"]
+    assert list(answer.json)[:4] == ["status", "instance_id", "timestamp", "error"]
     assert answer.json["status"] == "unhealthy"
-    assert answer.json["error"] in ("get_health_data failed", "get_metrics_data failed")
+    assert answer.json["error"] == f"{name} failed"
+    assert answer.json.get("reasons", [f"{name} failed"]) == [f"{name} failed"]
     assert "secret" not in answer.text
     assert "Traceback" not in answer.text
-    assert len([record for record in caplog.records if record.exc_info]) == 1
+    told = [record for record in caplog.records if record.getMessage().startswith(name)]
+    assert [bool(record.exc_info) for record in told] == [True]
 
 
 def test_a_failing_metrics_callback_leaves_health_alone(serve):
@@ -281,10 +330,11 @@ def test_a_failing_metrics_callback_leaves_health_alone(serve):
 
 def test_a_failure_is_logged_first_then_silently_repeated_then_its_end_is_logged(serve, caplog):
     caplog.set_level(logging.INFO, LOGGER)
-    callback = Failing(RuntimeError("boom"))
+    callback = Failing()
     server = serve(callback)
     caplog.clear()
 
+    callback.error = RuntimeError("boom")
     assert [ask(server).code for _ in range(5)] == [500] * 5
     callback.error = None
     assert [ask(server).code for _ in range(5)] == [200] * 5
@@ -414,22 +464,25 @@ def test_one_connection_serves_many_requests(serve):
 
 
 def test_a_slow_callback_does_not_keep_another_request_waiting(serve):
-    slow = Gate({"finished": True})
-    server = serve(slow, lambda: {"jobs": 1})
-    health = Task(lambda: ask(server))
-    assert slow.entered.wait(LIMIT)
+    slow = Rendered()
+    server = serve(get_metrics_data=slow.get_metrics_data)
+    metrics = Task(lambda: ask(server, "/metrics/prometheus"))
+    assert slow.gate.entered.wait(LIMIT)
 
-    assert ask(server, "/metrics").json["jobs"] == 1
-    slow.opened.set()
-    assert health.result().json["finished"] is True
+    assert ask(server).code == 200
+    slow.gate.opened.set()
+    assert metrics.result().text == "finished 1\n"
 
 
-def test_one_callback_may_run_twice_at_the_same_time(serve):
-    both = threading.Barrier(2, timeout=LIMIT)
-    server = serve(lambda: {"turn": both.wait()})
-    answers = [Task(lambda: ask(server)) for _ in range(2)]
+def test_a_callback_is_never_called_twice_at_a_time_and_each_request_gets_a_call_of_its_own(serve):
+    counted = Counted()
+    server = serve(get_metrics_data=counted)
+    askers = [Task(lambda: [ask(server, "/metrics") for _ in range(20)]) for _ in range(2)]
 
-    assert sorted(answer.result().json["turn"] for answer in answers) == [0, 1]
+    for asker in askers:
+        calls = [answer.json["call"] for answer in asker.result()]
+        assert calls == sorted(set(calls)), "an answer was of a call before the request"
+    assert counted.most_at_once == 1
 
 
 def test_more_clients_than_threads_all_get_their_answer(serve, caplog):
@@ -611,19 +664,19 @@ def test_the_stop_closes_the_connection_of_a_keep_alive_client(serve):
 
 def test_a_request_that_is_being_served_is_finished_at_stop_and_no_other_is_let_in(serve, caplog):
     caplog.set_level(logging.DEBUG, "waitress")
-    slow = Gate({"finished": True})
-    server = serve(slow)
+    slow = Rendered()
+    server = serve(get_metrics_data=slow.get_metrics_data)
     with closing(connect(server)) as idle:
-        ask_over(idle, "/metrics")
-        running = Task(lambda: ask(server))
-        assert slow.entered.wait(LIMIT)
+        ask_over(idle, "/health")
+        running = Task(lambda: ask(server, "/metrics/prometheus"))
+        assert slow.gate.entered.wait(LIMIT)
         stopping = Task(server.stop_server)
         assert idle.sock.recv(1) == b"", "stopping has begun"
         with pytest.raises(ConnectionRefusedError):
             ask(server)
-        slow.opened.set()
+        slow.gate.opened.set()
 
-    assert running.result().json["finished"] is True
+    assert running.result().text == "finished 1\n"
     assert stopping.result() is True
     assert not [record for record in caplog.records if record.name.startswith("waitress")]
 
@@ -631,27 +684,25 @@ def test_a_request_that_is_being_served_is_finished_at_stop_and_no_other_is_let_
 def test_a_callback_that_outlasts_the_stop_is_reported_and_ends_by_itself(serve, caplog):
     slow = Gate({"finished": True})
     server = serve(slow)
-    running = Task(lambda: ask(server))
     assert slow.entered.wait(LIMIT)
 
     assert server.stop_server(timeout=0.05) is False
     assert "a callback still runs" in caplog.text
     slow.opened.set()
-    assert running.result().code == 200
     assert server.stop_server() is True
+    assert threads_of_servers() == []
 
 
 def test_it_can_be_started_again_while_an_old_callback_still_runs(serve):
     slow = Gate({"finished": True})
     server = serve(slow, lambda: {"jobs": 1})
-    running = Task(lambda: ask(server))
     assert slow.entered.wait(LIMIT)
     assert server.stop_server(timeout=0.05) is False
 
     server.start_server()
     assert ask(server, "/metrics").json["jobs"] == 1
     slow.opened.set()
-    assert running.result().code == 200
+    eventually(lambda: ask(server).json.get("finished"))
 
 
 def test_a_callback_may_stop_the_server_it_serves(serve):
@@ -663,9 +714,10 @@ def test_a_callback_may_stop_the_server_it_serves(serve):
 
     server = serve(last)
 
-    assert ask(server).json["finished"] is True
+    eventually(lambda: results)
     assert results == [False]
     assert server.stop_server() is True
+    assert threads_of_servers() == []
 
 
 def test_an_answer_larger_than_the_sockets_buffers_is_sent_to_its_end_at_stop(serve):
@@ -683,7 +735,7 @@ def test_an_answer_larger_than_the_sockets_buffers_is_sent_to_its_end_at_stop(se
 
 
 def test_a_client_that_does_not_read_cannot_hold_the_stop_up(serve, monkeypatch):
-    monkeypatch.setattr(health_server, "_FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(_serving, "FLUSH_SECONDS", 0.05)
     server = serve(get_metrics_data=lambda: {"text": "x" * LARGE})
     with closing(connect(server)) as client:
         client.request("GET", "/metrics")
@@ -694,20 +746,22 @@ def test_a_client_that_does_not_read_cannot_hold_the_stop_up(serve, monkeypatch)
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
 def test_fifty_starts_and_stops_leave_no_thread_and_no_descriptor():
-    slow = Gate({"finished": True})
-    server = HealthServer("worker-1", 0, None, slow, host="127.0.0.1")
+    slow = Rendered()
+    server = HealthServer("worker-1", 0, None, dict, slow.get_metrics_data, host="127.0.0.1")
+    server.add_check("disk", lambda: True)
+    server.add_view("readers", dict)
     threads, files, begin = threading.active_count(), descriptors(), monotonic()
     for _ in range(50):
-        slow.entered.clear()
-        slow.opened.clear()
+        slow.gate.entered.clear()
+        slow.gate.opened.clear()
         server.start_server()
         with closing(connect(server)) as idle:
-            ask_over(idle, "/metrics")
-            running = Task(lambda: ask(server))
-            assert slow.entered.wait(LIMIT)
+            ask_over(idle, "/api/state")
+            running = Task(lambda: ask(server, "/metrics/prometheus"))
+            assert slow.gate.entered.wait(LIMIT)
             stopping = Task(server.stop_server)
             assert idle.sock.recv(1) == b""
-            slow.opened.set()
+            slow.gate.opened.set()
             assert running.result().code == 200
             assert stopping.result() is True
         assert (threading.active_count(), descriptors()) == (threads, files)
@@ -715,7 +769,7 @@ def test_fifty_starts_and_stops_leave_no_thread_and_no_descriptor():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
-@pytest.mark.parametrize("part", [(threading.Thread, "start"), (health_server, "create_server")])
+@pytest.mark.parametrize("part", [(threading.Thread, "start"), (_serving, "create_server")])
 def test_a_start_that_fails_leaves_nothing(monkeypatch, part):
     server = HealthServer("worker-1", 0, None, dict, host="127.0.0.1")
     files = descriptors()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from helpers import Clock
+from helpers import Clock, Interrupted, returns
 
-from shared_sync._in_hand import InHand
+from shared_sync._deadline import PASSES_PER_DEADLINE, longest_step_seconds
+from shared_sync._in_hand import LONGEST_STEP_SECONDS, InHand
 from shared_sync._streams import Entry, Read
 
 
@@ -206,3 +207,59 @@ def test_eight_readers_that_fetch_the_same_messages_start_each_of_them_once() ->
     assert sorted(started) == sorted(f"{number}-0" for number in range(200))
     assert len(in_hand.ids()) == 200
     assert in_hand.running() == []
+
+
+def test_a_signal_handler_may_ask_what_runs_while_its_thread_does() -> None:
+    clock = Interrupted()
+    in_hand = InHand(clock)
+    in_hand.admit("r1", entries("1-0"))
+    in_hand.start_next("r1")
+    seen: list[list[str]] = []
+
+    def ask() -> None:
+        seen.append([job.entry.id for job in in_hand.running()])
+
+    clock.handler = ask
+    assert returns(ask)
+    assert seen == [["1-0"], ["1-0"]]
+
+
+# --- how old jobs are -----------------------------------------------------------------------------
+
+
+def test_nobody_is_given_up_for_a_standstill_of_the_whole_process(
+    in_hand: InHand, clock: Clock
+) -> None:
+    in_hand.admit("r1", entries("1-0"))
+    in_hand.start_next("r1")
+    clock.now += 3
+    assert in_hand.give_up(8) == []
+    clock.now += 60
+    assert in_hand.give_up(8) == []
+    (job,) = in_hand.running()
+    assert job.seconds == 3 + LONGEST_STEP_SECONDS
+    clock.now += 2
+    assert [late.entry.id for late in in_hand.give_up(8)] == ["1-0"]
+    assert in_hand.give_up(8) == [], "each is told once"
+
+
+def test_what_passed_before_a_job_began_does_not_make_it_older(
+    in_hand: InHand, clock: Clock
+) -> None:
+    in_hand.admit("r1", entries("1-0"))
+    clock.now += 60
+    in_hand.start_next("r1")
+    assert [job.seconds for job in in_hand.running()] == [0.0]
+
+
+@pytest.mark.parametrize("deadline", [0.1, 0.3, 8.0, 3600.0])
+def test_a_standstill_takes_at_most_half_of_a_deadline_and_a_slow_pass_counts_whole(
+    clock: Clock, deadline: float
+) -> None:
+    step = longest_step_seconds(deadline)
+    assert 1.5 * min(2.0, deadline / PASSES_PER_DEADLINE) <= step <= deadline / 2
+    in_hand = InHand(clock, longest_step_seconds=step)
+    in_hand.admit("r1", entries("1-0"))
+    in_hand.start_next("r1")
+    clock.now += 3600
+    assert in_hand.give_up(deadline) == []

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from helpers import Clock
+from helpers import Clock, Interrupted, returns
 
 from shared_sync._budget import Budget
 from shared_sync._connectivity import Connectivity
@@ -239,3 +239,18 @@ def test_a_reader_that_was_not_started_is_not_shown_and_one_that_ended_is(scene:
     scene.second.has_ended = True
     scene.pass_time(7, scene.second)
     assert scene.states() == {"reader-2": ("ended", 7)}
+
+
+# --- interrupted --------------------------------------------------------------------------------
+
+
+def test_a_signal_handler_may_look_while_its_thread_does_and_nothing_counts_twice() -> None:
+    clock = Interrupted()
+    scene = Scene(clock)
+    scene.pass_time(STALLED_SECONDS - 1, scene.first)
+    clock.handler = scene.progress.look
+    assert returns(scene.progress.look)
+    assert clock.handler is None
+    assert scene.stalled() == []
+    scene.pass_time(1, scene.first)
+    assert scene.stalled() == ["reader-1"]

@@ -46,7 +46,25 @@ ISLANDS: dict[str, set[str]] = {
     "_catalogue": set(),
     "_history": set(),
     "_histogram": set(),
-    "health_server": {"errors"},
+    "health_server": {
+        *("errors", "_accept", "_board", "_check", "_finding", "_guarded", "_health_data"),
+        "_serving",
+    },
+    "_board": {
+        *("errors", "_accept", "_caller", "_calls", "_exposition", "_finding", "_history"),
+        "_health_data",
+    },
+    "_calls": {"_caller", "_finding", "_health_data", "_patient"},
+    "_finding": {"_caller", "_health_data"},
+    "_caller": set(),
+    "_guarded": set(),
+    "_health_data": set(),
+    "_patient": set(),
+    "_serving": {"errors"},
+    "checks": {"errors", "_alerts", "_cgroup", "_check", "_labels", "_ping"},
+    "_probe": {"errors", "_command_line"},
+    "_advice": {"errors", "_command_line"},
+    "_command_line": {"errors"},
     "_resources": {"_process", "_cgroup", "_gpu", "_source", "_ticker", "_per_process"},
     "_source": {"_background", "_per_process"},
     "_ticker": {"_background", "_per_process"},
@@ -56,7 +74,7 @@ ISLANDS: dict[str, set[str]] = {
     "_per_process": set(),
     "_process": set(),
 }
-TOPS = {"redis_consumer", "redis_producer", "health_server", "health", "dead_letters"}
+TOPS = {"redis_consumer", "redis_producer", "health_server", "health", "dead_letters", "checks"}
 """Modules that programs put together, and that nothing below may know."""
 
 
@@ -142,9 +160,13 @@ def test_every_error_has_the_one_base_and_is_drawn_in_the_tree() -> None:
     [
         "shared_sync",
         "shared_sync.metrics",
+        "shared_sync.checks",
         "shared_sync._resources",
         "shared_sync.errors",
         "shared_sync.policies",
+        "shared_sync.health",
+        "shared_sync._probe",
+        "shared_sync._advice",
     ],
 )
 def test_importing_it_loads_neither_redis_nor_flask(module: str) -> None:
@@ -243,9 +265,10 @@ def test_redis_is_imported_only_where_it_is_reached() -> None:
     assert importers_of("redis") == {"_address", "_link", "_servers"}
 
 
-def test_flask_and_waitress_are_imported_in_one_place() -> None:
-    for outsider in ("flask", "waitress", "werkzeug"):
+def test_flask_and_waitress_are_imported_in_one_place_each() -> None:
+    for outsider in ("flask", "werkzeug"):
         assert importers_of(outsider) == {"health_server"}
+    assert importers_of("waitress") == {"_serving"}
 
 
 def test_the_gpus_library_is_imported_only_when_it_is_asked() -> None:
@@ -302,11 +325,14 @@ def test_the_foundations_know_nothing_of_what_is_built_on_them() -> None:
     assert IMPORTS["_address"][1] <= bottom
     assert IMPORTS["_servers"][1] <= {*bottom, "_link", "_address"}
     assert IMPORTS["_streams"][1] <= {*bottom, "_scripts", "_link"}
+    assert IMPORTS["_ping"][1] <= {*bottom, "_link", "_address", "_servers", "_per_process"}
+    assert IMPORTS["_group_view"][1] <= {*bottom, "_link", "_streams", "_holder"}
 
 
 def test_what_judges_a_consumer_cannot_ask_redis() -> None:
     below = {"errors", "_guarded", "_in_hand", "_lifecycle", "_connectivity"}
     assert IMPORTS["_connectivity"][1] <= {"errors", "_guarded"}
+    assert IMPORTS["_in_hand"][1] <= {"_patient", "_streams"}
     assert IMPORTS["_budget"][1] <= below
     assert IMPORTS["_progress"][1] <= {*below, "_budget"}
     assert IMPORTS["_verdict"][1] <= {*below, "_budget", "_progress"}

@@ -121,16 +121,25 @@ def test_a_job_over_its_limit_is_fatal_while_the_consumer_runs(facts: Facts) -> 
     assert facts.told() == (True, False, "degraded", ["draining", reason])
 
 
-@pytest.mark.parametrize("state", ["stuck", "stalled", "ended"])
+@pytest.mark.parametrize("state", ["late", "stuck", "stalled", "ended"])
 def test_without_a_free_reader_it_is_not_ready(facts: Facts, state: str) -> None:
     facts.readers = [Reader("reader-1", state, 1.0), Reader("reader-2", "stuck", 1.0)]
     assert facts.told() == (True, False, "degraded", ["no reader is free: nothing is consumed"])
 
 
-@pytest.mark.parametrize("state", ["waiting", "running", "late"])
-def test_one_free_reader_is_enough(facts: Facts, state: str) -> None:
-    facts.readers = [Reader("reader-1", "stuck", 1.0), Reader("reader-2", state, 1.0)]
+@pytest.mark.parametrize("other", ["late", "stuck"])
+@pytest.mark.parametrize("state", ["waiting", "running"])
+def test_one_free_reader_is_enough(facts: Facts, state: str, other: str) -> None:
+    facts.readers = [Reader("reader-1", other, 1.0), Reader("reader-2", state, 1.0)]
     assert facts.told() == (True, True, None, [])
+
+
+def test_readers_that_are_all_late_are_not_free_and_their_jobs_are_named(facts: Facts) -> None:
+    late = Job(Running(Entry("17-0", []), "reader-1", 1, 65.0, given_up=False), 60.0, 90.0)
+    facts.jobs = [late]
+    facts.readers = [Reader("reader-1", "late", 65.0), Reader("reader-2", "late", 65.0)]
+    reasons = ["no reader is free: nothing is consumed", late.reason()]
+    assert facts.told() == (True, False, "degraded", reasons)
 
 
 @pytest.mark.parametrize("state", AT_WORK)

@@ -1,0 +1,115 @@
+// What the page is made of: nodes that are only touched where something has changed.
+
+export const $ = (id) => document.getElementById(id);
+export const SVG = "http://www.w3.org/2000/svg";
+
+export function make(parent, tag, attributes = {}, text = null) {
+  const node = parent.namespaceURI === SVG || tag === "svg" ? document.createElementNS(SVG, tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== null) node.textContent = text;
+  parent.append(node);
+  return node;
+}
+
+/** Set a text only if it is another: a node that stays keeps the reader's selection. */
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+const drawn = new WeakMap();
+
+/** Fill a node with parts, each a text or {tag, class, text, share}, if they are not what it shows. */
+export function fill(node, parts) {
+  const signature = JSON.stringify(parts);
+  if (drawn.get(node) === signature) return;
+  drawn.delete(node); // until it is filled: what cannot be drawn must not pass for drawn the next time
+  node.replaceChildren();
+  for (const part of [parts].flat()) {
+    if (typeof part === "string") node.append(part);
+    else if (part.share === undefined) make(node, part.tag ?? "span", { class: part.class ?? "" }, part.text);
+    else {
+      const bar = make(node, "span", { class: "bar", "aria-hidden": "true" });
+      make(bar, "i", { class: part.class }).style.width = `${Math.min(1, part.share) * 100}%`;
+    }
+  }
+  drawn.set(node, signature);
+}
+
+/** Let a node's children be one per item, keeping those that stay, in the items' order. */
+export function each(parent, items, keyOf, create, update) {
+  const before = drawn.get(parent) ?? new Map();
+  const now = new Map();
+  try {
+    for (const item of items) {
+      let key = String(keyOf(item));
+      while (now.has(key)) key += "+"; // two of one name must both be seen
+      const node = before.get(key) ?? create(item);
+      now.set(key, node);
+      if (parent.children[now.size - 1] !== node) parent.insertBefore(node, parent.children[now.size - 1] ?? null);
+      update(node, item);
+    }
+  } catch (error) {
+    drawn.set(parent, new Map([...before, ...now])); // or those made so far would stay for ever
+    throw error;
+  }
+  for (const [key, node] of before) if (!now.has(key)) node.remove();
+  drawn.set(parent, now);
+}
+
+/** Draw a part of the page. If that fails the part says so, and the other parts are drawn nonetheless. */
+export function attempt(node, what, draw) {
+  const told = node.querySelector(":scope > .misread");
+  try {
+    draw();
+    told?.remove();
+  } catch (error) {
+    if (told) return;
+    make(node, "p", { class: "misread problem" }, notUnderstood(what));
+    console.error(error); // once, and not whenever the page is drawn
+  }
+}
+
+export const notUnderstood = (what) => `This ${what} is not understood.`;
+
+export const TONES = {
+  healthy: "good", degraded: "warn", unhealthy: "bad",
+  running: "good", waiting: "", late: "warn", stuck: "bad", stalled: "bad", ended: "bad",
+};
+export const badge = (text, tone = TONES[text] ?? "") => ({ text, class: `badge ${tone}` });
+export const words = (value) => (value === null || value === undefined || value === "" ? "–" : String(value));
+// An id or a name is one word to a reader, though the browser would break it at its hyphens.
+const whole = (tag) => (value) => {
+  const text = words(value);
+  return text === "–" ? text : { tag, text, class: text.length <= 26 ? "whole" : "" };
+};
+export const code = whole("code");
+export const oneWord = whole("span");
+
+/**
+ * A table with columns [{label, cell: (row) => parts, number, bare, wide}]. On a phone each row becomes
+ * a card, on which bare cells need no label and wide ones have a line of their own.
+ */
+export function table(parent, label, columns, keyOf) {
+  // Roles again, because display: block takes them away.
+  const node = make(make(parent, "div", { class: "scroll" }), "table", { class: "cards", role: "table", "aria-label": label });
+  const head = make(make(node, "thead", { role: "rowgroup" }), "tr", { role: "row" });
+  const kind = (column) => ({ class: column.number ? "number" : "" });
+  for (const column of columns) make(head, "th", { role: "columnheader", scope: "col", ...kind(column) }, column.label);
+  const body = make(node, "tbody", { role: "rowgroup" });
+  const create = () => {
+    const row = document.createElement("tr");
+    row.setAttribute("role", "row");
+    for (const column of columns) {
+      const names = ["number", "bare", "wide"].filter((name) => column[name]).join(" ");
+      const cell = make(row, "td", { role: "cell", "data-label": column.label, class: names });
+      make(cell, "div"); // one box, which a card on a phone puts beside its label
+    }
+    return row;
+  };
+  return (rows) => each(body, rows, keyOf, create, (row, item) => columns.forEach((column, at) => {
+    const parts = column.cell(item);
+    fill(row.children[at].firstChild, parts);
+    row.children[at].classList.toggle("none", parts === "–");
+  }));
+}
+
