@@ -273,9 +273,8 @@ def test_a_group_that_is_gone_and_may_not_be_created_is_unhealthy_until_it_is_th
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
         admin.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
-        admin.execute_command(
-            "ACL", "SETUSER", "worker", "on", "nopass", "~*", "&*", "+@all", "-xgroup|create"
-        )
+        rights = ("~*", "&*", "+@all", "-xgroup", "+xgroup|delconsumer")
+        admin.execute_command("ACL", "SETUSER", "worker", "on", "nopass", *rights)
         url = own_server.url.replace("redis://", "redis://worker:none@")
         consumer = make(lambda *_: None, url=url, block_seconds=0.1)
         consumer.start()

@@ -479,8 +479,9 @@ def test_a_look_is_one_command_and_leaves_no_connection(
     worker: Worker, taken: list[str], client: redis.Redis, view: GroupView
 ) -> None:
     commands = commands_of(client, view.look)
-    sent = [command.split()[0] for kind, command in commands if kind != "lua"]
-    assert [name for name in sent if name not in ("SCRIPT", "CLIENT")] == ["EVALSHA"]
+    sent = [command.partition(" ")[0] for kind, command in commands if kind != "lua"]
+    # An older driver cannot read every line of a script's, and tells it as nothing.
+    assert [name for name in sent if name not in ("SCRIPT", "CLIENT", "")] == ["EVALSHA"]
     before = client.info("clients")["connected_clients"]
     view.look()
     eventually(lambda: client.info("clients")["connected_clients"] <= before)
