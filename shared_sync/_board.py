@@ -39,6 +39,7 @@ FRESH_SECONDS = 0.25
 VIEW_PERIOD_SECONDS = 2.0
 VIEW_TIMEOUT_SECONDS = 8.0
 """More than a look at a group takes where each step of reaching Redis takes its longest."""
+
 HISTORY_PERIOD_SECONDS = 5.0
 HISTORY_POINTS = 720
 """An hour."""
@@ -99,6 +100,7 @@ class Board:
         self._checks: dict[str, Check] = {}
         self._views: dict[str, View] = {}
         self._calls: Calls | None = None
+        # Replaced by anyone as a whole; the first only ever becomes true.
         self._started = False
         self._draining = False
 

@@ -148,10 +148,12 @@ class Caller(Generic[T]):
                 return
             self._last = replace(last, hangs=True)
             self._changed.notify_all()
+        if not self._troubles.hangs():
+            return
         # In a thread of its own: where the log hangs, this one must go on to look.
         with suppress(RuntimeError):  # there are no more threads
             threading.Thread(
-                target=self._troubles.hangs,
+                target=self._troubles.tell_hang,
                 args=(self.timeout_seconds,),
                 name=f"health-{self.name}-log",
                 daemon=True,
@@ -230,14 +232,17 @@ class _Troubles:
                 exc_info=error,
             )
 
-    def hangs(self, timeout_seconds: float) -> None:
-        if self._is_new("hangs"):
-            self._logger.error(
-                "%s has not returned within %g s; what depends on it is answered as unhealthy "
-                "until it does",
-                self._name,
-                timeout_seconds,
-            )
+    def hangs(self) -> bool:
+        """Note that it hangs; whether that is to be told. Never logs, and so never waits."""
+        return self._is_new("hangs")
+
+    def tell_hang(self, timeout_seconds: float) -> None:
+        self._logger.error(
+            "%s has not returned within %g s; what depends on it is answered as unhealthy until "
+            "it does",
+            self._name,
+            timeout_seconds,
+        )
 
     def went_well(self) -> None:
         with self._lock:

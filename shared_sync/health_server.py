@@ -13,6 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib.resources import files
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -217,12 +218,13 @@ class HealthServer:
     ) -> None:
         """Have something checked in the background from now on, also while the server runs.
 
-        `function` returns what `get_health_data` may return. An unhealthy check makes `/health`
-        unhealthy if it is `critical`, and degraded if not. `liveness` is for what a restart mends
-        and nothing else does: where the check's data have the key `live`, that decides, otherwise
-        whether it is unhealthy. `readiness` (by default, if it is critical): an unhealthy check
-        lets `/health/ready` answer 503. `startup`: so does `/health/startup` until it was well
-        once. It is called every `period_seconds`, and has failed after `timeout_seconds`.
+        What `function` returns is described above; one that raises or hangs is unhealthy. An
+        unhealthy check makes `/health` unhealthy if it is `critical`, and degraded if not.
+        `liveness` is for what a restart mends and nothing else does: not live is where the check
+        raises, hangs or is unhealthy, but if its data have the key `live`, that decides.
+        `readiness` (by default, if it is critical): an unhealthy check lets `/health/ready` answer
+        503. `startup`: so does `/health/startup` until it was well once. It is called every
+        `period_seconds`, and has failed after `timeout_seconds`.
 
         Raises `ConfigurationError` for a name in use, and for what cannot work.
         """
@@ -529,6 +531,7 @@ def _token(token: str | None) -> bytes | None:
     return token.strip().encode()
 
 
+@cache
 def _file(name: str) -> bytes:
     return (files("shared_sync") / "dashboard" / name).read_bytes()
 

@@ -9,13 +9,12 @@ import os
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import Any, NamedTuple
 
 import pytest
-from helpers import Gate, eventually, in_a_fork
+from helpers import eventually, in_a_fork
 
 from shared_sync import WorkerMetrics, _serving
 from shared_sync.errors import ConfigurationError, PortUnavailable
@@ -341,41 +340,6 @@ def test_what_is_too_large_is_refused(serve: Serve, sent: bytes, code: bytes) ->
     with connect(serve()) as client:
         client.sendall(sent)
         assert client.recv(65536).split(b" ")[1] == code
-
-
-def spin(until: threading.Event) -> None:
-    """Work that never waits, in pure Python."""
-    number = 0
-    while not until.is_set():
-        for _ in range(10_000):
-            number = (number * 31 + 7) % 1_000_003
-
-
-def test_probes_answer_beside_half_requests_a_hanging_callback_and_a_busy_interpreter(
-    serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
-    gate, done = Gate(), threading.Event()
-    server = serve(gate)
-    assert gate.entered.wait(LIMIT)
-    busy = threading.Thread(target=spin, args=(done,), daemon=True)
-    with ExitStack() as clients:
-        for _ in range(20):
-            clients.enter_context(connect(server)).sendall(b"GET /health/live HTTP/1.1\r\nHost")
-        busy.start()
-        seconds: dict[str, list[float]] = {}
-        for _ in range(20):
-            for path in ("/health/live", "/health"):
-                began = time.monotonic()
-                code = ask(server, path).code
-                seconds.setdefault(path, []).append(time.monotonic() - began)
-                assert path == "/health" or code == 200
-        done.set()
-        busy.join(LIMIT)
-    gate.opened.set()
-    with capsys.disabled():
-        for path, each in seconds.items():
-            print(f"\n{path}: slowest of {len(each)} {max(each):.3f} s", end="")
-    assert sorted(seconds["/health/live"])[-2] < 0.5
 
 
 def sockets() -> int:

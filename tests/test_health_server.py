@@ -614,6 +614,22 @@ def test_stop_is_harmless_before_the_start_and_twice():
     assert server.stop_server() is True
 
 
+def test_a_stop_by_a_signal_handler_in_the_middle_of_the_start_is_not_forgotten(monkeypatch):
+    server = HealthServer("worker-1", 0, None, dict, host="127.0.0.1")
+    listen = _serving.listen
+
+    def interrupted(host: str, port: int) -> socket.socket:
+        assert server.stop_server() is True
+        return listen(host, port)
+
+    with monkeypatch.context() as handled:
+        handled.setattr(_serving, "listen", interrupted)
+        server.start_server()
+    eventually(lambda: threads_of_servers() == [])
+    with server:
+        assert ask(server).code == 200
+
+
 def test_start_is_harmless_while_it_runs(serve):
     server = serve()
     port, threads = server.port, threads_of_servers()

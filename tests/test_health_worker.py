@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -155,13 +157,70 @@ def test_a_late_job_is_told_by_every_answer_that_depends_on_it(
         gate.opened.set()
 
 
+JOB_SECONDS = 5.0
+
+
+def test_probes_answer_beside_half_requests_a_hanging_callback_and_a_busy_job(
+    make: Make, producer: RedisStreamProducer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hanging, begun, done = Gate(), threading.Event(), threading.Event()
+
+    def compute(*_: object) -> None:
+        """Never waits, in pure Python."""
+        until, number = time.monotonic() + JOB_SECONDS, 0
+        begun.set()
+        while time.monotonic() < until:
+            number = (number * 31 + 7) % 1_000_003
+        done.set()
+
+    make(compute).start()
+    seconds: list[float] = []
+    server = HealthServer("stt-1", 0, None, hanging, host="127.0.0.1")
+    with server, ExitStack() as clients:
+        assert hanging.entered.wait(10)
+        for _ in range(20):
+            client = socket.create_connection(("127.0.0.1", server.port), 10)
+            clients.enter_context(client).sendall(b"GET /health/live HTTP/1.1\r\nHost")
+        producer.publish({"client_id": "c1"})
+        assert begun.wait(10)
+        while not done.is_set():
+            asked_at = time.monotonic()
+            assert ask(f"{server.url}/health/live")[0] == 200
+            seconds.append(time.monotonic() - asked_at)
+        hanging.opened.set()
+    with capsys.disabled():
+        print(
+            f"\n/health/live asked {len(seconds)} times during a job of {JOB_SECONDS:g} s: "
+            f"median {sorted(seconds)[len(seconds) // 2]:.3f} s, slowest {max(seconds):.3f} s",
+            end="",
+        )
+    # The machine may stop everybody for a moment; a probe that waits would be slow each time.
+    assert sorted(seconds)[len(seconds) * 9 // 10] < 0.5
+
+
+def test_figures_of_a_function_reach_prometheus_as_numbers_of_unknown_type() -> None:
+    figures = {"jobs done": 3, "2nd": 1.5, "ok": True, "text": "x", "none": None, "jobs.done": 9}
+    with HealthServer("stt-1", 0, None, dict, lambda: figures, host="127.0.0.1") as server:
+        for form, parse in (("prometheus", parse_prometheus), ("openmetrics", parse_openmetrics)):
+            with urllib.request.urlopen(f"{server.url}/metrics?format={form}") as answer:
+                families = list(parse(answer.read().decode()))
+            told = {
+                (family.name, family.type, sample.value, sample.labels["instance_id"])
+                for family in families
+                for sample in family.samples
+            }
+            assert told == {
+                ("jobs_done", "unknown", 3.0, "stt-1"),
+                ("_2nd", "unknown", 1.5, "stt-1"),
+                ("ok", "unknown", 1.0, "stt-1"),
+            }
+
+
 def test_prometheus_is_told_what_json_is(make: Make, producer: RedisStreamProducer) -> None:
     metrics = WorkerMetrics("stt-1")
     consumer = make(lambda *_: None, metrics=metrics)
     consumer.start()
     producer.publish_many([{"client_id": "c1"}] * 7)
-    import urllib.request  # noqa: PLC0415
-
     with serving(consumer, metrics) as server:
         eventually(lambda: ask(f"{server.url}/metrics")[1].get("jobs_processed") == 7)
         for path, accept, parse, kind in (
