@@ -18,6 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+ENVIRONMENT = dict(os.environ)
+"""For programs that threads start beside other tests: a copy of its own. A program without one is
+given what pytest changes for each test, and may be given it while it changes (EFAULT)."""
+
 
 def eventually(condition: Callable[[], object], *, within: float = 15.0) -> None:
     """Wait until the condition holds; fail when it does not within so many seconds."""

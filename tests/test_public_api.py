@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from helpers import ENVIRONMENT
 
 import shared_sync
 
@@ -86,6 +87,7 @@ def python(code: str) -> str:
         text=True,
         timeout=60,
         check=False,
+        env=ENVIRONMENT,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()

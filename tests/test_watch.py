@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import redis
-from helpers import Clock, Gate, ask, eventually, free_port, health_command
+from helpers import ENVIRONMENT, Clock, Gate, ask, eventually, free_port, health_command
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics, _servers
 from shared_sync._embedded import EmbeddedRedis
@@ -52,6 +52,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=30,
         check=False,
+        env=ENVIRONMENT,
     )
 
 
