@@ -38,6 +38,7 @@ _HOST = "127.0.0.1"
 # Below the ports that systems lend to outgoing connections: between kill() and start() no client
 # can be given the server's port, nor, when it tries to reconnect, reach itself.
 _PORTS = range(20_000, 32_768)
+_MOST_PORTS = 20  # that are tried: so many are not taken by chance
 _POLL_SECONDS = 0.02
 _TERM_SECONDS = 1.0
 _LOG_TAIL_LINES = 10
@@ -134,11 +135,19 @@ class EmbeddedRedis:
         self.kill()  # forgets a server that died by itself
         deadline = time.monotonic() + self._start_timeout
         try:
-            while not self._try_start(self._port or random.choice(_PORTS), deadline):
-                pass
+            started = any(
+                self._try_start(self._port or random.choice(_PORTS), deadline)
+                for _ in range(_MOST_PORTS)
+            )
         except BaseException:
             self.stop()
             raise
+        if not started:
+            self.stop()
+            raise EmbeddedRedisError(
+                f"{self.binary} found a port taken on each of {_MOST_PORTS} starts; free the one "
+                "that extra_args name, if any"
+            )
 
     def kill(self) -> None:
         """Kill the server with SIGKILL; the port and the data folder stay for the next start()."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -15,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 ENVIRONMENT = dict(os.environ)
@@ -32,11 +33,19 @@ def eventually(condition: Callable[[], object], *, within: float = 15.0) -> None
         pause.wait(0.01)
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now, for a program that cannot choose one itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(*further_up: int) -> int:
+    """A port of 127.0.0.1 that nobody has now, for a program that cannot choose one itself.
+
+    So are those so many `further_up`. They are below the ports that are lent to outgoing
+    connections, so that nobody is given one in the meantime.
+    """
+    offsets = (0, *further_up)
+    while True:
+        port = random.randrange(20_000, 32_768 - max(offsets))
+        with suppress(OSError), ExitStack() as probes:
+            for offset in offsets:
+                probes.enter_context(socket.create_server(("127.0.0.1", port + offset)))
+            return port
 
 
 @contextmanager

@@ -214,6 +214,14 @@ def test_a_binary_that_is_not_there_is_named_in_the_error(tmp_path: Path) -> Non
         EmbeddedRedis(tmp_path / "nothing").start()
 
 
+def test_a_port_of_its_options_that_stays_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        redis = EmbeddedRedis(extra_args=["--port", str(other.getsockname()[1])])
+        with pytest.raises(EmbeddedRedisError, match=r"a port taken(?s:.*)extra_args"):
+            redis.start()
+    assert not redis.running
+
+
 def test_a_binary_that_never_answers_is_given_up_after_the_timeout(tmp_path: Path) -> None:
     mute = tmp_path / "mute"
     mute.write_text("#!/bin/sh\nexec sleep 60\n")

@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing, suppress
 from typing import Any, NamedTuple
 
 import pytest
-from helpers import eventually, in_a_fork
+from helpers import eventually, free_port, in_a_fork
 
 from shared_sync import WorkerMetrics, _serving
 from shared_sync.errors import ConfigurationError, PortUnavailable
@@ -407,9 +407,10 @@ def test_a_fork_made_while_the_server_is_busy_does_not_hang(serve: Serve) -> Non
         asker.join(LIMIT)
 
 
-def test_a_port_that_a_fork_outlives_is_free_for_the_next_server(serve: Serve) -> None:
-    server = serve()
-    port = server.port
+def test_a_port_that_a_fork_outlives_is_free_for_the_next_server() -> None:
+    port = free_port()
+    server = HealthServer("worker-1", port, None, dict, host="127.0.0.1")
+    server.start_server()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

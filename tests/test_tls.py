@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from helpers import ask, eventually, health_command
+from helpers import ask, eventually, free_port, health_command
 from protocol import interrupted_wait, make_link
 from servers import MASTER, SLOTS, sentinel
-from tls import OPENSSL, Certificates, free_port, supports_tls
+from tls import OPENSSL, Certificates, supports_tls
 
 from shared_sync import DeadLetters, RedisStreamConsumer, RedisStreamProducer, _servers
 from shared_sync._embedded import EmbeddedRedis
@@ -21,6 +21,8 @@ from shared_sync.errors import ConfigurationError, RedisUnavailable
 
 STREAM, GROUP = "jobs", "workers"
 RESULTS = "{jobs}:results"
+BUS_OFFSET = 10_000
+"""How far above its port a node of a cluster listens for other nodes."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def addresses(
 ) -> dict[str, tuple[str, redis.Redis]]:
     """Of each kind an address without its options, and a client of the server behind it."""
     binary = redis_server.binary
-    port, member, watcher = free_port(), free_port(), free_port()
+    port, member, watcher = free_port(), free_port(BUS_OFFSET), free_port()
     plain = start(stack, binary, *certificates.options(port))
     launcher = sentinel(binary, tmp_path_factory.mktemp("sentinel") / "sentinel", port, quorum=1)
     start(stack, launcher, *certificates.options(watcher))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
-import socket
 import subprocess
-from contextlib import suppress
 from pathlib import Path
+
+from helpers import free_port
 
 from shared_sync._embedded import EmbeddedRedis
 from shared_sync.errors import EmbeddedRedisError
@@ -16,15 +15,6 @@ from shared_sync.errors import EmbeddedRedisError
 OPENSSL = shutil.which("openssl")
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 DAYS = ("-days", "2")
-_PORTS = range(20_000, 32_768)
-
-
-def free_port() -> int:
-    """A port that nothing listens on, below those that are lent to outgoing connections."""
-    while True:
-        port = random.choice(_PORTS)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def supports_tls(binary: Path) -> bool:
