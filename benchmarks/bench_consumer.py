@@ -20,7 +20,7 @@ from contextlib import ExitStack
 import redis
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
-from shared_sync._embedded import EmbeddedRedis
+from shared_sync.connection.embedded import EmbeddedRedis
 
 STREAM, GROUP = "bench", "workers"
 

@@ -29,8 +29,8 @@ from typing import Any
 import redis
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer
-from shared_sync._embedded import EmbeddedRedis
-from shared_sync._streams import Keys
+from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.protocol.commands import Keys
 
 GROUP = "workers"
 JOB_SECONDS = 0.05

@@ -41,9 +41,9 @@ from soak_ledger import Fate, Figures, Ledger
 from soak_worker import BROKEN, CRASHED, GROUP, RESULTS, STREAM, THREADS, UNAVAILABLE, job
 
 from shared_sync import DeadLetters, RedisStreamProducer
-from shared_sync._embedded import EmbeddedRedis
-from shared_sync._streams import Keys
+from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import QueueFull, RedisUnavailable
+from shared_sync.protocol.commands import Keys
 
 KEYS = Keys.of(STREAM, GROUP)
 WORKER = Path(__file__).with_name("soak_worker.py")

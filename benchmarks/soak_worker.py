@@ -16,13 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from shared_sync import (
-    RedisStreamConsumer,
-    Reject,
-    RetryPolicy,
-    WorkerMetrics,
-    current_message,
-)
+from shared_sync import RedisStreamConsumer, Reject, RetryPolicy, WorkerMetrics, current_message
 from shared_sync.errors import ConsumerBroken, RedisUnavailable
 
 STREAM, GROUP, RESULTS = "soak", "workers", "soak:results"

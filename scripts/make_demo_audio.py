@@ -1,4 +1,4 @@
-"""Make shared_sync/demo_audio: spoken commands, their grammar, and what is said in them.
+"""Make shared_sync/demo/audio: spoken commands, their grammar, and what is said in them.
 
     python scripts/make_demo_audio.py
 
@@ -13,7 +13,7 @@ import subprocess
 import wave
 from pathlib import Path
 
-from shared_sync._speech import DEMO_AUDIO, DEMO_GRAMMAR, Audio, Recognizer, read_wav
+from shared_sync.demo.speech import DEMO_AUDIO, DEMO_GRAMMAR, Audio, Recognizer, read_wav
 
 SLOTS = {
     "verb": ["check", "drain", "inspect", "repair", "restart", "upgrade"],

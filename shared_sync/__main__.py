@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from shared_sync import _demo  # noqa: PLC0415 - loads Redis, Flask and the recogniser
+    from shared_sync.demo import run as demo_run  # noqa: PLC0415 - loads Redis, Flask and the recogniser
 
-    return _demo.run(
-        _demo.Options(
+    return demo_run.run(
+        demo_run.Options(
             audio=options.audio,
             jobs=options.jobs,
             threads=options.threads,

@@ -22,8 +22,10 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import psutil
 
-from shared_sync import _alerts, _cgroup, _check, _labels
+from shared_sync.common import arguments as arguments_check
 from shared_sync.errors import ConfigurationError
+from shared_sync.metrics import alerts as metrics_alerts
+from shared_sync.metrics import cgroup, labels
 
 Check: TypeAlias = Callable[[], Mapping[str, Any]]
 """A function for `HealthServer.add_check`."""
@@ -58,9 +60,9 @@ def redis(redis_url: str, *, timeout_seconds: float = 1.5) -> Check:
     Blocks up to `timeout_seconds` for the answer, and as long again for a new connection. The
     figure `round_trip_ms` is the time of the answer alone.
     """
-    from shared_sync._ping import RedisPing  # noqa: PLC0415 - loads Redis
+    from shared_sync.connection.ping import RedisPing  # noqa: PLC0415 - loads Redis
 
-    _check.number("timeout_seconds", timeout_seconds, 0.01, 60)
+    arguments_check.number("timeout_seconds", timeout_seconds, 0.01, 60)
     return RedisPing(redis_url, timeout_seconds=timeout_seconds)
 
 
@@ -125,7 +127,7 @@ def memory_headroom(*, degraded_above: float = 0.85, unhealthy_above: float = 0.
 
     def check() -> dict[str, Any]:
         machine = psutil.virtual_memory()
-        container = _cgroup.container_memory()
+        container = cgroup.container_memory()
         if container is not None and container.limit_bytes <= machine.total:
             limited_by, used, limit = "container", container.used_bytes, container.limit_bytes
             ratio = container.used_ratio
@@ -157,7 +159,7 @@ def consumer(consumer: HasHealthData) -> Check:
     if not callable(getattr(consumer, "get_health_data", None)):
         raise ConfigurationError(
             "consumer must have get_health_data(), such as a RedisStreamConsumer; "
-            f"not {_labels.shown(consumer)}"
+            f"not {labels.shown(consumer)}"
         )
     return consumer.get_health_data
 
@@ -169,14 +171,14 @@ def metric_thresholds(metrics: HasAlerts) -> Check:
     """
     if not callable(getattr(metrics, "get_alerts", None)):
         raise ConfigurationError(
-            f"metrics must have get_alerts(), such as a WorkerMetrics; not {_labels.shown(metrics)}"
+            f"metrics must have get_alerts(), such as a WorkerMetrics; not {labels.shown(metrics)}"
         )
 
     def check() -> dict[str, Any]:
         states = metrics.get_alerts()
         figures = {state["figure"]: state["value"] for state in states}
         named = {name: value for name, value in figures.items() if name not in _MEANINGS}
-        return {**named, **_alerts.verdict(states)}
+        return {**named, **metrics_alerts.verdict(states)}
 
     return check
 
@@ -187,7 +189,7 @@ def metric_thresholds(metrics: HasAlerts) -> Check:
 def _check_shares(**limits: float) -> None:
     """Raise unless these are shares of a whole, in ascending order."""
     for name, limit in limits.items():
-        _check.number(name, limit, 0, 1)
+        arguments_check.number(name, limit, 0, 1)
     (lower_name, lower), (upper_name, upper) = limits.items()
     if lower > upper:
         raise ConfigurationError(
@@ -200,7 +202,7 @@ def _absolute(path: object) -> str:
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigurationError(
             f"path must be a folder or file on the disk, as text or a Path, "
-            f"not {_labels.shown(path)}"
+            f"not {labels.shown(path)}"
         )
     return os.path.abspath(text)
 
@@ -220,6 +222,6 @@ def _verdict(*problems: tuple[str, str]) -> dict[str, Any]:
     if not problems:
         return {}
     return {
-        "status": max((status for status, _ in problems), key=_alerts.STATUSES.index),
+        "status": max((status for status, _ in problems), key=metrics_alerts.STATUSES.index),
         "reasons": [reason for _, reason in problems],
     }

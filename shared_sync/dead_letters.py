@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from shared_sync import _check, _servers, _streams
-from shared_sync._link import Link
-from shared_sync._streams import Keys
+from shared_sync.common import arguments
+from shared_sync.connection import discovery
+from shared_sync.connection.connection import Link
 from shared_sync.errors import DeadLetterMissing
+from shared_sync.protocol import commands as stream_commands
+from shared_sync.protocol.commands import Keys
 
 PAGE = 100
 
@@ -71,10 +73,10 @@ class DeadLetters:
         *,
         timeout_seconds: float = 10.0,
     ) -> None:
-        _check.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
+        arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         self._keys = Keys.of(stream_name, consumer_group)
         self._link = Link(
-            _servers.connector(redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds)
+            discovery.connector(redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds)
         )
 
     def __len__(self) -> int:
@@ -91,7 +93,7 @@ class DeadLetters:
 
     def list(self, *, limit: int = PAGE, after: str = "") -> Sequence[DeadLetter]:
         """Up to `limit` of them, oldest first, those behind the id `after`."""
-        _check.whole_number("limit", limit, 1)
+        arguments.whole_number("limit", limit, 1)
         start = f"({after}" if after else "-"
         reply = self._link.call("XRANGE", self._keys.dead, start, "+", "COUNT", limit)
         return [_parse(letter_id.decode(), items) for letter_id, items in reply]
@@ -111,7 +113,7 @@ class DeadLetters:
         """
         replayed = []
         for letter_id in letter_ids:
-            message_id = self._link.call(*_streams.replay(self._keys, letter_id))
+            message_id = self._link.call(*stream_commands.replay(self._keys, letter_id))
             if message_id is None:
                 raise DeadLetterMissing(letter_id, self._keys.dead)
             replayed.append(message_id.decode())

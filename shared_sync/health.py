@@ -29,17 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: Sequence[str]) -> int:
     if command == "check":
-        from shared_sync import _probe  # noqa: PLC0415 - loads next to nothing
+        from shared_sync.cli import check as cli_check  # noqa: PLC0415 - loads next to nothing
 
-        return _probe.main(arguments)
+        return cli_check.main(arguments)
     if command == "advise":
-        from shared_sync import _advice  # noqa: PLC0415 - as above
+        from shared_sync.cli import advise as cli_advise  # noqa: PLC0415 - as above
 
-        return _advice.main(arguments)
+        return cli_advise.main(arguments)
     if command == "serve":
-        from shared_sync import _watch  # noqa: PLC0415 - loads Redis and Flask
+        from shared_sync.cli import serve as cli_serve  # noqa: PLC0415 - loads Redis and Flask
 
-        return _watch.main(arguments)
+        return cli_serve.main(arguments)
     print(
         f"shared_sync.health: there is no command {command!r}; there are serve, check and advise",
         file=sys.stderr,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from shared_sync import _backoff, _check
+from shared_sync.common import arguments, backoff
 
 MAX_DELAY_SECONDS = 366 * 86_400.0
 """No message waits longer for its next attempt."""
@@ -25,14 +25,14 @@ class RetryPolicy:
     jitter: float = 0.25
 
     def __post_init__(self) -> None:
-        _check.whole_number("max_attempts", self.max_attempts, 1)
-        _check.number("max_seconds", self.max_seconds, 0, MAX_DELAY_SECONDS)
-        _check.number("base_seconds", self.base_seconds, 0, self.max_seconds)
-        _check.number("jitter", self.jitter, 0, 1)
+        arguments.whole_number("max_attempts", self.max_attempts, 1)
+        arguments.number("max_seconds", self.max_seconds, 0, MAX_DELAY_SECONDS)
+        arguments.number("base_seconds", self.base_seconds, 0, self.max_seconds)
+        arguments.number("jitter", self.jitter, 0, 1)
 
-    def delay_seconds(self, failures: int, chance: _backoff.Chance = random.random) -> float:
+    def delay_seconds(self, failures: int, chance: backoff.Chance = random.random) -> float:
         """Seconds until the next attempt of a message that has failed `failures` times."""
-        return _backoff.exponential(
+        return backoff.exponential(
             failures,
             base_seconds=self.base_seconds,
             max_seconds=self.max_seconds,

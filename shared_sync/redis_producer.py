@@ -10,10 +10,12 @@ from functools import partial
 from itertools import islice
 from types import TracebackType
 
-from shared_sync import _check, _servers, _streams
-from shared_sync._link import Link
+from shared_sync.common import arguments
+from shared_sync.connection import discovery
+from shared_sync.connection.connection import Link
 from shared_sync.errors import QueueFull, RedisUnavailable, SharedSyncError
 from shared_sync.message import encode_fields
+from shared_sync.protocol import commands as stream_commands
 
 BATCH = 100
 MAX_BATCH_BYTES = 4 * 1024 * 1024
@@ -53,15 +55,15 @@ class RedisStreamProducer:
         max_queue_depth: int | None = None,
         timeout_seconds: float = 10.0,
     ) -> None:
-        _streams.check_stream_name(stream_name)
-        _check.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
+        stream_commands.check_stream_name(stream_name)
+        arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         if max_queue_depth is not None:
-            _check.whole_number("max_queue_depth", max_queue_depth, 1)
+            arguments.whole_number("max_queue_depth", max_queue_depth, 1)
         # Fixed after construction.
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth
         self._make_connector = partial(
-            _servers.connector, redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds
+            discovery.connector, redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds
         )
         # Fixed in each process; a fork has its own.
         self._pid = os.getpid()
@@ -119,8 +121,8 @@ class RedisStreamProducer:
         self.close()
 
     def _publish_batch(self, link: Link, batch: list[list[bytes]], published: list[str]) -> None:
-        reply = link.call(*_streams.publish(self.stream_name, batch, self._max_queue_depth))
-        ids, refusal = _streams.parse_published(reply)
+        reply = link.call(*stream_commands.publish(self.stream_name, batch, self._max_queue_depth))
+        ids, refusal = stream_commands.parse_published(reply)
         published += ids
         if refusal is not None:
             raise refusal

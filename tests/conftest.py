@@ -17,13 +17,13 @@ import pytest
 import redis
 from consumers import GROUP, LOGGER, STREAM, Make
 from helpers import Clock
-from protocol import KEYS, Looker, Worker, make_link
+from protocol_client import KEYS, Looker, Worker, make_link
 from registries import StillResources, registry
 from servers import PATIENT_MS, Cluster, Sentinels, together
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
-from shared_sync._embedded import EmbeddedRedis, find_redis_server
-from shared_sync._link import Link
+from shared_sync.connection.connection import Link
+from shared_sync.connection.embedded import EmbeddedRedis, find_redis_server
 from shared_sync.errors import EmbeddedRedisError
 
 if TYPE_CHECKING:

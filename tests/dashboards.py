@@ -20,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from shared_sync import HealthServer
-from shared_sync._history import History
+from shared_sync.health_server.time_series import History
 
 FLAGS = (
     "--headless",

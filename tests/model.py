@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from shared_sync._streams import PARKED
+from shared_sync.protocol.commands import PARKED
 
 LEASE = 12
 GRACE = LEASE // 2

@@ -7,9 +7,9 @@ from typing import Any
 
 from helpers import Clock
 
-from shared_sync._process import ProcessSample
-from shared_sync._resources import ResourceSample
 from shared_sync.metrics import WorkerMetrics
+from shared_sync.metrics.process import ProcessSample
+from shared_sync.metrics.resources import ResourceSample
 
 MEGABYTE = 1024**2
 

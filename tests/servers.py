@@ -12,7 +12,7 @@ import redis
 from helpers import eventually
 from redis.crc import key_slot
 
-from shared_sync._embedded import EmbeddedRedis
+from shared_sync.connection.embedded import EmbeddedRedis
 
 MASTER = "main"
 SLOTS = 16384

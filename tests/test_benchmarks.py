@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared_sync._embedded import EmbeddedRedis
+from shared_sync.connection.embedded import EmbeddedRedis
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

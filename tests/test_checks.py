@@ -19,9 +19,10 @@ import redis
 from consumers import Make
 from helpers import Clock, ask, eventually, in_a_fork
 
-from shared_sync import HealthServer, WorkerMetrics, _cgroup, checks
-from shared_sync._embedded import EmbeddedRedis
+from shared_sync import HealthServer, WorkerMetrics, checks
+from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError
+from shared_sync.metrics import cgroup as metrics_cgroup
 
 MIB = 2**20
 GIB = 2**30
@@ -322,7 +323,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
         monkeypatch.setattr(
-            _cgroup, "container_memory", partial(_cgroup.container_memory, tmp_path)
+            metrics_cgroup, "container_memory", partial(metrics_cgroup.container_memory, tmp_path)
         )
         told = SimpleNamespace(total=1000 * MIB, available=available * MIB)
         monkeypatch.setattr(checks.psutil, "virtual_memory", lambda: told)

@@ -16,7 +16,7 @@ import redis
 from helpers import ask, eventually, free_port
 
 from shared_sync import RedisStreamProducer
-from shared_sync._speech import DEMO_AUDIO
+from shared_sync.demo.speech import DEMO_AUDIO
 
 pytest.importorskip("pocketsphinx", reason="pip install 'shared_sync[speech]'")
 

@@ -9,7 +9,6 @@ from types import MappingProxyType
 
 import pytest
 
-from shared_sync._processor import ThreadProcessor
 from shared_sync.errors import ConsumerStateError, InvalidMessage
 from shared_sync.message import (
     MAX_FIELDS,
@@ -20,6 +19,7 @@ from shared_sync.message import (
     encode_fields,
     encode_value,
 )
+from shared_sync.redis_consumer.runner import ThreadProcessor
 
 NOT_UTF8 = b"RIFF\xff\xfe"
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from shared_sync import _backoff
+from shared_sync.common import backoff
 from shared_sync.errors import ConfigurationError, Directive, Reject, Retry, SharedSyncError
 from shared_sync.policies import RetryPolicy
 
@@ -50,7 +50,7 @@ def test_the_number_of_failures_has_no_limit_that_breaks_the_wait(failures: int)
 
 
 def test_huge_waits_stay_finite() -> None:
-    assert _backoff.exponential(60, base_seconds=1e300, max_seconds=1e301, jitter=0.0) == 1e301
+    assert backoff.exponential(60, base_seconds=1e300, max_seconds=1e301, jitter=0.0) == 1e301
 
 
 def test_a_base_of_zero_never_waits() -> None:

@@ -14,7 +14,7 @@ import redis
 from helpers import eventually, in_a_fork
 
 from shared_sync import redis_producer
-from shared_sync._embedded import EmbeddedRedis
+from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import (
     ConfigurationError,
     InvalidMessage,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers import free_port
 
-from shared_sync._embedded import EmbeddedRedis
+from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import EmbeddedRedisError
 
 OPENSSL = shutil.which("openssl")

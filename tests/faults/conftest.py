@@ -11,8 +11,10 @@ import pytest
 from faults.ledger import KEYS, RESULTS, FaultTable, Ledger, MakePool, Row, lines_of
 from faults.proxy import Proxy
 
-from shared_sync import RedisStreamConsumer, _link, _recoverer
-from shared_sync._embedded import EmbeddedRedis
+from shared_sync import RedisStreamConsumer
+from shared_sync.connection import connection
+from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.redis_consumer import recovery
 
 LEASE_SECONDS = 2.0
 BLOCK_SECONDS = 0.1
@@ -45,8 +47,8 @@ def pytest_terminal_summary(
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on a reply and look for what was lost after a moment; users wait longer."""
-    monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", REPLY_MARGIN_SECONDS)
-    monkeypatch.setattr(_recoverer, "INTERVAL_SECONDS", RECOVERY_SECONDS)
+    monkeypatch.setattr(connection, "REPLY_MARGIN_SECONDS", REPLY_MARGIN_SECONDS)
+    monkeypatch.setattr(recovery, "INTERVAL_SECONDS", RECOVERY_SECONDS)
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from shared_sync import (
     RetryPolicy,
     current_message,
 )
-from shared_sync._embedded import EmbeddedRedis
-from shared_sync._streams import Keys
+from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import SharedSyncError
+from shared_sync.protocol.commands import Keys
 
 KEYS = Keys.of("jobs", "workers")
 RESULTS = "results"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 
-from shared_sync._scripts import scripts
+from shared_sync.connection.scripts import scripts
 
 HOST = "127.0.0.1"
 # Below the ports that systems lend to outgoing connections: while the proxy refuses connections

@@ -21,10 +21,11 @@ from faults.ledger import FaultTable, Row, server_of
 from helpers import eventually
 from servers import QUICK_MS, Cluster, Sentinels, Servers, together
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer, _link
-from shared_sync._embedded import EmbeddedRedis
-from shared_sync._streams import Keys
+from shared_sync import RedisStreamConsumer, RedisStreamProducer
+from shared_sync.connection import connection
+from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import SharedSyncError
+from shared_sync.protocol.commands import Keys
 
 KEYS = Keys.of("jobs", "workers")
 RESULTS = "{jobs}:results"
@@ -35,7 +36,7 @@ PAUSE_SECONDS = 0.005
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on a reply after a moment, so that a test need not wait for as long as users do."""
-    monkeypatch.setattr(_link, "REPLY_MARGIN_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "REPLY_MARGIN_SECONDS", 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from faults.crew import LEASE_SECONDS, Crew, ProcessLedger, WorkerProcess
 from faults.ledger import FaultTable
 from faults.worker import NAME_IN_USE
 from helpers import eventually
-from protocol import Looker
+from protocol_client import Looker
 
-from shared_sync._embedded import EmbeddedRedis
-from shared_sync._holder import Holder
+from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.protocol.process_identity import Holder
 
 TAKEN_OVER_SECONDS = LEASE_SECONDS + 2
 """What is promised; the machine that runs the tests may be slow."""

@@ -9,7 +9,7 @@ import pytest
 import redis
 from faults.proxy import HOST, Proxy
 
-from shared_sync._scripts import scripts
+from shared_sync.connection.scripts import scripts
 
 FINISH = scripts()["finish"].digest
 

@@ -13,9 +13,10 @@ from faults.ledger import KEYS, QUICK, FaultTable, Ledger, MakePool, answer, let
 from faults.proxy import Proxy
 from helpers import Figures, Gate, eventually
 
-from shared_sync import _recoverer, current_message
-from shared_sync._embedded import EmbeddedRedis
+from shared_sync import current_message
+from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import RedisRefused
+from shared_sync.redis_consumer import recovery
 
 REPLY_SECONDS = BLOCK_SECONDS + REPLY_MARGIN_SECONDS
 KILL = ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -137,7 +138,7 @@ def test_after_a_freeze_a_pool_that_is_late_to_return_is_not_taken_for_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The freeze ends all leases; one pool looks for the dead before the other one can beat."""
-    monkeypatch.setattr(_recoverer, "INTERVAL_SECONDS", 0.1)
+    monkeypatch.setattr(recovery, "INTERVAL_SECONDS", 0.1)
     work, figures = GatedWork(), Figures()
     with closing(Proxy(own_server.port)) as proxy:
         late = make_pool(proxy.url, ledger.processor(work))

@@ -20,14 +20,8 @@ from pathlib import Path
 import redis
 from helpers import Figures
 
-from shared_sync import (
-    RedisStreamConsumer,
-    Reject,
-    RetryPolicy,
-    _link,
-    current_message,
-    redis_consumer,
-)
+from shared_sync import RedisStreamConsumer, Reject, RetryPolicy, current_message, redis_consumer
+from shared_sync.connection import connection
 from shared_sync.errors import ConsumerIdInUse
 
 Job = Mapping[str, str | bytes]
@@ -93,8 +87,8 @@ def main(url: str, reports_url: str, name: str, report: Path, **options: object)
     reports = redis.Redis.from_url(reports_url)
     acts_by_default = str(options.pop("acts", ""))
     more_bytes = options.pop("more_bytes", None)
-    patience_seconds = options.pop("patience_seconds", _link.REPLY_MARGIN_SECONDS)
-    _link.REPLY_MARGIN_SECONDS = patience_seconds
+    patience_seconds = options.pop("patience_seconds", connection.REPLY_MARGIN_SECONDS)
+    connection.REPLY_MARGIN_SECONDS = patience_seconds
     goodbye_seconds = options.pop("goodbye_seconds", redis_consumer.GOODBYE_SECONDS)
     redis_consumer.GOODBYE_SECONDS = goodbye_seconds
     figures = Figures()

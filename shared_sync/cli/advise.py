@@ -1,0 +1,241 @@
+"""python -m shared_sync.health advise: probes for Kubernetes and Compose that suit a worker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from shared_sync.cli.options import Parser
+from shared_sync.errors import ConfigurationError
+
+LONGEST_SECONDS = 30 * 86_400
+GOODBYE_SECONDS = 3
+"""What a consumer takes beyond `drain_seconds` to tell Redis, at most."""
+
+ENDPOINT_SECONDS = 5
+"""For a preStop hook, or until nobody routes to the pod any more."""
+
+MARGIN_SECONDS = 2
+
+LIVE_PERIOD, LIVE_TIMEOUT = 10, 5
+READY_PERIOD, READY_TIMEOUT, READY_FAILURES = 5, 3, 2
+STARTUP_PERIOD, STARTUP_TIMEOUT = 5, 3
+LEAST_SECONDS_TO_KILL = 60
+COMMAND_STARTS_SECONDS = 2
+"""What a probe that is a command gets on top: an interpreter starts, perhaps on a busy core."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the probes are for."""
+
+    port: int
+    job_seconds: float
+    lease_seconds: float
+    drain_seconds: float
+    loading_seconds: float
+    by_command: bool = False
+
+    @property
+    def seconds_to_kill(self) -> int:
+        """Two leases: after one without a sign of life the work is taken over anyway.
+
+        A process that holds the interpreter lock answers nothing meanwhile, and is healthy. It
+        may do so for up to a lease at a time, which is what a lease is to be chosen for.
+        """
+        return max(LEAST_SECONDS_TO_KILL, math.ceil(2 * self.lease_seconds))
+
+    @property
+    def live_failures(self) -> int:
+        return math.ceil(self.seconds_to_kill / LIVE_PERIOD)
+
+    @property
+    def startup_seconds(self) -> int:
+        """Twice the loading, and a lease: so long may a dead process of the same name hold it."""
+        return max(30, math.ceil(2 * self.loading_seconds + self.lease_seconds))
+
+    @property
+    def startup_failures(self) -> int:
+        return math.ceil(self.startup_seconds / STARTUP_PERIOD)
+
+    @property
+    def grace_seconds(self) -> int:
+        return math.ceil(self.drain_seconds + GOODBYE_SECONDS + ENDPOINT_SECONDS + MARGIN_SECONDS)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the advice. Raises `ConfigurationError` for numbers that cannot be."""
+    options = _parser().parse_args(arguments)
+    service = Service(
+        port=options.port,
+        job_seconds=options.job_seconds,
+        lease_seconds=options.lease_seconds,
+        drain_seconds=options.drain_seconds,
+        loading_seconds=options.loading_seconds,
+        by_command=options.exec,
+    )
+    print("\n".join(advice(service)))
+    return 0
+
+
+def advice(service: Service) -> Iterator[str]:
+    """The lines of two YAML documents: a pod template's spec, and a Compose file."""
+    yield from _consumer(service)
+    yield from _kubernetes(service)
+    yield "---"
+    yield from _compose(service)
+
+
+def _consumer(service: Service) -> Iterator[str]:
+    yield (
+        f"# For RedisStreamConsumer(lease_seconds={service.lease_seconds:g}, "
+        f"drain_seconds={service.drain_seconds:g})"
+    )
+    yield f"# and jobs of up to {service.job_seconds:g} s."
+    if service.job_seconds > service.drain_seconds:
+        yield (
+            "# A job that does not end within drain_seconds is begun anew elsewhere after each "
+            "deploy;"
+        )
+        yield f"# --drain-seconds {service.job_seconds:g} lets every job end."
+    if service.job_seconds > service.lease_seconds:
+        yield (
+            "# If a job can hold the interpreter lock for longer than lease_seconds, raise that; "
+            "see"
+        )
+        yield "# interpreter_stall_ms in /metrics."
+
+
+def _kubernetes(service: Service) -> Iterator[str]:
+    yield ""
+    yield "# Kubernetes: into the spec of the pod template."
+    yield (
+        f"# drain_seconds {service.drain_seconds:g} + {GOODBYE_SECONDS} to tell Redis + "
+        f"{ENDPOINT_SECONDS} for a preStop hook or endpoints + {MARGIN_SECONDS}."
+    )
+    yield f"terminationGracePeriodSeconds: {service.grace_seconds}"
+    yield "containers:"
+    yield "  - name: worker"
+    yield (
+        f"    # Up to {service.startup_failures * STARTUP_PERIOD} s: twice the loading of "
+        f"{service.loading_seconds:g} s, and a lease, for which a dead process may hold the name."
+    )
+    yield from _probe(
+        service,
+        "startup",
+        period=STARTUP_PERIOD,
+        timeout=STARTUP_TIMEOUT,
+        failures=service.startup_failures,
+    )
+    yield (
+        f"    # Restarts after {service.live_failures * LIVE_PERIOD} s without a good answer, two "
+        "leases or more: a job may hold the"
+    )
+    yield "    # interpreter lock for a while; the process is healthy although it cannot answer."
+    yield from _probe(
+        service, "live", period=LIVE_PERIOD, timeout=LIVE_TIMEOUT, failures=service.live_failures
+    )
+    yield "    # Quick, as it costs nothing to be wrong: the pod only gets no traffic meanwhile."
+    yield from _probe(
+        service, "ready", period=READY_PERIOD, timeout=READY_TIMEOUT, failures=READY_FAILURES
+    )
+
+
+_BLOCKS = {"startup": "startupProbe", "live": "livenessProbe", "ready": "readinessProbe"}
+
+
+def _probe(
+    service: Service, probe: str, *, period: int, timeout: int, failures: int
+) -> Iterator[str]:
+    yield f"    {_BLOCKS[probe]}:"
+    if service.by_command:
+        yield "      exec:"
+        yield f"        command: {_command(service, probe, timeout)}"
+    else:
+        yield "      httpGet:"
+        yield f"        path: /health/{probe}"
+        yield f"        port: {service.port}"
+    yield f"      periodSeconds: {period}"
+    yield f"      timeoutSeconds: {timeout + (COMMAND_STARTS_SECONDS if service.by_command else 0)}"
+    yield f"      failureThreshold: {failures}"
+
+
+def _compose(service: Service) -> Iterator[str]:
+    yield "# Compose: into the service. Unhealthy means the same as for Kubernetes' liveness, since"
+    yield "# Swarm replaces such a container; Compose alone only shows it."
+    yield "services:"
+    yield "  worker:"
+    yield f"    stop_grace_period: {service.grace_seconds}s"
+    yield "    healthcheck:"
+    yield f"      test: {_command(service, 'live', LIVE_TIMEOUT, 'CMD')}"
+    yield f"      interval: {LIVE_PERIOD}s"
+    yield f"      timeout: {LIVE_TIMEOUT + COMMAND_STARTS_SECONDS}s"
+    yield f"      retries: {service.live_failures}"
+    yield f"      start_period: {service.startup_failures * STARTUP_PERIOD}s"
+
+
+def _command(service: Service, probe: str, timeout: int, *first: str) -> str:
+    """A YAML list on one line."""
+    words = (
+        *first,
+        *("python", "-m", "shared_sync.health", "check"),
+        f"http://127.0.0.1:{service.port}",
+        f"--{probe}",
+        *("--timeout", str(timeout)),
+    )
+    return "[" + ", ".join(f'"{word}"' for word in words) + "]"
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m shared_sync.health advise",
+        description="Print probes for Kubernetes and a healthcheck for Compose that never kill a "
+        "healthy worker and never wait for a dead one for long, with the reasons.",
+    )
+    for option, default, lowest, text in (
+        ("--job-seconds", 60.0, 0.0, "longest job"),
+        ("--lease-seconds", 30.0, 1.0, "the consumer's lease_seconds"),
+        ("--drain-seconds", 25.0, 0.0, "the consumer's drain_seconds"),
+        ("--loading-seconds", 60.0, 0.0, "how long it takes to load the model"),
+    ):
+        parser.add_argument(
+            option,
+            type=_seconds(option, lowest),
+            default=default,
+            metavar="SECONDS",
+            help=f"{text} (default: %(default)g)",
+        )
+    parser.add_argument(
+        "--port", type=_port, default=8080, help="the health server's port (default: 8080)"
+    )
+    parser.add_argument(
+        "--exec",
+        action="store_true",
+        help="ask by a command in the container, where the kubelet cannot reach its network",
+    )
+    return parser
+
+
+def _seconds(option: str, lowest: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not lowest <= seconds <= LONGEST_SECONDS:
+            raise ConfigurationError(
+                f"{option} must be a number of seconds from {lowest:g} to {LONGEST_SECONDS}, "
+                f"not {text!r}"
+            )
+        return seconds
+
+    return read
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 65535:
+        raise ConfigurationError(
+            f"--port must be the number of the server's port, 1 to 65535, not {text!r}"
+        )
+    return int(text)

@@ -1,0 +1,270 @@
+"""One connection to Redis and the errors it meets, the driver's translated into ours."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import redis
+
+from shared_sync.connection.scripts import Command, scripts
+from shared_sync.errors import (
+    GroupMissing,
+    RedisAccessDenied,
+    RedisRefused,
+    RedisUnavailable,
+    SharedSyncError,
+)
+
+REPLY_MARGIN_SECONDS: Final = 5.0
+"""How much longer than a command may block its reply is waited for."""
+
+
+class RawConnection(Protocol):
+    """What is used of the driver's connections."""
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def can_read(self, timeout: float) -> bool: ...
+    def pack_commands(self, commands: Sequence[Command]) -> Any: ...
+    def send_packed_command(self, command: Any, check_health: bool) -> None: ...
+    def read_response(self) -> Any: ...
+
+
+Connect = Callable[[], RawConnection]
+
+_CODES: Final = (
+    "NOSCRIPT",
+    "NOGROUP",
+    "UNBLOCKED",
+    "WRONGTYPE",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MOVED",
+    "ASK",
+    "NOREPLICAS",
+    "NOPERM",
+    "NOAUTH",
+    "WRONGPASS",
+    "OOM",
+    "MISCONF",
+    "HELD",
+    "TOOMANY",
+)
+# A script's error carries the code of the command that failed somewhere inside its text.
+_CODE: Final = re.compile(rf"\b({'|'.join(_CODES)})\b")
+# Nor does what a user may not do inside a script carry a code, in words that depend on the version.
+_DENIED_IN_SCRIPT: Final = re.compile(r"user executing the script can't|ACL failure in script")
+# The driver strips the code from errors that it has a class for.
+_CODE_OF_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (redis.exceptions.NoScriptError, "NOSCRIPT"),
+    (redis.exceptions.ReadOnlyError, "READONLY"),
+    (redis.exceptions.NoPermissionError, "NOPERM"),
+    (redis.exceptions.AuthenticationError, "NOAUTH"),
+    (redis.exceptions.BusyLoadingError, "LOADING"),
+    (redis.exceptions.OutOfMemoryError, "OOM"),
+    (redis.exceptions.MasterDownError, "MASTERDOWN"),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (redis.exceptions.TryAgainError, "TRYAGAIN"),
+    (redis.exceptions.MovedError, "MOVED"),  # which is a kind of the next
+    (redis.exceptions.AskError, "ASK"),
+)
+# Connecting anew may lead to a server that can.
+_TURNED_AWAY: Final = frozenset(
+    {
+        "READONLY",
+        "LOADING",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "MOVED",
+        "ASK",
+        "NOREPLICAS",
+    }
+)
+# The driver's timeout is not a kind of its connection error.
+_BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+_DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
+
+
+class _ScriptsForgotten(RedisUnavailable):
+    """The server lost the scripts that this connection had loaded."""
+
+
+def _code_of(error: Exception) -> str:
+    for error_class, code in _CODE_OF_CLASS:
+        if isinstance(error, error_class):
+            return code
+    if _DENIED_IN_SCRIPT.search(str(error)):
+        return "NOPERM"
+    found = _CODE.search(str(error))
+    return found.group(1) if found else "ERR"
+
+
+def translate(error: Exception) -> SharedSyncError:
+    """Our error for one of the driver's; the two families of broken connections become one."""
+    code = _code_of(error)
+    text = str(error).strip() or type(error).__name__
+    if code != "ERR" and code not in text:
+        text = f"{code} {text}"
+    if code in _DENIED:
+        return RedisAccessDenied(text)
+    if code == "NOSCRIPT":
+        return _ScriptsForgotten(text)
+    if code in _TURNED_AWAY or isinstance(error, _BROKEN):
+        return RedisUnavailable(text)
+    if code in ("NOGROUP", "UNBLOCKED"):
+        return GroupMissing(text, code=code)
+    if isinstance(error, redis.RedisError):
+        return RedisRefused(text, code=code)
+    return RedisUnavailable(f"the connection broke ({type(error).__name__}: {error})")
+
+
+def refusal(text: bytes) -> SharedSyncError | None:
+    """Our error for a refusal that a script returned as text; None for none."""
+    return translate(redis.ResponseError(text.decode())) if text else None
+
+
+class Link:
+    """One connection to Redis with all scripts loaded; used by one thread at a time.
+
+    Only `interrupt()` may be called from another thread. A link connects when first used and
+    again after it broke; it repeats nothing by itself.
+    """
+
+    def __init__(self, connect: Connect) -> None:
+        # Fixed after construction.
+        self._connection = connect()
+        # Owned by the using thread.
+        self._open = False
+        self.connects = 0
+        # Written by the using thread; anyone may read.
+        self.receiving = False
+        """Whether it waits for a reply, which it does not do for longer than the time limit unless
+        the reply is long and arrives bit by bit."""
+        # Guarded by the lock.
+        self._lock = threading.Lock()
+        self._blocked = False
+        self._interrupted = False
+
+    def open(self) -> None:
+        """Connect and load the scripts, if that is not done. Blocks up to the time limits."""
+        if self._open:
+            return
+        try:
+            self._connection.connect()
+            self._open = True
+            self._send([("SCRIPT", "LOAD", script.text) for script in scripts().values()])
+            for _ in scripts():
+                self.receive()
+        except Exception as error:
+            self.close()
+            if isinstance(error, SharedSyncError):
+                raise
+            raise translate(error) from None
+        self.connects += 1
+
+    def close(self) -> None:
+        """Close the connection. The link may be used again; it then connects anew."""
+        self._open = False
+        self._connection.disconnect()
+
+    def is_stale(self) -> bool:
+        """Whether the server has closed the connection, or left something unread in it."""
+        if not self._open:
+            return False
+        try:
+            return bool(self._connection.can_read(0))
+        except Exception:  # noqa: BLE001 - whatever it is, this connection is of no use
+            return True
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Send commands in one write; `receive()` must then be called once for each."""
+        self.open()
+        self._send(commands)
+
+    def _send(self, commands: Sequence[Command]) -> None:
+        connection = self._connection
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        except Exception as error:  # noqa: BLE001 - translated, whatever it is
+            self.close()
+            raise translate(error) from None
+
+    def receive(self) -> Any:
+        """The next reply. A refusal raises and leaves the link in step; a break closes it."""
+        self.receiving = True
+        try:
+            return self._connection.read_response()
+        except redis.ResponseError as error:
+            translated = translate(error)
+            if isinstance(translated, RedisUnavailable):
+                self.close()
+            raise translated from None
+        except Exception as error:  # noqa: BLE001 - an interrupt breaks the driver in many ways
+            self.close()
+            raise translate(error) from None
+        finally:
+            self.receiving = False
+
+    def call(self, *command: object) -> Any:
+        """Send one command and return its reply."""
+        try:
+            self.send([command])
+            return self.receive()
+        except _ScriptsForgotten:
+            # The command was not carried out, and connecting anew loads the scripts.
+            self.send([command])
+            return self.receive()
+
+    def call_all(self, *commands: Command) -> list[Any]:
+        """Send commands in one round trip; a refusal stands among the replies, not raised."""
+        self.send(commands)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(self.receive())
+            except RedisRefused as refused:
+                replies.append(refused)
+        return replies
+
+    def receive_blocked(self) -> Any:
+        """Like `receive()`, for a reply that the server may hold back: `interrupt()` ends it.
+
+        Returns None when interrupted.
+        """
+        with self._lock:
+            if self._interrupted:
+                self.close()
+                return None
+            self._blocked = True
+        try:
+            return self.receive()
+        except RedisUnavailable:
+            if self._interrupted:
+                return None
+            raise
+        finally:
+            with self._lock:
+                self._blocked = False
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether `interrupt()` was called, so that a wait would end at once."""
+        return self._interrupted
+
+    def interrupt(self) -> None:
+        """End the blocked wait of the using thread, now and in future. Safe from any thread.
+
+        What the server delivered into the closed connection stays pending and is handed back
+        when the consumer leaves.
+        """
+        with self._lock:
+            self._interrupted = True
+            if self._blocked:
+                self._connection.disconnect()

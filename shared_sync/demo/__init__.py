@@ -1,0 +1,1 @@
+"""`python -m shared_sync demo`: real speech through a Redis Stream."""

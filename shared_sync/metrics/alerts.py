@@ -1,0 +1,122 @@
+"""Thresholds: figures that must not stay above, or below, a limit for long."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from sys import float_info
+from typing import Any, Final
+
+from shared_sync.errors import ConfigurationError
+from shared_sync.metrics.labels import shown
+
+STATUSES: Final = ("healthy", "degraded", "unhealthy")  # from best to worst
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A figure of the metrics' flat data, the limit it has to keep, and what it means if not."""
+
+    figure: str
+    above: float | None
+    below: float | None
+    for_seconds: float
+    status: str
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.above, self.below) if limit is not None]
+        if len(limits) != 1 or not _is_finite(limits[0]):
+            raise ConfigurationError(
+                f"the alert on {self.figure!r} takes one number, as above= or as below=; "
+                f"not above={shown(self.above)}, below={shown(self.below)}"
+            )
+        if not _is_finite(self.for_seconds) or self.for_seconds < 0:
+            raise ConfigurationError(
+                f"for_seconds must be a number of 0 or more, not {self.for_seconds!r}"
+            )
+        if self.status not in STATUSES[1:]:
+            raise ConfigurationError(
+                f"status must be 'degraded' or 'unhealthy', not {self.status!r}"
+            )
+
+    def broken_by(self, value: object) -> bool:
+        """Whether this value is beyond the limit; what is no number, such as None, is not."""
+        if not _is_finite(value):
+            return False
+        if self.above is not None:
+            return value > self.above  # type: ignore[operator]
+        return value < self.below  # type: ignore[operator]
+
+    def told(self, value: object, seconds: float) -> str:
+        """The reason in words."""
+        side, limit = ("above", self.above) if self.above is not None else ("below", self.below)
+        return f"{self.figure} is {value:g}, {side} {limit:g} for {seconds:.0f} s"
+
+
+class Alerts:
+    """Watches thresholds. Any thread may call any method; times are of one steady clock."""
+
+    def __init__(self) -> None:
+        # Guarded by the lock, which is re-entrant: a signal handler may read metrics, too.
+        self._lock = threading.RLock()
+        self._thresholds: list[Threshold] = []
+        self._broken_since: dict[Threshold, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._thresholds)
+
+    def renew_lock(self) -> None:
+        """For a forked process, where nobody gives back the lock that its parent held."""
+        self._lock = threading.RLock()
+
+    def add(self, threshold: Threshold) -> None:
+        """Watch this too, from the next judgement on."""
+        with self._lock:
+            if threshold not in self._thresholds:
+                self._thresholds.append(threshold)
+
+    def judge(self, data: Mapping[str, Any], now: float) -> list[dict[str, Any]]:
+        """Return the state of each alert by these figures.
+
+        A figure counts as beyond its limit since the first of the unbroken row of judgements that
+        found it there, up to this one.
+        """
+        with self._lock:
+            return [self._state(threshold, data, now) for threshold in self._thresholds]
+
+    def _state(self, threshold: Threshold, data: Mapping[str, Any], now: float) -> dict[str, Any]:
+        value = data.get(threshold.figure)
+        if threshold.broken_by(value):
+            seconds = now - self._broken_since.setdefault(threshold, now)
+            firing = seconds >= threshold.for_seconds
+        else:
+            self._broken_since.pop(threshold, None)
+            seconds, firing = 0.0, False
+        return {
+            "figure": threshold.figure,
+            "value": value,
+            "above": threshold.above,
+            "below": threshold.below,
+            "for_seconds": threshold.for_seconds,
+            "beyond_seconds": round(seconds, 3),
+            "status": threshold.status if firing else STATUSES[0],
+            "reason": threshold.told(value, seconds) if firing else None,
+        }
+
+
+def verdict(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return `status` and `reasons` for a health page; empty while no alert fires."""
+    firing = [state for state in states if state["reason"] is not None]
+    if not firing:
+        return {}
+    return {
+        "status": max((state["status"] for state in firing), key=STATUSES.index),
+        "reasons": [state["reason"] for state in firing],
+    }
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -float_info.max <= value <= float_info.max

@@ -1,0 +1,118 @@
+"""Metrics as one flat dict, ready for JSON: a snapshot in the figures people read."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from shared_sync.metrics.labels import LabelSet
+from shared_sync.metrics.snapshot import DurationSnapshot, MetricsSnapshot, within
+
+MEGABYTE: Final = 1024**2
+RESERVED: Final = (
+    "instance_id",
+    "timestamp",
+    "window_seconds",
+    "total_errors",
+    "errors_by_category",
+)
+"""Names that no metric may have."""
+
+_AMBIGUOUS: Final = re.compile(r'[,={}"\\\s]')
+
+
+def flat(snapshot: MetricsSnapshot) -> dict[str, Any]:
+    """Return everything, as `WorkerMetrics.get_metrics_data` describes it."""
+    data = {**_built_in(snapshot), **_resources(snapshot)}
+    for name in snapshot.durations:
+        data |= _duration(snapshot, name)
+    for name in snapshot.counters:
+        data[f"{name}_per_second"] = round(within(snapshot.per_second(name)), 3)
+    data |= {name: _rounded(snapshot.ratio(name), 1, 4) for name in snapshot.ratios}
+    for name, counters in snapshot.counters.items():
+        if name != "errors":
+            data[name] = snapshot.total(name)
+            data |= {name + _suffix(key): at.total for key, at in counters.items() if key}
+    for name, gauges in snapshot.gauges.items():
+        data |= {name + _suffix(key): level for key, level in gauges.items()}
+    return data
+
+
+def _built_in(snapshot: MetricsSnapshot) -> dict[str, Any]:
+    taken_at = datetime.fromtimestamp(snapshot.taken_at, timezone.utc)
+    return {
+        "instance_id": snapshot.instance_id,
+        "timestamp": taken_at.isoformat(timespec="milliseconds"),
+        "uptime_seconds": round(snapshot.uptime_seconds, 3),
+        "window_seconds": snapshot.window_seconds,
+        "errors": snapshot.errors_by("type"),
+        "errors_by_category": snapshot.errors_by("category"),
+        "total_errors": snapshot.total("errors"),
+        "error_rate": _rounded(snapshot.error_rate, 1, 6),
+    }
+
+
+def _resources(snapshot: MetricsSnapshot) -> dict[str, Any]:
+    resources = snapshot.resources
+    process, container = resources.process, resources.container
+    data: dict[str, Any] = {
+        "memory_usage_mb": _rounded(process.memory_bytes, 1 / MEGABYTE, 2),
+        "memory_limit_mb": _rounded(container.limit_bytes if container else None, 1 / MEGABYTE, 2),
+        "memory_used_ratio": _rounded(container.used_ratio if container else None, 1, 4),
+        "cpu_percent": _rounded(process.cpu_percent, 1, 1),
+        "open_descriptors": process.open_descriptors,
+        "threads": process.threads,
+        "gc_collections": resources.gc_collections,
+        "interpreter_stall_ms": _milliseconds(resources.stall_seconds),
+    }
+    for gpu in resources.gpus:
+        of = f"{{gpu={gpu.index}}}"
+        data |= {
+            f"gpu_memory_used_mb{of}": _rounded(gpu.memory_used_bytes, 1 / MEGABYTE, 2),
+            f"gpu_memory_total_mb{of}": _rounded(gpu.memory_total_bytes, 1 / MEGABYTE, 2),
+            f"gpu_utilization_percent{of}": _rounded(gpu.utilization_ratio, 100, 1),
+            f"gpu_temperature_celsius{of}": gpu.temperature_celsius,
+        }
+    return data
+
+
+def _duration(snapshot: MetricsSnapshot, name: str) -> dict[str, Any]:
+    data = {f"{name}_ms": _milliseconds(snapshot.newest[name])}
+    data |= _percentiles(name, snapshot.whole(name), "")
+    for labels, duration in snapshot.durations[name].items():
+        if labels:
+            data |= _percentiles(name, duration, _suffix(labels))
+    return data
+
+
+def _percentiles(name: str, duration: DurationSnapshot, suffix: str) -> dict[str, Any]:
+    recent = duration.recent
+    return {
+        f"avg_{name}_ms{suffix}": _milliseconds(recent.mean()),
+        f"p50_{name}_ms{suffix}": _milliseconds(recent.quantile(0.50)),
+        f"p95_{name}_ms{suffix}": _milliseconds(recent.quantile(0.95)),
+        f"p99_{name}_ms{suffix}": _milliseconds(recent.quantile(0.99)),
+        f"max_{name}_ms{suffix}": _milliseconds(recent.maximum()),
+        f"{name}_window_count{suffix}": recent.count,
+        f"{name}_count{suffix}": duration.lifetime.count,
+    }
+
+
+def _suffix(labels: LabelSet) -> str:
+    parts = ",".join(f"{name}={_quoted(value)}" for name, value in labels)
+    return f"{{{parts}}}" if parts else ""
+
+
+def _quoted(value: str) -> str:
+    """The value as it is, or in quotes where that could be read in two ways."""
+    return json.dumps(value, ensure_ascii=False) if _AMBIGUOUS.search(value) else value
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return _rounded(seconds, 1000, 3)
+
+
+def _rounded(figure: float | None, factor: float, digits: int) -> float | None:
+    return None if figure is None else round(figure * factor, digits)

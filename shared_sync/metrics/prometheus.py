@@ -1,0 +1,319 @@
+"""Metrics in the words of Prometheus: a snapshot as metric families.
+
+The only module that knows prometheus_client, which takes some 80 ms to load; so it is itself
+loaded only when somebody asks for this format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from shared_sync.metrics.catalogue import About, Kind
+from shared_sync.metrics.histogram import GAMMA, Histogram, bucket_of, upper_edge
+from shared_sync.metrics.json_format import MEGABYTE
+from shared_sync.metrics.labels import LabelSet
+from shared_sync.metrics.snapshot import MetricsSnapshot, within
+
+ROUND_BOUNDS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
+)
+"""Bounds in seconds that can be asked for by name, from a cache hit to an hour of speech."""
+
+_FINE_FROM_SECONDS: Final = 1e-3
+_FINE_TO_SECONDS: Final = 3600.0
+
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9_]")
+_BASE_UNITS: Final = {
+    "ms": ("seconds", 0.001),
+    "milliseconds": ("seconds", 0.001),
+    "mb": ("bytes", MEGABYTE),
+    "megabytes": ("bytes", MEGABYTE),
+    "percent": ("ratio", 0.01),
+}
+_SPOKEN_UNITS: Final = ("seconds", "bytes", "ratio", "celsius")  # at the end of a name
+
+
+def families(snapshot: MetricsSnapshot, namespace: str, bound_ratio: float) -> Iterator[Metric]:
+    """Yield one family per metric, in base units and labelled with the instance.
+
+    Counters end in `_total`; durations are lifetime histograms in `_seconds`, with bounds at most
+    `bound_ratio` apart. Names are put into the letters that Prometheus allows; should two become
+    equal by that, the later one gets a trailing underscore.
+    """
+    return _Families(snapshot, namespace, bounds_at_most(bound_ratio)).all()
+
+
+def render_text(collector: Collector) -> bytes:
+    """Return what `collector` yields in Prometheus's text format 0.0.4."""
+    return generate_latest(_registry(collector))
+
+
+def render_openmetrics(collector: Collector) -> bytes:
+    """Return what `collector` yields in the text format of OpenMetrics 1.0."""
+    rendered: bytes = openmetrics.generate_latest(_registry(collector))  # type: ignore[no-untyped-call]
+    return rendered
+
+
+def _registry(collector: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return registry
+
+
+class _Families:
+    """Builds the families of one snapshot."""
+
+    def __init__(self, snapshot: MetricsSnapshot, namespace: str, bounds: Sequence[Bound]) -> None:
+        self._snapshot = snapshot
+        self._namespace = namespace
+        self._bounds = bounds
+        self._taken: set[str] = set()
+        self._own_gauges = {
+            _in_base_unit(name, self._about(name, "gauge").unit)[0] for name in snapshot.gauges
+        }
+
+    def all(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        yield self._counter("errors", {k: s.total for k, s in snapshot.counters["errors"].items()})
+        yield from self._resources()
+        for name, counters in snapshot.counters.items():
+            if name != "errors":
+                yield self._counter(name, {key: at.total for key, at in counters.items()})
+        for name, durations in snapshot.durations.items():
+            yield self._histogram(name, {key: at.lifetime for key, at in durations.items()})
+        for name, levels in snapshot.gauges.items():
+            yield self._gauge(name, levels)
+        yield from self._derived(
+            "error_rate", snapshot.error_rate, "Share of attempts that failed."
+        )
+        for name, ratio in snapshot.ratios.items():
+            yield from self._derived(name, snapshot.ratio(name), ratio.help)
+
+    def _resources(self) -> Iterator[Metric]:
+        resources = self._snapshot.resources
+        process, container = resources.process, resources.container
+        if process.cpu_seconds is not None:
+            text = "Processor time used by the process."
+            yield self._counter("cpu_seconds", {(): process.cpu_seconds}, text)
+        text = "Runs of the garbage collector."
+        yield self._counter("gc_collections", {(): resources.gc_collections}, text)
+        yield self._counter(
+            "metrics_source_failures",
+            {(("source", name),): number for name, number in resources.source_failures.items()},
+            "Times that a source of these figures failed or hung.",
+        )
+        for name, figure, text in (
+            ("uptime_seconds", self._snapshot.uptime_seconds, "Age of these metrics."),
+            ("memory_usage_bytes", process.memory_bytes, "Resident memory of the process."),
+            (
+                "memory_limit_bytes",
+                container.limit_bytes if container else None,
+                "Memory the container may use.",
+            ),
+            (
+                "memory_used_ratio",
+                container.used_ratio if container else None,
+                "Share of it that is used and cannot be dropped.",
+            ),
+            ("open_descriptors", process.open_descriptors, "Open file descriptors."),
+            ("threads", process.threads, "Threads of the process."),
+            (
+                "interpreter_stall_seconds",
+                resources.stall_seconds,
+                "Longest time within the window that no Python code could run.",
+            ),
+        ):
+            yield from self._derived(name, figure, text)
+        for name, figure_of, text in (
+            ("gpu_memory_used_bytes", "memory_used_bytes", "Memory of the GPU in use."),
+            ("gpu_memory_total_bytes", "memory_total_bytes", "Memory of the GPU."),
+            ("gpu_utilization_ratio", "utilization_ratio", "Share of time the GPU is busy."),
+            ("gpu_temperature_celsius", "temperature_celsius", "Temperature of the GPU."),
+        ):
+            levels: dict[LabelSet, float] = {
+                (("gpu", str(gpu.index)),): getattr(gpu, figure_of)
+                for gpu in resources.gpus
+                if getattr(gpu, figure_of) is not None
+            }
+            if levels:
+                yield self._gauge(name, levels, text)
+
+    def _derived(self, name: str, figure: float | None, text: str) -> Iterator[Metric]:
+        """A figure that is no metric; left out where it is not known, or a gauge has its name."""
+        if figure is not None and name not in self._own_gauges:
+            yield self._gauge(name, {(): figure}, text)
+
+    def _counter(
+        self, name: str, totals: Mapping[LabelSet, float], text: str | None = None
+    ) -> Metric:
+        about = self._about(name, "counter")
+        base, unit, factor = _in_base_unit(name, about.unit)
+        full = self._family_name(base.removesuffix("_total"), "_total", "_created")
+        family = CounterMetricFamily(
+            full, text or about.help, labels=_label_names(totals), unit=_told_unit(full, unit)
+        )
+        return self._filled(family, totals, factor)
+
+    def _gauge(
+        self, name: str, levels: Mapping[LabelSet, float], text: str | None = None
+    ) -> Metric:
+        about = self._about(name, "gauge")
+        base, unit, factor = _in_base_unit(name, about.unit)
+        full = self._family_name(base)
+        family = GaugeMetricFamily(
+            full, text or about.help, labels=_label_names(levels), unit=_told_unit(full, unit)
+        )
+        return self._filled(family, levels, factor)
+
+    def _filled(
+        self,
+        family: CounterMetricFamily | GaugeMetricFamily,
+        figures: Mapping[LabelSet, float],
+        factor: float,
+    ) -> Metric:
+        labels = _label_names(figures)
+        for key, figure in figures.items():
+            family.add_metric(self._label_values(labels, key), within(float(figure) * factor))
+        return family
+
+    def _histogram(self, name: str, lifetimes: Mapping[LabelSet, Histogram]) -> Metric:
+        labels = _label_names(lifetimes)
+        full = self._family_name(f"{name}_seconds", "_bucket", "_count", "_sum", "_created")
+        family = HistogramMetricFamily(
+            full,
+            self._about(name, "duration").help,
+            labels=labels,
+            unit=_told_unit(full, "seconds"),
+        )
+        for key, whole in lifetimes.items():
+            counts = whole.up_to(bound.bucket for bound in self._bounds)
+            buckets = [
+                (bound.text, float(count))
+                for bound, count in zip(self._bounds, counts, strict=True)
+            ]
+            family.add_metric(
+                self._label_values(labels, key),
+                [*buckets, ("+Inf", float(whole.count))],
+                whole.total,
+            )
+        return family
+
+    def _about(self, name: str, kind: Kind) -> About:
+        about = self._snapshot.about.get(name)
+        if about is not None and about.kind == kind:
+            return about
+        return About(name, kind, f"{kind.capitalize()} {name}.")
+
+    def _family_name(self, name: str, *suffixes: str) -> str:
+        full = _plain(f"{self._namespace}_{name}" if self._namespace else name)
+        if full[0].isdigit():
+            full = f"_{full}"
+        while self._taken & {full, *(full + suffix for suffix in suffixes)}:
+            full += "_"
+        self._taken |= {full, *(full + suffix for suffix in suffixes)}
+        return full
+
+    def _label_values(self, names: Iterable[str], labels: LabelSet) -> list[str]:
+        values = {"instance_id": self._snapshot.instance_id, **dict(labels)}
+        return [values.get(name, "") for name in names]
+
+
+class Bound(NamedTuple):
+    """An upper bound of a bucket for Prometheus: all durations up to the end of one of ours."""
+
+    text: str
+    bucket: int
+
+
+@cache
+def bounds_at_most(ratio: float) -> tuple[Bound, ...]:
+    """Return the bounds to show, from 1 ms to an hour, at most `ratio` apart and rising.
+
+    They are edges of our own buckets: every one, every second, every fourth and so on; so those
+    for a larger ratio are among those for a smaller one. The round ones lie between them, and take
+    in durations that are up to 2 % longer.
+
+    All workers show the same, always. Bounds that follow what each of them has seen would be fewer,
+    but Prometheus adds up buckets by their bounds (`sum by (le)`), and where one worker lacks a
+    bound that another has, it would count as if it had no durations up to there. And of a bound
+    that is new it does not know that what is counted there has come since the last time.
+    """
+    step = 1
+    while GAMMA ** (2 * step) <= ratio:
+        step *= 2
+    first, last = bucket_of(_FINE_FROM_SECONDS), bucket_of(_FINE_TO_SECONDS)
+    fine = range(first // step * step, last + step, step)
+    bounds = {float(f"{upper_edge(bucket):.5g}"): bucket for bucket in fine}
+    bounds |= {bound: bucket_of(bound) for bound in ROUND_BOUNDS}
+    return tuple(Bound(str(bound), bucket) for bound, bucket in sorted(bounds.items()))
+
+
+def _in_base_unit(name: str, unit: str) -> tuple[str, str, float]:
+    """Return the name in letters that are allowed, its unit, and what to multiply numbers by."""
+    name = _plain(name)
+    stem, _, last = name.rpartition("_")
+    if stem and last in _BASE_UNITS and not stem.endswith("_per"):
+        unit, factor = _BASE_UNITS[last]
+        return f"{stem}_{unit}", unit, factor
+    unit, factor = _BASE_UNITS.get(unit, (unit, 1))
+    if unit in _SPOKEN_UNITS and unit not in name.split("_"):
+        name = f"{name}_{unit}"
+    return name, unit, factor
+
+
+def _plain(name: str) -> str:
+    return _NOT_PLAIN.sub("_", name)
+
+
+def _told_unit(name: str, unit: str) -> str:
+    """The unit if the name ends with it, as OpenMetrics asks for; else none."""
+    return unit if unit and name.endswith(f"_{unit}") else ""
+
+
+def _label_names(series: Mapping[LabelSet, Any]) -> list[str]:
+    """The labels of a family: those of the one of its series that has the most."""
+    return ["instance_id", *(name for name, _ in max(series, key=len, default=()))]
+
+
+class _PlainFigures:
+    """A collector of figures of which nothing is known but their names."""
+
+    def __init__(self, figures: Mapping[str, Any], instance_id: str) -> None:
+        self._figures = figures
+        self._instance_id = instance_id
+
+    def collect(self) -> Iterator[Metric]:
+        taken: set[str] = set()
+        for figure, value in self._figures.items():
+            if isinstance(value, (bool, int, float)):
+                name = re.sub(r"^(?=\d|$)", "_", _plain(figure))
+                if name in taken:
+                    continue
+                taken.add(name)
+                family = UnknownMetricFamily(name, f"{figure}, as told.", labels=["instance_id"])
+                family.add_metric([self._instance_id], float(value))
+                yield family
+
+
+def render_figures(figures: Mapping[str, Any], instance_id: str, *, open_metrics: bool) -> bytes:
+    """Return the numbers of a flat mapping in a text format, as of no known kind and unit.
+
+    Of names that are equal in the letters Prometheus allows, the first is told.
+    """
+    collector = _PlainFigures(figures, instance_id)
+    return render_openmetrics(collector) if open_metrics else render_text(collector)

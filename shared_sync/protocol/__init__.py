@@ -1,0 +1,1 @@
+"""All that is in Redis: keys, commands, replies, and the Lua scripts."""

@@ -1,0 +1,330 @@
+"""python -m shared_sync.health serve, alone in its own process, on a Redis that comes and goes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from helpers import ENVIRONMENT, Clock, Gate, ask, eventually, free_port, health_command
+
+from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
+from shared_sync.cli.serve import Watch
+from shared_sync.connection import discovery
+from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.health import main
+from shared_sync.protocol.commands import Keys
+from shared_sync.protocol.inspection import GroupView
+
+Serve = Callable[..., str]
+Ended = dict[tuple[str, ...], "Future[subprocess.CompletedProcess[str]]"]
+README = (Path(__file__).parents[2] / "README.md").read_text()
+(SERVES_RIGHTS,) = re.findall(r"`(\+time [^`]+)`", README)
+VIEWERS_RIGHTS = (*SERVES_RIGHTS.split(), "+xinfo|consumers", "+xrevrange")
+
+
+def where(redis_url: str) -> tuple[str, ...]:
+    return ("--port", "0", "--redis-url", redis_url, "--stream", "jobs", "--group", "workers")
+
+
+def watching(redis_url: str, clock: Callable[[], float] = time.monotonic) -> Watch:
+    """A watch that looks only when it is told to."""
+    keys = Keys.of("jobs", "workers")
+    return Watch(redis_url, keys, WorkerMetrics("watch"), logging.getLogger("test"), clock=clock)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """One that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "shared_sync.health", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=ENVIRONMENT,
+    )
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts the command and returns its address."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, env: dict[str, str] | None = None) -> str:
+            return stack.enter_context(health_command(*arguments, env=env))
+
+        yield start
+
+
+def test_it_tells_the_figures_of_a_stream_and_group(
+    serve: Serve, redis_url: str, client: redis.Redis
+) -> None:
+    hold = Gate()
+    with RedisStreamProducer(redis_url, "jobs") as producer:
+        producer.publish_many({"n": n} for n in range(5))
+    with RedisStreamConsumer(redis_url, "jobs", "workers", "w1", None, hold):
+        assert hold.entered.wait(10)
+        url = serve(*where(redis_url))
+        status, health = ask(f"{url}/health")
+        assert (status, health["status"]) == (200, "healthy")
+        expected = {
+            "redis_connected": True,
+            "stream": "jobs",
+            "group": "workers",
+            "consumers_alive": 1,
+            "queue_depth": 5,
+            "queue_waiting": 4,
+            "jobs_pending": 1,
+            "jobs_parked": 0,
+            "dead_letters": 0,
+        }
+        assert health.items() >= expected.items()
+        _, metrics = ask(f"{url}/metrics")
+        assert metrics["queue_depth"] == 5
+        hold.opened.set()
+        eventually(lambda: ask(f"{url}/health")[1]["queue_depth"] == 0)
+
+
+def test_a_group_that_does_not_exist_is_degraded_and_says_what_creates_it(
+    serve: Serve, redis_url: str
+) -> None:
+    url = serve(*where(redis_url))
+    status, health = ask(f"{url}/health")
+    assert (status, health["status"]) == (200, "degraded")
+    assert health["checks"]["group"]["status"] == "degraded"
+    assert any("the first worker creates it" in reason for reason in health["reasons"])
+    assert ask(f"{url}/health/ready")[0] == 200
+    with RedisStreamConsumer(redis_url, "jobs", "workers", "w1", None, print):
+        eventually(lambda: ask(f"{url}/health")[1]["status"] == "healthy")
+
+
+def test_it_sees_redis_go_and_come_back_and_lives_through_it(
+    serve: Serve, own_server: EmbeddedRedis
+) -> None:
+    url = serve(*where(own_server.url))
+    eventually(lambda: ask(f"{url}/health/ready")[0] == 200)
+    own_server.kill()
+    eventually(lambda: ask(f"{url}/health")[0] == 500)
+    eventually(lambda: ask(f"{url}/health/ready")[0] == 503)
+    eventually(lambda: "redis: Redis does not answer" in ask(f"{url}/health")[1]["reasons"])
+    health = ask(f"{url}/health")[1]
+    assert health["redis_connected"] is False
+    assert health["queue_depth"] is health["consumers_alive"] is None
+    assert str(own_server.port) not in str(health)
+    assert ask(f"{url}/health/live")[0] == 200
+    own_server.start()
+    eventually(lambda: ask(f"{url}/health/ready")[0] == 200)
+
+
+def test_it_starts_beside_a_redis_that_is_away(serve: Serve) -> None:
+    url = serve(*where(f"redis://127.0.0.1:{free_port()}/0"))
+    eventually(lambda: "Redis has never answered" in str(ask(f"{url}/health")[1]))
+    assert ask(f"{url}/health/live")[0] == 200
+
+
+def test_the_environment_gives_redis_and_port(serve: Serve, redis_url: str) -> None:
+    url = serve("--instance-id", "h1", env={"REDIS_URL": redis_url, "HEALTH_PORT": "0"})
+    status, health = ask(f"{url}/health")
+    assert status == 200
+    assert health["instance_id"] == "h1"
+    assert "group" not in health["checks"]
+
+
+def test_the_dashboard_has_the_whole_group(
+    serve: Serve, redis_url: str, client: redis.Redis
+) -> None:
+    hold = Gate()
+    with (
+        RedisStreamProducer(redis_url, "jobs") as producer,
+        RedisStreamConsumer(redis_url, "jobs", "workers", "w1", None, hold),
+    ):
+        producer.publish({"n": 1})
+        assert hold.entered.wait(10)
+        url = serve("serve", *where(redis_url))
+
+        def group() -> dict[str, Any]:
+            return ask(f"{url}/api/state")[1]["views"]["group"]["data"] or {}
+
+        eventually(lambda: group().get("consumers_total") == 1)
+        (consumer,) = group()["consumers"]
+        assert (consumer["name"], consumer["present"], consumer["pending"]) == ("w1", True, 1)
+        assert group()["dead_letters"] == group()["parked"] == []
+        hold.opened.set()
+
+
+def test_what_was_added_and_finished_is_counted_where_the_server_counts(
+    redis_url: str, client: redis.Redis
+) -> None:
+    watch = watching(redis_url)
+    watch.look()
+    assert watch.get_metrics_data()["entries_added_total"] is None
+    with RedisStreamProducer(redis_url, "jobs") as producer:
+        producer.publish_many({"n": n, "audio": "x" * 1000} for n in range(5))
+    client.xgroup_create("jobs", "workers", id="0")
+    client.xdel("jobs", *(entry_id for entry_id, _ in client.xrange("jobs", count=2)))
+    watch = watching(redis_url)
+    watch.look()
+    figures = watch.get_metrics_data()
+    counted = (figures["entries_added_total"], figures["entries_finished_total"])
+    old = str(client.info("server")["redis_version"]).startswith("6.")
+    assert counted == ((None, None) if old else (5, 2))
+    watch.stop()
+
+
+def test_metrics_are_there_for_prometheus_without_what_is_not_known(
+    redis_url: str, client: redis.Redis
+) -> None:
+    client.xadd("jobs", {"n": 1})
+    client.xgroup_create("jobs", "workers", id="0")
+    watch = watching(redis_url)
+    before = watch.render_prometheus().decode()
+    assert "queue_depth" not in before
+    watch.look()
+    text = watch.render_prometheus().decode()
+    assert '\nqueue_depth{instance_id="watch"} 1.0\n' in text
+    assert "# HELP queue_depth Messages that are not finished." in text
+    assert "# TYPE consumers_alive gauge" in text
+    if not str(client.info("server")["redis_version"]).startswith("6."):
+        assert '\nentries_added_total{instance_id="watch"} 1.0\n' in text
+    assert watch.render_openmetrics().decode().endswith("# EOF\n")
+    watch.stop()
+
+
+def test_without_the_right_to_count_all_else_goes_on_and_it_is_said_once(
+    own_server: EmbeddedRedis, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
+        # What the README asks for, for the page alone.
+        rights = ("~jobs", "~{jobs}:*", *VIEWERS_RIGHTS)
+        admin.execute_command("ACL", "SETUSER", "viewer", "on", ">pw", *rights)
+    clock = Clock()
+    url = own_server.url.replace("redis://", "redis://viewer:pw@")
+    watch = watching(url, clock)
+    for _ in range(3):
+        watch.look()
+        clock.now += 10
+    assert watch.get_metrics_data()["queue_depth"] == 0
+    assert watch.get_metrics_data()["entries_added_total"] is None
+    assert sum("+xinfo|stream" in text for text in caplog.messages) == 1
+    assert "viewer" not in caplog.text
+    watch.stop()
+    connect = discovery.connector(url, key="jobs", reply_timeout_seconds=5)
+    assert "reasons" not in GroupView(connect, Keys.of("jobs", "workers")).look()
+
+
+def test_an_answer_that_is_too_old_is_none(redis_url: str) -> None:
+    clock = Clock()
+    watch = watching(redis_url, clock)
+    assert watch.check_redis()["reasons"] == ["Redis has never answered"]
+    watch.look()
+    assert watch.check_redis() == {"seconds_since_answer": 0}
+    clock.now += 60
+    assert watch.check_redis()["ready"] is False
+    assert watch.check_redis()["reasons"] == ["Redis does not answer"]
+    assert watch.get_health_data()["live"] is True
+    watch.stop()
+
+
+def test_a_user_that_is_refused_is_told_apart_from_a_redis_that_is_away(
+    own_server: EmbeddedRedis, serve: Serve
+) -> None:
+    url = serve(*where(own_server.url.replace("redis://", "redis://viewer:s3cret@")))
+    health = ask(f"{url}/health")[1]
+    assert "Redis refuses this user" in str(health["reasons"])
+    assert "s3cret" not in str(health)
+
+
+def test_the_token_guards_the_page_and_is_taken_from_the_environment_or_a_file(
+    serve: Serve, redis_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    for url in (
+        serve(*where(redis_url), "--token-file", str(file)),
+        serve(*where(redis_url), env=os.environ | {"HEALTH_TOKEN": "s3cret"}),
+    ):
+        assert ask(f"{url}/health")[0] == 401
+        assert ask(f"{url}/health/live")[0] == 200
+        assert main(["check", url, "--token-file", str(file)]) == 0
+        assert main(["check", url, "--ready"]) == 0
+
+
+def test_who_may_read_the_answers_from_elsewhere_can_be_chosen(
+    serve: Serve, redis_url: str
+) -> None:
+    def allowed(*options: str) -> str | None:
+        with urllib.request.urlopen(f"{serve(*where(redis_url), *options)}/health") as answer:
+            return str(answer.headers["Access-Control-Allow-Origin"])
+
+    assert allowed("--cors", "https://a.example") == "https://a.example"
+    assert allowed("--cors", "none") == "None"
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+
+MISTAKES = [
+    (["--port", "70000"], "0 to 65535"),
+    (["serve", "--port", "many"], "--help"),
+    (["--port", "0", "--stream", "jobs"], "--group"),
+    (["--port", "0", "--group", "workers"], "--stream"),
+    (["--port", "0", "--redis-url", "http://x"], "redis://host:port/db"),
+    (["--port", "0", "--token-file", "/nowhere/x"], "No such file"),
+    (["--port", "0", "--cors", ""], "origin"),
+    (["chek"], "serve, check and advise"),
+    (["--token", "s3cret"], "HEALTH_TOKEN or --token-file"),
+    (["--redis", "redis://localhost"], "--help"),
+]
+COMMANDS = ("serve", "check", "advise")
+
+
+@pytest.fixture(scope="module")
+def ended() -> Iterator[Ended]:
+    """What becomes of commands that end at once; two run at a time."""
+    given = [
+        *(tuple(arguments) for arguments, _ in MISTAKES),
+        *((name, "--help") for name in COMMANDS),
+    ]
+    with ThreadPoolExecutor(2) as two:
+        yield {arguments: two.submit(command, *arguments) for arguments in given}
+
+
+@pytest.mark.parametrize(("arguments", "remedy"), MISTAKES)
+def test_what_cannot_work_is_one_line_with_the_remedy(
+    ended: Ended, arguments: list[str], remedy: str
+) -> None:
+    done = ended[tuple(arguments)].result()
+    assert done.returncode == 1
+    assert remedy in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "s3cret" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_told_with_the_remedy(redis_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = command("--host", "127.0.0.1", "--port", port, "--redis-url", redis_url)
+    assert done.returncode == 1
+    assert "the port is taken" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_tells_its_options(ended: Ended, name: str) -> None:
+    done = ended[name, "--help"].result()
+    assert done.returncode == 0
+    assert "--port" in done.stdout or "--timeout" in done.stdout
+    assert name in done.stdout

@@ -1,0 +1,114 @@
+"""No figure and no line of a log is worth a message; and a whole read costs one lock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from helpers import Figures
+
+from shared_sync.common.guarded import GuardedRecorder, RecorderOfOneThread
+from shared_sync.metrics import WorkerMetrics
+from shared_sync.redis_consumer.delivery import DEADLINE
+
+LOGGER = logging.getLogger("test_guarded")
+
+
+class Batches(Figures):
+    """A recorder that takes batches and keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[tuple[dict[str, float], dict[str, list[float]]]] = []
+
+    def record_batch(
+        self, *, counters: Mapping[str, float], durations: Mapping[str, Sequence[float]]
+    ) -> None:
+        self.batches.append((dict(counters), {name: list(d) for name, d in durations.items()}))
+
+
+class Refusing(Figures):
+    """A recorder to which some names mean something else."""
+
+    def increment_counter(self, name: str, value: float = 1) -> None:
+        if name == "jobs_processed":
+            raise KeyboardInterrupt("a gauge here")
+        super().increment_counter(name, value)
+
+
+def kept(recorder: Any) -> RecorderOfOneThread:
+    own = RecorderOfOneThread(GuardedRecorder(recorder, LOGGER))
+    own.increment_counter("jobs_processed")
+    own.increment_counter("jobs_processed", 2)
+    own.increment_counter("redis_operations", 4)
+    own.record_duration("processing_latency", 0.5)
+    own.record_duration("processing_latency", 0.25)
+    return own
+
+
+def test_a_threads_figures_are_passed_on_as_one_batch() -> None:
+    batches = Batches()
+    own = kept(batches)
+    assert batches.batches == []
+    own.flush()
+    own.flush()
+    assert batches.batches == [
+        (
+            {"jobs_processed": 3, "redis_operations": 4},
+            {"processing_latency": [0.5, 0.25]},
+        )
+    ]
+    assert not batches.counters
+    assert not batches.durations
+
+
+def test_a_recorder_without_batches_is_told_one_by_one() -> None:
+    figures = Figures()
+    kept(figures).flush()
+    assert figures.counters == {"jobs_processed": 3, "redis_operations": 4}
+    assert figures.durations == {"processing_latency": 2}
+
+
+def test_of_a_batch_that_is_refused_only_the_offending_figure_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    metrics = WorkerMetrics("w")
+    metrics.set_gauge("jobs_processed", 7)
+    own = kept(metrics)
+    own.flush()
+    own.increment_counter("jobs_processed")
+    own.flush()
+    data = metrics.get_metrics_data()
+    assert (data["jobs_processed"], data["redis_operations"]) == (7, 4)
+    assert data["processing_latency_count"] == 2
+    assert [record.message for record in caplog.records] == [
+        "metrics refuse jobs_processed ('jobs_processed' is a gauge already and cannot be a "
+        "counter too; choose another name); this is said once, messages go on"
+    ]
+
+
+def test_whatever_a_recorder_raises_goes_no_further() -> None:
+    refusing = Refusing()
+    kept(refusing).flush()
+    assert refusing.counters == {"redis_operations": 4}
+
+
+def test_errors_are_told_as_such_or_by_the_name_of_their_type() -> None:
+    metrics, figures = WorkerMetrics("w"), Figures()
+    for recorder in (metrics, figures):
+        own = RecorderOfOneThread(GuardedRecorder(recorder, LOGGER))
+        own.record_error(ConnectionResetError("10.0.0.1"))
+        own.record_error(DEADLINE)
+    data = metrics.get_metrics_data()
+    assert data["errors"] == {"ConnectionResetError": 1, DEADLINE: 1}
+    assert data["errors_by_category"] == {"dependency": 1, "timeout": 1}
+    assert figures.counters == {"errors.ConnectionResetError": 1, f"errors.{DEADLINE}": 1}
+
+
+def test_without_a_recorder_nothing_happens() -> None:
+    own = kept(None)
+    own.record_error(ValueError())
+    own.set_gauge("jobs_unsettled", 1)
+    own.flush()

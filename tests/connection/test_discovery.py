@@ -1,0 +1,536 @@
+"""Sentinels and clusters: finding the right server, and everything that works over it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from helpers import ask, eventually, health_command
+from protocol_client import interrupted_wait, make_link
+from redis.crc import key_slot
+from servers import MASTER, Cluster, Sentinels, Servers, sentinel
+
+from shared_sync import DeadLetters, RedisStreamConsumer, RedisStreamProducer, Reject
+from shared_sync.connection import discovery
+from shared_sync.connection.connection import Link
+from shared_sync.connection.discovery import Ask, _MasterSearch, _OwnerSearch
+from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.connection.url import Node
+from shared_sync.errors import (
+    ConfigurationError,
+    RedisAccessDenied,
+    RedisUnavailable,
+)
+
+STREAM, GROUP = "jobs", "workers"
+RESULTS = "{jobs}:results"
+SECRET = "s3cr3t"
+LOGGER = logging.getLogger("tests.servers")
+
+
+@pytest.fixture(params=["sentinels", "cluster"])
+def servers(request: pytest.FixtureRequest, sentinels: Sentinels, cluster: Cluster) -> Servers:
+    """Each kind, with nothing in it."""
+    found = sentinels if request.param == "sentinels" else cluster
+    found.admin(found.master()).flushall()
+    return found
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["max_connections=50", "timeout=20"])
+def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option: str) -> None:
+    with closing(make_link(f"{redis_url}?{option}")) as link:
+        assert link.call("PING") == b"PONG"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost/0?colour=blue",
+        "redis+sentinel://localhost/main?colour=blue",
+        "redis+cluster://localhost?colour=blue",
+        "redis+cluster://localhost?sentinel_password=x",
+        "redis://localhost?sentinel_password=x",
+    ],
+)
+def test_an_unknown_option_in_the_url_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="option"):
+        make_link(url)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["redis://localhost/0", "redis+sentinel://localhost/main", "redis+cluster://localhost"],
+)
+def test_nothing_in_a_url_can_make_the_connection_retry_or_decode(address: str) -> None:
+    url = f"{address}?retry_on_timeout=yes&health_check_interval=1&decode_responses=True"
+    url += "&socket_timeout=0.001&protocol=3"
+    connection: Any = discovery.connector(url, key=STREAM, reply_timeout_seconds=7)()
+    assert connection.socket_timeout == 7
+    assert connection.health_check_interval == 0
+    assert connection.protocol == 2
+    assert not connection.encoder.decode_responses
+    tries: list[int] = []
+
+    def fail() -> None:
+        tries.append(1)
+        raise redis.ConnectionError
+
+    with pytest.raises(redis.ConnectionError):
+        connection.retry.call_with_retry(fail, lambda _error: None)
+    assert tries == [1]
+
+
+# --- everything works over it ---------------------------------------------------------------------
+
+
+def test_producer_consumer_and_dead_letters_work(servers: Servers) -> None:
+    def processor(_: str, job: dict[str, str]) -> dict[str, str]:
+        if job["n"] == "3":
+            raise Reject("an odd one")
+        return job
+
+    with RedisStreamProducer(servers.url, STREAM) as producer:
+        ids = producer.publish_many({"n": n} for n in range(10))
+    client = servers.admin(servers.master())
+    pool = RedisStreamConsumer(
+        servers.url, STREAM, GROUP, "c1", LOGGER, processor, threads=2, result_stream=RESULTS
+    )
+    with pool, DeadLetters(servers.url, STREAM, GROUP) as letters:
+        eventually(lambda: client.xlen(STREAM) == 0)
+        told = {fields[b"message_id"].decode() for _, fields in client.xrange(RESULTS)}
+        assert told == set(ids)
+        (letter,) = letters
+        assert letter.message_id == ids[3]
+        letters.replay([letter.id])
+        eventually(lambda: letters.list() and letters.list()[0].id != letter.id)
+        assert letters.purge([letters.list()[0].id]) == 1
+    assert client.xlen("{jobs}:workers:dead") == 0
+
+
+def test_the_health_command_tells_the_figures(servers: Servers) -> None:
+    with RedisStreamProducer(servers.url, STREAM) as producer:
+        producer.publish_many({"n": n} for n in range(5))
+    options = ("--port", "0", "--redis-url", servers.url)
+    with health_command(*options, "--stream", STREAM, "--group", GROUP) as page:
+        _, health = ask(f"{page}/health")
+        assert health["redis_connected"]
+        assert health["queue_depth"] == 5
+    with health_command(*options) as page:
+        assert ask(f"{page}/health")[0] == 200
+
+
+def test_the_command_for_dead_letters_finds_them(servers: Servers) -> None:
+    servers.admin(servers.master()).xadd("{jobs}:workers:dead", {"dead.reason": "no use"})
+    where = ("--redis-url", servers.url, "--stream", STREAM, "--group", GROUP)
+    done = subprocess.run(
+        [sys.executable, "-m", "shared_sync", "dead-letters", *where, "list"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert "no use" in done.stdout
+
+
+def test_a_blocked_wait_is_ended_from_another_thread(servers: Servers) -> None:
+    with closing(make_link(servers.url)) as link:
+        assert interrupted_wait(link, servers.admin(servers.master())) is None
+
+
+def test_a_broken_link_finds_its_server_again(servers: Servers) -> None:
+    with closing(make_link(servers.url)) as link:
+        number = link.call("CLIENT", "ID")
+        servers.admin(servers.master()).client_kill_filter(_id=number)
+        with pytest.raises(RedisUnavailable):
+            link.call("XLEN", STREAM)
+        assert link.call("XLEN", STREAM) == 0
+        assert link.connects == 2
+
+
+def test_servers_that_do_not_answer_are_passed_over(servers: Servers) -> None:
+    """Ten links, because each search begins with another of the four."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    url = servers.url.replace("://", f"://127.0.0.1:{port},")
+    connect = discovery.connector(url, key=STREAM, reply_timeout_seconds=5)
+    for _ in range(10):
+        with closing(Link(connect)) as link:
+            assert link.call("XLEN", STREAM) == 0
+
+
+# --- what is told when it cannot work -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "sought"),
+    [
+        ("redis+sentinel://u:{s}@127.0.0.1:1,127.0.0.1:2/main?sentinel_password={s}", "'main'"),
+        ("redis+cluster://u:{s}@127.0.0.1:1,127.0.0.1:2", "'jobs' (slot 9631)"),
+    ],
+)
+def test_if_nobody_answers_the_error_names_all_that_were_asked_and_no_password(
+    form: str, sought: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = form.format(s=SECRET)
+    pool = RedisStreamConsumer(url, STREAM, GROUP, "c1", LOGGER, lambda *_: None)
+    with pytest.raises(RedisUnavailable) as caught:
+        pool.connect()
+    with RedisStreamProducer(url, STREAM) as producer, pytest.raises(RedisUnavailable):
+        producer.publish({"n": 1})
+    for text in (sought, "127.0.0.1:1", "127.0.0.1:2", "refused"):
+        assert text in str(caught.value)
+    assert SECRET not in str(caught.value) + caplog.text
+
+
+def test_a_master_that_no_sentinel_knows_is_named_with_the_remedy(sentinels: Sentinels) -> None:
+    link = make_link(f"redis+sentinel://u:{SECRET}@{sentinels.hosts}/other/0")
+    with pytest.raises(RedisUnavailable) as caught:
+        link.open()
+    told = str(caught.value)
+    assert "the master 'other' was not found" in told
+    assert told.count("does not know it") == 3
+    assert "the name that 'sentinel monitor' gives" in told
+    assert SECRET not in told
+
+
+def test_a_server_that_is_no_cluster_says_so(redis_url: str) -> None:
+    with pytest.raises(RedisUnavailable, match="cluster support disabled"):
+        make_link(redis_url.replace("redis://", "redis+cluster://")).open()
+
+
+def test_a_server_that_is_no_sentinel_says_so(redis_url: str) -> None:
+    hosts = redis_url.removeprefix("redis://").removesuffix("/0")
+    with pytest.raises(RedisUnavailable, match=r"(?i)unknown command .?sentinel"):
+        make_link(f"redis+sentinel://{hosts}/main").open()
+
+
+@pytest.mark.parametrize("stream", ["jobs", "jobs:{eu}"])
+def test_a_result_stream_in_another_slot_is_refused_in_a_cluster_with_the_remedy(
+    stream: str,
+) -> None:
+    def make(url: str, results: str) -> RedisStreamConsumer:
+        return RedisStreamConsumer(
+            url, stream, GROUP, "c1", LOGGER, lambda *_: None, result_stream=results
+        )
+
+    with pytest.raises(ConfigurationError, match="hash tag") as caught:
+        make("redis+cluster://localhost", "results")
+    advised = str(caught.value).split("'")[-2]
+    assert key_slot(advised.encode()) == key_slot(stream.encode())
+    make("redis+cluster://localhost", advised)
+    make("redis://localhost", "results")
+    make("redis+sentinel://localhost/main", "results")
+
+
+# --- rights -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(redis_server: EmbeddedRedis, tmp_path: Path, stack: ExitStack) -> EmbeddedRedis:
+    """A Sentinel that asks for a user and a password, above a master that does too."""
+    master = stack.enter_context(EmbeddedRedis(redis_server.binary))
+    found = stack.enter_context(
+        EmbeddedRedis(sentinel(redis_server.binary, tmp_path / "sentinel", master.port, quorum=1))
+    )
+    for server, name, rights in (
+        (master, "worker", ("~*", "+@all")),
+        (found, "asker", ("+sentinel|get-master-addr-by-name",)),
+    ):
+        with redis.Redis(port=server.port, protocol=2) as client:
+            client.execute_command("ACL", "SETUSER", name, "on", f">{SECRET}", *rights)
+            client.execute_command("ACL", "SETUSER", "default", "off")
+    return found
+
+
+def test_sentinels_and_master_may_each_have_a_user_of_their_own(guarded: EmbeddedRedis) -> None:
+    """That of the Sentinels needs one right."""
+    address = f"redis+sentinel://worker:{SECRET}@127.0.0.1:{guarded.port}/{MASTER}"
+    url = f"{address}?sentinel_username=asker&sentinel_password={SECRET}"
+    with closing(make_link(url)) as link:
+        assert link.call("ACL", "WHOAMI") == b"worker"
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", "?sentinel_username=asker&sentinel_password=other", "?sentinel_password=other"],
+)
+def test_sentinels_that_refuse_the_user_deny_access(guarded: EmbeddedRedis, options: str) -> None:
+    address = f"redis+sentinel://worker:{SECRET}@127.0.0.1:{guarded.port}/{MASTER}"
+    with pytest.raises(RedisAccessDenied) as caught:
+        make_link(address + options).open()
+    assert SECRET not in str(caught.value)
+    assert "other" not in str(caught.value)
+
+
+def test_the_least_rights_in_the_readme_are_enough_in_a_cluster(cluster: Cluster) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (line,) = re.findall(r"^    (~audio:jobs .+)$", readme, re.MULTILINE)
+    rights = [*line.replace("audio:jobs", STREAM).split(), f"~{RESULTS}", "+cluster|slots"]
+    assert "`+cluster|slots`" in readme
+    clients = [cluster.admin(server) for server in cluster.servers]
+    for client in clients:
+        client.execute_command("ACL", "SETUSER", "worker", "on", f">{SECRET}", *rights)
+    url = cluster.url.replace("://", f"://worker:{SECRET}@")
+    with RedisStreamProducer(url, STREAM) as producer:
+        producer.publish_many({"n": n} for n in range(10))
+    owner = cluster.admin(cluster.master())
+    with RedisStreamConsumer(
+        url, STREAM, GROUP, "c1", LOGGER, lambda _, job: job, result_stream=RESULTS
+    ):
+        eventually(lambda: owner.xlen(STREAM) == 0)
+    for client in clients:
+        client.execute_command("ACL", "DELUSER", "worker")
+
+
+# --- slots that move ------------------------------------------------------------------------------
+
+
+def test_a_slot_that_is_moved_is_followed(cluster: Cluster) -> None:
+    key = "moving"
+    slot = str(key_slot(key.encode()))
+    clients = [cluster.admin(server) for server in cluster.servers]
+    names = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
+    with closing(Link(discovery.connector(cluster.url, key=key, reply_timeout_seconds=5))) as link:
+        port = int(link.call("CONFIG", "GET", "port")[1])
+        source = [server.port for server in cluster.servers].index(port)
+        target = (source + 1) % 3
+        clients[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+        clients[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
+        with pytest.raises(RedisUnavailable, match="ASK"):
+            link.call("XLEN", key)
+        for client in (clients[target], clients[source]):
+            client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+        eventually(lambda: reaches(link, "XLEN", key))
+        assert int(link.call("CONFIG", "GET", "port")[1]) == cluster.servers[target].port
+
+
+def test_a_link_to_the_wrong_node_is_turned_away_and_finds_the_right_one(
+    cluster: Cluster,
+) -> None:
+    with closing(make_link(cluster.url)) as link:
+        other = next(f"key-{n}" for n in range(100) if is_elsewhere(f"key-{n}"))
+        with pytest.raises(RedisUnavailable, match="MOVED"):
+            link.call("XLEN", other)
+        assert link.call("XLEN", STREAM) == 0
+
+
+def is_elsewhere(key: str) -> bool:
+    """Whether another third of the slots has the key."""
+    return key_slot(key.encode()) * 3 // 16384 != key_slot(STREAM.encode()) * 3 // 16384
+
+
+def reaches(link: Link, *command: str) -> bool:
+    try:
+        link.call(*command)
+    except RedisUnavailable:
+        return False
+    return True
+
+
+# --- whom to ask, and whom to believe -------------------------------------------------------------
+
+A, B, C, M, N = (Node(name, 1) for name in "ABCMN")
+
+
+class Answers:
+    """Nodes that say what they are told to; what is not told to them hangs or is broken."""
+
+    def __init__(self, **said: Any) -> None:
+        self.said = said
+        self.asked: list[str] = []
+
+    def __call__(self, node: Node, *_: str) -> Any:
+        self.asked.append(node.host)
+        if node.host not in self.said:
+            raise redis.TimeoutError("Timeout reading from socket")
+        return self.said[node.host]
+
+
+def master_search(ask_node: Ask, nodes: Sequence[Node] = (A, B, C)) -> _MasterSearch:
+    return _MasterSearch(nodes, ask_node, 5.0, "main")
+
+
+def owner_search(ask_node: Ask, key: str | None = STREAM) -> _OwnerSearch:
+    return _OwnerSearch((A, B), ask_node, 5.0, key)
+
+
+def slots(*rows: tuple[bytes | None, int]) -> list[Any]:
+    """A CLUSTER SLOTS reply, the slots shared evenly among the rows' hosts."""
+    share = 16384 // len(rows)
+    return [
+        [n * share, 16383 if n == len(rows) - 1 else (n + 1) * share - 1, [host, port, b"id"]]
+        for n, (host, port) in enumerate(rows)
+    ]
+
+
+def test_each_search_begins_with_another_node_the_first_with_the_first() -> None:
+    told = [b"M", b"1"]
+    answers = Answers(A=told, B=told, C=told)
+    search = master_search(answers)
+    for _ in range(4):
+        assert search.find()[0] == M
+    assert answers.asked == ["A", "B", "C", "A"]
+
+
+def test_what_each_node_said_is_told_and_access_denied_is_the_kind_of_the_error() -> None:
+    def refuse(node: Node, *_: str) -> Any:
+        if node == B:
+            raise redis.AuthenticationError("invalid username-password pair")
+        return None
+
+    with pytest.raises(RedisAccessDenied) as caught:
+        master_search(refuse).find()
+    assert "A:1: does not know it; B:1: NOAUTH invalid username" in str(caught.value)
+
+
+def test_no_further_node_is_asked_once_the_time_is_over() -> None:
+    answers = Answers()
+    with pytest.raises(RedisUnavailable):
+        _MasterSearch((A, B, C), answers, 0.0, "main").find()
+    assert answers.asked == ["A"]
+
+
+def test_nodes_that_were_learned_are_asked_when_the_listed_ones_are_gone() -> None:
+    answers = Answers(A=slots((b"M", 1), (b"N", 1)))
+    search = owner_search(answers)
+    assert search.find()[0] == N  # slot 9631 is in the second half
+    answers.said = {"M": slots((b"N", 1), (b"M", 1))}
+    assert search.find()[0] == M
+
+
+@pytest.mark.parametrize("host", [None, b""])
+def test_no_host_means_the_node_that_was_asked(host: bytes | None) -> None:
+    assert owner_search(Answers(A=slots((b"M", 1), (host, 7)))).find()[0] == Node("A", 7)
+
+
+def test_without_a_key_any_node_of_the_cluster_will_do() -> None:
+    assert owner_search(Answers(B=slots((b"M", 1))), key=None).find()[0] == B
+
+
+def test_a_slot_that_nobody_owns_is_told() -> None:
+    with pytest.raises(RedisUnavailable, match=r"slot 9631.*every slot of the cluster needs"):
+        owner_search(Answers(A=[], B=slots((b"M", 1))[:0])).find()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentinels are asked each time that there is something to send."""
+    monkeypatch.setattr(discovery, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(discovery, "RECHECK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_sentinel_that_changes_its_mind_ends_the_connections_made_before() -> None:
+    answers = Answers(A=[b"M", b"1"])
+    search = master_search(answers, [A])
+    _, before = search.find()
+    search.check(before)
+    answers.said["A"] = [b"N", b"1"]
+    with pytest.raises(redis.ConnectionError, match="'main' is another server now"):
+        search.check(before)
+    found, after = search.find()
+    assert found == N
+    search.check(after)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_search_that_brings_the_news_itself_keeps_its_own_connection() -> None:
+    answers = Answers(A=[b"M", b"1"])
+    search = master_search(answers, [A])
+    _, before = search.find()
+    answers.said["A"] = [b"N", b"1"]
+    _, after = search.find()
+    search.check(after)
+    with pytest.raises(redis.ConnectionError):
+        search.check(before)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_sentinels_that_write_the_master_in_two_ways_end_no_connection() -> None:
+    search = master_search(Answers(A=[b"M", b"1"], B=[b"10.0.0.1", b"1"], C=[b"M", b"1"]))
+    found = [search.find()[1] for _ in range(3)]
+    for _ in range(6):
+        for changes in found:
+            search.check(changes)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_sentinels_that_are_away_end_no_connection_and_are_left_out() -> None:
+    answers = Answers(A=[b"M", b"1"], B=[b"M", b"1"], C=[b"M", b"1"])
+    search = master_search(answers)
+    found = [search.find()[1] for _ in range(3)]
+    del answers.said["B"]
+    for _ in range(3):
+        search.check(found[0])
+    answers.asked.clear()
+    for _ in range(4):
+        search.check(found[0])
+    assert "B" not in answers.asked
+    answers.said.clear()
+    for _ in range(6):
+        search.check(found[0])
+
+
+@pytest.mark.usefixtures("hasty")
+def test_an_idle_link_notices_without_sending_that_the_master_was_replaced(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a producer loses no message on it."""
+    port = redis_url.removesuffix("/0").rpartition(":")[2].encode()
+    answers = Answers(a=[b"127.0.0.1", port])
+    monkeypatch.setattr(discovery, "_asker", lambda *_: answers)
+    with closing(make_link("redis+sentinel://a:1/main")) as link:
+        assert link.call("PING") == b"PONG"
+        assert not link.is_stale()
+        answers.said["a"] = [b"localhost", port]
+        assert link.is_stale()
+        link.close()
+        assert link.call("PING") == b"PONG"
+        assert not link.is_stale()
+
+
+def test_sentinels_are_asked_once_a_second_and_no_thread_waits_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asking, answer = threading.Event(), threading.Event()
+    asked: list[float] = []
+
+    def ask_node(*_: object) -> Any:
+        asked.append(time.monotonic())
+        if len(asked) > 1:
+            asking.set()
+            assert answer.wait(10)
+        return [b"M", b"1"]
+
+    search = master_search(ask_node)
+    monkeypatch.setattr(discovery, "CHECK_SECONDS", 0.0)
+    _, changes = search.find()
+    monkeypatch.undo()
+    thread = threading.Thread(target=search.check, args=(changes,))
+    thread.start()
+    assert asking.wait(10)
+    for _ in range(1000):
+        search.check(changes)
+    answer.set()
+    thread.join(10)
+    assert len(asked) == 2

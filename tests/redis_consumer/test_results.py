@@ -1,0 +1,184 @@
+"""What those who wait for a result get, on a stream, on a channel, or on both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from shared_sync.errors import ConfigurationError, InvalidMessage
+from shared_sync.protocol.commands import Answer
+from shared_sync.redis_consumer.results import Results
+
+FIELDS = {"client_id": "c1", "language": "de", "text": "Grüße"}
+
+
+def make(
+    *,
+    stream: str | None = None,
+    channel: str | None = None,
+    carry: tuple[str, ...] = (),
+    binary: tuple[str, ...] = (),
+) -> Results:
+    return Results(
+        result_stream=stream, result_channel=channel, carry_fields=carry, binary_fields=binary
+    )
+
+
+def as_dict(answer: Answer) -> dict[str, str]:
+    texts = [item.decode() for item in answer.items]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(answer.payload)
+    return parsed
+
+
+def test_a_mapping_becomes_the_fields_of_the_result_entry() -> None:
+    answer = make(stream="results").success("1-0", FIELDS, {"text": "hello", "score": 0.5})
+    assert as_dict(answer) == {
+        "message_id": "1-0",
+        "status": "done",
+        "text": "hello",
+        "score": "0.5",
+    }
+    assert (answer.channel, answer.payload) == ("", b"")
+
+
+@pytest.mark.parametrize(
+    ("result", "stored"),
+    [("hello", "hello"), (0, "0"), ("", ""), (False, "false"), ([], "[]"), (b"raw", "raw")],
+)
+def test_anything_else_becomes_the_field_result(result: object, stored: str) -> None:
+    answer = make(stream="results").success("1-0", FIELDS, result)
+    assert as_dict(answer) == {"message_id": "1-0", "status": "done", "result": stored}
+
+
+def test_none_publishes_nothing() -> None:
+    everywhere = make(stream="results", channel="results:{client_id}")
+    assert everywhere.success("1-0", FIELDS, None) == Answer()
+
+
+def test_an_empty_mapping_is_a_result() -> None:
+    answer = make(stream="results").success("1-0", FIELDS, {})
+    assert as_dict(answer) == {"message_id": "1-0", "status": "done"}
+
+
+def test_without_a_place_for_results_nothing_is_even_encoded() -> None:
+    assert make().success("1-0", FIELDS, object()) == Answer()
+    assert make().death("1-0", FIELDS, {"reason": "x"}) == Answer()
+
+
+def test_a_channel_gets_the_same_as_json_under_the_name_filled_from_the_message() -> None:
+    answer = make(channel="results:{client_id}").success("1-0", FIELDS, {"text": "Ω"})
+    assert answer.channel == "results:c1"
+    assert as_json(answer) == {"message_id": "1-0", "status": "done", "text": "Ω"}
+    assert "Ω".encode() in answer.payload
+    assert answer.items == ()
+
+
+def test_stream_and_channel_can_be_had_together() -> None:
+    both = make(stream="results", channel="r:{client_id}:{language}")
+    answer = both.success("1-0", FIELDS, "hello")
+    assert answer.channel == "r:c1:de"
+    assert as_dict(answer) == as_json(answer)
+
+
+def test_carried_fields_go_along_and_missing_ones_are_left_out() -> None:
+    answer = make(stream="r", carry=("client_id", "session")).success("1-0", FIELDS, "hello")
+    assert as_dict(answer) == {
+        "message_id": "1-0",
+        "status": "done",
+        "client_id": "c1",
+        "result": "hello",
+    }
+
+
+def test_what_the_processor_returns_wins_over_what_is_carried_along() -> None:
+    own = {"language": "en", "status": "partial"}
+    fields = as_dict(make(stream="r", carry=("language",)).success("1-0", FIELDS, own))
+    assert fields["language"] == "en"
+    assert fields["status"] == "partial"
+
+
+def test_a_binary_field_can_be_carried_to_a_stream() -> None:
+    results = make(stream="r", carry=("audio",), binary=("audio",))
+    assert b"\xff" in results.success("1-0", {"audio": b"\xff"}, "x").items
+
+
+def test_a_dead_message_tells_why_and_carries_its_fields() -> None:
+    results = make(stream="r", channel="r:{client_id}", carry=("language",))
+    answer = results.death("1-0", FIELDS, {"reason": "crashed", "attempts": 4})
+    assert as_json(answer) == {
+        "message_id": "1-0",
+        "status": "dead",
+        "language": "de",
+        "reason": "crashed",
+        "attempts": 4,
+    }
+    assert as_dict(answer)["attempts"] == "4"
+
+
+def test_a_dead_message_without_the_channels_field_still_reaches_the_result_stream() -> None:
+    results = make(stream="r", channel="r:{client_id}")
+    answer = results.death("1-0", {}, {"reason": "bad input"})
+    assert as_dict(answer)["status"] == "dead"
+    assert (answer.channel, answer.payload) == ("", b"")
+
+
+def test_the_field_that_the_channel_needs_and_the_message_lacks_is_named() -> None:
+    results = make(channel="r:{client_id}:{language}")
+    assert results.missing_field(FIELDS) is None
+    assert results.missing_field({"client_id": "c1"}) == "language"
+    assert make(stream="r").missing_field({}) is None
+
+
+def test_a_channel_of_plain_text_needs_no_field() -> None:
+    answer = make(channel="results").success("1-0", {}, "x")
+    assert answer.channel == "results"
+    assert make(channel="a{{b}}").success("1-0", {}, "x").channel == "a{b}"
+
+
+def test_braces_in_a_message_are_not_read_as_part_of_the_channels_name() -> None:
+    answer = make(channel="r:{client_id}").success("1-0", {"client_id": "{language}"}, "x")
+    assert answer.channel == "r:{language}"
+
+
+@pytest.mark.parametrize(
+    "channel",
+    ["r:{", "r:}", "r:{}", "r:{0}", "r:{a.b}", "r:{a[0]}", "r:{a!r}", "r:{a:>9}", "r:{a b}"],
+)
+def test_a_channel_name_that_could_fail_later_is_refused_now(channel: str) -> None:
+    with pytest.raises(ConfigurationError, match="result_channel"):
+        make(channel=channel)
+
+
+@pytest.mark.parametrize("options", [{"carry": ("audio",), "channel": "r"}, {"channel": "{audio}"}])
+def test_a_channel_cannot_carry_binary_fields(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="binary"):
+        make(stream="r", binary=("audio",), **options)
+
+
+def test_carry_fields_without_a_place_for_results_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="carry_fields"):
+        make(carry=("client_id",))
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), "\ud800"])
+def test_a_result_without_a_form_names_its_field(value: object) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        make(stream="r").success("1-0", FIELDS, {"score": value})
+    assert caught.value.field == "score"
+
+
+def test_bytes_in_a_result_for_a_channel_are_refused_with_the_remedy() -> None:
+    with pytest.raises(InvalidMessage, match=r"'audio'.*result_stream") as caught:
+        make(channel="r").success("1-0", FIELDS, {"audio": b"\x00"})
+    assert caught.value.field == "audio"
+
+
+def test_a_result_whose_field_names_are_not_text_is_refused() -> None:
+    with pytest.raises(InvalidMessage, match="field names"):
+        make(stream="r").success("1-0", FIELDS, {1: "x"})

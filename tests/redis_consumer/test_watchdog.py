@@ -1,0 +1,256 @@
+"""Loops that stand still are found; time in which nobody could go on is not held against them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from helpers import Clock, Interrupted, returns
+
+from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
+from shared_sync.connection.availability import Connectivity
+from shared_sync.protocol.commands import Entry
+from shared_sync.redis_consumer.in_flight import InHand
+from shared_sync.redis_consumer.job_budget import Budget
+from shared_sync.redis_consumer.watchdog import (
+    LONGEST_STEP_SECONDS,
+    SILENT_SECONDS,
+    SILENT_STEP_SECONDS,
+    STALLED_SECONDS,
+    Progress,
+)
+
+LOGGER = GuardedLogger(logging.getLogger("tests.progress"))
+MINUTES = 60.0
+
+
+@dataclass
+class Stander:
+    """A loop, and who works in it, that do only what the test says."""
+
+    name: str
+    turns: int = 1
+    was_started: bool = True
+    is_to_turn: bool = True
+    has_ended: bool = False
+    started_at: float = 100.0
+    in_bounds: bool = False
+    moved_at: float = 100.0
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+
+
+class Scene:
+    """A keeper and two readers, looked at."""
+
+    def __init__(self, clock: Clock, deadline_seconds: float | None = None) -> None:
+        self.clock = clock
+        self.keeper, self.first, self.second = everyone = [
+            Stander(name) for name in ("keeper", "reader-1", "reader-2")
+        ]
+        self.connectivity = Connectivity("redis://somewhere:6379/0", LOGGER, clock)
+        self.in_hand = InHand(clock)
+        keeper, *readers = [(stander, stander) for stander in everyone]
+        self.progress = Progress(
+            keeper=keeper,  # type: ignore[arg-type]
+            readers=readers,  # type: ignore[arg-type]
+            in_hand=self.in_hand,
+            budget=Budget(
+                deadline_seconds=deadline_seconds,
+                limit_seconds=None,
+                late_after_p99s=None,
+                recorder=GuardedRecorder(None, LOGGER),
+                clock=clock,
+            ),
+            connectivity=self.connectivity,
+            clock=clock,
+        )
+        self.progress.look()
+
+    def pass_time(self, seconds: float, *still: Stander, answered: bool = True) -> None:
+        """Let time pass with a look each second, in which all turn but those that stand still."""
+        for _ in range(round(seconds)):
+            self.clock.now += 1
+            for stander in (self.keeper, self.first, self.second):
+                stander.turns += stander not in still
+            if answered:
+                self.connectivity.succeeded("keeper")
+            self.progress.look()
+
+    def stalled(self) -> list[str]:
+        return list(self.progress.look().stalled)
+
+    def states(self) -> dict[str, tuple[str, float]]:
+        return {
+            reader.name: (reader.state, reader.seconds) for reader in self.progress.look().readers
+        }
+
+
+@pytest.fixture
+def scene(clock: Clock) -> Scene:
+    return Scene(clock)
+
+
+# --- loops that stand still -------------------------------------------------------------------
+
+
+def test_loops_that_turn_are_not_stalled(scene: Scene) -> None:
+    scene.pass_time(2 * STALLED_SECONDS)
+    assert scene.stalled() == []
+
+
+@pytest.mark.parametrize("who", ["keeper", "first", "second"])
+def test_a_loop_that_stands_still_is_stalled_after_the_limit_and_until_it_goes_on(
+    scene: Scene, who: str
+) -> None:
+    stander: Stander = getattr(scene, who)
+    scene.pass_time(STALLED_SECONDS - 1, stander)
+    assert scene.stalled() == []
+    scene.pass_time(1, stander)
+    assert scene.stalled() == [stander.name]
+    stander.turns += 1
+    assert scene.stalled() == []
+
+
+def test_where_a_stalled_loop_is_can_be_told(scene: Scene) -> None:
+    scene.pass_time(STALLED_SECONDS, scene.first)
+    (place,) = scene.progress.look().stalled.values()
+    assert " < test_where_a_stalled_loop_is_can_be_told (" in place
+    assert "test_progress.py:" in place
+
+
+def test_a_loop_in_a_job_or_in_a_call_that_has_a_limit_is_not_stalled(scene: Scene) -> None:
+    scene.first.in_bounds = True
+    scene.pass_time(2 * STALLED_SECONDS, scene.first)
+    assert scene.stalled() == []
+    scene.first.in_bounds = False
+    scene.pass_time(STALLED_SECONDS - 1, scene.first)
+    assert scene.stalled() == [], "what it did before does not count"
+    scene.pass_time(2, scene.first)
+    assert scene.stalled() == ["reader-1"]
+
+
+def test_a_reader_that_works_off_a_long_batch_in_one_turn_is_not_stalled(scene: Scene) -> None:
+    """Also where every look finds it between two of its messages."""
+    for _ in range(10):
+        scene.pass_time(STALLED_SECONDS / 2, scene.first)
+        scene.first.moved_at = scene.clock.now
+    assert scene.stalled() == []
+
+
+@pytest.mark.parametrize("change", [{"is_to_turn": False}, {"has_ended": True}])
+def test_a_loop_that_is_to_stop_or_has_ended_is_not_stalled(
+    scene: Scene, change: dict[str, Any]
+) -> None:
+    for name, value in change.items():
+        setattr(scene.second, name, value)
+    scene.pass_time(2 * STALLED_SECONDS, scene.second)
+    assert scene.stalled() == []
+
+
+def test_a_process_that_stood_still_as_a_whole_is_not_stalled(scene: Scene) -> None:
+    scene.clock.now += 60 * MINUTES
+    assert scene.stalled() == [], "the look comes before the loops have gone on"
+    scene.pass_time(5)
+    assert scene.stalled() == []
+
+
+def test_each_of_many_freezes_counts_as_one_short_step(scene: Scene) -> None:
+    freezes = int(STALLED_SECONDS / LONGEST_STEP_SECONDS)
+    for _ in range(freezes - 1):
+        scene.clock.now += 10 * MINUTES
+        assert scene.stalled() == []
+    scene.clock.now += 10 * MINUTES
+    assert len(scene.stalled()) == 3
+
+
+def test_looks_that_come_close_together_count_no_more_than_the_time_that_passed(
+    scene: Scene,
+) -> None:
+    for _ in range(1000):
+        scene.clock.now += (STALLED_SECONDS - 1) / 1000
+        assert scene.stalled() == []
+
+
+# --- a silent Redis ---------------------------------------------------------------------------
+
+
+def test_a_redis_that_answers_every_two_seconds_is_not_silent(scene: Scene) -> None:
+    for _ in range(10):
+        scene.pass_time(2, answered=False)
+        assert not scene.progress.look().redis_is_silent
+        scene.connectivity.succeeded("keeper")
+
+
+def test_a_redis_that_answers_nobody_is_silent_until_it_does(scene: Scene) -> None:
+    scene.pass_time(SILENT_SECONDS - 1, answered=False)
+    assert not scene.progress.look().redis_is_silent
+    scene.pass_time(1, answered=False)
+    sight = scene.progress.look()
+    assert sight.redis_is_silent
+    assert sight.silent_seconds == SILENT_SECONDS
+    scene.connectivity.succeeded("reader-1")
+    assert not scene.progress.look().redis_is_silent
+
+
+def test_a_redis_that_nobody_could_ask_is_not_silent(scene: Scene) -> None:
+    scene.pass_time(2, answered=False)
+    scene.clock.now += 10 * MINUTES
+    assert not scene.progress.look().redis_is_silent
+    assert 2 + SILENT_STEP_SECONDS < SILENT_SECONDS
+
+
+# --- what readers do --------------------------------------------------------------------------
+
+
+def test_readers_wait_run_are_late_and_stuck(clock: Clock) -> None:
+    scene = Scene(clock, deadline_seconds=60)
+    scene.pass_time(3)
+    assert scene.states() == {"reader-1": ("waiting", 3), "reader-2": ("waiting", 3)}
+    scene.in_hand.admit("reader-1", [Entry("17-0", [], deliveries=2)])
+    scene.in_hand.start_next("reader-1")
+    scene.first.in_bounds = True
+    scene.pass_time(10, scene.first)
+    assert scene.states()["reader-1"] == ("running", 10)
+    scene.pass_time(50, scene.first)
+    assert scene.states()["reader-1"] == ("late", 60)
+    scene.in_hand.give_up(60)
+    assert scene.states()["reader-1"] == ("stuck", 60)
+    scene.in_hand.stop_running("reader-1")
+    scene.first.in_bounds, scene.first.moved_at = False, scene.clock.now
+    scene.pass_time(1)
+    assert scene.states() == {"reader-1": ("waiting", 1), "reader-2": ("waiting", 64)}
+
+
+def test_a_reader_that_does_not_come_back_after_its_job_is_stalled_and_not_running(
+    scene: Scene,
+) -> None:
+    """As when the log of a failure never returns."""
+    scene.in_hand.admit("reader-1", [Entry("17-0", [])])
+    scene.in_hand.start_next("reader-1")
+    scene.pass_time(STALLED_SECONDS, scene.first)
+    assert scene.states()["reader-1"] == ("stalled", STALLED_SECONDS)
+
+
+def test_a_reader_that_was_not_started_is_not_shown_and_one_that_ended_is(scene: Scene) -> None:
+    scene.first.was_started = False
+    scene.second.has_ended = True
+    scene.pass_time(7, scene.second)
+    assert scene.states() == {"reader-2": ("ended", 7)}
+
+
+# --- interrupted --------------------------------------------------------------------------------
+
+
+def test_a_signal_handler_may_look_while_its_thread_does_and_nothing_counts_twice() -> None:
+    clock = Interrupted()
+    scene = Scene(clock)
+    scene.pass_time(STALLED_SECONDS - 1, scene.first)
+    clock.handler = scene.progress.look
+    assert returns(scene.progress.look)
+    assert clock.handler is None
+    assert scene.stalled() == []
+    scene.pass_time(1, scene.first)
+    assert scene.stalled() == ["reader-1"]
