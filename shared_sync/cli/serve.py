@@ -23,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from shared_sync.cli.options import Parser, add_token_file, read_token
 from shared_sync.common import backoff
+from shared_sync.common.loop import Loop
 from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
 from shared_sync.connection.availability import Connectivity
@@ -39,7 +40,6 @@ from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol import inspection
 from shared_sync.protocol.commands import GroupSight, Keys
 from shared_sync.protocol.inspection import GroupView
-from shared_sync.redis_consumer.loop import Loop
 
 INTERVAL_SECONDS: Final = 1.0
 REPLY_TIMEOUT_SECONDS: Final = 3.0
@@ -81,7 +81,7 @@ class Watch:
             "health-watch",
             step=self._step,
             stop=self._stop,
-            trouble=self._trouble,
+            on_error=self._trouble,
             finish=self._link.close,
         )
         # Owned by the watch's thread.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from shared_sync.common.fork import PerProcess
-from shared_sync.common.periodic import Background
+from shared_sync.common.loop import BackgroundLoop
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class Source(Generic[T]):
         self._read = read
         self._limit_seconds = limit_seconds
         self._clock = clock
-        self._background = Background(
+        self._background = BackgroundLoop(
             f"shared-sync-{name}", self._step, period_seconds=period_seconds
         )
         # Each process's own: a call of the parent's never returns in a fork.

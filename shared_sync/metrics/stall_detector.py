@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 
 from shared_sync.common.fork import PerProcess
-from shared_sync.common.periodic import Background
+from shared_sync.common.loop import BackgroundLoop
 
 SLICES = 10
 ON_TICK_SECONDS = 1.0
@@ -56,7 +56,7 @@ class Ticker:
         self._period_seconds = period_seconds
         self._slice_seconds = window_seconds / SLICES
         self._clock = clock
-        self._background = Background(
+        self._background = BackgroundLoop(
             "shared-sync-ticker", self._tick, period_seconds=period_seconds
         )
         # Each process's own: a fork has not stalled because its parent did, or came before.

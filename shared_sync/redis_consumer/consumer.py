@@ -18,6 +18,7 @@ from typing import Any
 
 from shared_sync.common import arguments, backoff
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, Recorder, RecorderOfOneThread
+from shared_sync.common.loop import Loop
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection import discovery, url
 from shared_sync.connection.availability import Connectivity
@@ -43,11 +44,11 @@ from shared_sync.redis_consumer.health import Verdict
 from shared_sync.redis_consumer.heartbeat import Keeper
 from shared_sync.redis_consumer.in_flight import InHand
 from shared_sync.redis_consumer.job_budget import Budget
-from shared_sync.redis_consumer.loop import Loop, State
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.recovery import Recoverer
 from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import MessageProcessor, ThreadProcessor
+from shared_sync.redis_consumer.state import State
 from shared_sync.redis_consumer.timeouts import Deadline, longest_step_seconds
 from shared_sync.redis_consumer.watchdog import Progress, Sight
 
@@ -282,7 +283,7 @@ class RedisStreamConsumer:
                 reader.name,
                 step=reader.step,
                 stop=self._stop_reading,
-                trouble=partial(self._trouble, reader.name),
+                on_error=partial(self._trouble, reader.name),
                 finish=partial(reader.finish, self._abandon),
             )
             for reader in self._readers
@@ -291,7 +292,7 @@ class RedisStreamConsumer:
             self._keeper.name,
             step=self._keep,
             stop=self._stop_keeping,
-            trouble=partial(self._trouble, self._keeper.name),
+            on_error=partial(self._trouble, self._keeper.name),
             finish=self._keeper.link.close,
         )
         self._progress = Progress(

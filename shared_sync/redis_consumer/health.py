@@ -9,7 +9,7 @@ from typing import Any, Final
 from shared_sync.connection.availability import Connectivity
 from shared_sync.errors import ConsumerBroken, ConsumerIdInUse
 from shared_sync.redis_consumer.job_budget import Job
-from shared_sync.redis_consumer.loop import State
+from shared_sync.redis_consumer.state import State
 from shared_sync.redis_consumer.watchdog import Sight
 
 _NOT_AT_WORK: Final = {

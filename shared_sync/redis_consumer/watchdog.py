@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from shared_sync.common.loop import Loop
 from shared_sync.connection.availability import Connectivity
 from shared_sync.redis_consumer.in_flight import InHand
 from shared_sync.redis_consumer.job_budget import Budget, Job
-from shared_sync.redis_consumer.loop import Loop
 
 STALLED_SECONDS: Final = 180.0
 """A loop that neither turned nor did what has a limit of its own for so long does not go on.

@@ -21,7 +21,7 @@ from shared_sync.protocol.commands import Entry
 from shared_sync.redis_consumer.health import Verdict, judge
 from shared_sync.redis_consumer.in_flight import Running
 from shared_sync.redis_consumer.job_budget import Job
-from shared_sync.redis_consumer.loop import State
+from shared_sync.redis_consumer.state import State
 from shared_sync.redis_consumer.watchdog import Reader, Sight
 
 LOGGER = GuardedLogger(logging.getLogger("tests.verdict"))
