@@ -1,4 +1,4 @@
-"""A clock for how long others have taken, that counts no time in which nobody could run."""
+"""A clock that does not count the time in which no thread of the process could run."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ from collections.abc import Callable
 from time import monotonic
 
 
-class PatientClock:
-    """A clock that goes only while the interpreter runs, for judging how long a call takes.
+class StallTolerantClock:
+    """A clock to judge how long something has taken, with stalls of the process left out.
 
-    It advances when it is moved, by `longest_step_seconds` at most. Moved more often than that, it
-    stands still while a C extension holds the interpreter lock or the whole process is frozen:
-    nobody is late then who could not run.
+    The clock moves only when `advance` is called, and then by `longest_step_seconds` at most. If
+    `advance` is called more often than that, the clock keeps pace with the time, except during a
+    stall: while a C extension holds the interpreter lock, or while the machine is suspended, nobody
+    calls `advance`, and the whole stall counts as one step. So nothing is late because of a stall.
 
-    One thread moves it at a time; any may read it.
+    One thread at a time calls `advance`; a signal handler may call it in the middle of another
+    call. Any thread may read the clock.
     """
 
     def __init__(self, longest_step_seconds: float, clock: Callable[[], float] = monotonic) -> None:
         # Fixed after construction.
         self._longest_step_seconds = longest_step_seconds
         self._clock = clock
-        # Owned by whoever moves it.
-        self._moved_at = clock()
-        # Replaced by whoever moves it; a float, so that reading it is whole.
-        self._now = 0.0
+        # Written by `advance` alone; any thread may read the seconds.
+        self._advanced_at = clock()
+        self._seconds = 0.0
 
     def __call__(self) -> float:
-        return self._now
+        """Return the seconds that have been counted since construction."""
+        return self._seconds
 
-    def move(self) -> None:
-        """Advance by the time that has passed, or by the longest step if that is less."""
+    def advance(self) -> float:
+        """Count the time since the last call, or the longest step if that is less.
+
+        Returns the new reading.
+        """
         now = self._clock()
-        self._now += min(now - self._moved_at, self._longest_step_seconds)
-        self._moved_at = now
+        passed = now - self._advanced_at
+        if passed > 0.0:  # not if a signal handler has advanced the clock since the line above
+            self._advanced_at = now
+            self._seconds += min(passed, self._longest_step_seconds)
+        return self._seconds

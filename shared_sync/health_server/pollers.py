@@ -8,7 +8,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from shared_sync.common.clock import PatientClock
+from shared_sync.common.clock import StallTolerantClock
 from shared_sync.health_server import payload
 from shared_sync.health_server.check_result import HEALTH, Check
 from shared_sync.health_server.payload import HealthData
@@ -52,7 +52,7 @@ class Calls:
         self._critical = critical
         self._details = details
         self._logger = logger
-        self._patient = PatientClock(2 * PULSE_SECONDS)
+        self._patient = StallTolerantClock(2 * PULSE_SECONDS)
         self._stopping = threading.Event()
         # Owned by whoever starts.
         self._pulse: threading.Thread | None = None
@@ -129,7 +129,7 @@ class Calls:
         while not self._stopping.is_set():
             with suppress(BaseException):  # what goes wrong with one beat is no reason to end
                 self._stopping.wait(PULSE_SECONDS)
-                self._patient.move()
+                self._patient.advance()
                 for caller in self._callers():
                     caller.look()
                 on_pulse()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from shared_sync.common.clock import PatientClock
+from shared_sync.common.clock import StallTolerantClock
 from shared_sync.protocol.commands import Entry, Read
 
 LONGEST_STEP_SECONDS: Final = 3.0
@@ -59,7 +59,7 @@ class InHand:
         # Guarded by the lock, which is re-entrant: a signal handler may ask what runs, or stop the
         # consumer, while its own thread is in here. So what is gone through is copied first.
         self._lock = threading.RLock()
-        self._patient = PatientClock(longest_step_seconds, clock)
+        self._patient = StallTolerantClock(longest_step_seconds, clock)
         self._held: dict[str, _Held] = {}
         self._waiting: dict[str, deque[Entry]] = {}
         self._running: dict[str, tuple[Entry, int, float]] = {}
@@ -82,7 +82,7 @@ class InHand:
             if not waiting or self._closed:
                 return None
             entry = waiting.popleft()
-            self._patient.move()  # so that what passed before does not count
+            self._patient.advance()  # so that what passed before does not count
             self._running[reader] = (entry, threading.get_ident(), self._patient())
             return entry
 
@@ -180,7 +180,7 @@ class InHand:
             return late
 
     def _running_now(self) -> list[Running]:
-        self._patient.move()
+        self._patient.advance()
         now = self._patient()
         return [
             Running(entry, reader, thread, now - since, reader in self._given_up)
