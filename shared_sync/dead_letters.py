@@ -10,7 +10,7 @@ from typing import Any
 
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.errors import DeadLetterMissing
 from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol.commands import Keys
@@ -75,7 +75,7 @@ class DeadLetters:
     ) -> None:
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         self._keys = Keys.of(stream_name, consumer_group)
-        self._link = Link(
+        self._link = Connection(
             discovery.connector(redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds)
         )
 

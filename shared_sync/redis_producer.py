@@ -12,7 +12,7 @@ from types import TracebackType
 
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.errors import QueueFull, RedisUnavailable, SharedSyncError
 from shared_sync.message import encode_fields
 from shared_sync.protocol import commands as stream_commands
@@ -70,7 +70,7 @@ class RedisStreamProducer:
         self._connect = self._make_connector()
         self._lock = threading.Lock()
         # Guarded by the lock: links that no thread uses just now.
-        self._idle: list[Link] = []
+        self._idle: list[Connection] = []
 
     def publish(self, fields: Mapping[str, object]) -> str:
         """Publish one message and return its id.
@@ -120,7 +120,9 @@ class RedisStreamProducer:
     ) -> None:
         self.close()
 
-    def _publish_batch(self, link: Link, batch: list[list[bytes]], published: list[str]) -> None:
+    def _publish_batch(
+        self, link: Connection, batch: list[list[bytes]], published: list[str]
+    ) -> None:
         reply = link.call(*stream_commands.publish(self.stream_name, batch, self._max_queue_depth))
         ids, refusal = stream_commands.parse_published(reply)
         published += ids
@@ -140,11 +142,11 @@ class RedisStreamProducer:
             self._lock, self._idle, self._pid = threading.Lock(), [], os.getpid()
 
     @contextmanager
-    def _link(self) -> Iterator[Link]:
+    def _link(self) -> Iterator[Connection]:
         """A link for the calling thread alone; one that broke is closed and opens anew."""
         self._begin_anew_in_a_fork()
         with self._lock:
-            link = self._idle.pop() if self._idle else Link(self._connect)
+            link = self._idle.pop() if self._idle else Connection(self._connect)
         if link.is_stale():
             link.close()
         try:

@@ -22,7 +22,7 @@ from registries import StillResources, registry
 from servers import PATIENT_MS, Cluster, Sentinels, together
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis, find_redis_server
 from shared_sync.errors import EmbeddedRedisError
 
@@ -114,18 +114,18 @@ def cluster(_several: tuple[Sentinels, Cluster]) -> Cluster:
 
 
 @pytest.fixture
-def link(redis_url: str) -> Iterator[Link]:
+def link(redis_url: str) -> Iterator[Connection]:
     with closing(make_link(redis_url)) as made:
         yield made
 
 
 @pytest.fixture
-def worker(link: Link) -> Worker:
+def worker(link: Connection) -> Worker:
     return Worker(link, "w1")
 
 
 @pytest.fixture
-def other(link: Link) -> Worker:
+def other(link: Connection) -> Worker:
     """A second consumer of the same group."""
     return Worker(link, "w2")
 

@@ -9,7 +9,7 @@ import redis
 from helpers import eventually
 
 from shared_sync.connection import discovery
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol.commands import (
     Answer,
@@ -33,11 +33,11 @@ NOTHING = Answer()
 METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
 
 
-def make_link(url: str) -> Link:
-    return Link(discovery.connector(url, key=KEYS.stream, reply_timeout_seconds=10))
+def make_link(url: str) -> Connection:
+    return Connection(discovery.connector(url, key=KEYS.stream, reply_timeout_seconds=10))
 
 
-def interrupted_wait(link: Link, client: redis.Redis) -> Any:
+def interrupted_wait(link: Connection, client: redis.Redis) -> Any:
     """What a thread receives that waits for a message over the link, when that is ended from here.
 
     The client is one of the same server, which nobody else uses.
@@ -60,7 +60,7 @@ class Worker:
 
     def __init__(
         self,
-        link: Link,
+        link: Connection,
         name: str,
         *,
         keys: Keys = KEYS,

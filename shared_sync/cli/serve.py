@@ -27,7 +27,7 @@ from shared_sync.common.loop import Loop
 from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
 from shared_sync.connection.availability import Connectivity
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.errors import (
     ConfigurationError,
     RedisAccessDenied,
@@ -73,7 +73,7 @@ class Watch:
             key=keys.stream if keys else None,
             reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
         )
-        self._link = Link(connect)
+        self._link = Connection(connect)
         self._connectivity = Connectivity(self._address, logger)
         self._stop = threading.Event()
         self._looked = threading.Event()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import redis
 
-from shared_sync.connection.scripts import Command, scripts
+from shared_sync.connection import scripts
+from shared_sync.connection.scripts import Command
 from shared_sync.errors import (
     GroupMissing,
     RedisAccessDenied,
@@ -93,7 +94,7 @@ _DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
 
 
 class _ScriptsForgotten(RedisUnavailable):
-    """The server lost the scripts that this connection had loaded."""
+    """The server no longer has a script that this connection had loaded."""
 
 
 def _code_of(error: Exception) -> str:
@@ -130,11 +131,12 @@ def refusal(text: bytes) -> SharedSyncError | None:
     return translate(redis.ResponseError(text.decode())) if text else None
 
 
-class Link:
-    """One connection to Redis with all scripts loaded; used by one thread at a time.
+class Connection:
+    """One connection to Redis. For one thread at a time, except `interrupt()`.
 
-    Only `interrupt()` may be called from another thread. A link connects when first used and
-    again after it broke; it repeats nothing by itself.
+    It connects when it is first used and again after it broke; it repeats nothing by itself.
+    Scripts are loaded as they are needed: the first call of each over a connection carries its
+    text along.
     """
 
     def __init__(self, connect: Connect) -> None:
@@ -143,35 +145,38 @@ class Link:
         # Owned by the using thread.
         self._open = False
         self.connects = 0
+        """How often it has connected."""
+        self._loaded_scripts: set[str] = set()
+        """The digests of the scripts that were sent over this connection, to be loaded."""
+        self._unread_loads = 0
+        """How many replies to SCRIPT LOAD come before those to the commands that were sent."""
+        self._load_error: SharedSyncError | None = None
         # Written by the using thread; anyone may read.
         self.receiving = False
-        """Whether it waits for a reply, which it does not do for longer than the time limit unless
-        the reply is long and arrives bit by bit."""
+        """Whether the using thread waits for a reply. It waits no longer than the time limit,
+        unless the reply is long and arrives bit by bit."""
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._blocked = False
         self._interrupted = False
 
     def open(self) -> None:
-        """Connect and load the scripts, if that is not done. Blocks up to the time limits."""
+        """Connect, unless that is done. Blocks up to the time limits."""
         if self._open:
             return
         try:
             self._connection.connect()
-            self._open = True
-            self._send([("SCRIPT", "LOAD", script.text) for script in scripts().values()])
-            for _ in scripts():
-                self.receive()
-        except Exception as error:
-            self.close()
-            if isinstance(error, SharedSyncError):
-                raise
-            raise translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - raised anew, whatever it is
+            self._fail(error)
+        self._open = True
         self.connects += 1
 
     def close(self) -> None:
-        """Close the connection. The link may be used again; it then connects anew."""
+        """Close the connection. It may be used again; it then connects anew."""
         self._open = False
+        self._loaded_scripts.clear()
+        self._unread_loads = 0
+        self._load_error = None
         self._connection.disconnect()
 
     def is_stale(self) -> bool:
@@ -184,33 +189,72 @@ class Link:
             return True
 
     def send(self, commands: Sequence[Command]) -> None:
-        """Send commands in one write; `receive()` must then be called once for each."""
-        self.open()
-        self._send(commands)
+        """Send commands in one write, scripts that they need and that are not loaded first.
 
-    def _send(self, commands: Sequence[Command]) -> None:
+        `receive()` must then be called once for each command, before anything else is sent.
+        """
+        if not self._open:
+            self.open()
+        for command in commands:
+            if command[0] == "EVALSHA" and command[1] not in self._loaded_scripts:
+                commands = [*self._load_scripts(commands), *commands]
+                break
         connection = self._connection
         try:
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-        except Exception as error:  # noqa: BLE001 - translated, whatever it is
-            self.close()
-            raise translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - raised anew, whatever it is
+            self._fail(error)
+
+    def _load_scripts(self, commands: Sequence[Command]) -> list[Command]:
+        """The commands that load what `commands` call and this connection has not loaded."""
+        called = dict.fromkeys(command[1] for command in commands if command[0] == "EVALSHA")
+        missing = [digest for digest in called if digest not in self._loaded_scripts]
+        self._loaded_scripts.update(missing)
+        self._unread_loads = len(missing)
+        return [("SCRIPT", "LOAD", scripts.text_of(digest)) for digest in missing]
 
     def receive(self) -> Any:
-        """The next reply. A refusal raises and leaves the link in step; a break closes it."""
+        """The next reply.
+
+        Raises `RedisRefused`, which leaves the connection in step, or `RedisUnavailable`, which
+        closes it.
+        """
         self.receiving = True
         try:
+            if self._unread_loads:
+                self._receive_loads()
             return self._connection.read_response()
         except redis.ResponseError as error:
             translated = translate(error)
             if isinstance(translated, RedisUnavailable):
+                if isinstance(translated, _ScriptsForgotten):
+                    translated = self._load_error or translated
                 self.close()
             raise translated from None
-        except Exception as error:  # noqa: BLE001 - an interrupt breaks the driver in many ways
-            self.close()
-            raise translate(error) from None
+        except BaseException as error:  # noqa: BLE001 - an interrupt breaks the driver in many ways
+            self._fail(error)
         finally:
             self.receiving = False
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        """Close the connection, and raise the error that broke it as one of ours."""
+        self.close()
+        if isinstance(error, SharedSyncError) or not isinstance(error, Exception):
+            raise error
+        raise translate(error) from None
+
+    def _receive_loads(self) -> None:
+        """Read the replies to SCRIPT LOAD, which come first.
+
+        One that was refused raises nothing yet: the server may know the script all the same. If
+        it does not, the call of the script raises the refusal.
+        """
+        while self._unread_loads:
+            self._unread_loads -= 1
+            try:
+                self._connection.read_response()
+            except redis.ResponseError as error:
+                self._load_error = translate(error)
 
     def call(self, *command: object) -> Any:
         """Send one command and return its reply."""
@@ -218,7 +262,7 @@ class Link:
             self.send([command])
             return self.receive()
         except _ScriptsForgotten:
-            # The command was not carried out, and connecting anew loads the scripts.
+            # The command was not carried out, and the new connection loads the script again.
             self.send([command])
             return self.receive()
 

@@ -1,4 +1,4 @@
-"""The Lua scripts of the package, and how one is called."""
+"""The Lua scripts of the package, and the command that calls one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from importlib.resources import files
 from typing import Any, Final
 
 Command = tuple[Any, ...]
+"""The words of a Redis command, as the driver packs them."""
+
+_COMMON: Final = "common.lua"
+_SUFFIX: Final = ".lua"
 
 
 @dataclass(frozen=True)
@@ -20,34 +24,26 @@ class Script:
     digest: str
 
 
-_SCRIPT_NAMES: Final = (
-    "publish",
-    "replay",
-    "finish",
-    "park",
-    "bury",
-    "hand_back",
-    "recover",
-    "hold",
-    "beat",
-    "leave",
-    "view",
-    "entries",
-)
+@cache
+def scripts() -> dict[str, Script]:
+    """All scripts by name, read once: each file in `protocol/lua` behind the text of common.lua."""
+    folder = files("shared_sync.protocol").joinpath("lua")
+    common = folder.joinpath(_COMMON).read_text(encoding="utf-8")
+    read = {}
+    for file in folder.iterdir():
+        if file.name.endswith(_SUFFIX) and file.name != _COMMON:
+            text = common + file.read_text(encoding="utf-8")
+            digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+            read[file.name.removesuffix(_SUFFIX)] = Script(text, digest)
+    return read
 
 
 @cache
-def scripts() -> dict[str, Script]:
-    """All scripts by name, read once from the package."""
-    folder = files("shared_sync.protocol").joinpath("lua")
-    common = folder.joinpath("common.lua").read_text(encoding="utf-8")
-    loaded = {}
-    for name in _SCRIPT_NAMES:
-        text = common + folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
-        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-        loaded[name] = Script(text, digest)
-    return loaded
+def text_of(digest: str) -> str:
+    """The text of the script that has this digest; KeyError for any other digest."""
+    return {script.digest: script.text for script in scripts().values()}[digest]
 
 
 def call(name: str, keys: Sequence[str], *arguments: object) -> Command:
+    """The command that runs the script `name`; a connection loads the script when needed."""
     return ("EVALSHA", scripts()[name].digest, len(keys), *keys, *arguments)

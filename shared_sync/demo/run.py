@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from shared_sync.connection import discovery, url
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.demo.speech import DEMO_AUDIO, DEMO_GRAMMAR, Recognizer, read_wav
 from shared_sync.errors import ConfigurationError
@@ -290,7 +290,7 @@ def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> No
 
 
 def _remove_keys(redis_url: str, jobs: str, results: str) -> None:
-    link = Link(discovery.connector(redis_url, key=jobs, reply_timeout_seconds=5.0))
+    link = Connection(discovery.connector(redis_url, key=jobs, reply_timeout_seconds=5.0))
     try:
         for keys in (Keys.of(jobs, "stt-workers"), Keys.of(results, "gateway")):
             link.call("DEL", *keys.all())

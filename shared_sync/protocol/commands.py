@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from shared_sync.common import arguments as arguments_check
 from shared_sync.connection import connection, scripts
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import (
     ConfigurationError,
@@ -206,7 +206,7 @@ class QueueFigures:
 
 @dataclass
 class GroupCommands:
-    """The commands of one consumer in its group, ready to be sent over a `Link`.
+    """The commands of one consumer in its group, ready to be sent over a `Connection`.
 
     Shared by all threads of the consumer; what is learned when connecting is fixed before they
     start.
@@ -349,7 +349,7 @@ class Ensured(Enum):
     MAY_NOT_CREATE = "existed, and this user may not create it anew if it is lost"
 
 
-def ensure_group(link: Link, commands: GroupCommands) -> Ensured:
+def ensure_group(link: Connection, commands: GroupCommands) -> Ensured:
     """Create the group, and the stream, unless they exist."""
     try:
         link.call(*commands.create_group())
@@ -371,7 +371,7 @@ def ensure_group(link: Link, commands: GroupCommands) -> Ensured:
     return Ensured.CREATED
 
 
-def check_rights(link: Link, commands: GroupCommands) -> None:
+def check_rights(link: Connection, commands: GroupCommands) -> None:
     """Raise `RedisAccessDenied`, which names it, for a right that is missing; changes nothing.
 
     Each command is about an id that cannot be. What is optional is not asked for.
@@ -396,11 +396,12 @@ def check_rights(link: Link, commands: GroupCommands) -> None:
         ("ZSCORE", keys.presence, ""),
         ("ZRANGE", keys.presence, 0, 0),
         ("ZRANGEBYSCORE", keys.due, "(0", "0"),
+        ("SCRIPT", "LOAD", scripts.scripts()["hold"].text),
         *(("XADD", key, NO_ID, "", "") for key in written),
     )
 
 
-def _has_group(link: Link, keys: Keys) -> bool:
+def _has_group(link: Connection, keys: Keys) -> bool:
     try:
         link.call("XPENDING", keys.stream, keys.group)
     except GroupMissing:
@@ -408,7 +409,7 @@ def _has_group(link: Link, keys: Keys) -> bool:
     return True
 
 
-def check_is_stream(link: Link, key: str, argument: str) -> None:
+def check_is_stream(link: Connection, key: str, argument: str) -> None:
     """Raise `ConfigurationError` if the key holds something that is not a stream."""
     try:
         link.call("XLEN", key)
@@ -420,7 +421,7 @@ def check_is_stream(link: Link, key: str, argument: str) -> None:
         ) from None
 
 
-def learn_abilities(link: Link, commands: GroupCommands) -> None:
+def learn_abilities(link: Connection, commands: GroupCommands) -> None:
     """Try what is optional, on an id that cannot be; one that is missing or not allowed is off."""
     keys = commands.keys
     try:
@@ -523,7 +524,7 @@ class GroupSight:
     figures: QueueFigures
 
 
-def see_group(link: Link, keys: Keys | None) -> GroupSight | None:
+def see_group(link: Connection, keys: Keys | None) -> GroupSight | None:
     """Look at a stream and group in two round trips, or only ask whether the server is there."""
     (seconds, microseconds) = link.call("TIME")
     if keys is None:

@@ -8,7 +8,7 @@ import re
 import threading
 from typing import Any, Final
 
-from shared_sync.connection.connection import Connect, Link
+from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
 from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol.commands import (
@@ -74,7 +74,7 @@ class GroupView:
                 most_letters=MOST_LETTERS,
                 known=self._known,
             )
-            link = Link(self._connect)
+            link = Connection(self._connect)
             try:
                 reply = link.call(*command)
             finally:

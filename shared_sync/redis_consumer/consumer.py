@@ -22,7 +22,7 @@ from shared_sync.common.loop import Loop
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection import discovery, url
 from shared_sync.connection.availability import Connectivity
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import (
     ConfigurationError,
@@ -239,7 +239,7 @@ class RedisStreamConsumer:
         self._keeper = Keeper(
             name=f"{consumer_id}-keeper",
             # A connection that hangs must be given up on before the lease ends.
-            link=Link(
+            link=Connection(
                 self._connector(min(redis_connection.REPLY_MARGIN_SECONDS, lease_seconds / 4))
             ),
             commands=self._commands,
@@ -266,7 +266,7 @@ class RedisStreamConsumer:
         self._readers = [
             Reader(
                 f"{consumer_id}-reader-{number}",
-                link=Link(self._connect),
+                link=Connection(self._connect),
                 commands=self._commands,
                 delivery=delivery,
                 in_hand=self._in_hand,
@@ -517,7 +517,7 @@ class RedisStreamConsumer:
             # In the process that works, which may be a fork.
             self._holder = Holder.here(prefetch=self._prefetch)
             self._commands.holder = self._holder.text()
-        link = Link(self._connect)
+        link = Connection(self._connect)
         try:
             if stream_commands.ensure_group(link, self._commands) is Ensured.MAY_NOT_CREATE:
                 self._logger.warning(
@@ -652,7 +652,7 @@ class RedisStreamConsumer:
         )
 
     def _repair_group(self, who: str) -> None:
-        link = Link(self._connect)
+        link = Connection(self._connect)
         try:
             if stream_commands.ensure_group(link, self._commands) is Ensured.CREATED:
                 self._recorder.increment_counter("groups_recreated")
@@ -760,7 +760,7 @@ class RedisStreamConsumer:
     def _say_goodbye(self, command: Command, grace: float) -> bool:
         """Hand something back, by the limit and a grace; whether that went well."""
         seconds_left = self._stop_by + grace - time.monotonic()
-        link = Link(
+        link = Connection(
             self._connector(
                 min(
                     max(seconds_left, SHORTEST_GOODBYE_SECONDS),

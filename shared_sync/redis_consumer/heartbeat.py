@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.connection.availability import Connectivity
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisAccessDenied
 from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol.commands import GroupCommands, QueueFigures
@@ -20,7 +20,7 @@ class Keeper:
         self,
         *,
         name: str,
-        link: Link,
+        link: Connection,
         commands: GroupCommands,
         connectivity: Connectivity,
         recorder: Recorder,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from shared_sync.common.guarded import Logger
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.errors import ConsumerIdInUse
 from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol.commands import GroupCommands, NameHeld, NameTaken
@@ -16,7 +16,7 @@ POLL_SECONDS = 0.5
 
 
 def take(
-    link: Link,
+    link: Connection,
     commands: GroupCommands,
     logger: Logger,
     *,

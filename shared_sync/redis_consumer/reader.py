@@ -9,7 +9,7 @@ from typing import Any
 
 from shared_sync.common.guarded import RecorderOfOneThread
 from shared_sync.connection.availability import Connectivity
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
 from shared_sync.protocol import commands as stream_commands
@@ -33,7 +33,7 @@ class Reader:
         self,
         name: str,
         *,
-        link: Link,
+        link: Connection,
         commands: GroupCommands,
         delivery: Delivery,
         in_hand: InHand,

@@ -6,7 +6,7 @@ import sys
 import traceback
 
 from shared_sync.common.guarded import Recorder
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisRefused, SharedSyncError
 from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol.commands import GroupCommands, Outcome
@@ -37,7 +37,7 @@ class Deadline:
     def __init__(
         self,
         *,
-        link: Link,
+        link: Connection,
         commands: GroupCommands,
         in_hand: InHand,
         delivery: Delivery,

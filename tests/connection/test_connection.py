@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 import redis
 from helpers import eventually
-from protocol_client import Worker, interrupted_wait, make_link
+from protocol_client import KEYS, Worker, interrupted_wait, make_link
 
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection import discovery
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import (
     GroupMissing,
@@ -21,6 +23,12 @@ from shared_sync.errors import (
     RedisUnavailable,
 )
 from shared_sync.protocol import commands as stream_commands
+
+
+@pytest.fixture
+def connection(link: Connection) -> Connection:
+    return link
+
 
 # --- errors -----------------------------------------------------------------------------------
 
@@ -145,51 +153,53 @@ def test_what_a_user_may_not_do_inside_a_script_is_denied_too(
 SECRET = "s3cr3t"
 
 
-# --- links ------------------------------------------------------------------------------------
+# --- connections ------------------------------------------------------------------------------
 
 
-def test_a_link_connects_when_first_used_and_once(link: Link) -> None:
-    assert link.connects == 0
-    assert link.call("PING") == b"PONG"
-    assert link.call("PING") == b"PONG"
-    assert link.connects == 1
+def test_a_connection_connects_when_first_used_and_once(connection: Connection) -> None:
+    assert connection.connects == 0
+    assert connection.call("PING") == b"PONG"
+    assert connection.call("PING") == b"PONG"
+    assert connection.connects == 1
 
 
-def test_a_refusal_leaves_the_link_in_step(link: Link) -> None:
-    link.send([("PING",), ("NO-SUCH-COMMAND",), ("ECHO", "after")])
-    assert link.receive() == b"PONG"
+def test_a_refusal_leaves_the_connection_in_step(connection: Connection) -> None:
+    connection.send([("PING",), ("NO-SUCH-COMMAND",), ("ECHO", "after")])
+    assert connection.receive() == b"PONG"
     with pytest.raises(RedisRefused):
-        link.receive()
-    assert link.receive() == b"after"
-    assert link.connects == 1
+        connection.receive()
+    assert connection.receive() == b"after"
+    assert connection.connects == 1
 
 
-def test_a_broken_link_raises_once_and_then_connects_anew(link: Link, client: redis.Redis) -> None:
-    number = link.call("CLIENT", "ID")
+def test_a_broken_connection_raises_once_and_then_connects_anew(
+    connection: Connection, client: redis.Redis
+) -> None:
+    number = connection.call("CLIENT", "ID")
     client.client_kill_filter(_id=number)
     with pytest.raises(RedisUnavailable):
-        link.call("PING")
-    assert link.call("PING") == b"PONG"
-    assert link.connects == 2
+        connection.call("PING")
+    assert connection.call("PING") == b"PONG"
+    assert connection.connects == 2
 
 
-def test_a_link_notices_without_asking_that_the_server_has_closed_it(
-    link: Link, client: redis.Redis
+def test_a_connection_notices_without_asking_that_the_server_has_closed_it(
+    connection: Connection, client: redis.Redis
 ) -> None:
-    assert not link.is_stale()
-    number = link.call("CLIENT", "ID")
-    assert not link.is_stale()
+    assert not connection.is_stale()
+    number = connection.call("CLIENT", "ID")
+    assert not connection.is_stale()
     client.client_kill_filter(_id=number)
-    eventually(link.is_stale)
+    eventually(connection.is_stale)
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    link = make_link(f"redis://127.0.0.1:{port}/0")
+    connection = make_link(f"redis://127.0.0.1:{port}/0")
     with pytest.raises(RedisUnavailable):
-        link.open()
-    assert link.connects == 0
+        connection.open()
+    assert connection.connects == 0
 
 
 def test_a_wrong_password_is_denied_and_not_shown(redis_server: EmbeddedRedis) -> None:
@@ -203,23 +213,157 @@ def test_a_wrong_password_is_denied_and_not_shown(redis_server: EmbeddedRedis) -
             assert SECRET not in str(caught.value)
 
 
-def test_scripts_that_the_server_forgot_are_loaded_again_by_themselves(
-    link: Link, client: redis.Redis
+def test_a_blocked_wait_is_ended_from_another_thread(
+    connection: Connection, client: redis.Redis
 ) -> None:
-    link.open()
+    assert interrupted_wait(connection, client) is None
+
+
+def test_an_interrupt_that_comes_before_the_wait_ends_it_too(connection: Connection) -> None:
+    worker = Worker(connection, "w1")
+    connection.interrupt()
+    connection.send([worker.commands.read(1, 9000)])
+    assert connection.receive_blocked() is None
+    assert connection.call("PING") == b"PONG"
+
+
+# --- scripts ----------------------------------------------------------------------------------
+
+
+class Written:
+    """A driver's connection that counts its writes."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.writes = 0
+
+    def send_packed_command(self, command: Any, check_health: bool) -> None:
+        self.writes += 1
+        self._connection.send_packed_command(command, check_health=check_health)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def calls_of(client: redis.Redis, command: str) -> int:
+    """How often the server was sent `command`, since its statistics were reset."""
+    stats = client.info("commandstats")
+    # Before 7.0 the parts of a command are counted as one.
+    counted = stats.get(f"cmdstat_{command}") or stats.get(f"cmdstat_{command.partition('|')[0]}")
+    return int(counted["calls"]) if counted else 0
+
+
+ENTRIES = stream_commands.entries(KEYS)
+
+
+def publishing() -> tuple[Any, ...]:
+    return stream_commands.publish("jobs", [[b"a", b"1"]], None)
+
+
+def test_a_script_is_loaded_with_its_first_call_in_the_same_write(
+    redis_url: str, client: redis.Redis
+) -> None:
     client.script_flush()
-    call = stream_commands.publish("jobs", [[b"a", b"1"]], None)
-    assert len(stream_commands.parse_published(link.call(*call))[0]) == 1
+    made: list[Written] = []
+
+    def connect() -> Written:
+        made.append(Written(discovery.connector(redis_url, key=None, reply_timeout_seconds=5)()))
+        return made[0]
+
+    with closing(Connection(connect)) as connection:
+        connection.open()
+        made[0].writes = 0
+        client.config_resetstat()
+        for number in range(1, 4):
+            connection.call(*publishing())
+            assert made[0].writes == number
+    assert calls_of(client, "script|load") == 1
+    assert client.info("memory")["number_of_cached_scripts"] == 1
+
+
+def test_opening_and_plain_commands_load_no_scripts(
+    connection: Connection, client: redis.Redis
+) -> None:
+    client.script_flush()
+    connection.open()
+    connection.call_all(("PING",), ("TIME",))
+    assert client.info("memory")["number_of_cached_scripts"] == 0
+
+
+def test_replies_are_those_to_the_commands_also_where_scripts_were_loaded_before_them(
+    connection: Connection,
+) -> None:
+    connection.send([("ECHO", "1"), publishing(), ENTRIES, ("ECHO", "2"), publishing()])
+    assert connection.receive() == b"1"
+    assert len(connection.receive()[0]) == 1
+    assert connection.receive()[1] == 1
+    assert connection.receive() == b"2"
+    assert len(connection.receive()[0]) == 1
+    replies = connection.call_all(ENTRIES, ("NO-SUCH-COMMAND",), publishing())
+    assert replies[0][1] == 2
+    assert isinstance(replies[1], RedisRefused)
+    assert len(replies[2][0]) == 1
+
+
+def test_a_new_connection_loads_the_scripts_again(own_server: EmbeddedRedis) -> None:
+    with closing(make_link(own_server.url)) as connection:
+        connection.call(*publishing())
+        own_server.kill()
+        with pytest.raises(RedisUnavailable):
+            connection.call(*publishing())
+        own_server.start()
+        assert len(connection.call(*publishing())[0]) == 1
+        assert connection.connects == 2
+
+
+def test_scripts_that_the_server_forgot_are_loaded_again_by_themselves(
+    connection: Connection, client: redis.Redis
+) -> None:
+    connection.call(*publishing())
+    client.script_flush()
+    assert len(connection.call(*publishing())[0]) == 1
+    assert client.xlen("jobs") == 2
+
+
+def test_commands_that_are_sent_together_are_not_repeated_when_the_server_forgot_a_script(
+    connection: Connection, client: redis.Redis
+) -> None:
+    connection.call(*publishing())
+    client.script_flush()
+    connection.send([publishing(), ("ECHO", "after")])
+    with pytest.raises(RedisUnavailable, match="NOSCRIPT"):
+        connection.receive()
     assert client.xlen("jobs") == 1
+    connection.send([publishing(), ("ECHO", "after")])
+    assert len(connection.receive()[0]) == 1
+    assert connection.receive() == b"after"
 
 
-def test_a_blocked_wait_is_ended_from_another_thread(link: Link, client: redis.Redis) -> None:
-    assert interrupted_wait(link, client) is None
+@pytest.fixture
+def unable_to_load(own_server: EmbeddedRedis) -> Iterator[Connection]:
+    """A connection of a user who may call scripts and not load them."""
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        admin.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "+@all", "-script")
+    url = own_server.url.replace("redis://", "redis://worker:pw@")
+    with closing(make_link(url)) as connection:
+        yield connection
 
 
-def test_an_interrupt_that_comes_before_the_wait_ends_it_too(link: Link) -> None:
-    worker = Worker(link, "w1")
-    link.interrupt()
-    link.send([worker.commands.read(1, 9000)])
-    assert link.receive_blocked() is None
-    assert link.call("PING") == b"PONG"
+def test_a_user_who_may_not_load_scripts_is_denied_access(unable_to_load: Connection) -> None:
+    for _ in range(2):
+        with pytest.raises(RedisAccessDenied, match="script"):
+            unable_to_load.call(*publishing())
+    unable_to_load.send([("ECHO", "before"), publishing(), ("ECHO", "after")])
+    assert unable_to_load.receive() == b"before"
+    with pytest.raises(RedisAccessDenied, match="script"):
+        unable_to_load.receive()
+    assert unable_to_load.call("ECHO", "still used") == b"still used"
+
+
+def test_a_user_who_may_not_load_scripts_may_call_those_that_the_server_has(
+    unable_to_load: Connection, own_server: EmbeddedRedis
+) -> None:
+    with closing(make_link(own_server.url)) as connection:
+        connection.call(*publishing())
+    assert len(unable_to_load.call(*publishing())[0]) == 1
+    assert len(unable_to_load.call(*publishing())[0]) == 1

@@ -23,7 +23,7 @@ from servers import MASTER, Cluster, Sentinels, Servers, sentinel
 
 from shared_sync import DeadLetters, RedisStreamConsumer, RedisStreamProducer, Reject
 from shared_sync.connection import discovery
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.discovery import Ask, _MasterSearch, _OwnerSearch
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.connection.url import Node
@@ -58,8 +58,8 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.mark.parametrize("option", ["max_connections=50", "timeout=20"])
 def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option: str) -> None:
-    with closing(make_link(f"{redis_url}?{option}")) as link:
-        assert link.call("PING") == b"PONG"
+    with closing(make_link(f"{redis_url}?{option}")) as connection:
+        assert connection.call("PING") == b"PONG"
 
 
 @pytest.mark.parametrize(
@@ -153,18 +153,18 @@ def test_the_command_for_dead_letters_finds_them(servers: Servers) -> None:
 
 
 def test_a_blocked_wait_is_ended_from_another_thread(servers: Servers) -> None:
-    with closing(make_link(servers.url)) as link:
-        assert interrupted_wait(link, servers.admin(servers.master())) is None
+    with closing(make_link(servers.url)) as connection:
+        assert interrupted_wait(connection, servers.admin(servers.master())) is None
 
 
 def test_a_broken_link_finds_its_server_again(servers: Servers) -> None:
-    with closing(make_link(servers.url)) as link:
-        number = link.call("CLIENT", "ID")
+    with closing(make_link(servers.url)) as connection:
+        number = connection.call("CLIENT", "ID")
         servers.admin(servers.master()).client_kill_filter(_id=number)
         with pytest.raises(RedisUnavailable):
-            link.call("XLEN", STREAM)
-        assert link.call("XLEN", STREAM) == 0
-        assert link.connects == 2
+            connection.call("XLEN", STREAM)
+        assert connection.call("XLEN", STREAM) == 0
+        assert connection.connects == 2
 
 
 def test_servers_that_do_not_answer_are_passed_over(servers: Servers) -> None:
@@ -174,8 +174,8 @@ def test_servers_that_do_not_answer_are_passed_over(servers: Servers) -> None:
     url = servers.url.replace("://", f"://127.0.0.1:{port},")
     connect = discovery.connector(url, key=STREAM, reply_timeout_seconds=5)
     for _ in range(10):
-        with closing(Link(connect)) as link:
-            assert link.call("XLEN", STREAM) == 0
+        with closing(Connection(connect)) as connection:
+            assert connection.call("XLEN", STREAM) == 0
 
 
 # --- what is told when it cannot work -------------------------------------------------------------
@@ -203,9 +203,9 @@ def test_if_nobody_answers_the_error_names_all_that_were_asked_and_no_password(
 
 
 def test_a_master_that_no_sentinel_knows_is_named_with_the_remedy(sentinels: Sentinels) -> None:
-    link = make_link(f"redis+sentinel://u:{SECRET}@{sentinels.hosts}/other/0")
+    connection = make_link(f"redis+sentinel://u:{SECRET}@{sentinels.hosts}/other/0")
     with pytest.raises(RedisUnavailable) as caught:
-        link.open()
+        connection.open()
     told = str(caught.value)
     assert "the master 'other' was not found" in told
     assert told.count("does not know it") == 3
@@ -266,8 +266,8 @@ def test_sentinels_and_master_may_each_have_a_user_of_their_own(guarded: Embedde
     """That of the Sentinels needs one right."""
     address = f"redis+sentinel://worker:{SECRET}@127.0.0.1:{guarded.port}/{MASTER}"
     url = f"{address}?sentinel_username=asker&sentinel_password={SECRET}"
-    with closing(make_link(url)) as link:
-        assert link.call("ACL", "WHOAMI") == b"worker"
+    with closing(make_link(url)) as connection:
+        assert connection.call("ACL", "WHOAMI") == b"worker"
 
 
 @pytest.mark.parametrize(
@@ -310,28 +310,30 @@ def test_a_slot_that_is_moved_is_followed(cluster: Cluster) -> None:
     slot = str(key_slot(key.encode()))
     clients = [cluster.admin(server) for server in cluster.servers]
     names = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
-    with closing(Link(discovery.connector(cluster.url, key=key, reply_timeout_seconds=5))) as link:
-        port = int(link.call("CONFIG", "GET", "port")[1])
+    with closing(
+        Connection(discovery.connector(cluster.url, key=key, reply_timeout_seconds=5))
+    ) as connection:
+        port = int(connection.call("CONFIG", "GET", "port")[1])
         source = [server.port for server in cluster.servers].index(port)
         target = (source + 1) % 3
         clients[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
         clients[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
         with pytest.raises(RedisUnavailable, match="ASK"):
-            link.call("XLEN", key)
+            connection.call("XLEN", key)
         for client in (clients[target], clients[source]):
             client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
-        eventually(lambda: reaches(link, "XLEN", key))
-        assert int(link.call("CONFIG", "GET", "port")[1]) == cluster.servers[target].port
+        eventually(lambda: reaches(connection, "XLEN", key))
+        assert int(connection.call("CONFIG", "GET", "port")[1]) == cluster.servers[target].port
 
 
 def test_a_link_to_the_wrong_node_is_turned_away_and_finds_the_right_one(
     cluster: Cluster,
 ) -> None:
-    with closing(make_link(cluster.url)) as link:
+    with closing(make_link(cluster.url)) as connection:
         other = next(f"key-{n}" for n in range(100) if is_elsewhere(f"key-{n}"))
         with pytest.raises(RedisUnavailable, match="MOVED"):
-            link.call("XLEN", other)
-        assert link.call("XLEN", STREAM) == 0
+            connection.call("XLEN", other)
+        assert connection.call("XLEN", STREAM) == 0
 
 
 def is_elsewhere(key: str) -> bool:
@@ -339,9 +341,9 @@ def is_elsewhere(key: str) -> bool:
     return key_slot(key.encode()) * 3 // 16384 != key_slot(STREAM.encode()) * 3 // 16384
 
 
-def reaches(link: Link, *command: str) -> bool:
+def reaches(connection: Connection, *command: str) -> bool:
     try:
-        link.call(*command)
+        connection.call(*command)
     except RedisUnavailable:
         return False
     return True
@@ -499,14 +501,14 @@ def test_an_idle_link_notices_without_sending_that_the_master_was_replaced(
     port = redis_url.removesuffix("/0").rpartition(":")[2].encode()
     answers = Answers(a=[b"127.0.0.1", port])
     monkeypatch.setattr(discovery, "_asker", lambda *_: answers)
-    with closing(make_link("redis+sentinel://a:1/main")) as link:
-        assert link.call("PING") == b"PONG"
-        assert not link.is_stale()
+    with closing(make_link("redis+sentinel://a:1/main")) as connection:
+        assert connection.call("PING") == b"PONG"
+        assert not connection.is_stale()
         answers.said["a"] = [b"localhost", port]
-        assert link.is_stale()
-        link.close()
-        assert link.call("PING") == b"PONG"
-        assert not link.is_stale()
+        assert connection.is_stale()
+        connection.close()
+        assert connection.call("PING") == b"PONG"
+        assert not connection.is_stale()
 
 
 def test_sentinels_are_asked_once_a_second_and_no_thread_waits_for_another(

@@ -16,7 +16,7 @@ from tls import OPENSSL, Certificates, supports_tls
 
 from shared_sync import DeadLetters, RedisStreamConsumer, RedisStreamProducer
 from shared_sync.connection import discovery
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError, RedisUnavailable
 
@@ -123,8 +123,8 @@ def test_the_health_command_sees_it(url: str) -> None:
 
 
 def test_a_blocked_wait_is_ended_from_another_thread(url: str, client: redis.Redis) -> None:
-    with closing(make_link(url)) as link:
-        assert interrupted_wait(link, client) is None
+    with closing(make_link(url)) as connection:
+        assert interrupted_wait(connection, client) is None
 
 
 def test_an_authority_that_is_not_trusted_is_refused(
@@ -151,8 +151,8 @@ def test_the_host_is_checked_unless_that_is_switched_off(
     with pytest.raises(RedisUnavailable, match=r"(?i)mismatch|certificate is not valid"):
         make_link(url).open()
     for unchecked in ("ssl_check_hostname=no", "ssl_cert_reqs=none"):
-        with closing(make_link(f"{url}&{unchecked}")) as link:
-            assert link.call("PING") == b"PONG"
+        with closing(make_link(f"{url}&{unchecked}")) as connection:
+            assert connection.call("PING") == b"PONG"
 
 
 def test_tls_on_one_side_alone_is_unavailable(
@@ -164,7 +164,7 @@ def test_tls_on_one_side_alone_is_unavailable(
     ):
         connect = discovery.connector(url, key=STREAM, reply_timeout_seconds=0.5)
         with pytest.raises(RedisUnavailable):
-            Link(connect).open()
+            Connection(connect).open()
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "rediss+sentinel", "rediss+cluster"])

@@ -17,7 +17,7 @@ from protocol_client import HOUR_MS, KEYS, LEASE_MS, NOTHING, Looker, Worker, ma
 from redis.crc import key_slot
 
 from shared_sync.connection import discovery
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import (
     ConfigurationError,
@@ -82,7 +82,7 @@ def test_empty_names_are_refused(stream: str, group: str) -> None:
 
 
 def test_a_new_group_begins_with_what_was_published_before_it(
-    link: Link, client: redis.Redis
+    link: Connection, client: redis.Redis
 ) -> None:
     client.xadd("jobs", {"text": "early"})
     commands = GroupCommands(KEYS, "w1", LEASE_MS)
@@ -92,7 +92,9 @@ def test_a_new_group_begins_with_what_was_published_before_it(
     assert entry.items == [b"text", b"early"]
 
 
-def test_a_key_that_is_no_stream_is_a_configuration_error(link: Link, client: redis.Redis) -> None:
+def test_a_key_that_is_no_stream_is_a_configuration_error(
+    link: Connection, client: redis.Redis
+) -> None:
     client.set("jobs", "a string")
     with pytest.raises(ConfigurationError, match="'jobs'"):
         stream_commands.ensure_group(link, GroupCommands(KEYS, "w1", LEASE_MS))
@@ -119,13 +121,13 @@ def test_without_its_group_every_act_says_so(worker: Worker, client: redis.Redis
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finish as on a server that has XACKDEL, and as on others; one that has not falls back."""
 
-    def learn(_link: Link, commands: GroupCommands) -> None:
+    def learn(_link: Connection, commands: GroupCommands) -> None:
         commands.has_xackdel = request.param
 
     monkeypatch.setattr(stream_commands, "learn_abilities", learn)
 
 
-def test_a_server_is_asked_for_what_it_can_do(worker: Worker, link: Link) -> None:
+def test_a_server_is_asked_for_what_it_can_do(worker: Worker, link: Connection) -> None:
     (known,) = link.call("COMMAND", "INFO", "XACKDEL")
     assert worker.commands.has_xackdel is bool(known)
 
@@ -203,7 +205,7 @@ def test_a_message_forgets_its_failures_also_when_its_stream_was_deleted_meanwhi
 
 @pytest.mark.usefixtures("either_way")
 def test_an_entry_is_kept_while_another_group_has_not_read_it(
-    worker: Worker, link: Link, look: Looker, taken: list[str]
+    worker: Worker, link: Connection, look: Looker, taken: list[str]
 ) -> None:
     second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
     assert worker.finish(taken[0]) == 1
@@ -213,7 +215,7 @@ def test_an_entry_is_kept_while_another_group_has_not_read_it(
 
 @pytest.mark.usefixtures("either_way")
 def test_an_entry_is_kept_while_another_group_works_on_it_and_deleted_by_the_last(
-    worker: Worker, link: Link, look: Looker, taken: list[str]
+    worker: Worker, link: Connection, look: Looker, taken: list[str]
 ) -> None:
     second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
     third = Worker(link, "y1", keys=Keys.of("jobs", "third"))
@@ -228,7 +230,7 @@ def test_an_entry_is_kept_while_another_group_works_on_it_and_deleted_by_the_las
 
 
 def test_ids_beyond_the_exactness_of_doubles_are_compared_exactly(
-    link: Link, client: redis.Redis
+    link: Connection, client: redis.Redis
 ) -> None:
     low, high = "9007199254740993-18446744073709551614", "9007199254740993-18446744073709551615"
     client.xadd("jobs", {"a": "1"}, id=low)
@@ -442,7 +444,7 @@ def test_dead_letters_stand_in_the_order_they_died(
 
 
 def test_a_dead_message_stays_for_the_groups_that_still_need_it(
-    worker: Worker, link: Link, look: Looker, taken: list[str]
+    worker: Worker, link: Connection, look: Looker, taken: list[str]
 ) -> None:
     second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
     worker.bury(taken[0])
@@ -722,7 +724,7 @@ def test_own_messages_that_a_reader_holds_are_left_alone(
 
 
 def test_a_message_is_recovered_by_one_consumer_only(
-    worker: Worker, other: Worker, link: Link, look: Looker, taken: list[str]
+    worker: Worker, other: Worker, link: Connection, look: Looker, taken: list[str]
 ) -> None:
     third = Worker(link, "w3")
     look.end_lease("w1")
@@ -811,7 +813,7 @@ def test_a_message_that_is_to_be_given_up_on_need_not_wait(
 
 
 def test_of_what_a_dead_consumer_had_read_at_once_one_message_at_a_time_runs_here(
-    worker: Worker, other: Worker, link: Link, look: Looker, taken: list[str]
+    worker: Worker, other: Worker, link: Connection, look: Looker, taken: list[str]
 ) -> None:
     """Whichever of them took the process down, it shall not take the same neighbours again."""
     for entry_id in taken:
@@ -870,7 +872,7 @@ def test_messages_of_a_dead_consumer_need_not_wait_for_each_other_if_it_told_tha
 
 @pytest.mark.parametrize("singly", [True, False])
 def test_what_its_name_had_before_is_judged_by_how_its_predecessor_read(
-    link: Link, worker: Worker, look: Looker, taken: list[str], singly: bool
+    link: Connection, worker: Worker, look: Looker, taken: list[str], singly: bool
 ) -> None:
     look.end_lease("w1")
     look.pass_ms(5)
@@ -1085,13 +1087,15 @@ def test_a_late_failure_of_a_consumer_that_left_does_not_count_but_a_late_result
 # --- publish ----------------------------------------------------------------------------------
 
 
-def publish(link: Link, count: int, limit: int | None) -> tuple[list[str], SharedSyncError | None]:
+def publish(
+    link: Connection, count: int, limit: int | None
+) -> tuple[list[str], SharedSyncError | None]:
     messages = [[b"n", b"%d" % number] for number in range(count)]
     reply = link.call(*stream_commands.publish("jobs", messages, limit))
     return stream_commands.parse_published(reply)
 
 
-def test_messages_are_added_in_order(link: Link, look: Looker) -> None:
+def test_messages_are_added_in_order(link: Connection, look: Looker) -> None:
     ids, error = publish(link, 100, None)
     assert error is None
     assert look.bodies() == ids
@@ -1100,7 +1104,7 @@ def test_messages_are_added_in_order(link: Link, look: Looker) -> None:
     ]
 
 
-def test_the_limit_is_exact(link: Link, look: Looker) -> None:
+def test_the_limit_is_exact(link: Connection, look: Looker) -> None:
     assert len(publish(link, 7, 10)[0]) == 7
     ids, error = publish(link, 7, 10)
     assert (len(ids), error) == (3, None)
@@ -1109,14 +1113,14 @@ def test_the_limit_is_exact(link: Link, look: Looker) -> None:
     assert look.client.xlen("jobs") == 10
 
 
-def test_finished_messages_make_room(worker: Worker, link: Link, taken: list[str]) -> None:
+def test_finished_messages_make_room(worker: Worker, link: Connection, taken: list[str]) -> None:
     assert publish(link, 1, 3) == ([], None)
     worker.finish(taken[1])
     assert len(publish(link, 2, 3)[0]) == 1
 
 
 def test_publishing_to_what_is_no_stream_is_refused_and_says_why(
-    link: Link, client: redis.Redis
+    link: Connection, client: redis.Redis
 ) -> None:
     client.set("jobs", "a string")
     ids, error = publish(link, 2, None)
@@ -1151,7 +1155,7 @@ def test_a_server_without_memory_accepts_what_fits_and_says_why_it_stopped(
 
 
 @pytest.fixture
-def successor(link: Link, worker: Worker, look: Looker, taken: list[str]) -> Worker:
+def successor(link: Connection, worker: Worker, look: Looker, taken: list[str]) -> Worker:
     """Has taken w1's name after w1, which holds three messages, was frozen past its lease."""
     look.end_lease("w1")
     made = Worker(link, "w1", holder="successor", beats=False)
@@ -1160,7 +1164,7 @@ def successor(link: Link, worker: Worker, look: Looker, taken: list[str]) -> Wor
 
 
 def test_a_name_is_held_by_one_while_it_beats_and_free_when_its_lease_has_ended(
-    link: Link, worker: Worker, look: Looker
+    link: Connection, worker: Worker, look: Looker
 ) -> None:
     other = Worker(link, "w1", holder="other", beats=False)
     held = other.take_name()
@@ -1174,7 +1178,7 @@ def test_a_name_is_held_by_one_while_it_beats_and_free_when_its_lease_has_ended(
 
 
 def test_a_name_is_free_at_once_after_a_clean_end_and_from_a_holder_known_to_be_gone(
-    link: Link, worker: Worker, look: Looker
+    link: Connection, worker: Worker, look: Looker
 ) -> None:
     other = Worker(link, "w1", holder="other", beats=False)
     gone = other.commands.hold(b"the holder of w1")
@@ -1232,7 +1236,7 @@ def test_a_beat_brings_back_a_holder_that_was_lost(worker: Worker, look: Looker)
     assert look.client.hgetall(look.keys.holders) == {b"w1": b"the holder of w1"}
 
 
-def test_holders_do_not_pile_up(link: Link, worker: Worker, look: Looker) -> None:
+def test_holders_do_not_pile_up(link: Connection, worker: Worker, look: Looker) -> None:
     Worker(link, "w2")
     Worker(link, "w3")
     look.end_lease("w2")
@@ -1262,7 +1266,7 @@ def test_asking_for_the_rights_changes_nothing(
 
 
 @pytest.fixture
-def restricted(own_server: EmbeddedRedis) -> Iterator[tuple[Link, redis.Redis]]:
+def restricted(own_server: EmbeddedRedis) -> Iterator[tuple[Connection, redis.Redis]]:
     """A link of a user who may do everything but remove consumers and create groups."""
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
         rights = ("on", ">pw", "~*", "+@all", "-xgroup|delconsumer", "-xgroup|create")
@@ -1277,7 +1281,7 @@ def restricted(own_server: EmbeddedRedis) -> Iterator[tuple[Link, redis.Redis]]:
 
 
 def test_without_the_right_to_remove_consumers_their_names_stay_and_all_else_goes_on(
-    restricted: tuple[Link, redis.Redis],
+    restricted: tuple[Connection, redis.Redis],
 ) -> None:
     link, admin = restricted
     admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
@@ -1297,7 +1301,7 @@ def test_without_the_right_to_remove_consumers_their_names_stay_and_all_else_goe
 
 
 def test_without_the_right_to_create_groups_a_group_must_be_there(
-    restricted: tuple[Link, redis.Redis],
+    restricted: tuple[Connection, redis.Redis],
 ) -> None:
     link, admin = restricted
     commands = GroupCommands(KEYS, "w1", LEASE_MS)
@@ -1311,16 +1315,16 @@ def test_without_the_right_to_create_groups_a_group_must_be_there(
 
 
 @pytest.fixture
-def fake() -> Iterator[tuple[Link, redis.Redis]]:
+def fake() -> Iterator[tuple[Connection, redis.Redis]]:
     with (
         fakeredis.FakeRedis(protocol=2) as client,
-        closing(Link(client.connection_pool.make_connection)) as link,
+        closing(Connection(client.connection_pool.make_connection)) as link,
     ):
         yield link, client
 
 
 def test_a_message_runs_its_whole_course_in_a_fake_server_too(
-    fake: tuple[Link, redis.Redis],
+    fake: tuple[Connection, redis.Redis],
 ) -> None:
     link, client = fake
     worker, look = Worker(link, "w1"), Looker(client)
@@ -1344,7 +1348,7 @@ def test_a_message_runs_its_whole_course_in_a_fake_server_too(
 
 
 def test_the_limit_of_a_queue_is_exact_in_a_fake_server_too(
-    fake: tuple[Link, redis.Redis],
+    fake: tuple[Connection, redis.Redis],
 ) -> None:
     link, client = fake
     assert len(publish(link, 5, 3)[0]) == 3
@@ -1352,7 +1356,7 @@ def test_the_limit_of_a_queue_is_exact_in_a_fake_server_too(
 
 
 def test_an_entry_is_kept_for_another_group_in_a_fake_server_too(
-    fake: tuple[Link, redis.Redis],
+    fake: tuple[Connection, redis.Redis],
 ) -> None:
     link, client = fake
     worker = Worker(link, "w1")
@@ -1384,7 +1388,12 @@ def test_when_all_leases_have_ended_nobody_is_taken_for_dead(
 
 
 def test_after_an_outage_the_others_have_a_grace_to_beat_before_they_are_judged(
-    worker: Worker, other: Worker, link: Link, look: Looker, client: redis.Redis, taken: list[str]
+    worker: Worker,
+    other: Worker,
+    link: Connection,
+    look: Looker,
+    client: redis.Redis,
+    taken: list[str],
 ) -> None:
     """Also by a consumer that comes only then, and sees nothing but lapsed leases."""
     let_lapse(client, look, w1=1, w2=1)
@@ -1431,7 +1440,7 @@ def test_a_full_server_still_lets_messages_end_and_workers_live(
     own_server: EmbeddedRedis,
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as client:
-        link = Link(discovery.connector(own_server.url, key="jobs", reply_timeout_seconds=5))
+        link = Connection(discovery.connector(own_server.url, key="jobs", reply_timeout_seconds=5))
         worker = Worker(link, "w1")
         ids = worker.publish(*([b"n", b"%d" % number] for number in range(5)))
         worker.read(5)

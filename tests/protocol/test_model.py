@@ -43,7 +43,7 @@ from model import (
 )
 from protocol_client import KEYS, Looker, Worker
 
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import GroupMissing, SharedSyncError
 from shared_sync.protocol import commands as stream_commands
@@ -201,7 +201,7 @@ class Seen:
 class Lives(RuleBasedStateMachine):
     """The consumers, the server they share, and the model beside it."""
 
-    def __init__(self, client: redis.Redis, link: Link, keeps_lost_bodies: bool) -> None:
+    def __init__(self, client: redis.Redis, link: Connection, keeps_lost_bodies: bool) -> None:
         super().__init__()
         client.flushall()
         self.client = client
@@ -885,7 +885,7 @@ def _order(entry_id: str) -> tuple[int, ...]:
 
 
 def test_whatever_befalls_a_group_no_message_is_lost_and_none_is_answered_twice(
-    client: redis.Redis, link: Link, look: Looker, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, link: Connection, look: Looker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_commands, "LONGEST_GRACE_MS", LEASE * TICK_MS)
     keeps_lost_bodies = not look.drops_deleted_bodies_on_claim()

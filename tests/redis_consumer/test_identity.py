@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from protocol_client import LEASE_MS, Looker, Worker
 
-from shared_sync.connection.connection import Link
+from shared_sync.connection.connection import Connection
 from shared_sync.errors import ConsumerIdInUse
 from shared_sync.protocol.commands import NameTaken
 from shared_sync.protocol.process_identity import Holder
@@ -40,7 +40,7 @@ class Waits:
 
 
 @pytest.fixture
-def newcomer(link: Link, worker: Worker) -> Worker:
+def newcomer(link: Connection, worker: Worker) -> Worker:
     """Wants the name that `worker` has, which lives elsewhere."""
     worker.leave()
     worker.commands = replace(worker.commands, holder=ELSEWHERE)
@@ -54,7 +54,7 @@ def take(
     return identity.take(newcomer.link, newcomer.commands, LOGGER, give_up=waits, **options)
 
 
-def test_a_free_name_is_taken_at_once_and_the_moment_told(link: Link, look: Looker) -> None:
+def test_a_free_name_is_taken_at_once_and_the_moment_told(link: Connection, look: Looker) -> None:
     waits = Waits()
     begun = look.now_ms()
     taken = take(Worker(link, "new", beats=False), waits)
@@ -100,7 +100,7 @@ def test_a_lease_that_was_prolonged_after_it_ended_is_no_sign_of_life(
 
 
 def test_a_process_that_is_known_to_be_gone_loses_its_name_at_once(
-    link: Link, worker: Worker
+    link: Connection, worker: Worker
 ) -> None:
     dead = replace(Holder.here(), started="1").text()
     worker.leave()
@@ -136,7 +136,7 @@ def test_the_wait_ends_when_the_name_is_not_wanted_any_more(newcomer: Worker, lo
 
 
 def test_a_consumer_here_is_named_with_this_process(
-    link: Link, worker: Worker, look: Looker
+    link: Connection, worker: Worker, look: Looker
 ) -> None:
     here = Holder.here().text()
     worker.leave()
