@@ -59,6 +59,11 @@ class GuardedRecorder:
         self._logger = logger
         self._told = False
 
+    @property
+    def records(self) -> bool:
+        """Whether there is a recorder."""
+        return self._recorder is not None
+
     def increment_counter(self, name: str, value: float = 1) -> None:
         if self._recorder is not None:
             self._guard(name, self._recorder.increment_counter, name, value)

@@ -10,17 +10,17 @@ from typing import Any, Final
 
 from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol.commands import (
+from shared_sync.protocol import group_tables
+from shared_sync.protocol.group_tables import (
     ConsumerSeen,
     GroupTables,
-    Keys,
     LetterSeen,
     Listed,
     Newest,
     ParkedSeen,
 )
-from shared_sync.protocol.process_identity import Holder
+from shared_sync.protocol.keys import Keys, id_milliseconds
+from shared_sync.protocol.process_identity import ProcessIdentity
 
 MOST_CONSUMERS: Final = 100
 MOST_PARKED: Final = 50
@@ -67,7 +67,7 @@ class GroupView:
         raises.
         """
         with self._lock:
-            command = stream_commands.view(
+            command = group_tables.view(
                 self._keys,
                 most_consumers=MOST_CONSUMERS,
                 most_parked=MOST_PARKED,
@@ -79,7 +79,7 @@ class GroupView:
                 reply = link.call(*command)
             finally:
                 link.close()
-            tables = stream_commands.parse_view(reply, most_letters=MOST_LETTERS, known=self._known)
+            tables = group_tables.parse_view(reply, most_letters=MOST_LETTERS, known=self._known)
             self._known = tables.letters if isinstance(tables.letters, Newest) else Newest()
         return _shown(self._keys, tables)
 
@@ -133,7 +133,7 @@ def _why_not(table: str, error: SharedSyncError) -> str:
 
 def _consumer(row: ConsumerSeen, now_ms: int) -> dict[str, Any]:
     lease_ms = None if row.lease_end_ms is None else row.lease_end_ms - now_ms
-    holder = Holder.parse(_text(row.holder))
+    holder = ProcessIdentity.parse(_text(row.holder))
     return {
         "name": _text(row.name),
         "present": None if lease_ms is None else lease_ms > 0,
@@ -175,7 +175,7 @@ def _letter(row: LetterSeen, now_ms: int) -> dict[str, Any]:
         "error_type": _type_name(error_type),
         "fingerprint": fingerprint(error_type, reason, error or text),
         "attempts": int(attempts) if _NUMBER.fullmatch(attempts) else None,
-        "seconds_ago": max(0, now_ms - stream_commands.id_milliseconds(row.id)) / 1000,
+        "seconds_ago": max(0, now_ms - id_milliseconds(row.id)) / 1000,
         "details": error or text,
     }
 

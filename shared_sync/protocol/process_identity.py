@@ -1,4 +1,4 @@
-"""Who holds a consumer's name: one process at a time, told apart by more than its pid."""
+"""Which process has claimed a consumer's name: told apart from others by more than its pid."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _STATE, _START_TIME = 0, 19
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class ProcessIdentity:
     """One consumer object in one process; its text form is what stands in Redis."""
 
     token: str
-    """Drawn at random, so that no two holders are the same."""
+    """Drawn at random, so that no two identities are the same."""
 
     host: str
     pid: int
@@ -31,11 +31,11 @@ class Holder:
     """When the process started, in the kernel's ticks; a pid that is used again has another."""
 
     prefetch: int
-    """Most messages of one read: with 1, those that it leaves behind never came together."""
+    """Most messages of one read. With 1, messages that it leaves behind never came together."""
 
     @classmethod
-    def here(cls, *, prefetch: int = 1, proc: Path = PROC) -> Holder:
-        """A new holder in this process."""
+    def here(cls, *, prefetch: int = 1, proc: Path = PROC) -> ProcessIdentity:
+        """Return a new identity of this process."""
         pid = os.getpid()
         started = ""
         with suppress(OSError):
@@ -45,8 +45,11 @@ class Holder:
         )
 
     @classmethod
-    def parse(cls, text: str) -> Holder | None:
-        """The holder that a text begins with; None for what no version of this library writes."""
+    def parse(cls, text: str) -> ProcessIdentity | None:
+        """Return the identity that a text begins with.
+
+        None for a text that no version of this library writes.
+        """
         try:
             facts, _ = json.JSONDecoder().raw_decode(text)
             return cls(**{name: kind(facts[name]) for name, kind in _FIELDS.items()})
@@ -54,12 +57,13 @@ class Holder:
             return None
 
     def text(self) -> str:
+        """Return the text that stands in Redis."""
         return json.dumps(asdict(self))
 
-    def is_gone(self, proc: Path = PROC) -> bool:
-        """Whether its process is known to have ended; False where that cannot be known from here.
+    def has_ended(self, proc: Path = PROC) -> bool:
+        """Return whether its process is known to have ended.
 
-        A stopped process is not gone. On another machine, in another container, or without
+        A stopped process has not ended. On another machine, in another container, or without
         `/proc`, only the end of its lease tells.
         """
         if not self.machine or not self.started:

@@ -1,4 +1,4 @@
-"""What a consumer is told to be: live, ready, healthy, and the reasons why not."""
+"""How a consumer is: live, ready, healthy, and the reasons why not."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.errors import ConsumerBroken, ConsumerIdInUse
 from shared_sync.redis_consumer.job_budget import Job
 from shared_sync.redis_consumer.state import State
-from shared_sync.redis_consumer.watchdog import Sight
+from shared_sync.redis_consumer.watchdog import Snapshot
 
 _NOT_AT_WORK: Final = {
     State.NEW: "not started",
@@ -23,7 +23,7 @@ _IDLE: Final = frozenset({"late", "stuck", "stalled", "ended"})
 
 
 @dataclass(slots=True)
-class Verdict:
+class ConsumerHealth:
     """Reasons, by what they mean, in words without addresses and texts of errors."""
 
     broken: list[str] = field(default_factory=list)
@@ -43,14 +43,16 @@ class Verdict:
 
     @property
     def live(self) -> bool:
+        """Whether the process makes progress by itself."""
         return not self.broken
 
     @property
     def ready(self) -> bool:
+        """Whether the consumer takes messages."""
         return not (self.broken or self.cut_off or self.idle)
 
     def data(self) -> dict[str, Any]:
-        """What of it is shown: nothing, where all is well."""
+        """Return what a health page shows of it: nothing if all is well."""
         reasons = [*self.broken, *self.cut_off, *self.idle, *self.late]
         if not reasons:
             return {}
@@ -61,70 +63,73 @@ class Verdict:
 
 def judge(
     state: State,
-    sight: Sight,
+    snapshot: Snapshot,
     *,
-    connectivity: Connectivity,
+    availability: Availability,
     group: str,
     broken: ConsumerBroken | None,
     ended: Sequence[str],
-) -> Verdict:
-    """Say how a consumer is that is in this state and was seen like this.
+) -> ConsumerHealth:
+    """Return the health of a consumer that is in this state and of which this snapshot was taken.
 
-    `group` is how to call the group, `broken` why it does not go on, and `ended` are the threads
-    that have ended by themselves.
+    `group` names the group in reasons, `broken` is why the consumer cannot go on, and `ended` are
+    the threads that have ended by themselves.
     """
-    verdict = Verdict()
+    health = ConsumerHealth()
     if isinstance(broken, ConsumerIdInUse):
-        verdict.broken.append("another process has taken this consumer's name")
-        verdict.details["name"] = str(broken)
+        health.broken.append("another process has taken this consumer's name")
+        health.details["name"] = str(broken)
     elif broken is not None:
-        verdict.broken.append(str(broken))
+        health.broken.append(str(broken))
     elif ended:
-        verdict.broken.append(threads_ended(ended))
+        health.broken.append(threads_ended(ended))
     if state is State.RUNNING:
-        _judge_loops(verdict, sight)
+        _judge_loops(health, snapshot)
     else:
-        verdict.idle.append(_NOT_AT_WORK[state])
+        health.idle.append(_NOT_AT_WORK[state])
     if state in (State.RUNNING, State.DRAINING):
-        _judge_redis(verdict, sight, connectivity, group)
-    _judge_jobs(verdict, sight.jobs, may_break=state is State.RUNNING)
-    return verdict
+        _judge_redis(health, snapshot, availability, group)
+    _judge_jobs(health, snapshot.jobs, may_break=state is State.RUNNING)
+    return health
 
 
 def threads_ended(names: Sequence[str]) -> str:
+    """Return the reason for threads that have ended by themselves."""
     return f"threads of the pool ended by themselves: {', '.join(names)}"
 
 
-def _judge_loops(verdict: Verdict, sight: Sight) -> None:
-    verdict.broken += [
-        f"{name} is stalled: it does not go on, and runs no job" for name in sight.stalled
+def _judge_loops(health: ConsumerHealth, snapshot: Snapshot) -> None:
+    health.broken += [
+        f"{name} is stalled: it does not go on, and runs no job" for name in snapshot.stalled
     ]
-    if sight.stalled:
-        verdict.details["stalled"] = dict(sight.stalled)
-    if sight.readers and all(reader.state in _IDLE for reader in sight.readers):
-        verdict.idle.append("no reader is free: nothing is consumed")
+    if snapshot.stalled:
+        health.details["stalled"] = dict(snapshot.stalled)
+    if snapshot.readers and all(reader.state in _IDLE for reader in snapshot.readers):
+        health.idle.append("no reader is free: nothing is consumed")
 
 
-def _judge_redis(verdict: Verdict, sight: Sight, connectivity: Connectivity, group: str) -> None:
-    failures = connectivity.failures()
+def _judge_redis(
+    health: ConsumerHealth, snapshot: Snapshot, availability: Availability, group: str
+) -> None:
+    failures = availability.failures()
     codes = sorted({failure.code for failure in failures if failure.code is not None})
     if codes:
-        verdict.cut_off.append(f"Redis refuses what it is asked ({', '.join(codes)})")
-    if sight.redis_is_silent or any(failure.code is None for failure in failures):
-        silent = sight.silent_seconds
+        health.cut_off.append(f"Redis refuses what it is asked ({', '.join(codes)})")
+    if snapshot.redis_is_silent or any(failure.code is None for failure in failures):
+        silent = snapshot.silent_seconds
         for_how_long = f"has not answered for {silent:.0f} s" if silent >= 1 else "does not answer"
-        verdict.cut_off.append(f"Redis {for_how_long}")
-    if connectivity.group_missing:
-        verdict.cut_off.append(f"{group} does not exist")
-    if verdict.cut_off:
-        verdict.details["redis"] = connectivity.address
+        health.cut_off.append(f"Redis {for_how_long}")
+    if availability.group_missing:
+        health.cut_off.append(f"{group} does not exist")
+    if health.cut_off:
+        health.details["redis"] = availability.address
         if failures:
-            verdict.details["error"] = failures[-1].text
+            health.details["error"] = failures[-1].text
 
 
-def _judge_jobs(verdict: Verdict, jobs: Sequence[Job], *, may_break: bool) -> None:
+def _judge_jobs(health: ConsumerHealth, jobs: Sequence[Job], *, may_break: bool) -> None:
     for job in jobs:
         if job.is_over_its_limit and may_break:
-            verdict.broken.append(job.reason())
+            health.broken.append(job.reason())
         elif job.state != "running":
-            verdict.late.append(job.reason())
+            health.late.append(job.reason())

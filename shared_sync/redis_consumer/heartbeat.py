@@ -1,73 +1,123 @@
-"""One pass of the keeper: say that this consumer lives, tidy up, and read the queue's figures."""
+"""One pass of the heartbeat thread for a subscription: renew the lease, tidy up, read the queue."""
 
 from __future__ import annotations
 
+import logging
+from typing import Final
+
 from shared_sync.common.guarded import Logger, Recorder
-from shared_sync.connection.availability import Connectivity
+from shared_sync.common.log_once import LogOnce
+from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
-from shared_sync.errors import RedisAccessDenied
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol.commands import GroupCommands, QueueFigures
+from shared_sync.errors import RedisAccessDenied, SharedSyncError
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.keys import PARKED
+from shared_sync.protocol.replies import (
+    HeartbeatReply,
+    Pending,
+    QueueMetrics,
+    parse_heartbeat,
+    parse_pending,
+)
+from shared_sync.protocol.scan import START
+from shared_sync.redis_consumer.recovery import Recovery
+from shared_sync.redis_consumer.slot import Activity
 
 MAX_INTERVAL_SECONDS = 2.0
-BEATS_PER_LEASE = 6
+HEARTBEATS_PER_LEASE = 6
+BUSY_INTERVAL_SECONDS: Final = 0.05
+"""Pause while due times are being restored, in steps."""
 
 
-class Keeper:
-    """Owns one connection. `step()` belongs to the keeper's thread; anyone may read `figures`."""
+class Heartbeat:
+    """Sends heartbeats. Methods belong to the heartbeat thread; anyone may read `queue`."""
 
     def __init__(
         self,
-        *,
         name: str,
-        link: Connection,
+        *,
+        connection: Connection,
         commands: GroupCommands,
-        connectivity: Connectivity,
+        activity: Activity,
+        recovery: Recovery,
+        availability: Availability,
         recorder: Recorder,
         logger: Logger,
         lease_seconds: float,
     ) -> None:
-        self.name = name
-        self.link = link
-        self.interval_seconds = min(lease_seconds / BEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
+        self._name = name
+        self._connection = connection
         self._commands = commands
-        self.figures: QueueFigures | None = None
-        self._connectivity = connectivity
+        self._activity = activity
+        self._recovery = recovery
+        self._availability = availability
         self._recorder = recorder
-        self._logger = logger
-        self._refusal_told = False
+        self._log_refusal = LogOnce(logger, logging.WARNING)
+        self._interval_seconds = min(lease_seconds / HEARTBEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
+        # Owned by the heartbeat thread.
+        self._ended_from = 0
+        self._restore_from = ""
+        # Replaced by the heartbeat thread as a whole.
+        self.queue: QueueMetrics | None = None
+        """The sizes of the queue at the last heartbeat."""
 
     @property
-    def in_bounds(self) -> bool:
-        """Whether it waits for a reply, which has a limit."""
-        return self.link.receiving
-
-    @property
-    def moved_at(self) -> float:
-        """It has nothing to do but its steps."""
-        return 0.0
+    def interval_seconds(self) -> float:
+        """How long to wait until the next heartbeat."""
+        is_restoring = self._restore_from not in ("", START)
+        return BUSY_INTERVAL_SECONDS if is_restoring else self._interval_seconds
 
     def step(self) -> None:
-        """One beat. Blocks up to the time limits of the connection; raises what the link raises."""
-        beat = stream_commands.parse_beat(self.link.call(*self._commands.beat()))
-        figures = beat.figures
-        self._connectivity.succeeded(self.name)
-        self._recorder.increment_counter("redis_operations")
-        self.figures = figures
-        if isinstance(beat.refusal, RedisAccessDenied) and not self._refusal_told:
-            self._refusal_told = True
-            self._logger.warning(
-                "a right is missing, so that names of ended consumers stay in the group or figures "
-                "of the queue are unknown: %s. Messages go on; this is said once",
-                beat.refusal,
+        """Send one heartbeat. Blocks up to the connection's time limits; raises what it raises."""
+        command = self._commands.heartbeat(
+            ended_from=self._ended_from, restore_from=self._restore_from
+        )
+        pending, heartbeat = self._exchange(self._commands.pending(), command)
+        summary, reply = parse_pending(pending), parse_heartbeat(heartbeat)
+        self._availability.succeeded(self._name)
+        self._recorder.increment_counter("redis_operations", 2)
+        self._ended_from = reply.ended_from
+        self._restore_from = self._next_to_restore(summary, reply)
+        self._recovery.found_consumers(name for name in summary.by_consumer if name != PARKED)
+        self._report(summary, reply)
+
+    def _exchange(self, *commands: tuple[object, ...]) -> list[object]:
+        self._activity.receives = True
+        try:
+            replies = self._connection.call_all(*commands)
+        finally:
+            self._activity.receives = False
+        for reply in replies:
+            if isinstance(reply, SharedSyncError):
+                raise reply
+        return replies
+
+    def _next_to_restore(self, summary: Pending, reply: HeartbeatReply) -> str:
+        """Where to go on restoring due times, if fewer are there than messages are parked."""
+        if summary.parked <= reply.due_times:
+            return ""
+        return reply.restore_from or START
+
+    def _report(self, summary: Pending, reply: HeartbeatReply) -> None:
+        if isinstance(reply.refusal, RedisAccessDenied):
+            self._log_refusal(
+                "a right is missing, so that names of ended consumers stay in the group or sizes "
+                "of the queue are unknown: %s. Messages go on; this is logged once",
+                reply.refusal,
             )
-        known = {
-            "queue_depth": figures.backlog,
-            "queue_waiting": figures.waiting,
-            "jobs_pending": figures.pending - figures.parked,
-            "jobs_parked": figures.parked,
-            "dead_letters": figures.dead,
+        queue = self.queue = QueueMetrics(
+            backlog=reply.backlog,
+            pending=summary.total,
+            parked=summary.parked,
+            dead=reply.dead,
+        )
+        sizes = {
+            "queue_depth": queue.backlog,
+            "queue_waiting": queue.waiting,
+            "jobs_pending": queue.pending - queue.parked,
+            "jobs_parked": queue.parked,
+            "dead_letters": queue.dead,
         }
-        for name, figure in known.items():
-            if figure is not None:
-                self._recorder.set_gauge(name, figure)
+        for name, size in sizes.items():
+            if size is not None:
+                self._recorder.set_gauge(name, size)

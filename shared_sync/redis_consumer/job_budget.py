@@ -1,4 +1,4 @@
-"""How long a job may take: what was declared, and what such jobs took so far."""
+"""How long a job may take: what was declared, and how long such jobs took so far."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared_sync.common.guarded import GuardedRecorder
-from shared_sync.redis_consumer.in_flight import Running
+from shared_sync.redis_consumer.running_jobs import RunningJob
 
 DURATION: Final = "processing_latency"
 LEARN_SECONDS: Final = 5.0
-"""How often the figures are asked how long jobs take."""
+"""How often the metrics are asked how long jobs take."""
 
 FEWEST_JOBS: Final = 100
-"""Of fewer there is no telling what one in a hundred takes."""
+"""Fewer jobs do not tell how long one in a hundred takes."""
 
 SHORTEST_BUDGET_SECONDS: Final = 30.0
-"""No job is late by the figures before: a pause of the machine or of what a processor waits for
-makes fifty times as much of a job of milliseconds, and means nothing."""
+"""No job is late by the metrics before this. A pause of the machine, or of what a processor waits for,
+makes a job of milliseconds take fifty times as long, and means nothing."""
 
 LIMIT_PER_DEADLINE: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A running message, and the limits that it has."""
+    """A running job, and its limits."""
 
-    running: Running
+    running: RunningJob
     budget_seconds: float | None
     limit_seconds: float | None
 
@@ -44,7 +44,7 @@ class Job:
         return _is_over(self.running.seconds, self.limit_seconds)
 
     def reason(self) -> str:
-        """What to say of it, where it is late."""
+        """Return why it is late, in words."""
         over = self.is_over_its_limit
         name, seconds = ("limit", self.limit_seconds) if over else ("budget", self.budget_seconds)
         return (
@@ -54,7 +54,7 @@ class Job:
 
 
 class Budget:
-    """The limits of one consumer's jobs. `learn()` is the keeper's; anyone may call `of()`."""
+    """The limits of one consumer's jobs. The heartbeat thread calls `learn()`, anyone `of()`."""
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ class Budget:
         self._late_after_p99s = late_after_p99s
         self._recorder = recorder
         self._clock = clock
-        # Owned by the keeper's thread.
+        # Owned by the heartbeat thread.
         self._learn_at = clock()
-        # Replaced by the keeper's thread as a whole; anyone may read it.
+        # Replaced by the heartbeat thread as a whole; anyone may read it.
         self._seconds = deadline_seconds
 
     def learn(self) -> None:
@@ -88,7 +88,8 @@ class Budget:
         declared = [] if self._deadline_seconds is None else [self._deadline_seconds]
         self._seconds = min([*usual, *declared], default=None)
 
-    def of(self, running: Running) -> Job:
+    def of(self, running: RunningJob) -> Job:
+        """Return a running job with its limits."""
         return Job(running, self._seconds, self._limit_seconds)
 
 

@@ -1,31 +1,54 @@
-"""When to look for messages that nobody works on, and what was found."""
+"""Recovery: taking over messages that nobody works on, in bounded steps, one reader at a time."""
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Final
 
+from shared_sync.common import backoff
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.connection.scripts import Command
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol.commands import Entry, GroupCommands
-from shared_sync.protocol.process_identity import Holder
-from shared_sync.redis_consumer.in_flight import InHand
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.keys import PARKED
+from shared_sync.protocol.messages import Entry
+from shared_sync.protocol.process_identity import ProcessIdentity
+from shared_sync.protocol.scan import START, Found, Position, ScanRequest, parse_found
+from shared_sync.redis_consumer import crashes
+from shared_sync.redis_consumer.in_flight import InFlight
 
 INTERVAL_SECONDS = 1.0
+"""How often a process looks for messages to take over, if nothing else calls for it."""
+
+BUSY_SECONDS: Final = 0.0025
+"""The same while messages of dead consumers are left, so that new messages are read as well."""
+
+FRUITLESS_SECONDS: Final = 0.02
+"""The same after a step that found nothing where there is more to look at; doubled each time."""
+
+WAKE_TOLERANCE_SECONDS: Final = 0.01
+"""By how much a reader may wake after the turn that it waits for."""
+
+MOST_FOREIGN: Final = 50
+"""Names of consumers that one step is asked about."""
+
+Exchange = Callable[[Command], Any]
 
 
-class Recoverer:
-    """Gives the readers of one process turns at recovery, one a second. Safe from any thread."""
+class Recovery:
+    """Gives the readers of one pool turns at recovery. Safe from any thread; never blocks long."""
 
     def __init__(
         self,
         *,
         commands: GroupCommands,
-        in_hand: InHand,
+        in_flight: InFlight,
         own_idle_seconds: float,
         max_crashes: int,
         recorder: Recorder,
@@ -33,9 +56,10 @@ class Recoverer:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        # Fixed after construction.
         self._commands = commands
-        self._in_hand = in_hand
-        self._own_idle_seconds = own_idle_seconds
+        self._in_flight = in_flight
+        self._own_idle_ms = round(own_idle_seconds * 1000)
         self._max_crashes = max_crashes
         self._recorder = recorder
         self._logger = logger
@@ -47,28 +71,59 @@ class Recoverer:
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._next_turn = clock()
-        self._finds_suspects = ""  # the reader that looks for them just now
+        self._next_whole_look = clock()
+        self._waiter: object = None  # the reader that waits for the next turn
+        self._wakes_at = math.inf  # and when it wakes
+        self._is_searched = False  # a reader looks for suspects just now
+        self._position = Position()
+        self._fruitless_steps = 0
+        self._left_behind_first = False
+        self._foreign: deque[str] = deque()
 
-    def name_taken(self, since_ms: int, predecessor: Holder | None) -> None:
-        """The name is held since then, by the server's clock; call it before the readers start.
+    def name_claimed(self, since_ms: int, predecessor: ProcessIdentity | None) -> None:
+        """Note since when the name is claimed, by the server's clock, before the readers start.
 
-        What the name was given before, an earlier process had: the predecessor, as far as known.
+        Messages that were delivered to the name before belonged to an earlier process: to the
+        predecessor, if that is known.
         """
         self._since_ms = since_ms
         self._predecessor_read_singly = predecessor is not None and predecessor.prefetch == 1
 
-    def seconds_to_turn(self) -> float:
-        """How long a reader may block before recovery is due again."""
+    def found_consumers(self, names: Iterable[str]) -> None:
+        """Note the consumers that have pending messages; some of them perhaps have no lease."""
+        others = [name for name in names if name not in (PARKED, self._commands.consumer)]
         with self._lock:
-            return max(0.0, self._next_turn - self._clock())
+            known = [name for name in self._foreign if name in others]
+            self._foreign = deque([*known, *(name for name in others if name not in known)])
+
+    # --- when ---
+
+    def wait_seconds(self, reader: object, longest: float) -> float:
+        """Return how long a reader with nothing to do may wait for a message, `longest` at most.
+
+        One idle reader wakes for the next turn; the others need not. Call `woke()` afterwards.
+        """
+        with self._lock:
+            now = self._clock()
+            turn = max(self._next_turn, now)
+            if self._wakes_at <= turn + WAKE_TOLERANCE_SECONDS or now + longest <= turn:
+                return longest
+            self._waiter, self._wakes_at = reader, turn
+            return turn - now
+
+    def woke(self, reader: object) -> None:
+        """Note that a reader waits no more, for whatever reason."""
+        with self._lock:
+            if self._waiter is reader:
+                self._waiter, self._wakes_at = None, math.inf
 
     def take_turn(self) -> bool:
-        """True for the one reader that is to recover now."""
+        """Return True to the one reader that is to recover now."""
         with self._lock:
             now = self._clock()
             if now < self._next_turn:
                 return False
-            self._next_turn = now + INTERVAL_SECONDS * (1.0 - 0.25 * self._chance())
+            self._next_turn = now + INTERVAL_SECONDS * (1.0 + 0.25 * self._chance())
             return True
 
     def due_in(self, seconds: float) -> None:
@@ -76,52 +131,104 @@ class Recoverer:
         with self._lock:
             self._next_turn = min(self._next_turn, self._clock() + seconds)
 
-    def command(self, reader: str) -> Command:
-        """Look for a message to take over; call `looked()` when what was found is in hand.
+    # --- what ---
 
-        A turn may come before what the turn before it found is known here, as when its reply takes
-        long. Which messages may run beside that one is not known either, so this looks only for
-        those that may run beside any: none that has a crash behind it.
+    @contextmanager
+    def scan(self, exchange: Exchange, *, most: int) -> Iterator[Sequence[Entry]]:
+        """Take over messages; they must stand in the reader's slot when the block ends.
+
+        `exchange` sends a command and returns its reply; what it raises comes through. `most`
+        limits how many messages without a crash are taken. While the block lasts, no other reader
+        looks for suspects (rule 5 of `crashes.py`).
         """
+        is_searching = self._begin_search()
+        try:
+            request = self._request(is_searching, most)
+            found = parse_found(exchange(self._commands.recover(request)), request)
+            self._note(request, found)
+            yield found.entries
+        finally:
+            if is_searching:
+                self._is_searched = False
+
+    def _begin_search(self) -> bool:
+        """Return whether this reader is the one that looks for suspects now."""
         with self._lock:
-            self._finds_suspects = self._finds_suspects or reader
-            finds_suspects = self._finds_suspects == reader
-        startable = self._in_hand.startable_crashes(self._max_crashes) if finds_suspects else 0
-        return self._commands.recover(
-            own_idle_ms=round(self._own_idle_seconds * 1000),
+            if self._is_searched:
+                return False
+            self._is_searched = True
+            return True
+
+    def _request(self, is_searching: bool, most: int) -> ScanRequest:
+        with self._lock:
+            now = self._clock()
+            is_whole = now >= self._next_whole_look
+            if is_whole:
+                self._next_whole_look = now + INTERVAL_SECONDS
+            self._left_behind_first = not self._left_behind_first
+            position, left_behind_first = self._position, self._left_behind_first
+            foreign = tuple(islice(self._foreign, MOST_FOREIGN))
+        running = self._in_flight.suspects()
+        startable = crashes.startable_crashes(running, self._max_crashes) if is_searching else 0
+        looks_at_foreign = is_searching and (is_whole or position.foreign_from != START)
+        return ScanRequest(
+            own_idle_ms=self._own_idle_ms,
             since_ms=self._since_ms,
             predecessor_read_singly=self._predecessor_read_singly,
             max_crashes=self._max_crashes,
             startable_crashes=startable,
-            apart=self._in_hand.reads_run_again(),
-            held=self._in_hand.ids(),
+            most=most,
+            apart=crashes.reads_to_keep_apart(running),
+            in_flight=tuple(self._in_flight.ids()),
+            foreign=foreign if looks_at_foreign else (),
+            position=position,
+            looks_at_own=is_whole or position.own_from != START,
+            looks_at_dead=is_searching and (is_whole or startable > 0),
+            due_comes_last=is_searching and left_behind_first,
         )
 
-    def looked(self, reader: str) -> None:
-        """What the reader found is in hand, or it has given up looking. Harmless without a look."""
-        with self._lock:
-            if self._finds_suspects == reader:
-                self._finds_suspects = ""
-
-    def found(self, reply: Any) -> list[Entry]:
-        """The message that was taken over, if any; there may be more, so call `due_in(0)` then."""
-        recovered = stream_commands.parse_recovered(reply)
-        if recovered.lost_bodies:
-            self.due_in(0)
-            self._recorder.increment_counter("lost_bodies", recovered.lost_bodies)
+    def _note(self, request: ScanRequest, found: Found) -> None:
+        """Decide when the next turn comes, and report what was taken over."""
+        left_behind = [entry for entry in found.entries if entry.left_by is not None]
+        self._go_on_from(request, found)
+        if left_behind:
+            self.due_in(BUSY_SECONDS)
+        elif found.more:
+            took = found.entries or found.lost_bodies
+            self.due_in(0.0 if took else self._fruitless_pause())
+        if found.next_due_seconds is not None:
+            self.due_in(found.next_due_seconds)
+        if found.lost_bodies:
+            self._recorder.increment_counter("lost_bodies", found.lost_bodies)
             self._logger.warning(
                 "%d pending messages ended: their entries were deleted from the stream by others",
-                recovered.lost_bodies,
+                found.lost_bodies,
             )
-        if recovered.entry is None:
-            if recovered.next_due_seconds is not None:
-                self.due_in(recovered.next_due_seconds)
-            return []
-        if recovered.entry.left_by is not None:
-            self._recorder.increment_counter("jobs_recovered")
+        if left_behind:
+            self._recorder.increment_counter("jobs_recovered", len(left_behind))
+        for entry in left_behind:
             self._logger.info(
                 "message %s taken over from a consumer that left it (delivery %d)",
-                recovered.entry.id,
-                recovered.entry.deliveries,
+                entry.id,
+                entry.deliveries,
             )
-        return [recovered.entry]
+
+    def _go_on_from(self, request: ScanRequest, found: Found) -> None:
+        with self._lock:
+            if found.entries or found.lost_bodies:
+                self._fruitless_steps = 0
+            if request.looks_at_dead:
+                self._position = found.position
+                for name in request.foreign[: found.foreign_done]:
+                    if self._foreign and self._foreign[0] == name:
+                        self._foreign.rotate(-1)
+
+    def _fruitless_pause(self) -> float:
+        with self._lock:
+            self._fruitless_steps += 1
+            return backoff.exponential(
+                self._fruitless_steps,
+                base_seconds=FRUITLESS_SECONDS,
+                max_seconds=INTERVAL_SECONDS,
+                jitter=0.0,
+            )

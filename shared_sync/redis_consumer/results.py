@@ -7,7 +7,7 @@ from string import Formatter
 
 from shared_sync.errors import ConfigurationError, InvalidMessage
 from shared_sync.message import encode_fields, encode_json
-from shared_sync.protocol.commands import Answer
+from shared_sync.protocol.messages import Answer
 
 Fields = Mapping[str, str | bytes]
 
@@ -27,14 +27,17 @@ class Results:
         self._channel = result_channel
         self._carry = tuple(carry_fields)
         self.channel_fields = _channel_fields(result_channel) if result_channel else ()
-        self._wanted = self._to_stream or result_channel is not None
+        self.wanted = self._to_stream or result_channel is not None
+        """Whether results go anywhere."""
+        self.reads_fields = bool(self._carry or self.channel_fields)
+        """Whether fields of the message go along with its result, or name its channel."""
         unprintable = set(self._carry if result_channel else ()) & set(binary_fields)
         if unprintable or set(self.channel_fields) & set(binary_fields):
             raise ConfigurationError(
                 "result_channel publishes JSON and cannot carry binary fields; "
                 f"leave them out of carry_fields and the channel name: {sorted(binary_fields)}"
             )
-        if not self._wanted and self._carry:
+        if not self.wanted and self._carry:
             raise ConfigurationError("carry_fields needs a result_stream or a result_channel")
 
     def missing_field(self, fields: Fields) -> str | None:
@@ -46,14 +49,14 @@ class Results:
 
         What the processor returns wins over what is carried along under the same name.
         """
-        if result is None or not self._wanted:
+        if result is None or not self.wanted:
             return Answer()
         own = result if isinstance(result, Mapping) else {"result": result}
         return self._answer(fields, {**self._envelope(message_id, fields, "done"), **own})
 
     def death(self, message_id: str, fields: Fields, facts: Mapping[str, object]) -> Answer:
         """The answer for a message that became a dead letter."""
-        if not self._wanted:
+        if not self.wanted:
             return Answer()
         return self._answer(fields, {**self._envelope(message_id, fields, "dead"), **facts})
 

@@ -1,45 +1,110 @@
-"""How a processor is run: here, in the reader's own thread."""
+"""Running the processor, and what happens before and after each attempt."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+import time
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import Any, Protocol
 
 from shared_sync.errors import ConfigurationError
 from shared_sync.message import Message, current
+from shared_sync.redis_consumer.slot import Attempt
 
 MessageProcessor = Callable[[str, dict[str, Any]], object]
 """The user's function: message id and fields in, a result or None out; raising is a failure."""
 
 
-class ThreadProcessor:
-    """Calls the processor in the calling thread. Whatever it raises comes through.
+class AttemptHook(Protocol):
+    """Takes part in every attempt of one reader, in the reader's thread. Must not raise."""
 
-    Functions that only promise to work, `async` ones and generators, are refused: their messages
-    would count as done without having been run.
-    """
+    def before_attempt(self, attempt: Attempt) -> None:
+        """The processor is about to run."""
 
-    def __init__(self, processor: MessageProcessor) -> None:
-        if not callable(processor):
-            raise ConfigurationError(f"message_processor must be a function, not {processor!r}")
-        if inspect.iscoroutinefunction(processor) or inspect.isgeneratorfunction(processor):
-            raise ConfigurationError(
-                "message_processor must be a plain function that blocks until it is done, "
-                "not an async function or a generator"
-            )
+    def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
+        """The processor has returned, or has raised this error; `attempt.ended_at` is set."""
+
+
+class Runner(Protocol):
+    """Runs the attempts of one reader. All methods belong to the reader's thread."""
+
+    def start(self) -> None:
+        """Get ready, before the first attempt."""
+
+    def run(self, attempt: Attempt, messages: Sequence[Message]) -> Sequence[object]:
+        """Run an attempt; return a result for each message.
+
+        Blocks as long as the processor does, and sets `attempt.ended_at`. What the processor raises
+        comes through.
+        """
+
+    def close(self) -> None:
+        """Release what `start()` has taken, after the last attempt."""
+
+
+class ThreadRunner:
+    """Calls the processor in the reader's own thread, for one message at a time."""
+
+    def __init__(
+        self,
+        processor: MessageProcessor,
+        hooks: Sequence[AttemptHook] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._processor = processor
+        self._hooks = tuple(hooks)
+        self._clock = clock
 
-    def run(self, message: Message) -> object:
+    def start(self) -> None:
+        """Do nothing: the processor is ready when it is passed in."""
+
+    def close(self) -> None:
+        """Do nothing, as `start()` did."""
+
+    def run(self, attempt: Attempt, messages: Sequence[Message]) -> Sequence[object]:
+        """Call the processor; return its result as the only one."""
+        (message,) = messages
+        for hook in self._hooks:
+            hook.before_attempt(attempt)
+        raised: BaseException | None = None
         token = current.set(message)
         try:
             result = self._processor(message.id, message.fields)
+            if result is not None:
+                _refuse_unstarted(result)
+        except BaseException as error:
+            raised = error
+            raise
         finally:
             current.reset(token)
-        if isinstance(result, (Coroutine, Generator)):
-            result.close()
-            raise TypeError(
-                f"the processor returned a {type(result).__name__}, which has not run; "
-                "return the result itself"
-            )
-        return result
+            attempt.ended_at = self._clock()
+            for hook in self._hooks:
+                hook.after_attempt(attempt, raised)
+            del raised  # it refers to this frame
+        return (result,)
+
+
+def check_processor(processor: object) -> None:
+    """Raise `ConfigurationError` for what is no function that does its work when it is called.
+
+    Async functions and generators only promise to: their messages would count as done without
+    having been run.
+    """
+    if not callable(processor):
+        raise ConfigurationError(f"message_processor must be a function, not {processor!r}")
+    if inspect.iscoroutinefunction(processor) or inspect.isgeneratorfunction(processor):
+        raise ConfigurationError(
+            "message_processor must be a plain function that blocks until it is done, "
+            "not an async function or a generator"
+        )
+
+
+def _refuse_unstarted(result: object) -> None:
+    """Raise TypeError for a result that has not run."""
+    if isinstance(result, (Coroutine, Generator)):
+        result.close()
+        raise TypeError(
+            f"the processor returned a {type(result).__name__}, which has not run; "
+            "return the result itself"
+        )

@@ -1,105 +1,76 @@
-"""One pass over what runs: give up on messages that run past their deadline."""
+"""Jobs that take long: past their deadline they are given to others; nothing waits behind them."""
 
 from __future__ import annotations
 
 import sys
 import traceback
+from typing import Final
 
-from shared_sync.common.guarded import Recorder
-from shared_sync.connection.connection import Connection
-from shared_sync.errors import RedisRefused, SharedSyncError
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol.commands import GroupCommands, Outcome
 from shared_sync.redis_consumer.delivery import Delivery
-from shared_sync.redis_consumer.in_flight import LONGEST_STEP_SECONDS, InHand, Running
+from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.running_jobs import LONGEST_STEP_SECONDS, RunningJob, RunningJobs
 
-PASSES_PER_DEADLINE = 4
+CHECKS_PER_DEADLINE: Final = 4
+
+LONGEST_WAIT_SECONDS: Final = 1.0
+"""How long a job may run before the messages that wait behind it are handed back.
+
+With the heartbeat thread's interval of 2 s, none waits longer than some 3 s for other processes.
+"""
 
 
 def longest_step_seconds(job_deadline_seconds: float | None) -> float:
-    """What a job may grow older by from one pass to the next: at most half of its deadline.
+    """Return how much older a job may grow between two checks: half of its deadline at most.
 
-    Twice what is between two passes where the deadline is short, so that a pass may be slow.
+    Twice what is between two checks if the deadline is short, so that a check may be slow.
     """
     if job_deadline_seconds is None:
         return LONGEST_STEP_SECONDS
-    return min(LONGEST_STEP_SECONDS, 2 * job_deadline_seconds / PASSES_PER_DEADLINE)
+    return min(LONGEST_STEP_SECONDS, 2 * job_deadline_seconds / CHECKS_PER_DEADLINE)
 
 
-class Deadline:
-    """Hands messages that take too long to others. For the keeper's thread, whose link it uses.
+class Timeouts:
+    """Puts what is given to others into an outbox. For the heartbeat thread, which sends it.
 
-    Their readers cannot be stopped and are stuck until their processors return. What they had
-    prefetched goes back with them. A result that comes late is still published if nobody else was
-    quicker.
+    The reader of a job that is past its deadline cannot be stopped, and is stuck until its
+    processor returns. A result that comes late is still published if nobody else was quicker.
     """
 
     def __init__(
         self,
         *,
-        link: Connection,
-        commands: GroupCommands,
-        in_hand: InHand,
+        running_jobs: RunningJobs,
+        in_flight: InFlight,
+        outbox: Outbox,
         delivery: Delivery,
-        recorder: Recorder,
         job_deadline_seconds: float,
     ) -> None:
-        self._link = link
-        self._commands = commands
-        self._in_hand = in_hand
+        self._running_jobs = running_jobs
+        self._in_flight = in_flight
+        self._outbox = outbox
         self._delivery = delivery
-        self._recorder = recorder
-        self._seconds = job_deadline_seconds
-        self.interval_seconds = job_deadline_seconds / PASSES_PER_DEADLINE
-        # Owned by the keeper's thread: what could not be sent yet.
-        self._outcomes: list[Outcome] = []
-        self._unanswered: set[str] = set()
-        self._not_started: list[str] = []
+        self._deadline_seconds = job_deadline_seconds
+        self.interval_seconds = job_deadline_seconds / CHECKS_PER_DEADLINE
+        """How often to check."""
 
-    def look(self) -> None:
-        """Give up on what is late by now; never blocks."""
-        for job in self._in_hand.give_up(self._seconds):
-            self._not_started += self._in_hand.set_aside(job.reader)
+    def check(self) -> None:
+        """Give up on late jobs, and hand back what waits behind long ones. Never blocks."""
+        for job in self._running_jobs.give_up(self._deadline_seconds):
+            self._hand_back_waiting(job)
             stack = _stack_of(job)
-            self._outcomes.append(self._delivery.overdue(job.entry, self._seconds, stack))
+            self._outbox.add(self._delivery.overdue(job.entry, self._deadline_seconds, stack))
+        for job in self._running_jobs.check():
+            if job.seconds >= LONGEST_WAIT_SECONDS:
+                self._hand_back_waiting(job)
 
-    def send(self) -> None:
-        """Tell Redis what was given up on.
-
-        Blocks up to the time limits of the link, and raises what that raises; what could not be
-        sent is sent the next time.
-        """
-        refusal: SharedSyncError | None = None
-        for outcome in list(self._outcomes):
-            refusal = self._settle(outcome) or refusal
-        if self._not_started:
-            returned, _ = self._link.call(*self._commands.hand_back(self._not_started))
-            self._in_hand.release(self._not_started)
-            self._not_started.clear()
-            self._recorder.increment_counter("jobs_handed_back", returned)
-        if refusal is not None:
-            raise refusal
-
-    def _settle(self, outcome: Outcome) -> SharedSyncError | None:
-        """Send one outcome; why it was refused, in which case it is sent again later."""
-        ((command, _),) = self._commands.outcomes([outcome])
-        repeated = outcome.id in self._unanswered
-        self._unanswered.add(outcome.id)
-        try:
-            settled = stream_commands.parse_outcomes(self._link.call(*command))
-        except RedisRefused as refused:
-            settled = stream_commands.Settled([], refused)
-        self._unanswered.discard(outcome.id)
-        if settled.refusal is None:
-            self._outcomes.remove(outcome)
-            self._delivery.settle(outcome, settled.results[0], repeated=repeated)
-        if settled.unpublished is not None:
-            self._delivery.channel_refused(settled.unpublished)
-        return settled.refusal
+    def _hand_back_waiting(self, job: RunningJob) -> None:
+        if job.slot.waiting:
+            self._outbox.hand_back(self._in_flight.withdraw(job.slot))
 
 
-def _stack_of(job: Running) -> str:
-    """Where the reader's thread is just now."""
-    frame = sys._current_frames().get(job.thread)
+def _stack_of(job: RunningJob) -> str:
+    """Return where the reader's thread is just now."""
+    frame = sys._current_frames().get(job.slot.thread_id)
     stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
     return stack.encode(errors="replace").decode()  # a file's name may be no valid Unicode

@@ -1,9 +1,9 @@
-"""Whether the loops of a consumer turn, and how long Redis has been silent, told in looks.
+"""Threads that make no progress, and a Redis that answers nobody, as one snapshot.
 
-Time that nobody could use is no time: after a C extension has kept the interpreter for minutes, or
-the machine was suspended, every loop stands where it stood, and each is about to go on. So what is
-counted is not the clock but the looks at it, each for what has passed since the one before and for
-no more than a little. Everybody who asks how a consumer is takes one, and so does its keeper.
+Time in which nobody could run does not count: after a C extension has kept the interpreter for
+minutes, or the machine was suspended, every loop is where it was, and each is about to go on. So
+the watchdog counts from check to check, each time no more than a step. Whoever asks how a consumer
+is makes a check, and so does its heartbeat thread.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from shared_sync.common.clock import StallTolerantClock
 from shared_sync.common.loop import Loop
-from shared_sync.connection.availability import Connectivity
-from shared_sync.redis_consumer.in_flight import InHand
+from shared_sync.connection.availability import Availability
 from shared_sync.redis_consumer.job_budget import Budget, Job
+from shared_sync.redis_consumer.running_jobs import RunningJobs
 
 STALLED_SECONDS: Final = 180.0
-"""A loop that neither turned nor did what has a limit of its own for so long does not go on.
+"""A loop that neither turned nor did what has a limit of its own for so long makes no progress.
 
 The longest turn that is right takes some 90 s, and no restart would shorten it: with no name server
 that answers, two names to look up, that of a Sentinel and that of the master (30 s each, which is
@@ -33,14 +34,14 @@ several addresses, each of which has its own 5 s.
 """
 
 LONGEST_STEP_SECONDS: Final = 5.0
-"""What one look counts at most of the time in which a loop has not turned."""
+"""Most of the time without a turn that one check counts."""
 
 SILENT_SECONDS: Final = 4.0
-"""Redis that answered nobody for so long is away: an idle reader's reads and the keeper's beats
-come at least every 2 s."""
+"""A Redis that answered nobody for so long is away: an idle reader's reads and the heartbeats come
+at least every 2 s."""
 
 SILENT_STEP_SECONDS: Final = 1.0
-"""What one look counts at most of that: with the usual 2 s it stays below the 4."""
+"""Most of that time that one check counts: with the usual 2 s it stays below the 4."""
 
 MOST_CALLS: Final = 8
 """How many of the innermost calls tell where a thread is."""
@@ -50,42 +51,40 @@ class Worker(Protocol):
     """What is to be known of whoever works in a loop. Any thread may ask."""
 
     @property
-    def in_bounds(self) -> bool: ...
+    def is_in_bounds(self) -> bool: ...
     @property
     def moved_at(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class ReaderState:
     """What a reader is doing, and for how long."""
 
     name: str
     state: str
     """`waiting`, `running`, `late`, `stuck`, `stalled` or `ended`."""
-
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What one look saw."""
+class Snapshot:
+    """What one check saw."""
 
     jobs: Sequence[Job]
-    readers: Sequence[Reader]
+    readers: Sequence[ReaderState]
     stalled: Mapping[str, str]
-    """The loops that do not go on, by name, and where in the program each is."""
-
+    """The loops that make no progress, by name, and where in the program each is."""
     redis_is_silent: bool
     silent_seconds: float
     """How long ago Redis last answered anyone."""
 
     @property
     def jobs_late(self) -> int:
-        """Jobs past their budget, those that were given to others included."""
+        """How many jobs are past their budget, those that were given to others included."""
         return sum(job.state != "running" for job in self.jobs)
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The readers and the jobs, as a dashboard shows them."""
+        """Return the readers and the jobs as a dashboard shows them."""
         return {
             "readers": [
                 {"name": reader.name, "state": reader.state, "seconds": round(reader.seconds, 3)}
@@ -108,56 +107,59 @@ class Sight:
 
 @dataclass(slots=True)
 class _Watched:
-    """A loop, and where it was seen last."""
+    """A loop, and where it was at the last check."""
 
     loop: Loop
     worker: Worker
-    sign: tuple[int, float] = (-1, 0.0)
+    last_seen: tuple[int, float] = (-1, 0.0)
     still_seconds: float = 0.0
 
 
-class Progress:
-    """Looks at the loops of one consumer. Any thread may look; it never blocks long."""
+class Watchdog:
+    """Checks the loops of one consumer. Any thread may call it; it never blocks long."""
 
     def __init__(
         self,
         *,
-        keeper: tuple[Loop, Worker],
+        heartbeat: tuple[Loop, Worker],
         readers: Sequence[tuple[Loop, Worker]],
-        in_hand: InHand,
+        running_jobs: RunningJobs,
         budget: Budget,
-        connectivity: Connectivity,
+        availability: Availability,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Fixed after construction.
-        self._in_hand = in_hand
+        self._running_jobs = running_jobs
         self._budget = budget
-        self._connectivity = connectivity
+        self._availability = availability
         self._clock = clock
-        # Guarded by the lock, which is re-entrant: a signal handler may ask in the midst of a look.
-        # Its look is whole, and the one around it counts what is left: nothing, or a little less.
+        # Guarded by the lock, which is re-entrant: a signal handler may ask in the middle of a
+        # check. Its check is whole, and the one around it counts what is left: nothing, or a little
+        # less.
         self._lock = threading.RLock()
-        self._keeper = _Watched(*keeper)
+        self._heartbeat = _Watched(*heartbeat)
         self._readers = [_Watched(*reader) for reader in readers]
-        self._looked_at = clock()
-        self._answered_at = connectivity.answered_at
-        self._silent_seconds = 0.0
+        self._progress_clock = StallTolerantClock(LONGEST_STEP_SECONDS, clock)
+        self._silence_clock = StallTolerantClock(SILENT_STEP_SECONDS, clock)
+        self._answered_at = availability.answered_at
+        self._silent_since = 0.0  # by the silence clock
 
-    def look(self) -> Sight:
-        """Count what has passed since the last look, and tell how things are."""
-        jobs = [self._budget.of(running) for running in self._in_hand.running()]
+    def check(self) -> Snapshot:
+        """Count what has passed since the last check, and return how things are."""
+        jobs = [self._budget.of(running) for running in self._running_jobs.check()]
         with self._lock:
             now = self._clock()
-            passed, self._looked_at = now - self._looked_at, now
-            self._count_silence(passed)
-            everyone = (self._keeper, *self._readers)
+            before = self._progress_clock()
+            passed = self._progress_clock.advance() - before
+            silent_seconds = self._count_silence()
+            everyone = (self._heartbeat, *self._readers)
             for watched in everyone:
                 _count_still(watched, passed)
             job_of = {job.running.reader: job for job in jobs}
-            return Sight(
+            return Snapshot(
                 jobs=jobs,
                 readers=[
-                    _reader(watched, job_of.get(watched.loop.name), now)
+                    _state_of(watched, job_of.get(watched.loop.name), now)
                     for watched in self._readers
                     if watched.loop.was_started
                 ],
@@ -166,30 +168,30 @@ class Progress:
                     for watched in everyone
                     if _is_stalled(watched)
                 },
-                redis_is_silent=self._silent_seconds >= SILENT_SECONDS,
+                redis_is_silent=silent_seconds >= SILENT_SECONDS,
                 silent_seconds=now - self._answered_at,
             )
 
     def learn(self) -> None:
-        """Learn how long jobs take, if it is time to. For the keeper; waits as the metrics do."""
+        """Learn how long jobs take, if it is time to. For the heartbeat thread."""
         self._budget.learn()
 
-    def _count_silence(self, passed: float) -> None:
-        answered_at = self._connectivity.answered_at
+    def _count_silence(self) -> float:
+        now = self._silence_clock.advance()
+        answered_at = self._availability.answered_at
         if answered_at != self._answered_at:
             self._answered_at = answered_at
-            self._silent_seconds = 0.0
-        else:
-            self._silent_seconds += min(passed, SILENT_STEP_SECONDS)
+            self._silent_since = now
+        return now - self._silent_since
 
 
 def _count_still(watched: _Watched, passed: float) -> None:
-    sign = (watched.loop.turns, watched.worker.moved_at)
-    if sign != watched.sign or watched.worker.in_bounds or not watched.loop.is_to_turn:
-        watched.sign = sign
+    seen = (watched.loop.turns, watched.worker.moved_at)
+    if seen != watched.last_seen or watched.worker.is_in_bounds or not watched.loop.is_to_turn:
+        watched.last_seen = seen
         watched.still_seconds = 0.0
     else:
-        watched.still_seconds += min(passed, LONGEST_STEP_SECONDS)
+        watched.still_seconds += passed
 
 
 def _is_stalled(watched: _Watched) -> bool:
@@ -197,7 +199,8 @@ def _is_stalled(watched: _Watched) -> bool:
 
 
 def _place_of(loop: Loop) -> str:
-    """Where a loop's thread is, the innermost call first. Reads no file: it must not block."""
+    """Return where a loop's thread is, the innermost call first. Reads no file, as that may
+    block."""
     frame = sys._current_frames().get(loop.thread.ident or 0)
     calls = itertools.islice(traceback.walk_stack(frame), MOST_CALLS) if frame is not None else ()
     return " < ".join(
@@ -205,12 +208,12 @@ def _place_of(loop: Loop) -> str:
     )
 
 
-def _reader(watched: _Watched, job: Job | None, now: float) -> Reader:
+def _state_of(watched: _Watched, job: Job | None, now: float) -> ReaderState:
     loop = watched.loop
     if loop.has_ended:
-        return Reader(loop.name, "ended", watched.still_seconds)
+        return ReaderState(loop.name, "ended", watched.still_seconds)
     if _is_stalled(watched):
-        return Reader(loop.name, "stalled", watched.still_seconds)
+        return ReaderState(loop.name, "stalled", watched.still_seconds)
     if job is not None:
-        return Reader(loop.name, job.state, job.running.seconds)
-    return Reader(loop.name, "waiting", now - max(watched.worker.moved_at, loop.started_at))
+        return ReaderState(loop.name, job.state, job.running.seconds)
+    return ReaderState(loop.name, "waiting", now - max(watched.worker.moved_at, loop.started_at))

@@ -1,15 +1,15 @@
 -- Make a message a dead letter: its fields and the reason move to the dead stream, its entry goes.
 -- KEYS: stream, history, due, dead, holders, and the result stream if there is one
--- ARGV: group, consumer, holder, id, failure (one JSON line, or ''), number of metadata items, items ...,
---       number of error result items, items ..., channel, payload
--- Returns 0 when the message is no longer this consumer's, -1 when its body is gone, and when it is
--- buried {{1}, '', '' or the refusal of the channel}.
+-- ARGV: group, consumer, identity, id, failure (one JSON line, or ''), number of metadata items,
+--       items ..., number of error result items, items ..., channel, payload
+-- Returns {{outcome}, '', '' or the refusal of the channel}: 1 if it is a dead letter now, 0 if it
+-- is no longer this consumer's, -1 if its body is gone.
 
 local MAX_ITEMS = 4000  -- Lua's unpack ends at about 8000 values
 
 local stream, history, due, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders, results = KEYS[5], KEYS[6]
-local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local id, failure = ARGV[4], ARGV[5]
 local meta_items = tonumber(ARGV[6])
 local result_count = 7 + meta_items
@@ -19,7 +19,9 @@ local payload = ARGV[result_count + result_items + 2]
 
 local owner, deliveries = pending_entry(stream, group, id)
 if not owner then forget(history, due, id) end
-if owner ~= consumer or held_by_another(holders, consumer, holder) then return 0 end
+if owner ~= consumer or claimed_by_another(holders, consumer, identity) then
+  return {{0}, '', ''}
+end
 
 -- The claim fetches the entry; the count stays, so that trying again is no crash.
 local entry =
@@ -37,20 +39,20 @@ if entry then
   items[#items + 1] = 'dead.history'
   items[#items + 1] = noted
   -- Either both are written or neither, so that trying again writes nothing twice.
-  local told
+  local published
   if result_items > 0 then
-    told = redis.call('XADD', results, '*',
+    published = redis.call('XADD', results, '*',
       unpack(ARGV, result_count + 1, result_count + result_items))
   end
   local buried = redis.pcall('XADD', dead, '*', unpack(items))
   if type(buried) == 'table' and buried.err then
-    if told then redis.call('XDEL', results, told) end
+    if published then redis.call('XDEL', results, published) end
     return buried
   end
 end
 
 redis.call('XACK', stream, group, id)
 forget(history, due, id)
-delete_finished(stream, group, {id})
-if not entry then return -1 end
+delete_finished(stream, group, {id}, true)
+if not entry then return {{-1}, '', ''} end
 return {{1}, '', channel ~= '' and publish(channel, payload) or ''}

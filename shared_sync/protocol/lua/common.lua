@@ -7,21 +7,28 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-
--- A full server refuses what needs memory, except in a script that has written before. What ends
--- messages frees memory, and a worker must be able to say that it lives: call this first there.
+-- A full server refuses commands that need memory, except in a script that has written before. What
+-- ends messages frees memory, and a worker must be able to send heartbeats: call this first there.
 local function write_even_when_full(zset)
   redis.call('ZREM', zset, '')
 end
 
--- When nobody has beaten for a third of a lease, then Redis or the network was away, and not all
--- dead at once: leases that ended meanwhile last for a grace, in which the living can beat.
-local function forgive_outage(presence, now, lease, grace)
+-- If no worker has sent a heartbeat for a third of a lease, Redis or the network was away, and not
+-- all workers died at once. Nobody is then taken for dead for a grace, in which the living report.
+local function forgive_outage(presence, outage, now, lease, grace)
   local newest = redis.call('ZRANGE', presence, -1, -1, 'WITHSCORES')[2]
   if not newest or newest - now > lease * 2 / 3 then return end
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', presence, '-inf', now)) do
-    redis.call('ZADD', presence, now + grace, name)
+  if #redis.call('ZRANGEBYSCORE', presence, '-inf', now, 'LIMIT', 0, 1) > 0 then
+    redis.call('ZADD', outage, now + grace, 'forgiven until')
   end
+end
+
+-- Whether an outage is being forgiven. What is past is removed.
+local function is_forgiven(outage, now)
+  local until_ms = tonumber(redis.call('ZSCORE', outage, 'forgiven until') or 0)
+  if until_ms > now then return true end
+  if until_ms > 0 then redis.call('ZREM', outage, 'forgiven until') end
+  return false
 end
 
 -- Owner and delivery count of a pending entry, or nil if it is not pending.
@@ -31,11 +38,11 @@ local function pending_entry(stream, group, id)
   return nil
 end
 
--- A consumer's name belongs to the process that holds it. Another one of that name, such as one
--- that was frozen past its lease, owns nothing any more. The other holder, or nil.
-local function held_by_another(holders, consumer, holder)
+-- A consumer's name belongs to the process that has claimed it. Another process of that name, such
+-- as one that was frozen past its lease, owns nothing any more. Returns who has it, or nil.
+local function claimed_by_another(holders, consumer, identity)
   local current = redis.call('HGET', holders, consumer)
-  if current and current ~= holder then return current end
+  if current and current ~= identity then return current end
   return nil
 end
 
@@ -44,7 +51,7 @@ local function lease_end_of(presence, name)
   return tonumber(redis.call('ZSCORE', presence, name) or 0)
 end
 
--- Remove a consumer with nothing pending; the text of the refusal where the right is missing.
+-- Remove a consumer with nothing pending. Returns the refusal if the right to do so is missing.
 local function remove_consumer(stream, group, name)
   local removed = redis.pcall('XGROUP', 'DELCONSUMER', stream, group, name)
   return type(removed) == 'table' and removed.err or nil
@@ -65,44 +72,46 @@ local function id_is_after(id, other)
   return order > 0
 end
 
--- Publish what may be heard by nobody; the text of the refusal where the server does not allow it.
+-- Publish to a channel, where perhaps nobody listens. Returns the refusal of the server, or ''.
 local function publish(channel, payload)
   local heard = redis.pcall('PUBLISH', channel, payload)
   return type(heard) == 'table' and heard.err or ''
 end
 
--- Acknowledge a message: 1 if it was pending; and whether its entry has been seen to as well, which
--- one command does from Redis 8.2 on.
-local function acknowledge(stream, group, id, has_xackdel)
-  if has_xackdel then
-    local done = redis.pcall('XACKDEL', stream, group, 'ACKED', 'IDS', 1, id)
-    if not done.err then return done[1] > 0 and 1 or 0, true end
+-- The groups of a stream, each as a table of its facts by name.
+local function groups_of(stream)
+  local groups = {}
+  for n, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local facts = {}
+    for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
+    groups[n] = facts
   end
-  return redis.call('XACK', stream, group, id), false
+  return groups
 end
 
--- Delete finished entries, except those that another group has still to read or to finish.
-local function delete_finished(stream, group, ids)
-  local groups = redis.call('XINFO', 'GROUPS', stream)
-  if #groups == 1 then
+-- Delete finished entries, except those that a group has still to read or to finish. This group has
+-- finished all of them if `all_ended`; otherwise some may have to be read again after it was lost.
+local function delete_finished(stream, group, ids, all_ended)
+  local groups = groups_of(stream)
+  if #groups == 1 and all_ended then
     redis.call('XDEL', stream, unpack(ids))
     return
   end
-  local others = {}
-  for _, info in ipairs(groups) do
-    local fact = {}
-    for i = 1, #info, 2 do fact[info[i]] = info[i + 1] end
-    if fact['name'] ~= group then others[#others + 1] = fact end
-  end
+  -- Redis 8.2 deletes by itself what every group has read and acknowledged.
+  if not redis.pcall('XDELEX', stream, 'ACKED', 'IDS', #ids, unpack(ids)).err then return end
+  local unneeded = {}
   for _, id in ipairs(ids) do
     local needed = false
-    for _, other in ipairs(others) do
-      needed = id_is_after(id, other['last-delivered-id'])
-        or pending_entry(stream, other['name'], id) ~= nil
-      if needed then break end
+    for _, other in ipairs(groups) do
+      if not (all_ended and other['name'] == group) then
+        needed = id_is_after(id, other['last-delivered-id'])
+          or pending_entry(stream, other['name'], id) ~= nil
+        if needed then break end
+      end
     end
-    if not needed then redis.call('XDEL', stream, id) end
+    if not needed then unneeded[#unneeded + 1] = id end
   end
+  if #unneeded > 0 then redis.call('XDEL', stream, unpack(unneeded)) end
 end
 
 -- Forget what was noted about a message that is not pending any more.
@@ -111,8 +120,8 @@ local function forget(history, due, id)
   redis.call('ZREM', due, id)
 end
 
--- Park one entry for immediate pick-up and take back the delivery that is not to be charged.
--- False if its body is gone; such an entry is ended.
+-- Park an entry so that others may take it at once, and take back its delivery, which is not to be
+-- charged. Returns false if its body is gone; such an entry has ended.
 local function hand_back(stream, due, group, id, deliveries, now)
   local claimed = redis.call('XCLAIM', stream, group, PARKED, 0, id,
     'RETRYCOUNT', math.max(deliveries - 1, 0), 'JUSTID')

@@ -1,13 +1,13 @@
 -- Return messages that were not started; others may take them at once, uncharged.
 -- KEYS: stream, history, due, holders
--- ARGV: group, consumer, holder, id ...
+-- ARGV: group, consumer, identity, id ...
 -- Returns {handed back, bodies gone}; a message that is no longer this consumer's is left alone.
 
 local stream, history, due, holders = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local now, returned, gone = now_ms(), 0, 0
 
-if held_by_another(holders, consumer, holder) then return {0, 0} end
+if claimed_by_another(holders, consumer, identity) then return {0, 0} end
 
 for i = 4, #ARGV do
   local owner, deliveries = pending_entry(stream, group, ARGV[i])

@@ -1,29 +1,31 @@
--- The last act of a consumer: hand back all that is still its own and sign off.
+-- The last act of a consumer: hand back all that is still its own, and sign off. In steps: call it
+-- again while there is more.
 -- KEYS: stream, history, due, presence, holders
--- ARGV: group, consumer, holder
--- Returns {handed back, bodies gone}.
+-- ARGV: group, consumer, identity
+-- Returns {handed back, bodies gone, 1 if there is more or 0}.
+
+local STEP = 100  -- messages, so that no call takes long
 
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders = KEYS[5]
-local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local now, returned, gone = now_ms(), 0, 0
 
-if held_by_another(holders, consumer, holder) then return {0, 0} end
+if claimed_by_another(holders, consumer, identity) then return {0, 0, 0} end
 
-repeat
-  local rows = redis.call('XPENDING', stream, group, '-', '+', 100, consumer)
-  for _, row in ipairs(rows) do
-    if hand_back(stream, due, group, row[1], row[4], now) then
-      returned = returned + 1
-    else
-      redis.call('HDEL', history, row[1])
-      gone = gone + 1
-    end
+local rows = redis.call('XPENDING', stream, group, '-', '+', STEP, consumer)
+for _, row in ipairs(rows) do
+  if hand_back(stream, due, group, row[1], row[4], now) then
+    returned = returned + 1
+  else
+    redis.call('HDEL', history, row[1])
+    gone = gone + 1
   end
-until #rows == 0
+end
+if #rows == STEP then return {returned, gone, 1} end
 
--- Without the right to it the name stays in the group, as the keepers will have said.
+-- Without the right to do so the name stays in the group, as the heartbeats have reported.
 remove_consumer(stream, group, consumer)
 redis.call('ZREM', presence, consumer)
 redis.call('HDEL', holders, consumer)
-return {returned, gone}
+return {returned, gone, 0}

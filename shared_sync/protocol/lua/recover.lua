@@ -1,68 +1,196 @@
--- Take over one message that nobody works on: a parked one whose time has come, or else one of a
--- dead consumer, or one of this consumer's own that no reader holds.
--- KEYS: stream, history, due, presence, holders
--- ARGV: group, consumer, holder, lease ms, grace ms, idle ms after which an own message without a reader
---       counts as left behind, ms at which this process took its name, 1 if who had the name before
---       told that its reads brought one message each or '', crashes after which a message is given
---       up on, crashes that a message may have to be started now, number of reads to keep apart, and
---       for each of these: consumer, ms of its delivery; then held id ...
--- Returns {taken, bodies gone, ms until the next parked message is due or -1}; taken is nil or
--- {id, fields, deliveries, history or nil}, for one that was left behind followed by the consumer
--- that left it and the ms of its delivery.
+-- One step of recovery: take over messages that nobody works on.
+--
+-- There are four places to look:
+--   due      parked messages whose time has come;
+--   own      messages of this consumer's name that no reader has: what an earlier process of this
+-- name
+--            left, and what was lost with a reply on its way;
+--   dead     messages of consumers whose lease has ended;
+--   foreign  messages of consumers without a lease, such as other programs, after a lease of
+-- idleness.
+--
+-- A step looks at no more than LOOK entries in each place and tells where the next one has to go
+-- on.
+--
+-- Crashes. The server counts the deliveries of a message, and `history` has a line for each that
+-- ended in a failure; what is handed back is not counted. So
+--     crashes = deliveries before this one - failures.
+-- Taking a message from a dead consumer, or from an earlier process of this name, charges it with a
+-- crash: its delivery ended in nothing. A reply that was lost on its way had reached nobody, so
+-- taking that message again leaves its count.
+--   * Messages without a crash are taken many at a time.
+--   * One with a crash behind it, a suspect, is taken alone. It may have to wait: with more than
+--     `startable crashes` until less dangerous company runs, and while a message of the same read
+--     of the same dead consumer runs in this process: whichever of them took the process down, it
+--     shall not take the others along a second time.
+--   * One that reached `max crashes` never runs, is only taken to be buried, and need not wait.
+--
+-- KEYS: stream, history, due, presence, holders, outage
+-- ARGV:  1 group, 2 consumer, 3 identity, 4 lease ms, 5 grace ms
+--        6 idle ms after which an own message without a reader counts as left behind
+--        7 ms at which this process claimed its name
+--        8 '1' if the previous process of that name read one message at a time, or ''
+--        9 max crashes, 10 startable crashes, 11 most messages without a crash to take
+--       12 where to go on: the rank among the due times
+--       13 ... the own id, or '' not to look there
+--       14 ... the rank in the presence, or -1 not to look there, 15 ... the id of that consumer
+--       16 ... the id of the first foreign consumer, 17 '1' to look at what is due last, or ''
+--       18 number of foreign names, names ...
+--       then the number of reads to keep apart, for each of these: consumer, ms of its delivery
+--       then the ids that this process has in flight ...
+-- Returns {taken, bodies gone, ms until the next parked message is due or -1, where to go on (five
+-- values, as in 12 to 16), how many of the foreign consumers are done, 1 if there is more to look
+-- at or 0}. Each taken message is {id, fields, deliveries,
+-- history or false}, followed, if it was left behind, by the consumer that left it and the ms of
+-- its delivery.
 
-local LOOK_AHEAD = 100
+local LOOK = 100
+local PAGE = 10  -- entries of a consumer, as often the first one can be taken
+local MOST_NAMES = 20  -- of dead consumers, in one step
 local SKEW_MS = 2  -- of the two clocks that a delivery time is reckoned from
--- Deliveries of one read lie less apart. Servers up to 7.0 look at the clock for each of its messages
+-- Deliveries of one read lie less apart. Servers up to 7.0 read the clock for each of its messages
 -- (100 MB of them took 63 ms), and for each command of a script.
 local READ_MS = 250
+
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local holders = KEYS[5]
-local group, consumer, holder = ARGV[1], ARGV[2], ARGV[3]
+local holders, outage = KEYS[5], KEYS[6]
+local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
-local own_idle, since = tonumber(ARGV[6]), tonumber(ARGV[7])
-local predecessor_read_singly = ARGV[8] == '1'
-local max_crashes, startable_crashes = tonumber(ARGV[9]), tonumber(ARGV[10])
-local apart, first_held = {}, 12 + 2 * ARGV[11]
-for i = 12, first_held - 1, 2 do
-  apart[#apart + 1] = {consumer = ARGV[i], delivered = tonumber(ARGV[i + 1])}
+local own_idle, since, predecessor_read_singly = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] ==
+'1' local max_crashes, startable, most = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local due_rank, own_from = tonumber(ARGV[12]), ARGV[13]
+local dead_rank, dead_from, foreign_from = tonumber(ARGV[14]), ARGV[15], ARGV[16]
+local due_comes_last = ARGV[17] == '1'
+local foreign, apart, in_flight = {}, {}, {}
+local next_argument = 19
+for _ = 1, ARGV[18] do
+  foreign[#foreign + 1] = ARGV[next_argument]
+  next_argument = next_argument + 1
 end
-local held, held_count = {}, #ARGV - first_held + 1
-for i = first_held, #ARGV do held[ARGV[i]] = true end
-
-local now, taken, gone = now_ms(), false, 0
--- What is idle for longer at that time, an earlier process had; nothing where the clock has been set
--- back since.
-local function age_at(ms)
-  return since <= ms and ms - since + SKEW_MS or math.huge
+for _ = 1, ARGV[next_argument] do
+  apart[#apart + 1] =
+    {consumer = ARGV[next_argument + 1], delivered = tonumber(ARGV[next_argument + 2])}
+  next_argument = next_argument + 2
 end
+for i = next_argument + 1, #ARGV do in_flight[ARGV[i]] = true end
 
-local other = held_by_another(holders, consumer, holder)
+local now = now_ms()
+local other = claimed_by_another(holders, consumer, identity)
 if other then
   if lease_end_of(presence, consumer) > now then return redis.error_reply('HELD ' .. other) end
-  return {false, 0, -1}  -- the next beat takes the name back
+  -- The next heartbeat takes the name back.
+  return {{}, 0, -1, due_rank, own_from, dead_rank, dead_from, foreign_from, 0, 0}
 end
 
--- A message that took processes down may have to wait until it can start without company; one
--- that is to be given up on never runs, and need not wait.
-local function may_start(id, deliveries)
-  local notes = redis.call('HGET', history, id)
-  local failures = notes and select(2, notes:gsub('\n', '')) or 0
-  local crashes = deliveries - 1 - failures
-  return crashes <= startable_crashes or crashes >= max_crashes
+local taken, gone, more, alone = {}, 0, false, false
+local has_history = redis.call('HLEN', history) > 0
+
+local function failures_of(id)
+  local notes = has_history and redis.call('HGET', history, id)
+  return notes and select(2, notes:gsub('\n', '')) or 0
 end
 
--- Whether a dead consumer told that its reads brought one message each. One that did not may have
--- read more: another program, or one whose presence was lost.
+local function is_startable(crashes)
+  return crashes <= startable or crashes >= max_crashes
+end
+
+local function is_full() return alone or #taken >= most end
+
+local function end_without_body(id)
+  redis.call('XACK', stream, group, id)
+  forget(history, due, id)
+  gone = gone + 1
+end
+
+-- Take one message at this count of deliveries; `from` and `delivered` tell who left it, and when
+-- it had been delivered there.
+local function take(id, deliveries, from, delivered)
+  local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
+  redis.call('ZREM', due, id)
+  if not entry then return end_without_body(id) end
+  local notes = has_history and redis.call('HGET', history, id)
+  taken[#taken + 1] = {id, entry[2], deliveries, notes, from, delivered}
+end
+
+-- Parked messages that have no crash behind them, in one command, which also counts the delivery.
+local function take_due(ids, deliveries)
+  if #ids == 0 then return end
+  local entry_of = {}
+  for _, entry in ipairs(redis.call('XCLAIM', stream, group, consumer, 0, unpack(ids))) do
+    if entry then entry_of[entry[1]] = entry end
+  end
+  redis.call('ZREM', due, unpack(ids))
+  for i, id in ipairs(ids) do
+    local entry = entry_of[id]
+    if entry then
+      local notes = has_history and redis.call('HGET', history, id)
+      taken[#taken + 1] = {id, entry[2], deliveries[i], notes}
+    else
+      end_without_body(id)
+    end
+  end
+end
+
+-- --- due ---------------------------------------------------------------------------------------
+
+local next_due = -1
+
+local function look_at_due()
+  local ids, counts = {}, {}
+  local hints = redis.call('ZRANGE', due, due_rank, due_rank + LOOK - 1, 'WITHSCORES')
+  local ended = #hints < 2 * LOOK
+  for i = 1, #hints, 2 do
+    local id, at = hints[i], tonumber(hints[i + 1])
+    if at > now then
+      next_due, ended = math.ceil(at - now), true
+      break
+    end
+    if #taken + #ids >= most then
+      ended = false
+      break
+    end
+    local owner, deliveries = pending_entry(stream, group, id)
+    if not owner then
+      forget(history, due, id)
+    elseif owner ~= PARKED then
+      redis.call('ZREM', due, id)
+    elseif in_flight[id] then
+      due_rank = due_rank + 1  -- parked here, and the reply is still on its way
+    else
+      local crashes = deliveries - failures_of(id)
+      if crashes <= 0 then
+        ids[#ids + 1], counts[#counts + 1] = id, deliveries + 1
+      elseif is_startable(crashes) and #taken + #ids == 0 then
+        take(id, deliveries + 1)
+        alone = #taken > 0
+        if alone then break end
+      else
+        more = more or is_startable(crashes)
+        due_rank = due_rank + 1
+      end
+    end
+  end
+  take_due(ids, counts)
+  if alone or not ended then
+    more = true
+  else
+    due_rank = 0
+  end
+end
+
+-- --- what consumers left behind -----------------------------------------------------------------
+
+-- Whether a consumer's reads are known to have brought one message each. One that does not say so
+-- may have read more: another program, or one whose identity was lost.
 local function read_singly(name)
   if name == consumer then return predecessor_read_singly end
-  local understood, told = pcall(cjson.decode, redis.call('HGET', holders, name))
-  return understood and type(told) == 'table' and told['prefetch'] == 1
+  local understood, facts = pcall(cjson.decode, redis.call('HGET', holders, name))
+  return understood and type(facts) == 'table' and facts['prefetch'] == 1
 end
 
--- Whichever message of one read took the process down, it shall not take the others of that read
--- along a second time: while one of them runs here again, the others wait, rather with those of a read
--- just before or after it than without their own. How the dead had read counts, and not how we do.
-local function runs_beside_its_like(name, delivered)
+-- Reads just before or after a read that runs again wait with it: better with a stranger than
+-- beside one's own. How the dead consumer had read counts, and not how this one does.
+local function must_wait_for_its_read(name, delivered)
   for _, read in ipairs(apart) do
     if read.consumer == name and math.abs(read.delivered - delivered) <= READ_MS then
       return not read_singly(name)
@@ -71,70 +199,145 @@ local function runs_beside_its_like(name, delivered)
   return false
 end
 
-local function take(id, deliveries, name, delivered)
-  local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
-  redis.call('ZREM', due, id)
-  if entry then
-    local notes = redis.call('HGET', history, id)
-    taken = {id, entry[2], deliveries, notes, name, delivered}
-  else
-    redis.call('XACK', stream, group, id)
-    forget(history, due, id)
-    gone = gone + 1
+-- Take of one message what may be taken: a suspect alone, another one beside its like.
+local function take_left_behind(id, deliveries, name, delivered)
+  local crashes = math.max(0, deliveries - 1 - failures_of(id))
+  if not is_startable(crashes) or must_wait_for_its_read(name, delivered) then return end
+  if crashes > 0 and #taken > 0 then
+    more = true  -- the next step takes it alone
+    return
   end
+  take(id, deliveries, name, delivered)
+  alone = crashes > 0 and #taken > 0
 end
 
--- Parked messages whose time has come; a due time of one that is not parked any more is stale.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, LOOK_AHEAD)) do
-  if taken then break end
-  local owner, deliveries = pending_entry(stream, group, id)
-  if not owner then
-    forget(history, due, id)
-  elseif owner ~= PARKED then
-    redis.call('ZREM', due, id)
-  elseif not held[id] and may_start(id, deliveries + 1) then
-    take(id, deliveries + 1)
-  end
-end
+local function look_at_own()
+  -- An earlier process had what was delivered before this one claimed the name; where the clock has
+  -- been set back since, nothing is known of that.
+  local function age_at(ms) return since <= ms and ms - since + SKEW_MS or math.huge end
 
--- What a consumer left behind. Of our own that is what an earlier process of this name had, which
--- is over at once, or a reply that was lost on its way, which is sure only when it can no longer
--- arrive; the latter nobody had in hand, so that delivery is not charged.
-local function take_first_of(name, idle, look_at)
-  local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, '-', '+', look_at, name)
+  local idle = math.min(own_idle, age_at(now) + 1)
+  local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, own_from, '+', LOOK, consumer)
   local seen_at = now_ms()  -- not before: what the script did until here may have taken long
-  local age = age_at(seen_at)
+  local age, looked_at = age_at(seen_at), 0
   for _, row in ipairs(rows) do
+    if is_full() then break end
+    looked_at, own_from = looked_at + 1, '(' .. row[1]
     local id, idle_ms, deliveries = row[1], row[3], row[4]
-    local delivered = seen_at - idle_ms
-    local charged = name ~= consumer or idle_ms > age
-    if charged then deliveries = deliveries + 1 end
-    if not held[id] and (charged or idle_ms >= own_idle) and may_start(id, deliveries)
-      and not runs_beside_its_like(name, delivered) then
-      take(id, deliveries, name, delivered)
-      if taken then return end
+    local was_a_predecessors = idle_ms > age
+    if not in_flight[id] and (was_a_predecessors or idle_ms >= own_idle) then
+      if was_a_predecessors then deliveries = deliveries + 1 end
+      take_left_behind(id, deliveries, consumer, seen_at - idle_ms)
     end
   end
+  if looked_at == #rows and #rows < LOOK then
+    own_from = '-'
+  else
+    more = true
+  end
 end
 
-if not taken then
-  write_even_when_full(presence)
-  forgive_outage(presence, now, lease, grace)
-  for _, row in ipairs(redis.call('XPENDING', stream, group)[4] or {}) do
-    local name = row[1]
-    if name == consumer then
-      take_first_of(name, math.min(own_idle, age_at(now) + 1), held_count + LOOK_AHEAD)
-    elseif name ~= PARKED then
-      local lease_end = redis.call('ZSCORE', presence, name)
-      if not lease_end then
-        take_first_of(name, lease, LOOK_AHEAD)
-      elseif tonumber(lease_end) <= now then
-        take_first_of(name, 0, LOOK_AHEAD)
+-- Look at a consumer's messages that are idle for so long, from an id on, at no more than `room` of
+-- them. Returns how many it has looked at, and where to go on, or nil if these were all.
+local function look_at(name, from, idle, room)
+  local looked_at = 0
+  while looked_at < room do
+    local page = math.min(PAGE, room - looked_at)
+    local rows = redis.call('XPENDING', stream, group, from, '+', page, name)
+    local seen_at = now_ms()
+    for _, row in ipairs(rows) do
+      looked_at, from = looked_at + 1, '(' .. row[1]
+      if row[3] >= idle and not in_flight[row[1]] then
+        take_left_behind(row[1], row[4] + 1, name, seen_at - row[3])
+        if is_full() then return looked_at, from end
       end
     end
-    if taken then break end
+    if #rows < page then return looked_at, nil end
+  end
+  return looked_at, from
+end
+
+-- Dead consumers take turns: after a message of one of them was taken, the next step goes on with
+-- the next consumer, and behind the last one with the first. The presence is in the order in which
+-- leases end, so the dead come before the living.
+local function look_at_dead()
+  local looked_at, names_seen = 0, 0
+  local is_second_round = dead_rank == 0 and dead_from == '-'
+  while true do
+    local names = redis.call('ZRANGE', presence, dead_rank, dead_rank + MOST_NAMES - 1,
+    'WITHSCORES') local was_last = #names < 2 * MOST_NAMES
+    for i = 1, #names, 2 do
+      if tonumber(names[i + 1]) > now then
+        was_last = true
+        break
+      end
+      local rows, go_on_from = 0, nil
+      if names[i] ~= consumer then
+        rows, go_on_from = look_at(names[i], dead_from, 0, LOOK - looked_at)
+        looked_at = looked_at + rows
+      end
+      if go_on_from and not is_full() then
+        dead_from, more = go_on_from, true
+        return
+      end
+      dead_rank, dead_from, names_seen = dead_rank + 1, '-', names_seen + 1
+      if is_full() or looked_at >= LOOK or names_seen >= MOST_NAMES then
+        more = true
+        return
+      end
+    end
+    if not was_last then
+      more = true
+      return
+    end
+    dead_rank, dead_from = 0, '-'
+    if is_second_round then return end
+    is_second_round = true
   end
 end
 
-local later = redis.call('ZRANGEBYSCORE', due, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return {taken, gone, later[2] and math.ceil(later[2] - now) or -1}
+local function look_at_foreign()
+  local looked_at = 0
+  for n, name in ipairs(foreign) do
+    local go_on_from
+    if not redis.call('ZSCORE', presence, name) then
+      local rows
+      rows, go_on_from = look_at(name, n == 1 and foreign_from or '-', lease, LOOK - looked_at)
+      looked_at = looked_at + rows
+    end
+    if go_on_from then
+      foreign_from, more = go_on_from, true
+      return n - 1
+    end
+    foreign_from = '-'
+    if is_full() or looked_at >= LOOK then
+      more = true
+      return n
+    end
+  end
+  return #foreign
+end
+
+local names_done = 0
+local function look_at_what_was_left()
+  if own_from ~= '' and not is_full() then look_at_own() end
+  if dead_rank < 0 then return end
+  if is_full() then
+    more = true
+    return
+  end
+  forgive_outage(presence, outage, now, lease, grace)
+  if not is_forgiven(outage, now) then look_at_dead() end
+  if not is_full() then names_done = look_at_foreign() end
+end
+
+write_even_when_full(presence)
+if due_comes_last then
+  look_at_what_was_left()
+  if not is_full() then look_at_due() end
+else
+  look_at_due()
+  look_at_what_was_left()
+end
+return {taken, gone, next_due, due_rank, own_from, dead_rank, dead_from, foreign_from, names_done,
+  more and 1 or 0}

@@ -1,0 +1,151 @@
+"""Creating a group, checking the rights that a consumer needs, and a group as seen from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from shared_sync.connection import scripts
+from shared_sync.connection.connection import Connection
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import (
+    ConfigurationError,
+    GroupMissing,
+    RedisAccessDenied,
+    RedisRefused,
+)
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.keys import NEARLY_LAST_ID, NO_ID, PARKED, Keys
+from shared_sync.protocol.replies import QueueMetrics
+
+
+class Ensured(Enum):
+    """How a group came to be there."""
+
+    EXISTED = "existed"
+    CREATED = "created"
+    MAY_NOT_CREATE = "existed, and this user may not create it anew if it is lost"
+
+
+def ensure_group(connection: Connection, commands: GroupCommands) -> Ensured:
+    """Create the group, and the stream, unless they exist.
+
+    Raises `ConfigurationError` if the key is not a stream, and what the connection raises.
+    """
+    try:
+        connection.call(*commands.create_group())
+    except RedisRefused as refusal:
+        if "BUSYGROUP" in str(refusal):
+            return Ensured.EXISTED
+        if refusal.code == "WRONGTYPE":
+            raise ConfigurationError(
+                f"the key {commands.keys.stream!r} holds something that is not a stream; "
+                "choose another stream_name or remove that key"
+            ) from None
+        if refusal.code == "OOM" and _has_group(connection, commands.keys):
+            return Ensured.EXISTED
+        raise
+    except RedisAccessDenied:
+        if _has_group(connection, commands.keys):
+            return Ensured.MAY_NOT_CREATE
+        raise
+    return Ensured.CREATED
+
+
+def check_rights(connection: Connection, commands: GroupCommands) -> None:
+    """Raise `RedisAccessDenied`, which names it, for a missing right; changes nothing.
+
+    Each command is about an id that no entry has. Optional rights are not asked for.
+    """
+    keys, who = commands.keys, (commands.keys.group, commands.consumer)
+    written = [keys.dead, *([commands.result_stream] if commands.result_stream else [])]
+    connection.call_all(
+        ("XINFO", "GROUPS", keys.stream),
+        ("XREADGROUP", "GROUP", *who, "STREAMS", keys.stream, NEARLY_LAST_ID),
+        ("XCLAIM", keys.stream, *who, 0, NO_ID, "JUSTID"),
+        ("XACK", keys.stream, keys.group, NO_ID),
+        ("XDEL", keys.stream, NO_ID),
+        ("XLEN", keys.stream),
+        ("XPENDING", keys.stream, keys.group),
+        ("HGET", keys.history, ""),
+        ("HDEL", keys.history, ""),
+        ("HLEN", keys.holders),
+        ("HKEYS", keys.holders),
+        ("ZADD", keys.due, "XX", 0, ""),
+        ("ZREM", keys.due, ""),
+        ("ZCARD", keys.due),
+        ("ZSCORE", keys.presence, ""),
+        ("ZRANGE", keys.presence, 0, 0),
+        ("ZRANGEBYSCORE", keys.due, "(0", "0"),
+        ("SCRIPT", "LOAD", scripts.scripts()["claim"].text),
+        *(("XADD", key, NO_ID, "", "") for key in written),
+    )
+
+
+def _has_group(connection: Connection, keys: Keys) -> bool:
+    try:
+        connection.call("XPENDING", keys.stream, keys.group)
+    except GroupMissing:
+        return False
+    return True
+
+
+def check_is_stream(connection: Connection, key: str, argument: str) -> None:
+    """Raise `ConfigurationError` if the key holds something that is not a stream."""
+    try:
+        connection.call("XLEN", key)
+    except RedisRefused as refusal:
+        if refusal.code != "WRONGTYPE":
+            raise
+        raise ConfigurationError(
+            f"the key {key!r} holds something that is not a stream; choose another {argument}"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOverview:
+    """A stream and group as seen from outside, without taking part."""
+
+    group_exists: bool
+    consumers_alive: int
+    metrics: QueueMetrics
+
+
+def inspect_group(connection: Connection, keys: Keys | None) -> GroupOverview | None:
+    """Return the state of a stream and group, in two round trips.
+
+    Without keys it only asks whether the server is there."""
+    (seconds, microseconds) = connection.call("TIME")
+    if keys is None:
+        return None
+    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+    replies = connection.call_all(
+        ("XLEN", keys.stream),
+        ("XLEN", keys.dead),
+        ("ZCOUNT", keys.presence, now_ms, "+inf"),
+        ("XPENDING", keys.stream, keys.group),
+    )
+    backlog, dead, alive, pending = replies
+    for reply in replies:
+        if isinstance(reply, RedisRefused) and not isinstance(reply, GroupMissing):
+            raise reply
+    if isinstance(pending, GroupMissing):
+        return GroupOverview(False, 0, QueueMetrics(backlog, pending=0, parked=0, dead=dead))
+    total, _, _, owners = pending
+    parked = next((int(count) for name, count in owners or () if name == PARKED.encode()), 0)
+    return GroupOverview(True, alive, QueueMetrics(backlog, total, parked, dead))
+
+
+def entries(keys: Keys) -> Command:
+    """Count what was ever added to the stream; the reply is for `parse_entries()`.
+
+    Needs +xinfo|stream, and a stream that is there.
+    """
+    return scripts.call("entries", [keys.stream])
+
+
+def parse_entries(reply: Any) -> tuple[int | None, int]:
+    """How many entries were ever added, None where the server does not count, and how many are."""
+    added, length = reply
+    return (None if added < 0 else added), length

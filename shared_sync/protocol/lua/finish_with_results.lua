@@ -1,0 +1,62 @@
+-- Publish the results of messages that are done, acknowledge these and delete their entries.
+-- KEYS: stream, history, due, and the result stream if there is one
+-- ARGV: group, then for each message: id, number of result items, field, value, ..., channel,
+-- payload Returns {outcomes, '' or the refusal of a result, '' or that of a channel}: 1 for each
+-- message that this call ended, 0 for each that had ended before, nothing for a refused one and
+-- those after.
+--
+-- A result is written before its message is acknowledged, if the message is pending: a result that
+-- the server refuses then leaves the message pending instead of acknowledged without a result.
+
+local stream, history, due, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group = ARGV[1]
+local outcomes, looked_at, ended, refusal, unpublished = {}, {}, {}, '', ''
+
+write_even_when_full(due)
+
+-- Where the messages of this call lie together in the pending list, one call tells of all of them.
+local first, last, count = ARGV[2], ARGV[2], 0
+local i = 2
+while ARGV[i] do
+  count, last = count + 1, ARGV[i]
+  i = i + ARGV[i + 1] + 4
+end
+local is_pending = {}
+if not id_is_after(first, last) then
+  for _, row in ipairs(redis.call('XPENDING', stream, group, first, last, count)) do
+    is_pending[row[1]] = true
+  end
+end
+
+i = 2
+while ARGV[i] do
+  local id, items = ARGV[i], tonumber(ARGV[i + 1])
+  local channel, payload = ARGV[i + items + 2], ARGV[i + items + 3]
+  local pending = is_pending[id] or pending_entry(stream, group, id) ~= nil
+  if pending and items > 0 then
+    local added = redis.pcall('XADD', results, '*', unpack(ARGV, i + 2, i + 1 + items))
+    if type(added) == 'table' and added.err then
+      refusal = added.err
+      break
+    end
+  end
+  if pending then
+    is_pending[id] = nil  -- a message that comes twice ends once
+    ended[#ended + 1] = id
+    if channel ~= '' then unpublished = publish(channel, payload) end
+  end
+  outcomes[#outcomes + 1] = pending and 1 or 0
+  looked_at[#looked_at + 1] = id
+  i = i + items + 4
+end
+
+-- Also of messages that were not pending any more: their stream or group may have been deleted.
+if #looked_at > 0 and redis.call('HLEN', history) > 0
+  and redis.call('HDEL', history, unpack(looked_at)) > 0 then
+  redis.call('ZREM', due, unpack(looked_at))
+end
+if #ended > 0 then
+  redis.call('XACK', stream, group, unpack(ended))
+  delete_finished(stream, group, ended, true)
+end
+return {outcomes, refusal, unpublished}

@@ -1,0 +1,73 @@
+-- Renew a consumer's lease, tidy up a bounded step, and report lengths.
+-- KEYS: stream, due, presence, dead, holders, outage
+-- ARGV: group, consumer, identity, lease ms, grace ms, rank in the presence at which to go on
+-- looking
+--       for ended consumers, and after which parked id to go on restoring lost due times ('' for
+-- not) Returns {entries in the stream, dead letters, due times, '' or what was refused, rank at
+-- which to go on, parked id at which to go on or ''}; -1 where a length is unknown. An error HELD
+-- if the name was claimed by another process meanwhile.
+
+local STEP = 100  -- consumers, and below due times, so that no call takes long
+
+local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holders, outage = KEYS[5], KEYS[6]
+local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
+local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
+local rank, restore_from = tonumber(ARGV[6]), ARGV[7]
+local now, refusal = now_ms(), nil
+
+local current = redis.call('HGET', holders, consumer)
+if current and current ~= identity and lease_end_of(presence, consumer) > now then
+  return redis.error_reply('HELD ' .. current)
+end
+
+write_even_when_full(presence)
+forgive_outage(presence, outage, now, lease, grace)
+local forgiven = is_forgiven(outage, now)
+redis.call('ZADD', presence, now + lease, consumer)
+if current ~= identity then redis.call('HSET', holders, consumer, identity) end
+
+-- Consumers whose lease has ended and that left nothing behind, as is seen in this very script. The
+-- presence is in the order in which leases end. Those that stay have a rank; the next call goes on
+-- behind them.
+local last_seen
+local names = redis.call('ZRANGE', presence, rank, rank + STEP - 1, 'WITHSCORES')
+for i = 1, forgiven and 0 or #names, 2 do
+  local name, lease_end = names[i], tonumber(names[i + 1])
+  if lease_end > now then break end
+  last_seen = i
+  if #redis.call('XPENDING', stream, group, '-', '+', 1, name) == 0 then
+    refusal = remove_consumer(stream, group, name) or refusal
+    redis.call('ZREM', presence, name)
+    redis.call('HDEL', holders, name)
+  else
+    rank = rank + 1
+  end
+end
+if last_seen ~= 2 * STEP - 1 then rank = 0 end
+
+-- Identities whose presence was lost with the key or ended.
+if redis.call('HLEN', holders) > redis.call('ZCARD', presence) then
+  local names = redis.call('HKEYS', holders)
+  for i = 1, math.min(#names, STEP) do
+    local name = names[(now + i) % #names + 1]  -- in the end the turn of each comes
+    if not redis.call('ZSCORE', presence, name) then redis.call('HDEL', holders, name) end
+  end
+end
+
+-- Parked messages whose due time was lost are due now.
+if restore_from ~= '' then
+  local rows = redis.call('XPENDING', stream, group, restore_from, '+', STEP, PARKED)
+  for _, row in ipairs(rows) do redis.call('ZADD', due, 'NX', now, row[1]) end
+  restore_from = #rows == STEP and '(' .. rows[STEP][1] or ''
+end
+
+local function length_of(key)
+  local length = redis.pcall('XLEN', key)
+  if type(length) == 'number' then return length end
+  refusal = length.err
+  return -1
+end
+
+local entries, letters = length_of(stream), length_of(dead)
+return {entries, letters, redis.call('ZCARD', due), refusal or '', rank, restore_from}

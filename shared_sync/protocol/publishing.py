@@ -1,0 +1,33 @@
+"""Publishing messages, and replaying dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from shared_sync.connection import connection, scripts
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import SharedSyncError
+from shared_sync.protocol.keys import Keys
+
+
+def publish(
+    stream: str, messages: Iterable[Sequence[bytes]], max_queue_depth: int | None
+) -> Command:
+    """Add messages in order; the reply is for `parse_published()`."""
+    arguments: list[object] = ["" if max_queue_depth is None else max_queue_depth]
+    for items in messages:
+        arguments.append(len(items))
+        arguments += items
+    return scripts.call("publish", [stream], *arguments)
+
+
+def parse_published(reply: Any) -> tuple[list[str], SharedSyncError | None]:
+    """The ids of the accepted messages, and why the next one was refused, if it was."""
+    ids, refusal = reply
+    return [entry_id.decode() for entry_id in ids], connection.refusal(refusal)
+
+
+def replay(keys: Keys, letter_id: str) -> Command:
+    """Move a dead letter back to the stream; the reply is the new id, or None if it is gone."""
+    return scripts.call("replay", [keys.stream, keys.dead], letter_id)

@@ -1,0 +1,119 @@
+"""What the replies to a consumer's commands say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared_sync.connection import connection
+from shared_sync.errors import SharedSyncError
+from shared_sync.protocol.keys import PARKED
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the outcomes of one command came to."""
+
+    results: Sequence[int]
+    """One for each outcome, up to the first that was refused: 1 if it ended or parked its message,
+    0 if the message was no longer this consumer's, -1 if its body was gone."""
+    refusal: SharedSyncError | None = None
+    """Why the next one was refused."""
+    unpublished: SharedSyncError | None = None
+    """Why a result channel was refused, which ends no message."""
+
+
+def parse_settled(reply: Any) -> Settled:
+    """Return what a script that settles outcomes says."""
+    results, refusal, unpublished = reply
+    return Settled(results, connection.refusal(refusal), connection.refusal(unpublished))
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What is delivered to consumers and not acknowledged."""
+
+    total: int = 0
+    by_consumer: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def parked(self) -> int:
+        """How many messages wait for their next attempt."""
+        return self.by_consumer.get(PARKED, 0)
+
+
+def parse_pending(reply: Any) -> Pending:
+    """Return what the summary of XPENDING says."""
+    total, _, _, rows = reply
+    counts = {name.decode(errors="replace"): int(count) for name, count in rows or ()}
+    return Pending(total, counts)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMetrics:
+    """The sizes of a stream and group; None where the server did not say."""
+
+    backlog: int | None
+    """Messages that are not finished: waiting, pending and parked."""
+    pending: int
+    """Delivered to a consumer and not acknowledged, the parked ones included."""
+    parked: int
+    dead: int | None
+
+    @property
+    def waiting(self) -> int | None:
+        """Messages that nobody has read yet."""
+        return None if self.backlog is None else max(0, self.backlog - self.pending)
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    """What a heartbeat reports."""
+
+    backlog: int | None
+    dead: int | None
+    due_times: int
+    refusal: SharedSyncError | None
+    """Why part of it was refused, such as a missing right."""
+    ended_from: int
+    """The rank at which the next heartbeat goes on looking for ended consumers."""
+    restore_from: str
+    """The parked id behind which to go on restoring due times; empty when that is done."""
+
+
+def parse_heartbeat(reply: Any) -> HeartbeatReply:
+    """Return what the heartbeat script says."""
+    backlog, dead, due_times, refusal, ended_from, restore_from = reply
+    return HeartbeatReply(
+        backlog=None if backlog < 0 else backlog,
+        dead=None if dead < 0 else dead,
+        due_times=due_times,
+        refusal=connection.refusal(refusal),
+        ended_from=ended_from,
+        restore_from=restore_from.decode(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NameInUse:
+    """Another process has a consumer's name."""
+
+    identity: bytes
+    now_ms: int
+    lease_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NameClaimed:
+    """A consumer's name is the asking process's own."""
+
+    before: bytes
+    """Who had it: an earlier process, or the asking one already; empty if nobody is known."""
+    since_ms: int
+    """The server's time from which on it is claimed."""
+
+
+def parse_claim(reply: Any) -> NameClaimed | NameInUse:
+    """Return whether the name was claimed."""
+    return NameClaimed(*reply) if len(reply) == 2 else NameInUse(*reply)

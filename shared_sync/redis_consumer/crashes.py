@@ -1,0 +1,61 @@
+"""Crash accounting: what is charged, when a message is given up on, and what may run beside it.
+
+A *crash* is a delivery that ended in neither success, failure nor hand-back: its process died, or
+was taken for dead, while it had the message. The server counts deliveries and `history` counts
+failures, so nobody has to note a crash for it to count:
+
+    crashes = deliveries before this one - failures
+
+A process that dies takes all of its messages down with it, and nobody can tell which of them was
+the cause. So each is a *suspect*, charged with one crash. The rules, which
+`protocol/lua/recover.lua` applies while it takes messages over, keep the innocent from dying with
+the guilty:
+
+1. A message with `max_crashes` crashes is given up on. It is only taken over to be buried.
+2. A suspect is taken over alone: it waits behind nothing, and nothing waits behind it.
+3. One that has a single crash left runs beside no other suspect, so that another's crash does not
+   take its last chance.
+4. Messages of one read run again one at a time in a process, unless their dead consumer read one
+   message at a time: whichever of them was the cause, it does not take the others down twice.
+5. While one reader looks for suspects and its reply is on its way, no other reader looks for any:
+   what may run beside the one that is coming is not known yet.
+
+Example with `max_crashes=3`: a worker with one thread has read A, B and C and dies. All three have
+two deliveries when they are taken over, so one crash each. A runs first, alone in its process, and
+ends well. B runs, and the process dies again: it was B. C is still with the first dead worker's
+messages, and its count does not change. B has two crashes now, a last chance, and runs beside no
+suspect; it crashes a third time and becomes a dead letter. C runs and ends well, with one crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shared_sync.protocol.messages import Entry, Read
+
+
+def is_given_up(entry: Entry, max_crashes: int) -> bool:
+    """Return whether a message took its process down too often to be run again."""
+    return entry.crashes >= max_crashes
+
+
+def suspects(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the messages that have a crash behind them."""
+    return [entry for entry in entries if entry.deliveries > 1 and entry.crashes]
+
+
+def startable_crashes(running: Iterable[Entry], max_crashes: int) -> int:
+    """Return how many crashes a message may have behind it to start beside these suspects.
+
+    With `max_crashes=3`: any number if there is none; up to 1 beside those with 1; none beside one
+    with 2.
+    """
+    worst = max((entry.crashes for entry in running), default=0)
+    if worst == 0:
+        return max_crashes
+    return max_crashes - 2 if worst < max_crashes - 1 else 0
+
+
+def reads_to_keep_apart(running: Iterable[Entry]) -> set[Read]:
+    """Return the reads of dead consumers of which a suspect runs, so that no other may start."""
+    return {entry.left_by for entry in running if entry.left_by is not None}

@@ -1,0 +1,232 @@
+"""The life of a consumer: new, starting, running, draining, stopped."""
+
+from __future__ import annotations
+
+import math
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from shared_sync.common.guarded import GuardedRecorder, Logger
+from shared_sync.errors import ConsumerBroken, ConsumerStateError
+from shared_sync.redis_consumer import signals
+from shared_sync.redis_consumer.health import threads_ended
+from shared_sync.redis_consumer.options import Options
+from shared_sync.redis_consumer.pool import POLL_SECONDS, SHUTDOWN_GRACE_SECONDS, Pool
+from shared_sync.redis_consumer.runner import MessageProcessor
+from shared_sync.redis_consumer.state import State
+
+CHECK_SECONDS = 0.5
+"""How often `run()` checks that every thread is alive."""
+
+COUNTERS = (
+    "jobs_processed",
+    "jobs_failed",
+    "jobs_retried",
+    "jobs_dead",
+    "jobs_recovered",
+    "jobs_handed_back",
+    "redis_operations",
+    "redis_reconnects",
+)
+"""Shown from the start, at zero; the rarer ones appear when there is something to count."""
+
+
+class Lifecycle:
+    """Starts, watches and drains a pool. Any thread may call any method.
+
+    `RedisStreamConsumer` documents the methods that it hands on.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        processor: MessageProcessor,
+        *,
+        recorder: GuardedRecorder,
+        logger: Logger,
+    ) -> None:
+        # Fixed after construction.
+        self._options = options
+        self._recorder = recorder
+        self._logger = logger
+        self.pool = Pool(
+            options, processor, recorder=recorder, logger=logger, on_broken=self._break
+        )
+        self._stopped = threading.Event()
+        # Guarded by the lock, which is re-entrant: a signal handler may call stop() in start().
+        self._lock = threading.RLock()
+        self.state = State.NEW
+        self._clean = True
+        self.broken: ConsumerBroken | None = None
+        """Why the consumer cannot go on by itself."""
+        self._stop_by = math.inf  # moment on the monotonic clock
+
+    def connect(self) -> None:
+        """Claim the name, without starting anything."""
+        with self._lock:
+            if self.state is not State.NEW:
+                raise self._not_new()
+        self.pool.claim_names(self._stopped.wait)
+
+    def start(self) -> None:
+        """Start the pool and return."""
+        self._start(self._stopped.wait)
+
+    def run(self) -> bool:
+        """Start the pool unless it runs, and block until it has stopped."""
+        with signals.caught() as received:
+
+            def give_up(seconds: float) -> bool:
+                return self._stopped.wait(min(seconds, POLL_SECONDS)) or not received.empty()
+
+            if self.state is not State.RUNNING:
+                self._start(give_up)
+            try:
+                self._wait_for(received)
+            except BaseException:
+                self.stop()
+                raise
+        clean = self.stop()
+        if self.broken is not None:
+            raise self.broken
+        return clean
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Drain, and return whether every thread has ended."""
+        if self.pool.subscriptions[0].is_of_another_process:
+            return False
+        self._begin_drain(self._options.drain_seconds if timeout is None else timeout)
+        if self.pool.is_reader(threading.current_thread()):
+            return False
+        while not self._stopped.wait(POLL_SECONDS):
+            if self._limit_has_passed():
+                return False
+        return self._clean
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the consumer has stopped; return whether it has."""
+        return self._stopped.wait(timeout)
+
+    def ended_by_themselves(self) -> list[str]:
+        """Return the threads that have ended although nobody stopped the consumer."""
+        if self.state is not State.RUNNING:
+            return []
+        ended = self.pool.ended_threads()
+        return ended if self.state is State.RUNNING else []
+
+    # --- inside ---
+
+    def _start(self, give_up: Callable[[float], bool]) -> None:
+        with self._lock:
+            if self.state is not State.NEW:
+                raise self._not_new()
+            self.state = State.STARTING
+        try:
+            has_name = self.pool.claim_names(give_up)
+        except BaseException:
+            with self._lock:
+                if self.state is State.STARTING:
+                    self.state = State.NEW
+            raise
+        if not has_name:
+            self._begin_drain(0)
+            return
+        for name in COUNTERS:
+            self._recorder.increment_counter(name, 0)
+        if not self._run_pool():
+            self.pool.leave(self._stop_by)
+            return
+        self._logger.info(
+            "consumer %s of group %s processes %s with %d threads",
+            self._options.consumer_id,
+            self._options.consumer_group,
+            self._options.stream_name,
+            self._options.threads,
+        )
+
+    def _not_new(self) -> ConsumerStateError:
+        return ConsumerStateError(
+            f"consumer {self._options.consumer_id!r} is {self.state.value}, and only a new one can "
+            "be connected or started; make a new RedisStreamConsumer"
+        )
+
+    def _run_pool(self) -> bool:
+        """Start the threads; return False if the consumer was stopped meanwhile."""
+        with self._lock:
+            if self.state is not State.STARTING:
+                return False
+            self.state = State.RUNNING
+            try:
+                self.pool.start()
+            except RuntimeError as error:
+                failure = ConsumerBroken(f"the pool's threads cannot be started: {error}")
+            else:
+                return True
+        self._begin_drain(0)
+        self._stopped.wait(SHUTDOWN_GRACE_SECONDS)
+        raise failure
+
+    def _wait_for(self, received: queue.SimpleQueue[int]) -> None:
+        """Wait until the consumer has stopped, or drain at a signal."""
+        while not self._stopped.is_set():
+            try:
+                name = signal.Signals(received.get(timeout=CHECK_SECONDS)).name
+            except queue.Empty:
+                ended = self.ended_by_themselves()
+                if ended:
+                    self._break(ConsumerBroken(threads_ended(ended)))
+                continue
+            self._logger.info("%s: draining", name)
+            self._begin_drain(self._options.drain_seconds)
+            while not self._stopped.wait(POLL_SECONDS) and not self._limit_has_passed():
+                if not received.empty():
+                    self._begin_drain(0)
+            return
+
+    def _limit_has_passed(self) -> bool:
+        return time.monotonic() >= self._stop_by + SHUTDOWN_GRACE_SECONDS
+
+    def _break(self, error: ConsumerBroken) -> None:
+        """Go no further: note why, and drain. `start_consuming()` raises it in the end."""
+        with self._lock:
+            if self.broken is not None:
+                return
+            self.broken = error
+        self._logger.error("consumer %s stops: %s", self._options.consumer_id, error)
+        self._begin_drain(self._options.drain_seconds)
+
+    def _begin_drain(self, seconds: float) -> None:
+        """Drain in a thread of its own, which nothing that happens to the caller can break off."""
+        with self._lock:
+            self._stop_by = min(self._stop_by, time.monotonic() + seconds)
+            before = self.state
+            if before in (State.NEW, State.STARTING):
+                self.state = State.STOPPED
+                self._stopped.set()
+            elif before is State.RUNNING:
+                self.state = State.DRAINING
+        if before is State.NEW and self.pool.subscriptions[0].has_name:
+            self.pool.leave(self._stop_by)  # it was connected only
+        elif before is State.RUNNING:
+            self.pool.stop_reading()
+            try:
+                threading.Thread(target=self._drain, name="drain", daemon=True).start()
+            except RuntimeError:
+                self._drain()  # no more threads, as when the interpreter shuts down
+
+    def _drain(self) -> None:
+        clean = left = False
+        try:
+            clean, left = self.pool.drain(lambda: self._stop_by)
+        finally:
+            with self._lock:
+                self.state = State.STOPPED
+                self._clean = clean
+            self._stopped.set()
+            ending = "" if clean else "; not every thread has ended"
+            if not left:
+                ending += "; others take over what it had when its lease has ended"
+            self._logger.info("consumer %s has stopped%s", self._options.consumer_id, ending)

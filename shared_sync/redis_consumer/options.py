@@ -1,0 +1,112 @@
+"""The options of a consumer, checked as soon as they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from shared_sync.common import arguments
+from shared_sync.connection import discovery
+from shared_sync.errors import ConfigurationError
+from shared_sync.policies import RetryPolicy
+from shared_sync.protocol.keys import Keys
+from shared_sync.redis_consumer import prefetch as prefetch_sizes
+from shared_sync.redis_consumer.prefetch import Setting
+
+MAX_BLOCK_SECONDS = 2.0
+MAX_PREFETCH = 1000
+LONGEST_DEADLINE_SECONDS = 365 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `RedisStreamConsumer` is made with; its docstring explains each."""
+
+    redis_url: str
+    stream_name: str
+    consumer_group: str
+    consumer_id: str
+    threads: int
+    prefetch: Setting
+    binary_fields: Collection[str]
+    result_stream: str | None
+    result_channel: str | None
+    carry_fields: Sequence[str]
+    lease_seconds: float
+    retry: RetryPolicy
+    max_crashes: int
+    job_deadline_seconds: float | None
+    job_limit_seconds: float | None
+    late_after_p99s: float | None
+    drain_seconds: float
+    block_seconds: float
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigurationError` for an option that cannot work."""
+        self._check_names()
+        self._check_numbers()
+        self._check_jobs()
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of the stream and group."""
+        return Keys.of(self.stream_name, self.consumer_group)
+
+    @property
+    def effective_prefetch(self) -> Setting:
+        """The prefetch; 1 instead of "auto" if a single crash is the limit."""
+        return 1 if self.prefetch == "auto" and self.max_crashes == 1 else self.prefetch
+
+    @property
+    def most_prefetched(self) -> int:
+        """Most messages of one read."""
+        return prefetch_sizes.most(self.effective_prefetch)
+
+    def _check_names(self) -> None:
+        arguments.text("consumer_id", self.consumer_id)
+        if self.consumer_id.startswith("~"):
+            raise ConfigurationError(f"consumer_id {self.consumer_id!r} may not begin with '~'")
+        arguments.names("binary_fields", self.binary_fields)
+        arguments.names("carry_fields", self.carry_fields)
+        if self.result_stream is not None:
+            arguments.text("result_stream", self.result_stream)
+            discovery.check_one_slot(self.redis_url, self.stream_name, self.result_stream)
+        if self.result_channel is not None:
+            arguments.text("result_channel", self.result_channel)
+        if self.result_stream == self.stream_name:
+            raise ConfigurationError("result_stream must be another stream than stream_name")
+        if not isinstance(self.retry, RetryPolicy):
+            raise ConfigurationError(f"retry must be a RetryPolicy, not {self.retry!r}")
+        self.keys  # noqa: B018 - raises for names that cannot be used
+
+    def _check_numbers(self) -> None:
+        arguments.whole_number("threads", self.threads, 1, 1000)
+        if self.prefetch != "auto":
+            if isinstance(self.prefetch, str):
+                raise ConfigurationError(
+                    f'prefetch must be "auto" or a whole number, not {self.prefetch!r}'
+                )
+            arguments.whole_number("prefetch", self.prefetch, 1, MAX_PREFETCH)
+        arguments.whole_number("max_crashes", self.max_crashes, 1)
+        arguments.number("lease_seconds", self.lease_seconds, 1, 86_400)
+        arguments.number("drain_seconds", self.drain_seconds, 0, 86_400)
+        arguments.number("block_seconds", self.block_seconds, 0.01, MAX_BLOCK_SECONDS)
+        if self.late_after_p99s is not None:
+            arguments.number("late_after_p99s", self.late_after_p99s, 1, 1_000_000)
+
+    def _check_jobs(self) -> None:
+        deadline, limit = self.job_deadline_seconds, self.job_limit_seconds
+        if deadline is not None:
+            arguments.number("job_deadline_seconds", deadline, 0.1, LONGEST_DEADLINE_SECONDS)
+        if limit is not None:
+            if deadline is None:
+                raise ConfigurationError(
+                    "job_limit_seconds needs job_deadline_seconds: a message that hangs is charged "
+                    "for it at its deadline; without one it would stop one process after the other"
+                )
+            arguments.number("job_limit_seconds", limit, deadline, 2 * LONGEST_DEADLINE_SECONDS)
+        if self.max_crashes == 1 and self.threads * self.most_prefetched > 1:
+            raise ConfigurationError(
+                'max_crashes=1 needs threads=1, and prefetch=1 or "auto": a crash is charged to '
+                "every message that the process had, and with one allowed all of them would die"
+            )

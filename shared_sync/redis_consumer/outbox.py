@@ -1,0 +1,305 @@
+"""Outcomes on their way to Redis: sent, confirmed, and sent again after a lost reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from shared_sync.common.guarded import Logger, Recorder
+from shared_sync.common.log_once import LogOnce
+from shared_sync.connection.availability import Availability
+from shared_sync.connection.connection import Connection
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import RedisRefused, SharedSyncError
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.messages import Bury, Finish, Outcome, Park
+from shared_sync.protocol.replies import parse_settled
+from shared_sync.redis_consumer.slot import Activity
+
+MOST_IDS: Final = 500
+"""Messages without a result that one call of a script ends, so that no call takes long."""
+
+MOST_OUTCOMES: Final = 100
+"""The same for messages that have a result or have failed, or go back."""
+
+_COUNTERS: Final[dict[type[Outcome], str]] = {
+    Finish: "jobs_processed",
+    Park: "jobs_retried",
+    Bury: "jobs_dead",
+}
+
+T = TypeVar("T")
+
+
+class _Parcel(NamedTuple):
+    """A command that settles messages, and what to do with its reply."""
+
+    command: Command
+    ids: Sequence[str]
+    confirm: Callable[[Any], SharedSyncError | None]
+    """Notes what the messages came to; returns why one of them was refused."""
+
+
+class Outbox:
+    """Settles messages over one connection, and sends one more command along with each exchange.
+
+    What was put in stays until Redis has confirmed it; the next exchange sends it again if Redis
+    has not. All methods belong to the thread that uses the connection, except `ids()` and
+    `unsettled`, which any thread may call.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        connection: Connection,
+        commands: GroupCommands,
+        activity: Activity,
+        availability: Availability,
+        recorder: Recorder,
+        logger: Logger,
+        log_channel_refusal: LogOnce,
+        flush_metrics: Callable[[], None] = lambda: None,
+    ) -> None:
+        # Fixed after construction.
+        self.connection = connection
+        self._name = name
+        self._commands = commands
+        self._activity = activity
+        self._availability = availability
+        self._recorder = recorder
+        self._logger = logger
+        self._log_channel_refusal = log_channel_refusal
+        self._flush_metrics = flush_metrics
+        # Written by the using thread; any thread may read.
+        self._done: list[str] = []
+        self._outcomes: list[Outcome] = []
+        self._returned: list[str] = []
+        # Owned by the using thread.
+        self._in_doubt: set[str] = set()
+        """Messages whose outcome was sent before, and the reply was lost."""
+        self.is_held_up = False
+        """Whether the last exchange left outcomes that Redis did not confirm."""
+
+    # --- putting in ---
+
+    def add_done(self, message_id: str) -> None:
+        """Put in a message that is done and has no result."""
+        self._done.append(message_id)
+
+    def add(self, outcome: Outcome) -> None:
+        """Put in a message that has a result, has failed, or is given up on."""
+        self._outcomes.append(outcome)
+
+    def hand_back(self, ids: Iterable[str]) -> None:
+        """Put in messages that were not started, and go back uncharged."""
+        self._returned += ids
+
+    @property
+    def unsettled(self) -> int:
+        """How many outcomes Redis has not confirmed."""
+        return len(self._done) + len(self._outcomes)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all messages in here."""
+        return [
+            *self._done.copy(),
+            *(outcome.id for outcome in self._outcomes.copy()),
+            *self._returned.copy(),
+        ]
+
+    # --- sending ---
+
+    def flush(self) -> None:
+        """Settle everything in here, in one round trip.
+
+        Raises what the connection raises, or why Redis refused an outcome.
+        """
+        parcels = self._pack()
+        if not parcels:
+            self.is_held_up = False
+            return
+        self._send(parcels, ())
+        refusal = self._receive(parcels)
+        if refusal is not None:
+            raise refusal
+        self._availability.succeeded(self._name)
+
+    def exchange(self, command: Command, *, blocking: bool = False) -> Any:
+        """Settle everything in here, and return the reply to one more command, in one round trip.
+
+        The server may hold back the reply to a `blocking` command; it is None if the connection is
+        interrupted. Raises what the connection raises. An outcome that was refused raises nothing
+        here; `is_held_up` tells.
+        """
+        if blocking and self.connection.interrupted:
+            return None
+        parcels = self._pack()
+        self._send(parcels, (command,))
+        if parcels:
+            self._receive(parcels)
+        self._activity.receives = True
+        try:
+            return self._reply(blocking)
+        finally:
+            self._activity.receives = False
+
+    def _reply(self, blocking: bool) -> Any:
+        try:
+            connection = self.connection
+            reply = connection.receive_blocked() if blocking else connection.receive()
+        except RedisRefused:
+            raise
+        except BaseException:
+            self.connection.close()  # the reply may be left unread
+            raise
+        self._availability.succeeded(self._name)
+        return reply
+
+    def _pack(self) -> list[_Parcel]:
+        parcels: list[_Parcel] = []
+        commands = self._commands
+        if self._done:
+            for ids in _chunks(self._done, MOST_IDS):
+                parcels.append(_Parcel(commands.finish(ids), ids, self._confirm_done(ids)))
+        if self._outcomes:
+            for finishes in _chunks(self._of_type(Finish), MOST_OUTCOMES):
+                parcels.append(self._parcel(commands.finish_with_results(finishes), finishes))
+            for parks in _chunks(self._of_type(Park), MOST_OUTCOMES):
+                parcels.append(self._parcel(commands.park(parks), parks))
+            parcels += [self._parcel(commands.bury(one), [one]) for one in self._of_type(Bury)]
+        if self._returned:
+            for ids in _chunks(self._returned, MOST_OUTCOMES):
+                parcels.append(_Parcel(commands.hand_back(ids), ids, self._confirm_returned(ids)))
+        return parcels
+
+    def _of_type(self, kind: type[T]) -> list[T]:
+        return [outcome for outcome in self._outcomes if isinstance(outcome, kind)]
+
+    def _parcel(self, command: Command, outcomes: Sequence[Outcome]) -> _Parcel:
+        ids = [outcome.id for outcome in outcomes]
+        return _Parcel(command, ids, lambda reply: self._confirm(outcomes, reply))
+
+    def _send(self, parcels: Sequence[_Parcel], commands: Sequence[Command]) -> None:
+        connection = self.connection
+        connects = connection.connects
+        connection.open()
+        if connects and connects != connection.connects:
+            self._recorder.increment_counter("redis_reconnects")
+        self.is_held_up = bool(parcels)
+        try:
+            connection.send([*(parcel.command for parcel in parcels), *commands])
+        except BaseException:
+            self._doubt(parcels)
+            raise
+        self._recorder.increment_counter("redis_operations", len(parcels) + len(commands))
+        if not parcels:
+            self._flush_metrics()
+
+    def _receive(self, parcels: Sequence[_Parcel]) -> SharedSyncError | None:
+        """Read the replies to the parcels; return why one of them was refused."""
+        refusal: SharedSyncError | None = None
+        answered = 0
+        self._activity.receives = True
+        try:
+            for parcel in parcels:
+                try:
+                    refused = parcel.confirm(self.connection.receive())
+                except RedisRefused as error:
+                    refused = error
+                answered += 1
+                refusal = refused or refusal
+                if self._in_doubt:
+                    self._in_doubt.difference_update(parcel.ids)
+        except BaseException:
+            self.connection.close()  # replies may be left unread
+            self._doubt(parcels[answered:])
+            raise
+        finally:
+            self._activity.receives = False
+            self._flush_metrics()  # before a wait for a message, however long that takes
+        self.is_held_up = refusal is not None
+        return refusal
+
+    def _doubt(self, parcels: Sequence[_Parcel]) -> None:
+        for parcel in parcels:
+            self._in_doubt.update(parcel.ids)
+
+    # --- what Redis has confirmed ---
+
+    def _confirm_done(self, ids: Sequence[str]) -> Callable[[Any], None]:
+        def confirm(ended: int) -> None:
+            self._done = _without(self._done, ids)
+            # Of a message whose outcome was sent before, the first sending most likely ended it.
+            missing = len(ids) - ended
+            lost = max(0, missing - sum(one in self._in_doubt for one in ids)) if missing else 0
+            self._recorder.increment_counter("jobs_processed", len(ids) - lost)
+            if lost:
+                self._recorder.increment_counter("jobs_lost", lost)
+                self._logger.warning(
+                    "%d messages that are done here were taken over by other consumers or deleted; "
+                    "what became of them here does not count",
+                    lost,
+                )
+
+        return confirm
+
+    def _confirm_returned(self, ids: Sequence[str]) -> Callable[[Any], None]:
+        def confirm(reply: Any) -> None:
+            self._returned = _without(self._returned, ids)
+            returned, lost_bodies = reply
+            if returned:
+                self._recorder.increment_counter("jobs_handed_back", returned)
+            if lost_bodies:
+                self._recorder.increment_counter("lost_bodies", lost_bodies)
+
+        return confirm
+
+    def _confirm(self, outcomes: Sequence[Outcome], reply: Any) -> SharedSyncError | None:
+        settled = parse_settled(reply)
+        confirmed = outcomes[: len(settled.results)]
+        gone = {id(outcome) for outcome in confirmed}
+        self._outcomes = [outcome for outcome in self._outcomes if id(outcome) not in gone]
+        for outcome, result in zip(confirmed, settled.results, strict=True):
+            self._record(outcome, result)
+        if settled.unpublished is not None:
+            self._recorder.increment_counter("results_unpublished")
+            self._log_channel_refusal(
+                "results cannot be published on their channels: %s; grant the worker's user the "
+                "right to them. Messages go on; this is logged once",
+                settled.unpublished,
+            )
+        return settled.refusal
+
+    def _record(self, outcome: Outcome, result: int) -> None:
+        if result < 0:
+            self._recorder.increment_counter("lost_bodies")
+            self._logger.warning(
+                "message %s cannot be kept: its entry was deleted from the stream by others",
+                outcome.id,
+            )
+        elif result == 0 and outcome.id not in self._in_doubt:
+            self._recorder.increment_counter("jobs_lost")
+            self._logger.warning(
+                "message %s was taken over by another consumer or deleted; "
+                "what became of it here (%s) does not count",
+                outcome.id,
+                type(outcome).__name__.lower(),
+            )
+        else:
+            self._recorder.increment_counter(_COUNTERS[type(outcome)])
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    if 0 < len(items) <= size:
+        yield items
+    else:
+        for start in range(0, len(items), size):
+            yield items[start : start + size]
+
+
+def _without(ids: list[str], settled: Sequence[str]) -> list[str]:
+    if len(ids) == len(settled):
+        return []
+    gone = set(settled)
+    return [one for one in ids if one not in gone]

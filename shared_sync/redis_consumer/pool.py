@@ -1,0 +1,306 @@
+"""The pool: builds the threads of one consumer, starts them, and drains them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from shared_sync.common.guarded import GuardedRecorder, Logger, RecorderOfOneThread
+from shared_sync.common.log_once import LogOnce
+from shared_sync.common.loop import Loop
+from shared_sync.connection import connection as redis_connection
+from shared_sync.connection import url
+from shared_sync.connection.availability import Availability
+from shared_sync.connection.connection import Connection
+from shared_sync.errors import ConsumerBroken
+from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
+from shared_sync.redis_consumer.delivery import Delivery, Rules
+from shared_sync.redis_consumer.error_handling import ErrorHandling
+from shared_sync.redis_consumer.heartbeat import Heartbeat
+from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.job_budget import Budget
+from shared_sync.redis_consumer.options import Options
+from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.prefetch import Prefetch
+from shared_sync.redis_consumer.reader import Reader
+from shared_sync.redis_consumer.results import Results
+from shared_sync.redis_consumer.runner import MessageProcessor, ThreadRunner
+from shared_sync.redis_consumer.running_jobs import RunningJobs
+from shared_sync.redis_consumer.slot import Activity, Slot
+from shared_sync.redis_consumer.subscription import Subscription
+from shared_sync.redis_consumer.timeouts import Timeouts, longest_step_seconds
+from shared_sync.redis_consumer.watchdog import Watchdog
+
+POLL_SECONDS = 0.05
+SHUTDOWN_GRACE_SECONDS = 3.0
+"""How much longer than its limit stopping may take: to hand back and to leave."""
+
+
+class Pool:
+    """The threads of one consumer: readers, and one for heartbeats.
+
+    Any thread may call any method. The consumer decides when: `claim_names()`, then `start()`, then
+    `drain()`, each once.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        processor: MessageProcessor,
+        *,
+        recorder: GuardedRecorder,
+        logger: Logger,
+        on_broken: Callable[[ConsumerBroken], None],
+    ) -> None:
+        # Fixed after construction.
+        self._options = options
+        self._processor = processor
+        self._recorder = recorder
+        self._logger = logger
+        self._log_channel_refusal = LogOnce(logger, logging.ERROR)
+        self._rules = _rules(options)
+        self.availability = Availability(url.safe_address(options.redis_url), logger)
+        self._in_flight = InFlight()
+        self.subscriptions = [
+            Subscription(options, in_flight=self._in_flight, recorder=recorder, logger=logger)
+        ]
+        self._stop_reading = threading.Event()
+        self._stop_heartbeats = threading.Event()
+        self._abandon = threading.Event()
+        self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
+        self._heartbeat_name = f"{options.consumer_id}-heartbeat"
+        self._heartbeat_activity = Activity()
+        # A connection that hangs must be given up on before the lease ends.
+        reply_seconds = min(redis_connection.REPLY_MARGIN_SECONDS, options.lease_seconds / 4)
+        (subscription,) = self.subscriptions
+        self._heartbeat_connection = Connection(subscription.connector(reply_seconds))
+        self.heartbeats = [self._new_heartbeat(one) for one in self.subscriptions]
+        self._running_jobs = RunningJobs(
+            self._in_flight,
+            longest_step_seconds=longest_step_seconds(options.job_deadline_seconds),
+        )
+        self._heartbeat_outbox = self._new_heartbeat_outbox()
+        self._timeouts = Timeouts(
+            running_jobs=self._running_jobs,
+            in_flight=self._in_flight,
+            outbox=self._heartbeat_outbox,
+            delivery=Delivery(self._rules, recorder=recorder, logger=logger),
+            job_deadline_seconds=options.job_deadline_seconds or math.inf,
+        )
+        errors = ErrorHandling(
+            subscription,
+            availability=self.availability,
+            recorder=recorder,
+            logger=logger,
+            longest_pause_seconds=self.heartbeats[0].interval_seconds,
+            on_broken=on_broken,
+        )
+        self.reader_loops = [self._new_reader_loop(reader, errors) for reader in self.readers]
+        self.heartbeat_loop = Loop(
+            self._heartbeat_name,
+            step=self._send_heartbeats,
+            stop=self._stop_heartbeats,
+            on_error=partial(errors.handle, self._heartbeat_name),
+            finish=self._heartbeat_connection.close,
+        )
+        self.watchdog = Watchdog(
+            heartbeat=(self.heartbeat_loop, self._heartbeat_activity),
+            readers=[
+                (loop, reader.slot)
+                for loop, reader in zip(self.reader_loops, self.readers, strict=True)
+            ],
+            running_jobs=self._running_jobs,
+            budget=Budget(
+                deadline_seconds=options.job_deadline_seconds,
+                limit_seconds=options.job_limit_seconds,
+                late_after_p99s=options.late_after_p99s,
+                recorder=recorder,
+            ),
+            availability=self.availability,
+        )
+
+    # --- building ---
+
+    def _new_reader(self, number: int) -> Reader:
+        (subscription,) = self.subscriptions
+        name = f"{self._options.consumer_id}-reader-{number}"
+        slot = Slot(name, now=time.monotonic())
+        recorder = RecorderOfOneThread(self._recorder)
+        hooks = [AttemptMetrics(recorder)] if self._recorder.records else []
+        outbox = Outbox(
+            name,
+            connection=subscription.connection(),
+            commands=subscription.commands,
+            activity=slot,
+            availability=self.availability,
+            recorder=recorder,
+            logger=self._logger,
+            log_channel_refusal=self._log_channel_refusal,
+            flush_metrics=recorder.flush,
+        )
+        self._in_flight.add(slot, outbox.ids)
+        return Reader(
+            slot,
+            subscription=subscription,
+            in_flight=self._in_flight,
+            outbox=outbox,
+            delivery=Delivery(
+                self._rules,
+                recorder=recorder,
+                logger=self._logger,
+                on_retry=subscription.recovery.due_in,
+            ),
+            runner=ThreadRunner(self._processor, hooks),
+            availability=self.availability,
+            prefetch=Prefetch(self._options.effective_prefetch),
+            block_seconds=self._options.block_seconds,
+        )
+
+    def _new_reader_loop(self, reader: Reader, errors: ErrorHandling) -> Loop:
+        return Loop(
+            reader.slot.name,
+            step=reader.step,
+            stop=self._stop_reading,
+            on_error=partial(errors.handle, reader.slot.name),
+            finish=partial(reader.finish, self._abandon),
+        )
+
+    def _new_heartbeat(self, subscription: Subscription) -> Heartbeat:
+        return Heartbeat(
+            self._heartbeat_name,
+            connection=self._heartbeat_connection,
+            commands=subscription.commands,
+            activity=self._heartbeat_activity,
+            recovery=subscription.recovery,
+            availability=self.availability,
+            recorder=self._recorder,
+            logger=self._logger,
+            lease_seconds=self._options.lease_seconds,
+        )
+
+    def _new_heartbeat_outbox(self) -> Outbox:
+        (subscription,) = self.subscriptions
+        outbox = Outbox(
+            self._heartbeat_name,
+            connection=self._heartbeat_connection,
+            commands=subscription.commands,
+            activity=self._heartbeat_activity,
+            availability=self.availability,
+            recorder=self._recorder,
+            logger=self._logger,
+            log_channel_refusal=self._log_channel_refusal,
+        )
+        self._in_flight.add_outbox(outbox.ids)
+        return outbox
+
+    # --- running ---
+
+    def claim_names(self, give_up: Callable[[float], bool]) -> bool:
+        """Claim the consumer's name in every group; False if `give_up` ended the wait."""
+        if not all(one.claim_name(give_up) for one in self.subscriptions):
+            return False
+        self.availability.succeeded(self._options.consumer_id)
+        return True
+
+    def start(self) -> None:
+        """Start the threads. Raises RuntimeError if the system gives no more of them."""
+        for loop in (self.heartbeat_loop, *self.reader_loops):
+            loop.start()
+
+    @property
+    def unsettled(self) -> int:
+        """How many outcomes of the readers Redis has not confirmed."""
+        return sum(reader.outbox.unsettled for reader in self.readers)
+
+    def ended_threads(self) -> list[str]:
+        """Return the names of the threads that have ended."""
+        return [loop.name for loop in (self.heartbeat_loop, *self.reader_loops) if loop.has_ended]
+
+    def is_reader(self, thread: threading.Thread) -> bool:
+        """Return whether a thread is one of the readers."""
+        return any(loop.thread is thread for loop in self.reader_loops)
+
+    def _send_heartbeats(self) -> None:
+        """Make one pass of the heartbeat thread."""
+        snapshot = self.watchdog.check()
+        self.watchdog.learn()
+        self._recorder.set_gauge("jobs_late", snapshot.jobs_late)
+        self._recorder.set_gauge("jobs_unsettled", self.unsettled)
+        self._timeouts.check()
+        for heartbeat in self.heartbeats:
+            heartbeat.step()
+        self._heartbeat_outbox.flush()
+        pause = min(heartbeat.interval_seconds for heartbeat in self.heartbeats)
+        self._stop_heartbeats.wait(min(pause, self._timeouts.interval_seconds))
+
+    # --- stopping ---
+
+    def stop_reading(self) -> None:
+        """Let no reader begin another pass."""
+        self._stop_reading.set()
+
+    def drain(self, stop_by: Callable[[], float]) -> tuple[bool, bool]:
+        """Stop reading, let what runs finish, hand back the rest, and leave the groups.
+
+        Blocks until the moment (monotonic clock) that `stop_by` returns, which may move, and
+        SHUTDOWN_GRACE_SECONDS at most. Returns whether every reader has ended, and whether Redis
+        knows all.
+        """
+        # Reading ends first, so that nothing new arrives while the rest is put in order.
+        self._stop_reading.set()
+        self._in_flight.close()
+        for reader in self.readers:
+            reader.interrupt()
+        # What was fetched and not started goes back now, not after the running messages.
+        unstarted = self._in_flight.withdraw()
+        if unstarted and self.availability.connected:
+            seconds_left = stop_by() + SHUTDOWN_GRACE_SECONDS / 3 - time.monotonic()
+            self.subscriptions[0].hand_back(unstarted, seconds_left)
+        clean = self._await_readers(stop_by)
+        self._abandon.set()
+        # Heartbeats end last: until here the running messages were this consumer's.
+        self._stop_heartbeats.set()
+        self.heartbeat_loop.join(stop_by() + 2 * SHUTDOWN_GRACE_SECONDS / 3)
+        return clean, self.leave(stop_by())
+
+    def leave(self, stop_by: float) -> bool:
+        """Leave the groups; return whether Redis knows."""
+        seconds_left = stop_by + SHUTDOWN_GRACE_SECONDS - time.monotonic()
+        left = [one.leave(seconds_left) for one in self.subscriptions]
+        return all(left)
+
+    def _await_readers(self, stop_by: Callable[[], float]) -> bool:
+        """Wait for the readers until the limit; return whether all have ended.
+
+        Those whose jobs ran past their deadline are not waited for.
+        """
+        while True:
+            running = [loop for loop in self.reader_loops if not loop.join(0.0)]
+            if not running:
+                return True
+            stuck = {job.reader for job in self._running_jobs.check() if job.given_up}
+            if stuck.issuperset(loop.name for loop in running):
+                return False
+            if time.monotonic() >= stop_by():
+                return False
+            running[0].join(time.monotonic() + POLL_SECONDS)
+
+
+def _rules(options: Options) -> Rules:
+    binary_fields = tuple(options.binary_fields)
+    return Rules(
+        consumer=options.consumer_id,
+        binary_fields=frozenset(binary_fields),
+        retry=options.retry,
+        max_crashes=options.max_crashes,
+        results=Results(
+            result_stream=options.result_stream,
+            result_channel=options.result_channel,
+            carry_fields=options.carry_fields,
+            binary_fields=binary_fields,
+        ),
+    )

@@ -1,0 +1,76 @@
+"""What a consumer reports of itself, without asking Redis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared_sync.redis_consumer import health
+from shared_sync.redis_consumer.health import ConsumerHealth
+from shared_sync.redis_consumer.lifecycle import Lifecycle
+from shared_sync.redis_consumer.options import Options
+from shared_sync.redis_consumer.state import State
+from shared_sync.redis_consumer.watchdog import Snapshot
+
+
+class Report:
+    """Reads the state of one consumer. Any thread may call any method; none blocks long."""
+
+    def __init__(self, options: Options, life: Lifecycle) -> None:
+        self._options = options
+        self._life = life
+        self._pool = life.pool
+
+    def health(self) -> ConsumerHealth:
+        """Return whether the consumer is live and ready, and the reasons if it is not."""
+        return self._judge(self._life.state, self._pool.watchdog.check())
+
+    @property
+    def redis_connected(self) -> bool:
+        """Whether Redis answers."""
+        return self._redis_answers(self._pool.watchdog.check())
+
+    def health_data(self) -> dict[str, Any]:
+        """Return what `RedisStreamConsumer.get_health_data()` promises."""
+        queue = self._pool.heartbeats[0].queue
+        state = self._life.state
+        snapshot = self._pool.watchdog.check()
+        health = self._judge(state, snapshot)
+        running = [job.running for job in snapshot.jobs]
+        loops = self._pool.reader_loops
+        return {
+            **health.data(),
+            "live": health.live,
+            "ready": health.ready,
+            "started": all(loop.was_started for loop in loops),
+            "redis_connected": self._redis_answers(snapshot),
+            "consumer_state": state.value,
+            "readers_alive": sum(loop.thread.is_alive() for loop in loops),
+            "readers_stuck": sum(job.given_up for job in running),
+            "jobs_late": snapshot.jobs_late,
+            "jobs_in_flight": len(running),
+            "longest_job_seconds": round(max((job.seconds for job in running), default=0.0), 3),
+            "jobs_unsettled": self._pool.unsettled,
+            "queue_depth": queue.backlog if queue else None,
+            "queue_waiting": queue.waiting if queue else None,
+            "jobs_parked": queue.parked if queue else None,
+            "dead_letters": queue.dead if queue else None,
+        }
+
+    def readers(self) -> dict[str, Any]:
+        """Return what each reader does, and the jobs that run, as a dashboard shows them."""
+        named = {"stream": self._options.stream_name, "group": self._options.consumer_group}
+        return {**named, **self._pool.watchdog.check().tables()}
+
+    def _judge(self, state: State, snapshot: Snapshot) -> ConsumerHealth:
+        return health.judge(
+            state,
+            snapshot,
+            availability=self._pool.availability,
+            group=f"the group {self._options.consumer_group} of stream {self._options.stream_name}",
+            broken=self._life.broken,
+            ended=self._life.ended_by_themselves(),
+        )
+
+    def _redis_answers(self, snapshot: Snapshot) -> bool:
+        at_work = self._life.state in (State.RUNNING, State.DRAINING)
+        return self._pool.availability.connected and not (at_work and snapshot.redis_is_silent)

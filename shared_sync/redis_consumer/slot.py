@@ -1,0 +1,109 @@
+"""What one reader has in flight: the one object in which all that it is doing stands.
+
+The reader's thread is the only writer, so it needs no lock. Others read a moment's state:
+
+- Messages that are not started lie in `waiting`. The reader takes from the left; siblings and the
+  heartbeat thread take from the right, one at a time under the lock of `InFlight`. The pop itself
+  decides who has a message.
+- A message never stands nowhere on its way from `waiting` to `attempt` to the outbox: it is written
+  to its next place before it leaves the last one. Whoever reads the places in that order finds it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from shared_sync.protocol.messages import Entry
+
+
+class Attempt:
+    """One run of a message, or of several messages together, by a reader."""
+
+    __slots__ = ("ended_at", "entries", "given_up", "number", "started_at")
+
+    def __init__(self, entries: Sequence[Entry], number: int, started_at: float) -> None:
+        # Fixed after construction.
+        self.entries = entries
+        self.number = number
+        """Grows with each attempt of its reader."""
+        self.started_at = started_at
+        """On the monotonic clock."""
+        # Written by the reader's thread, when the processor has returned.
+        self.ended_at = started_at
+        # Written by the heartbeat thread.
+        self.given_up = False
+        """It ran past its deadline, and its messages were given to others."""
+
+
+class Activity:
+    """What a thread that talks to Redis is doing. Its thread writes, any thread may read."""
+
+    def __init__(self) -> None:
+        self.receives = False
+        """Whether it waits for a reply, which has a time limit of its own."""
+
+    @property
+    def is_in_bounds(self) -> bool:
+        """Whether something else limits its time, such as how long a reply may take."""
+        return self.receives
+
+    @property
+    def moved_at(self) -> float:
+        """When it last began or ended a piece of work within its step, on the monotonic clock."""
+        return 0.0
+
+
+class Slot(Activity):
+    """All that one reader is doing. Methods belong to the reader's thread."""
+
+    def __init__(self, name: str, *, now: float = 0.0) -> None:
+        super().__init__()
+        # Fixed after construction.
+        self.name = name
+        # Written by the reader's thread, any thread may read; see above for `waiting`.
+        self.thread_id = 0
+        self.waiting: deque[Entry] = deque()
+        self.attempt: Attempt | None = None
+        self.is_idle = False
+        """Whether it waits for a message, with nothing to do."""
+        self.runs_processor = False
+        """Whether the user's function runs just now."""
+        self._attempts = 0
+        self._moved_at = now
+
+    @property
+    def is_in_bounds(self) -> bool:
+        """Whether a job's deadline or the time limit of a reply limits its time."""
+        return self.runs_processor or self.receives
+
+    @property
+    def moved_at(self) -> float:
+        """When it last began or ended an attempt, on the monotonic clock."""
+        attempt = self.attempt
+        return self._moved_at if attempt is None else attempt.started_at
+
+    def start_next(self, now: float) -> Attempt | None:
+        """Begin an attempt of the next waiting message; None if there is none."""
+        waiting = self.waiting
+        try:
+            entry = waiting[0]
+            self._attempts += 1
+            attempt = self.attempt = Attempt((entry,), self._attempts, now)
+            waiting.popleft()
+        except IndexError:  # there was none, or a sibling was quicker
+            self.attempt = None
+            return None
+        return attempt
+
+    def end_attempt(self) -> None:
+        """The attempt has ended, and what became of it stands in the outbox."""
+        attempt = self.attempt
+        if attempt is not None:
+            self._moved_at = attempt.ended_at
+            self.attempt = None
+
+    def belongs_here(self) -> None:
+        """Note the thread that runs this reader."""
+        self.thread_id = threading.get_ident()

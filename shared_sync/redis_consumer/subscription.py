@@ -1,0 +1,168 @@
+"""A subscription: one stream and group that a pool reads, with all that belongs to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from shared_sync.common.guarded import Logger, Recorder
+from shared_sync.connection import connection as redis_connection
+from shared_sync.connection import discovery
+from shared_sync.connection.connection import Connect, Connection
+from shared_sync.errors import GroupMissing, SharedSyncError
+from shared_sync.protocol import groups
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.groups import Ensured
+from shared_sync.protocol.process_identity import ProcessIdentity
+from shared_sync.redis_consumer import identity
+from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.options import Options
+from shared_sync.redis_consumer.recovery import Recovery
+
+SHORTEST_REPLY_SECONDS = 0.5
+HAND_BACK_STEP = 100
+
+
+class Subscription:
+    """The keys, commands, claimed name and recovery of one stream and group.
+
+    Any thread may use it; `claim_name()` comes before the threads start.
+    """
+
+    def __init__(
+        self, options: Options, *, in_flight: InFlight, recorder: Recorder, logger: Logger
+    ) -> None:
+        # Fixed after construction.
+        self._options = options
+        self._recorder = recorder
+        self._logger = logger
+        self.reply_seconds = options.block_seconds + redis_connection.REPLY_MARGIN_SECONDS
+        """How long a reader waits for a reply."""
+        self.commands = GroupCommands(
+            keys=options.keys,
+            consumer=options.consumer_id,
+            lease_ms=round(options.lease_seconds * 1000),
+            result_stream=options.result_stream,
+        )
+        self.recovery = Recovery(
+            commands=self.commands,
+            in_flight=in_flight,
+            own_idle_seconds=self.reply_seconds,
+            max_crashes=options.max_crashes,
+            recorder=recorder,
+            logger=logger,
+        )
+        # Owned by whoever connects.
+        self._identity: ProcessIdentity | None = None
+        self._predecessor: ProcessIdentity | None = None
+        self.has_name = False
+        """Whether the consumer's name is claimed."""
+
+    def connector(self, reply_seconds: float) -> Connect:
+        """Return what makes connections that wait so long for a reply."""
+        return discovery.connector(
+            self._options.redis_url,
+            key=self._options.stream_name,
+            reply_timeout_seconds=reply_seconds,
+        )
+
+    def connection(self) -> Connection:
+        """Return a new connection for a reader, which connects when it is first used."""
+        return Connection(self.connector(self.reply_seconds))
+
+    @property
+    def is_of_another_process(self) -> bool:
+        """Whether this process was forked from the one that connected."""
+        return self._identity is not None and self._identity.pid != os.getpid()
+
+    def claim_name(self, give_up: Callable[[float], bool]) -> bool:
+        """Create the group unless it exists, check the rights, and claim the consumer's name.
+
+        Returns False if `give_up` ended the wait for the name. Blocks and raises as
+        `RedisStreamConsumer.connect()` says.
+        """
+        if self._identity is None or self.is_of_another_process:
+            self._identity = ProcessIdentity.here(prefetch=self._options.most_prefetched)
+            self.commands.identity = self._identity.text()
+        connection = self.connection()
+        try:
+            if groups.ensure_group(connection, self.commands) is Ensured.MAY_NOT_CREATE:
+                self._logger.warning(
+                    "this worker's user may not create group %s of stream %s anew if it is lost; "
+                    "grant it +xgroup|create, or see to that yourself",
+                    self._options.consumer_group,
+                    self._options.stream_name,
+                )
+            groups.check_rights(connection, self.commands)
+            if self._options.result_stream is not None:
+                groups.check_is_stream(connection, self._options.result_stream, "result_stream")
+            claimed = identity.claim(connection, self.commands, self._logger, give_up=give_up)
+            self.has_name = claimed is not None
+            if claimed is None:
+                return False
+            if claimed.before != self.commands.identity.encode():
+                self._predecessor = ProcessIdentity.parse(claimed.before.decode(errors="replace"))
+        finally:
+            connection.close()
+        self.recovery.name_claimed(claimed.since_ms, self._predecessor)
+        return True
+
+    def repair_group(self) -> None:
+        """Create the group anew if it is gone. Raises what the connection raises."""
+        connection = self.connection()
+        try:
+            if groups.ensure_group(connection, self.commands) is Ensured.CREATED:
+                self._recorder.increment_counter("groups_recreated")
+                self._logger.warning(
+                    "the group %s of stream %s was gone and is created anew; messages that were "
+                    "deleted with it are lost",
+                    self._options.consumer_group,
+                    self._options.stream_name,
+                )
+        finally:
+            connection.close()
+
+    def hand_back(self, ids: Sequence[str], seconds_left: float) -> bool:
+        """Return messages that were not started; whether that went well within the time."""
+
+        def steps(connection: Connection) -> Iterator[tuple[int, int]]:
+            for start in range(0, len(ids), HAND_BACK_STEP):
+                part = ids[start : start + HAND_BACK_STEP]
+                yield connection.call(*self.commands.hand_back(part))
+
+        return not ids or self._return_messages(steps, seconds_left)
+
+    def leave(self, seconds_left: float) -> bool:
+        """Hand back all that is still this consumer's, and sign off; whether that went well."""
+
+        def steps(connection: Connection) -> Iterator[tuple[int, int]]:
+            more = True
+            while more:
+                returned, lost_bodies, more = connection.call(*self.commands.leave())
+                yield returned, lost_bodies
+
+        return self._return_messages(steps, seconds_left)
+
+    def _return_messages(
+        self, steps: Callable[[Connection], Iterator[tuple[int, int]]], seconds_left: float
+    ) -> bool:
+        reply_seconds = max(seconds_left, SHORTEST_REPLY_SECONDS)
+        reply_seconds = min(reply_seconds, redis_connection.REPLY_MARGIN_SECONDS)
+        connection = Connection(self.connector(reply_seconds))
+        returned = 0
+        try:
+            for step_returned, lost_bodies in steps(connection):
+                returned += step_returned
+                self._recorder.increment_counter("jobs_handed_back", step_returned)
+                if lost_bodies:
+                    self._recorder.increment_counter("lost_bodies", lost_bodies)
+        except GroupMissing:
+            return True
+        except SharedSyncError as error:
+            self._logger.warning("messages could not be handed back: %s", error)
+            return False
+        finally:
+            connection.close()
+            if returned:
+                self._logger.info("%d messages handed back", returned)
+        return True
