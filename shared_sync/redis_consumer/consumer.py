@@ -21,7 +21,7 @@ from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, Recorder,
 from shared_sync.common.loop import Loop
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection import discovery, url
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import (
@@ -211,7 +211,7 @@ class RedisStreamConsumer:
         reply_timeout = block_seconds + redis_connection.REPLY_MARGIN_SECONDS
         self._redis_url = redis_url
         self._connect = self._connector(reply_timeout)
-        self._connectivity = Connectivity(url.safe_address(redis_url), self._logger)
+        self._connectivity = Availability(url.safe_address(redis_url), self._logger)
         self._in_hand = InHand(longest_step_seconds=longest_step_seconds(job_deadline_seconds))
         delivery = Delivery(
             processor=ThreadProcessor(message_processor),

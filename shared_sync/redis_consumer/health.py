@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.errors import ConsumerBroken, ConsumerIdInUse
 from shared_sync.redis_consumer.job_budget import Job
 from shared_sync.redis_consumer.state import State
@@ -63,7 +63,7 @@ def judge(
     state: State,
     sight: Sight,
     *,
-    connectivity: Connectivity,
+    connectivity: Availability,
     group: str,
     broken: ConsumerBroken | None,
     ended: Sequence[str],
@@ -105,7 +105,7 @@ def _judge_loops(verdict: Verdict, sight: Sight) -> None:
         verdict.idle.append("no reader is free: nothing is consumed")
 
 
-def _judge_redis(verdict: Verdict, sight: Sight, connectivity: Connectivity, group: str) -> None:
+def _judge_redis(verdict: Verdict, sight: Sight, connectivity: Availability, group: str) -> None:
     failures = connectivity.failures()
     codes = sorted({failure.code for failure in failures if failure.code is not None})
     if codes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared_sync.common.guarded import Logger, Recorder
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisAccessDenied
 from shared_sync.protocol import commands as stream_commands
@@ -22,7 +22,7 @@ class Keeper:
         name: str,
         link: Connection,
         commands: GroupCommands,
-        connectivity: Connectivity,
+        connectivity: Availability,
         recorder: Recorder,
         logger: Logger,
         lease_seconds: float,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared_sync.common.guarded import RecorderOfOneThread
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
@@ -38,7 +38,7 @@ class Reader:
         delivery: Delivery,
         in_hand: InHand,
         recoverer: Recoverer,
-        connectivity: Connectivity,
+        connectivity: Availability,
         recorder: RecorderOfOneThread,
         prefetch: int,
         block_seconds: float,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from shared_sync.common.loop import Loop
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.redis_consumer.in_flight import InHand
 from shared_sync.redis_consumer.job_budget import Budget, Job
 
@@ -126,7 +126,7 @@ class Progress:
         readers: Sequence[tuple[Loop, Worker]],
         in_hand: InHand,
         budget: Budget,
-        connectivity: Connectivity,
+        connectivity: Availability,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Fixed after construction.
