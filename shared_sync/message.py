@@ -87,7 +87,7 @@ def encode_json(name: str, value: object) -> bytes:
 
 def encode_fields(fields: Mapping[str, object]) -> list[bytes]:
     """Names and values in turn, ready for XADD. Raises `InvalidMessage`."""
-    if not isinstance(fields, Mapping):
+    if type(fields) is not dict and not isinstance(fields, Mapping):
         raise InvalidMessage(
             f"a message is a mapping of field names to values, not {type(fields).__name__}"
         )
@@ -97,14 +97,19 @@ def encode_fields(fields: Mapping[str, object]) -> list[bytes]:
     for name, value in fields.items():
         if not isinstance(name, str):
             raise InvalidMessage(f"field names are text, not {type(name).__name__}: {name!r}")
-        items.append(encode_value(name, name))
-        items.append(encode_value(name, value))
-        if len(items[-1]) > MAX_VALUE_BYTES:
+        try:
+            # Most values are text, which goes the shortest way.
+            encoded_name = name.encode()
+            encoded = value.encode() if type(value) is str else encode_value(name, value)
+        except UnicodeEncodeError:
+            encoded_name, encoded = encode_value(name, name), encode_value(name, value)
+        if len(encoded) > MAX_VALUE_BYTES:
             raise InvalidMessage(
-                f"field {name!r} has {len(items[-1])} bytes, more than Redis takes "
+                f"field {name!r} has {len(encoded)} bytes, more than Redis takes "
                 f"({MAX_VALUE_BYTES}); store it elsewhere and send its address",
                 field=name,
             )
+        items += (encoded_name, encoded)
     return items
 
 

@@ -1,24 +1,23 @@
-"""RedisStreamProducer: publishes messages to the stream that consumers work off."""
+"""RedisStreamProducer: publishes messages to the stream that consumers process."""
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from types import TracebackType
 
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
-from shared_sync.errors import QueueFull, RedisUnavailable, SharedSyncError
+from shared_sync.connection.pool import ConnectionPool
+from shared_sync.errors import QueueFull, SharedSyncError
 from shared_sync.message import encode_fields
 from shared_sync.protocol import commands as stream_commands
 
 BATCH = 100
+"""The most messages that are sent in one round trip."""
 MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""A batch ends with the message that reaches this size."""
 
 
 class RedisStreamProducer:
@@ -28,23 +27,25 @@ class RedisStreamProducer:
             message_id = producer.publish({"client_id": "c1", "audio": wav_bytes})
 
     A message counts as accepted when its id has been returned. A call that raises
-    `RedisUnavailable` may or may not have published: the connection broke before the answer.
-    Publishing again then may publish twice, which a processor that bears being run twice bears
-    too. Connections are opened as needed, one for each thread that publishes at the same time.
-    It may be used after a fork: the forked process opens connections of its own.
+    `RedisUnavailable` may have published or not: the connection broke before the reply. Publishing
+    again may then publish twice, so the processor must tolerate a message that is run twice, as it
+    must anyway. Nothing is ever sent twice by the producer itself.
+
+    Connections are opened as needed, one for each thread that publishes at the same time. The
+    producer may be used after a fork: the forked process opens connections of its own.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
             `redis+sentinel://host:port,host:port/master/db` or
             `redis+cluster://host:port,host:port`.
         stream_name: The stream to publish to.
-        max_queue_depth: Raise `QueueFull` instead of publishing when the stream holds so many
-            messages, finished ones not counted. None for no limit. Checked by the server with
-            each message, so that many producers keep the limit together.
-        timeout_seconds: Longest wait for the server's answer.
+        max_queue_depth: Raise `QueueFull` instead of publishing if the stream holds this many
+            messages; finished messages do not count. None for no limit. The server checks the
+            limit with each message, so it holds for all producers of the stream together.
+        timeout_seconds: Longest wait for a reply of the server, and for a connection, 5 s at most.
 
     Raises:
-        ConfigurationError: An argument that cannot work.
+        ConfigurationError: An argument cannot work.
     """
 
     def __init__(
@@ -62,52 +63,58 @@ class RedisStreamProducer:
         # Fixed after construction.
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth
-        self._make_connector = partial(
-            discovery.connector, redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds
+        self._connections = ConnectionPool(
+            partial(
+                discovery.connector,
+                redis_url,
+                key=stream_name,
+                reply_timeout_seconds=timeout_seconds,
+            )
         )
-        # Fixed in each process; a fork has its own.
-        self._pid = os.getpid()
-        self._connect = self._make_connector()
-        self._lock = threading.Lock()
-        # Guarded by the lock: links that no thread uses just now.
-        self._idle: list[Connection] = []
 
     def publish(self, fields: Mapping[str, object]) -> str:
         """Publish one message and return its id.
 
-        Text is stored as UTF-8, bytes as they are, anything else as JSON. Raises
-        `InvalidMessage` (nothing was sent), `QueueFull` (nothing was published),
-        `RedisUnavailable` or `RedisRefused`.
+        Text is stored as UTF-8, bytes as they are, anything else as JSON. Blocks up to
+        `timeout_seconds` for the reply, and as long again where it has to connect.
+
+        Raises:
+            InvalidMessage: The fields cannot be stored. Nothing was sent.
+            QueueFull: The stream holds `max_queue_depth` messages. Nothing was published.
+            RedisUnavailable: There was no reply. The message may have been published.
+            RedisRefused: The server refused the message. Nothing was published.
         """
-        (message_id,) = self.publish_many([fields])
-        return message_id
+        if self._max_queue_depth is not None:
+            (message_id,) = self.publish_many([fields])
+            return message_id
+        command = ("XADD", self.stream_name, "*", *encode_fields(fields))
+        with self._connections.connection() as connection:
+            entry_id: bytes = connection.call(*command)
+        return entry_id.decode()
 
     def publish_many(self, messages: Iterable[Mapping[str, object]]) -> list[str]:
         """Publish messages in order, up to 100 or 4 MiB a round trip, and return their ids.
 
-        Raises as `publish()` does. What was accepted before stays published: the error's
-        `published` has the ids, which belong to the first messages. After `RedisUnavailable` the
-        batch that was on its way may have been published too. What `messages` itself raises comes
-        through as it is.
+        Each round trip blocks as `publish()` does, and raises the same errors. Nothing is published
+        after the first error. What was accepted before stays published: the error's `published`
+        has the ids, which belong to the first messages in order. After `RedisUnavailable` the batch
+        that was being sent may have been published too. What the iteration over `messages` raises
+        is passed on unchanged.
         """
         published: list[str] = []
-        encoded = (encode_fields(fields) for fields in messages)
+        unsent = iter(messages)
         try:
-            with self._link() as link:
-                while batch := _next_batch(encoded):
-                    self._publish_batch(link, batch, published)
+            with self._connections.connection() as connection:
+                while batch := _next_batch(unsent):
+                    self._publish_batch(connection, batch, published)
         except SharedSyncError as error:
             error.published = tuple(published)
             raise
         return published
 
     def close(self) -> None:
-        """Close the idle connections. The producer may be used again; it then connects anew."""
-        self._begin_anew_in_a_fork()
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+        """Close the connections that are not in use. The producer may be used again."""
+        self._connections.close()
 
     def __enter__(self) -> RedisStreamProducer:
         return self
@@ -121,54 +128,25 @@ class RedisStreamProducer:
         self.close()
 
     def _publish_batch(
-        self, link: Connection, batch: list[list[bytes]], published: list[str]
+        self, connection: Connection, batch: list[list[bytes]], published: list[str]
     ) -> None:
-        reply = link.call(*stream_commands.publish(self.stream_name, batch, self._max_queue_depth))
-        ids, refusal = stream_commands.parse_published(reply)
+        command = stream_commands.publish(self.stream_name, batch, self._max_queue_depth)
+        ids, refusal = stream_commands.parse_published(connection.call(*command))
         published += ids
         if refusal is not None:
             raise refusal
         if len(ids) < len(batch) and self._max_queue_depth is not None:
             raise QueueFull(self.stream_name, self._max_queue_depth)
 
-    def _begin_anew_in_a_fork(self) -> None:
-        """The links are the parent's, whose replies must not be read here.
 
-        They are not closed either, which would tell the server; and any lock may be taken for
-        ever, by a thread that is not here.
-        """
-        if self._pid != os.getpid():
-            self._connect = self._make_connector()
-            self._lock, self._idle, self._pid = threading.Lock(), [], os.getpid()
-
-    @contextmanager
-    def _link(self) -> Iterator[Connection]:
-        """A link for the calling thread alone; one that broke is closed and opens anew."""
-        self._begin_anew_in_a_fork()
-        with self._lock:
-            link = self._idle.pop() if self._idle else Connection(self._connect)
-        if link.is_stale():
-            link.close()
-        try:
-            yield link
-        except RedisUnavailable:
-            link.close()  # also where the server answered that it cannot serve: another may
-            raise
-        except BaseException as error:
-            if not isinstance(error, SharedSyncError):
-                link.close()
-            raise
-        finally:
-            with self._lock:
-                self._idle.append(link)
-
-
-def _next_batch(encoded: Iterator[list[bytes]]) -> list[list[bytes]]:
+def _next_batch(messages: Iterator[Mapping[str, object]]) -> list[list[bytes]]:
+    """The items of the next messages; empty if there are no more. Raises `InvalidMessage`."""
     batch: list[list[bytes]] = []
     size = 0
-    for items in islice(encoded, BATCH):
+    for fields in messages:
+        items = encode_fields(fields)
         batch.append(items)
         size += sum(map(len, items))
-        if size >= MAX_BATCH_BYTES:
+        if len(batch) == BATCH or size >= MAX_BATCH_BYTES:
             break
     return batch

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 
 import redis
+from helpers import eventually
 
-from shared_sync import RedisStreamConsumer
+from shared_sync import RedisStreamConsumer, RedisStreamProducer, Reject, RetryPolicy
 
 STREAM, GROUP = "jobs", "workers"
 DEAD = "{jobs}:workers:dead"
@@ -37,3 +38,26 @@ def results(client: redis.Redis, stream: str = "results") -> list[dict[str, str]
         {name.decode(): value.decode() for name, value in fields.items()}
         for _, fields in client.xrange(stream)
     ]
+
+
+def bury(redis_url: str, *messages: dict[str, object], error: Exception | None = None) -> list[str]:
+    """Have messages given up on; returns their ids in the stream."""
+
+    def processor(*_: object) -> None:
+        raise error or Reject("no use")
+
+    with RedisStreamProducer(redis_url, STREAM) as producer:
+        ids = producer.publish_many(messages)
+    consumer = RedisStreamConsumer(
+        redis_url,
+        STREAM,
+        GROUP,
+        "c1",
+        None,
+        processor,
+        binary_fields=("audio",),
+        retry=RetryPolicy(max_attempts=2, base_seconds=0.01),
+    )
+    with consumer, redis.Redis.from_url(redis_url) as client:
+        eventually(lambda: client.xlen(STREAM) == 0)
+    return ids

@@ -1,68 +1,23 @@
-"""Looking after dead letters, from Python and from the command line."""
+"""A dead letter is listed with its reason, replayed once, and purged for good."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import redis
+from consumers import GROUP, STREAM, bury
 from helpers import eventually
 
-from shared_sync import DeadLetters, RedisStreamConsumer, RedisStreamProducer, Reject, RetryPolicy
-from shared_sync.__main__ import main
+from shared_sync import DeadLetters, RedisStreamConsumer
 from shared_sync.errors import ConfigurationError, DeadLetterMissing, RedisRefused
-
-STREAM, GROUP = "jobs", "workers"
-DEAD = "{jobs}:workers:dead"
-
-
-def bury(redis_url: str, *messages: dict[str, object], error: Exception | None = None) -> list[str]:
-    """Have messages given up on; returns their ids in the stream."""
-
-    def processor(*_: object) -> None:
-        raise error or Reject("no use")
-
-    with RedisStreamProducer(redis_url, STREAM) as producer:
-        ids = producer.publish_many(messages)
-    consumer = RedisStreamConsumer(
-        redis_url,
-        STREAM,
-        GROUP,
-        "c1",
-        None,
-        processor,
-        binary_fields=("audio",),
-        retry=RetryPolicy(max_attempts=2, base_seconds=0.01),
-    )
-    with consumer, redis.Redis.from_url(redis_url) as client:
-        eventually(lambda: client.xlen(STREAM) == 0)
-    return ids
 
 
 @pytest.fixture
 def letters(redis_url: str) -> Iterator[DeadLetters]:
     with DeadLetters(redis_url, STREAM, GROUP) as found:
         yield found
-
-
-@pytest.fixture
-def where(redis_url: str) -> tuple[str, ...]:
-    """What every command begins with."""
-    return ("dead-letters", "--redis-url", redis_url, "--stream", STREAM, "--group", GROUP)
-
-
-@pytest.fixture
-def command(where: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that goes well; what it prints."""
-
-    def run(*arguments: str) -> str:
-        assert main([*where, *arguments]) == 0
-        return capsys.readouterr().out
-
-    return run
 
 
 def test_a_dead_letter_tells_what_it_was_and_why_it_died(
@@ -165,41 +120,3 @@ def test_arguments_that_cannot_work_are_refused(redis_url: str) -> None:
         pytest.raises(ConfigurationError, match="limit"),
     ):
         letters.list(limit=0)
-
-
-def test_the_command_lists_shows_replays_and_purges(
-    redis_url: str,
-    command: Callable[..., str],
-    letters: DeadLetters,
-    client: redis.Redis,
-) -> None:
-    bury(redis_url, {"name": "a", "audio": b"\xff" * 1000}, {"name": "b"}, {"name": "c"})
-    first, second, _ = letters
-    listed = command("list").splitlines()
-    assert len(listed) == 3
-    assert listed[0].startswith(first.id)
-    assert "rejected: no use" in listed[0]
-    shown = command("show", first.id)
-    assert "name = a" in shown
-    assert "(1000 bytes)" in shown
-    assert f"{first.id} replayed as" in command("replay", first.id)
-    assert client.xlen(STREAM) == 1
-    assert command("purge", second.id) == "1 removed\n"
-    command("replay", "--all")
-    assert len(letters) == 0
-    assert client.xlen(STREAM) == 2
-
-
-def test_the_command_tells_a_mistake_in_a_line(where: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "shared_sync", *where, "show", "1-1"],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("shared_sync: there is no dead letter '1-1'")
-    assert len(done.stderr.splitlines()) == 1
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main([*where, "replay"])

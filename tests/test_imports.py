@@ -14,7 +14,8 @@ LEVELS: tuple[set[str], ...] = (
     {"policies", "metrics", "connection"},
     {"protocol", "health_server"},
     {"redis_consumer", "redis_producer", "dead_letters", "checks"},
-    {"cli", "demo"},
+    {"demo"},
+    {"cli"},
     {"health", "__main__"},
 )
 """From the bottom to the top. What stands on one level does not import what stands beside it."""

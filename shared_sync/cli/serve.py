@@ -26,7 +26,7 @@ from shared_sync.common import backoff
 from shared_sync.common.loop import Loop
 from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import (
     ConfigurationError,
@@ -74,7 +74,7 @@ class Watch:
             reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
         )
         self._link = Connection(connect)
-        self._connectivity = Connectivity(self._address, logger)
+        self._connectivity = Availability(self._address, logger)
         self._stop = threading.Event()
         self._looked = threading.Event()
         self._loop = Loop(

@@ -1,4 +1,4 @@
-"""Whether Redis answers: the first failure is told, then silence, then the recovery."""
+"""Whether Redis answers: the state of all connections of one consumer, and the log of an outage."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared_sync.common.guarded import Logger
+from shared_sync.common.outage import Outage
 from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What became of somebody's last exchange with Redis."""
+    """The error that a user of Redis met last."""
 
     code: str | None
-    """What Redis says no with, such as WRONGTYPE; None where it does not answer."""
+    """The code of the refusal, such as WRONGTYPE; None if Redis did not answer."""
 
     text: str
 
 
-class Connectivity:
-    """Shared by all that talk to Redis for one consumer. Safe from any thread."""
+class Availability:
+    """The state of Redis for one consumer. Shared by its threads; safe from any thread.
+
+    Each user of Redis, such as a reader or the heartbeat, reports under its own name how its last
+    exchange went. Redis counts as failing while any of them fails. An outage is logged when it
+    begins and, with its length, when it ends.
+    """
 
     def __init__(
         self,
@@ -35,61 +41,59 @@ class Connectivity:
         """Where Redis is, without passwords."""
         self._logger = logger
         self._clock = clock
-        # Written by all, each time as a whole; a moment that is a little late does no harm.
+        self._outage = Outage(clock)
+        # Written by any thread, each time as a whole; an old value does no harm.
         self.answered_at = clock()
-        """When Redis last answered anyone, by the monotonic clock."""
-        # Guarded by the lock; read without it where a moment late does no harm. Re-entrant, because
-        # a signal handler may ask how Redis is while its own thread is in here.
+        """When Redis last answered, by the monotonic clock."""
+        # Guarded by the lock; read without it where an old value does no harm. Re-entrant, because
+        # a signal handler may ask for the state while its own thread is in here.
         self._lock = threading.RLock()
         self._reached = False
         self._failing: dict[str, Failure] = {}
-        self._groupless: set[str] = set()
-        self._down_since = 0.0
+        self._without_group: set[str] = set()
 
     @property
     def connected(self) -> bool:
-        """Whether the last exchange with Redis went well, for everyone who had one."""
+        """Whether the last exchange of every user of Redis succeeded, and there was one."""
         return self._reached and not self._failing
 
     @property
     def group_missing(self) -> bool:
-        """Whether somebody found the group gone, and nobody has seen to it since."""
-        return bool(self._groupless)
+        """Whether a user of Redis found the group gone, and has not succeeded since."""
+        return bool(self._without_group)
 
     def failures(self) -> list[Failure]:
-        """What is the matter, for each whose last exchange failed."""
+        """The failure of each user of Redis whose last exchange failed."""
         with self._lock:
             return list(self._failing.values())
 
-    def failed(self, who: str, error: SharedSyncError) -> None:
-        failure = Failure(_code_of(error), str(error))  # not the error, which holds on to frames
+    def failed(self, user: str, error: SharedSyncError) -> None:
+        """Report that an exchange with Redis failed; the first failure of an outage is logged."""
+        failure = Failure(_code_of(error), str(error))  # not the error, which keeps frames alive
         with self._lock:
-            first = not self._failing
-            self._failing[who] = failure
-            if first:
-                self._down_since = self._clock()
-        if first:
+            self._failing[user] = failure
+            is_first = self._outage.begins()
+        if is_first:
             self._logger.warning(
                 "Redis at %s fails: %s; trying again until it answers", self.address, error
             )
 
-    def found_no_group(self, who: str) -> None:
-        """Redis answered that the group is not there."""
+    def found_no_group(self, user: str) -> None:
+        """Report that Redis answered that the group does not exist."""
         with self._lock:
-            self._groupless.add(who)
+            self._without_group.add(user)
 
-    def succeeded(self, who: str) -> None:
+    def succeeded(self, user: str) -> None:
+        """Report that an exchange with Redis succeeded; the end of an outage is logged."""
         self.answered_at = self._clock()
-        if self._reached and not self._failing and not self._groupless:
+        if self._reached and not self._failing and not self._without_group:
             return
         with self._lock:
             self._reached = True
-            was_failing = bool(self._failing)
-            self._failing.pop(who, None)
-            self._groupless.discard(who)
-            recovered = was_failing and not self._failing
-            seconds = self._clock() - self._down_since
-        if recovered:
+            self._failing.pop(user, None)
+            self._without_group.discard(user)
+            seconds = None if self._failing else self._outage.ends()
+        if seconds is not None:
             self._logger.info("Redis at %s answers again after %.1f s", self.address, seconds)
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, Protocol
 
+import hiredis
 import redis
 
 from shared_sync.connection import scripts
@@ -29,8 +30,7 @@ class RawConnection(Protocol):
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
     def can_read(self, timeout: float) -> bool: ...
-    def pack_commands(self, commands: Sequence[Command]) -> Any: ...
-    def send_packed_command(self, command: Any, check_health: bool) -> None: ...
+    def send_packed_command(self, command: Sequence[bytes], check_health: bool) -> None: ...
     def read_response(self) -> Any: ...
 
 
@@ -199,9 +199,10 @@ class Connection:
             if command[0] == "EVALSHA" and command[1] not in self._loaded_scripts:
                 commands = [*self._load_scripts(commands), *commands]
                 break
-        connection = self._connection
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            # Not by the driver's pack_commands(), which takes two to three times as long.
+            packed = b"".join(map(hiredis.pack_command, commands))
+            self._connection.send_packed_command((packed,), check_health=False)
         except BaseException as error:  # noqa: BLE001 - raised anew, whatever it is
             self._fail(error)
 

@@ -1,8 +1,8 @@
-"""Connections to the server that a redis_url leads to, which may first have to be found.
+"""Connections to the server that a redis_url leads to; Sentinels or a cluster are asked for it.
 
-    redis://  rediss://  unix://           the server that it names
-    redis+sentinel://  rediss+sentinel://  the master, as Sentinels name it at each connect
-    redis+cluster://  rediss+cluster://    the owner of a key's slot, as a node names it at each
+    redis://  rediss://  unix://           the server that the URL names
+    redis+sentinel://  rediss+sentinel://  the master; Sentinels are asked at each connect
+    redis+cluster://  rediss+cluster://    the owner of a key's slot; nodes are asked likewise
 
 All keys of a stream share a slot, so in a cluster one connection to its owner is enough.
 """
@@ -44,17 +44,19 @@ CHECK_SECONDS: Final = 1.0
 """How often a Sentinel is asked, while there is something to send, whether the master moved."""
 
 RECHECK_SECONDS: Final = 10.0
-"""The same after one that did not answer."""
+"""How long after a Sentinel that did not answer the next one is asked."""
 
 _TLS_FILES: Final = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 
 def connector(redis_url: str, *, key: str | None, reply_timeout_seconds: float) -> Connect:
-    """A function that makes connections to `redis_url`, which is checked now; none is opened yet.
+    """Return a function that makes connections to `redis_url`, not opened yet. Never blocks.
 
-    In a cluster they lead to the node that has `key`, or to any node for None. The connections
-    never retry by themselves: a command sent again behind our back would publish twice, or leave
-    a batch pending.
+    In a cluster they lead to the node that owns the slot of `key`, or to any node for None.
+    Connections wait for a reply up to `reply_timeout_seconds`, and as long to be opened, 5 s at
+    most. They retry nothing by themselves: a command that the driver sent a second time would
+    publish twice, or leave a batch pending. Raises `ConfigurationError` for a URL that cannot be
+    used.
     """
     address = url.read(redis_url)
     timeout = min(CONNECT_TIMEOUT_SECONDS, reply_timeout_seconds)
@@ -72,17 +74,17 @@ def connector(redis_url: str, *, key: str | None, reply_timeout_seconds: float) 
     if connection_class is SSLConnection:
         _check_tls(options)
     if address.master:
-        ask = _asker(connection_class, _for_sentinels(options), timeout)
+        ask = _make_ask(connection_class, _for_sentinels(options), timeout)
         options["search"] = _MasterSearch(address.nodes, ask, timeout, address.master)
     elif address.is_cluster:
-        ask = _asker(connection_class, options, timeout)
+        ask = _make_ask(connection_class, options, timeout)
         options["search"] = _OwnerSearch(address.nodes, ask, timeout, key)
     if address.nodes:
-        connection_class = _FOUND[connection_class]
+        connection_class = _DISCOVERED[connection_class]
     connect = partial(connection_class, **options)
     try:
         connect()
-    except Exception as error:  # noqa: BLE001 - each kind of connection refuses in its own way
+    except Exception as error:  # noqa: BLE001 - each class of the driver raises its own
         raise ConfigurationError(
             f"redis_url has an option that this kind of connection does not take: {error}"
         ) from None
@@ -93,12 +95,12 @@ def _check_tls(options: dict[str, Any]) -> None:
     for name in _TLS_FILES:
         if name in options and not Path(options[name]).exists():
             raise ConfigurationError(f"{name} in redis_url: there is no {options[name]!r} here")
-    # What the driver does by default depends on its version.
+    # The default of the driver depends on its version.
     options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
 
 
 def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
-    """Take what is for Sentinels out of the options, and return theirs."""
+    """Remove the options for Sentinels from `options`, and return those for connections to them."""
     own = options | {"db": 0, "client_name": None}
     for name in ("username", "password"):
         own.pop(f"sentinel_{name}", None)
@@ -106,8 +108,8 @@ def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
     return own
 
 
-class _FoundConnection(Connection):
-    """A connection whose server is looked for each time that it connects."""
+class _DiscoveredConnection(Connection):
+    """A connection that asks for its server each time that it connects."""
 
     def __init__(self, *, search: _Search, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
@@ -127,11 +129,11 @@ class _FoundConnection(Connection):
         return bool(super().can_read(timeout))
 
 
-class _FoundTLSConnection(_FoundConnection, SSLConnection):
-    """The same with TLS."""
+class _DiscoveredTLSConnection(_DiscoveredConnection, SSLConnection):
+    """A connection with TLS that asks for its server each time that it connects."""
 
 
-_FOUND: Final = {Connection: _FoundConnection, SSLConnection: _FoundTLSConnection}
+_DISCOVERED: Final = {Connection: _DiscoveredConnection, SSLConnection: _DiscoveredTLSConnection}
 
 
 # --- finding the server -----------------------------------------------------------------------
@@ -140,8 +142,8 @@ Ask = Callable[..., Any]
 """Sends one command to a node, over a connection of its own, and returns the reply."""
 
 
-def _asker(connection_class: Any, options: dict[str, Any], limit_seconds: float) -> Ask:
-    # One that hangs leaves time for others.
+def _make_ask(connection_class: Any, options: dict[str, Any], limit_seconds: float) -> Ask:
+    # A node that hangs must leave time to ask others.
     timeout = min(ASK_TIMEOUT_SECONDS, limit_seconds / 4)
     options = options | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
 
@@ -158,29 +160,31 @@ def _asker(connection_class: Any, options: dict[str, Any], limit_seconds: float)
 
 
 class _NotKnown(RedisUnavailable):
-    """A Sentinel does not know the master, or a node no owner of the slot."""
+    """The Sentinel does not know the master, or the node knows no owner of the slot."""
 
 
 class _Search:
     """Asks node after node where the server is. Shared by connections; safe from any thread."""
 
     _sought: str
+    """What is looked for, for errors."""
     _remedy: str
-    """What to do where a node answers and does not know."""
+    """What to do if a node answers and does not know the server, for errors."""
 
     def __init__(self, nodes: Sequence[Node], ask: Ask, limit_seconds: float) -> None:
         # Fixed after construction.
         self._listed = tuple(nodes)
         self._ask = ask
         self._limit_seconds = limit_seconds
-        # Each search begins with another node: one that is cut off knows only the past, and one
-        # that hangs costs time. Taking a number is one step, whichever threads do.
+        # Each search begins with another node: a node that is cut off from the others has old
+        # information, and one that hangs costs time. Threads may share the counter without a lock.
         self._turns = itertools.count()
 
     def find(self) -> tuple[Node, int]:
-        """The server, and what to `check()` later. Blocks for the time limit and one answer.
+        """Return the server, and the number that `check()` takes.
 
-        Raises `RedisUnavailable` or `RedisAccessDenied`, with what each node said.
+        Blocks up to the time limit and the wait for one more answer. Raises `RedisUnavailable` or
+        `RedisAccessDenied`, with the answer of each node.
         """
         deadline = time.monotonic() + self._limit_seconds
         refusals: list[str] = []
@@ -201,7 +205,7 @@ class _Search:
         raise kind(f"{self._sought} was not found ({'; '.join(refusals)}){remedy}")
 
     def check(self, changes: int) -> None:
-        """Raise the driver's `ConnectionError` if the server has moved since it was found."""
+        """Raise the driver's `ConnectionError` if the server has moved since `find()`."""
 
     def _nodes(self) -> Sequence[Node]:
         return self._listed
@@ -215,7 +219,7 @@ class _Search:
 
 
 class _OwnerSearch(_Search):
-    """Finds the node that has a key's slot. One that lost the slot says so by itself."""
+    """Finds the node that owns a key's slot. A node that lost the slot answers MOVED."""
 
     _remedy = "every slot of the cluster needs a node that owns it"
 
@@ -225,7 +229,7 @@ class _OwnerSearch(_Search):
         super().__init__(nodes, ask, limit_seconds)
         self._slot = None if key is None else _slot(key)
         self._sought = "a node" if key is None else f"the owner of {key!r} (slot {self._slot})"
-        # Replaced as a whole: the nodes that the cluster named last.
+        # Replaced as a whole by any thread: the nodes that the cluster named last.
         self._learned: tuple[Node, ...] = ()
 
     def _nodes(self) -> Sequence[Node]:
@@ -235,7 +239,7 @@ class _OwnerSearch(_Search):
         owner = node if self._slot is None else None
         learned: list[Node] = []
         for first, last, *servers in self._ask(node, "CLUSTER", "SLOTS"):
-            # No host means the one that was asked.
+            # An empty host means the node that was asked.
             known = [Node((host or b"").decode() or node.host, port) for host, port, *_ in servers]
             learned += known
             if self._slot is not None and first <= self._slot <= last:
@@ -249,9 +253,8 @@ class _OwnerSearch(_Search):
 class _MasterSearch(_Search):
     """Finds the master that Sentinels name, and notices when they name another one.
 
-    A master that is replaced by a command learns of it some ten seconds later, and what it
-    accepts until then is lost. So, while there is something to send, a Sentinel is asked now and
-    then.
+    A master that is replaced by SENTINEL FAILOVER is informed some ten seconds later, and what it
+    accepts until then is lost. So a Sentinel is asked once a second while commands are sent.
     """
 
     _remedy = "redis_url must have the name that 'sentinel monitor' gives to the master"
@@ -260,9 +263,9 @@ class _MasterSearch(_Search):
         super().__init__(nodes, ask, limit_seconds)
         self._master = master
         self._sought = f"the master {master!r}"
-        # Held by the one thread that asks while there is a connection; others go on meanwhile.
+        # Held by the one thread that asks a Sentinel in `check()`; the others go on meanwhile.
         self._asking = threading.Lock()
-        # Guarded by the lock; the numbers are read without it, where a moment late does no harm.
+        # Guarded by the lock; the numbers are read without it, where an old value does no harm.
         self._lock = threading.Lock()
         self._answers: dict[Node, Node] = {}
         self._changes = 0
@@ -271,20 +274,20 @@ class _MasterSearch(_Search):
     def check(self, changes: int) -> None:
         if time.monotonic() >= self._next_check and self._asking.acquire(blocking=False):
             try:
-                self._look()
+                self._ask_a_sentinel()
             finally:
                 self._asking.release()
         if changes != self._changes:
             raise redis.ConnectionError(f"{self._sought} is another server now")
 
-    def _look(self) -> None:
-        """Ask a Sentinel that answered before."""
+    def _ask_a_sentinel(self) -> None:
+        """Ask one that has answered before, if there is one."""
         with self._lock:
             known = tuple(self._answers)
         sentinel = next(self._in_turn(known or self._listed))
         try:
             self._find_from(sentinel)
-        except Exception:  # noqa: BLE001 - the Sentinels may be away while the master is not
+        except Exception:  # noqa: BLE001 - Sentinels may be down while the master is not
             with self._lock:
                 self._answers.pop(sentinel, None)
                 self._next_check = time.monotonic() + RECHECK_SECONDS
@@ -296,8 +299,9 @@ class _MasterSearch(_Search):
             raise _NotKnown("does not know it")
         master = Node(reply[0].decode(), int(reply[1]))
         with self._lock:
-            # Only a Sentinel that contradicts itself tells news. One may know less than others,
-            # or write the same server in another way.
+            # The master has moved only if one Sentinel has changed its answer. Two Sentinels may
+            # differ although it has not: one has older information, or writes the address of the
+            # same server in another way.
             if self._answers.get(node, master) != master:
                 self._answers.clear()
                 self._changes += 1
@@ -311,7 +315,7 @@ class _MasterSearch(_Search):
 
 
 def check_one_slot(redis_url: str, stream_name: str, result_stream: str) -> None:
-    """Raise `ConfigurationError` where a cluster could not write both streams in one step."""
+    """Raise `ConfigurationError` if a cluster cannot write both streams in one script."""
     if not url.read(redis_url).is_cluster or _slot(stream_name) == _slot(result_stream):
         return
     tag = re.search(r"{(.+?)}", stream_name)

@@ -1,17 +1,15 @@
-"""Whether a Redis answers: one question, over a connection kept from one time to the next."""
+"""Whether a Redis answers: one command, over a connection that is kept between calls."""
 
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from shared_sync.common.fork import PerProcess
-from shared_sync.connection import connection as redis_connection
 from shared_sync.connection import discovery, url
-from shared_sync.connection.connection import Connect
+from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisAccessDenied, SharedSyncError
 
 _UNANSWERED: Final = "Redis has not answered"
@@ -19,7 +17,11 @@ _DENIED: Final = "Redis refuses this user"
 
 
 class RedisPing:
-    """A check to call now and then, by one thread at a time. Nothing is connected before that."""
+    """A health check that asks Redis for a reply. For one thread at a time.
+
+    Nothing is connected before the first call. Each call blocks up to `timeout_seconds` for the
+    reply, and as long again where it has to connect.
+    """
 
     def __init__(
         self,
@@ -30,14 +32,21 @@ class RedisPing:
     ) -> None:
         """Raises `ConfigurationError` for a `redis_url` that cannot be used."""
         connect = discovery.connector(redis_url, key=None, reply_timeout_seconds=timeout_seconds)
+        # Fixed after construction.
         self._address = url.safe_address(redis_url)
-        # Each process's own: two that share a connection would read each other's replies.
-        self._lines = PerProcess(partial(_Line, connect, clock))
+        self._clock = clock
+        # One in each process: two that share a connection would read each other's replies.
+        self._connections = PerProcess(partial(Connection, connect))
+        # Owned by the calling thread.
+        self._command = "PING"
 
     def __call__(self) -> dict[str, Any]:
+        """Health data with the seconds that the reply took; raises nothing about Redis."""
+        connection = self._connections.get()
         try:
-            seconds = self._lines.get().round_trip()
+            seconds = self._round_trip(connection)
         except SharedSyncError as error:
+            connection.close()
             return {
                 "status": "unhealthy",
                 "reasons": [_DENIED if isinstance(error, RedisAccessDenied) else _UNANSWERED],
@@ -46,59 +55,26 @@ class RedisPing:
             }
         return {"round_trip_ms": round(1000 * seconds, 3), "details": {"address": self._address}}
 
+    def _round_trip(self, connection: Connection) -> float:
+        """Seconds that the reply took.
 
-class _Line:
-    """One connection, opened when it is needed; owned by the thread that asks."""
-
-    def __init__(self, connect: Connect, clock: Callable[[], float]) -> None:
-        self._connection = connect()
-        weakref.finalize(self, self._connection.disconnect)  # not every driver does so by itself
-        self._clock = clock
-        self._open = False
-        self._question = "PING"
-
-    def round_trip(self) -> float:
-        """Ask, and return the seconds that the answer took. An error closes the connection."""
-        try:
-            if self._open and self._is_stale():
-                self._close()
-            if not self._open:
-                self._connection.connect()
-                self._open = True
-            began = self._clock()
-            self._ask()
-            return self._clock() - began
-        except Exception as error:  # noqa: BLE001 - translated, whatever it is
-            self._close()
-            raise redis_connection.translate(error) from None
-
-    def _ask(self) -> None:
-        """Ask for PING, which a server that still loads its data refuses, else for TIME.
-
-        TIME is among the rights that a worker needs, and PING is not.
+        PING is sent first, which a server that still loads its data refuses; to a user who may
+        not PING it is TIME from then on, which is among the rights that a worker needs.
         """
+        if connection.is_stale():
+            connection.close()
+        connection.open()
         try:
-            self._exchange(self._question)
-        except Exception as error:
-            if self._question == "TIME" or not isinstance(
-                redis_connection.translate(error), RedisAccessDenied
-            ):
+            return self._time(connection, self._command)
+        except RedisAccessDenied:
+            if self._command == "TIME":
                 raise
-            self._exchange("TIME")
-            self._question = "TIME"
+        connection.open()
+        seconds = self._time(connection, "TIME")
+        self._command = "TIME"
+        return seconds
 
-    def _exchange(self, command: str) -> None:
-        packed = self._connection.pack_commands([(command,)])
-        self._connection.send_packed_command(packed, check_health=False)
-        self._connection.read_response()
-
-    def _is_stale(self) -> bool:
-        """Whether the server has closed the connection meanwhile, as one that was restarted."""
-        try:
-            return self._connection.can_read(0)
-        except Exception:  # noqa: BLE001 - whatever it is, this connection is of no use
-            return True
-
-    def _close(self) -> None:
-        self._open = False
-        self._connection.disconnect()
+    def _time(self, connection: Connection, command: str) -> float:
+        began = self._clock()
+        connection.call(command)
+        return self._clock() - began

@@ -1,4 +1,4 @@
-"""What a redis_url says: where to connect or whom to ask, and the driver's options."""
+"""Parses a redis_url: the server, or the nodes to ask for it, and the driver's options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNREADABLE: Final = (ValueError, TypeError, AttributeError)
 
 
 class Node(NamedTuple):
-    """Where a server listens."""
+    """Host and port of a server."""
 
     host: str
     port: int
@@ -33,16 +33,16 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class Address:
-    """A redis_url taken apart."""
+    """A parsed redis_url."""
 
     shown: str
-    """Without user, password and query."""
+    """The URL without user, password and query, for logs and errors."""
 
     options: dict[str, Any]
-    """For the driver's connections."""
+    """Keyword arguments of the driver's connections."""
 
     nodes: tuple[Node, ...] = ()
-    """Whom to ask for the server: Sentinels, or nodes of a cluster."""
+    """Sentinels or nodes of a cluster, which are asked for the server; empty if it is named."""
 
     master: str = ""
     """The name under which Sentinels know the master; empty for anything else."""
@@ -53,7 +53,10 @@ class Address:
 
 
 def read(redis_url: str) -> Address:
-    """Raises `ConfigurationError`, which shows nothing of the URL: it may be a part of a secret."""
+    """Parse the URL. Raises `ConfigurationError`, which shows no part of the URL.
+
+    Any part may belong to a password that was not percent-encoded.
+    """
     try:
         return _parse(redis_url)
     except _UNREADABLE as error:
@@ -64,7 +67,10 @@ def read(redis_url: str) -> Address:
 
 
 def safe_address(redis_url: str) -> str:
-    """Where the URL leads, for logs and errors; no user, password or query, however misplaced."""
+    """The URL without user, password and query, for logs and errors; raises nothing.
+
+    A URL that cannot be read, such as one whose password is not percent-encoded, is not shown.
+    """
     try:
         return _parse(redis_url).shown
     except (*_UNREADABLE, ConfigurationError):
@@ -72,10 +78,10 @@ def safe_address(redis_url: str) -> str:
 
 
 def _parse(redis_url: str) -> Address:
-    """Raises ValueError also where part of a password looks like a host."""
+    """Raises ValueError also if part of a password may have been taken for a host."""
     scheme, _, rest = redis_url.partition("://")
     host_end = re.search(r"[/?#]|$", rest)
-    assert host_end is not None  # noqa: S101 - the end of the text is there
+    assert host_end is not None  # noqa: S101 - "$" always matches
     tail = rest[host_end.start() :]
     if "@" in tail and scheme != "unix":
         raise ValueError
@@ -84,7 +90,7 @@ def _parse(redis_url: str) -> Address:
         user, at, hosts = rest[: host_end.start()].rpartition("@")
         if "@" in user:
             raise ValueError
-        return _parse_many(scheme, f"{driver_scheme}://{user}{at}host", hosts, tail)
+        return _parse_several(scheme, f"{driver_scheme}://{user}{at}host", hosts, tail)
     options = _driver_options(redis_url)
     if "path" in options:
         return Address(f"{scheme}://{options['path']}", options)
@@ -93,8 +99,8 @@ def _parse(redis_url: str) -> Address:
     return Address(f"{scheme}://{host}{port}/{options.get('db', 0)}", options)
 
 
-def _parse_many(scheme: str, driver_url: str, hosts: str, tail: str) -> Address:
-    """An address of several hosts: the driver understands the rest of it."""
+def _parse_several(scheme: str, driver_url: str, hosts: str, tail: str) -> Address:
+    """Parse a URL with several hosts; the driver parses what is left without them."""
     path = re.split(r"[?#]", tail)[0]
     parts = [unquote(part) for part in path.split("/")[1:]]
     master = ""

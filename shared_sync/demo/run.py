@@ -1,23 +1,21 @@
 """The demo: a gateway, a speech worker and a Redis in one process, on real audio.
 
-What it shows is what a service does: audio goes in through a producer, a consumer transcribes it
-in its pool, results come back through a second consumer, one file is beyond repair and ends as a
-dead letter, one job fails twice and then succeeds.
+A producer publishes recordings, a consumer transcribes them in its pool, and a second consumer
+receives the results, as a service would. One file is corrupt and ends as a dead letter, and one job
+fails twice and then succeeds.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import queue
 import secrets
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import Any, TextIO
 from shared_sync.connection import discovery, url
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.demo.screen import Screen
 from shared_sync.demo.speech import DEMO_AUDIO, DEMO_GRAMMAR, Recognizer, read_wav
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import HealthServer
@@ -39,13 +38,15 @@ from shared_sync.redis_producer import RedisStreamProducer
 
 QUICK_RETRY = RetryPolicy(base_seconds=0.3)
 STAGED_FAILURES = 2
-PATIENCE_SECONDS = 120.0
-BAR_WIDTH = 30
+RESULT_TIMEOUT_SECONDS = 120.0
+"""Without a result for so long, the demo gives up."""
+WORKERS, GATEWAYS = "stt-workers", "gateway"
+"""The consumer groups of the jobs and of the results."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The options of the command, which `shared_sync.cli.demo` explains."""
 
     audio: Path | None = None
     jobs: int | None = None
@@ -56,7 +57,7 @@ class Options:
 
 @dataclass
 class Tally:
-    """What has come back so far; owned by the main thread."""
+    """The results so far. Owned by the main thread."""
 
     expected: int
     transcripts: list[tuple[str, str]] = field(default_factory=list)
@@ -67,62 +68,30 @@ class Tally:
         return len(self.transcripts) + len(self.deaths)
 
 
-class Screen:
-    """Whole lines, and a progress bar below them on a terminal. Safe from any thread."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._terminal = out.isatty()
-        # Guarded by the lock.
-        self._lock = threading.Lock()
-        self._bar = ""
-
-    def line(self, text: str = "") -> None:
-        """Write a line; in one piece, because several threads do."""
-        with self._lock:
-            self._write(f"{text}\n")
-
-    def progress(self, done: int, total: int) -> None:
-        """Draw the bar anew, if this is a terminal."""
-        filled = BAR_WIDTH * done // total
-        bar = "#" * filled + "." * (BAR_WIDTH - filled)
-        with self._lock:
-            self._bar = f"[{bar}] {done} of {total}\r" if self._terminal and done < total else ""
-            self._write("")
-
-    def _write(self, text: str) -> None:
-        blank = " " * (shutil.get_terminal_size().columns - 1) + "\r" if self._terminal else ""
-        self._out.write(blank + text + self._bar)
-        self._out.flush()
-
-
 def run(options: Options, out: TextIO = sys.stdout) -> int:
-    """Run the demo and return its exit status: 0 if all came back as it should."""
+    """Run the demo, and return 0 if every result came back as it should, else 1.
+
+    For the main thread, because SIGTERM is handled. Raises `ConfigurationError` if there are no
+    recordings, and what the parts of the demo raise.
+    """
     screen = Screen(out)
     recordings = _recordings(options.audio)
     spoken = _spoken(options.audio)
     name = f"demo-{secrets.token_hex(4)}"
     metrics = WorkerMetrics(name)
     worker = SpeechWorker(metrics, DEMO_GRAMMAR if options.audio is None else None)
-    jobs, results = f"{{{name}}}:jobs", f"{{{name}}}:results"  # in one slot, should it be a cluster
+    # In one slot, in case the Redis is a cluster.
+    jobs, results = f"{{{name}}}:jobs", f"{{{name}}}:results"
     signal.signal(signal.SIGTERM, _exit_on_signal)
 
     with ExitStack() as stack:
-        redis_url = options.redis_url
-        if redis_url is None:
-            redis = stack.enter_context(EmbeddedRedis())
-            redis_url = redis.url
-            screen.line(f"Redis    {redis_url}  ({redis.binary}, ends with this program)")
-        else:
-            screen.line(f"Redis    {url.safe_address(redis_url)}")
-            stack.callback(_remove_keys, redis_url, jobs, results)
-
+        redis_url = _enter_redis(stack, options.redis_url, (jobs, results), screen)
         consumer = RedisStreamConsumer(
             redis_url,
             jobs,
-            "stt-workers",
+            WORKERS,
             "stt-1",
-            _brief_logger(screen),
+            screen.logger(),
             worker.transcribe,
             metrics=metrics,
             threads=options.threads,
@@ -135,9 +104,9 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
         gateway = RedisStreamConsumer(
             redis_url,
             results,
-            "gateway",
+            GATEWAYS,
             "gateway-1",
-            _brief_logger(screen),
+            screen.logger(),
             lambda _, result: returned.put(result),
         )
         server = HealthServer(
@@ -153,18 +122,8 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
         screen.line(f"Health   {server.url}/health and {server.url}/metrics")
         screen.line(f"Look at  {server.url}/ in a browser")
 
-        batch = list(_jobs(recordings, options.jobs or len(recordings)))
-        tally = Tally(expected=len(batch))
-        screen.line(
-            f"Jobs     {len(batch)}: {len(batch) - 2} recordings, 1 corrupt file, "
-            f"1 that fails {STAGED_FAILURES} times\n"
-        )
-        started = time.monotonic()
-        with RedisStreamProducer(redis_url, jobs) as producer:
-            producer.publish_many(batch)
-        _await_all(tally, returned, screen)
-        seconds = time.monotonic() - started
-
+        messages = list(_jobs(recordings, options.jobs or len(recordings)))
+        tally, seconds = _publish_and_wait(redis_url, jobs, messages, returned, screen)
         _show_summary(tally, metrics.get_metrics_data(), seconds, screen)
         wrong = _wrong_transcripts(tally, spoken)
         if options.keep:
@@ -174,14 +133,47 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
     return 0 if tally.returned == tally.expected and len(tally.deaths) == 1 and not wrong else 1
 
 
+def _enter_redis(
+    stack: ExitStack, redis_url: str | None, streams: tuple[str, str], screen: Screen
+) -> str:
+    """Start a Redis that ends with the stack, or have the given one cleaned up then; its URL."""
+    if redis_url is not None:
+        screen.line(f"Redis    {url.safe_address(redis_url)}")
+        stack.callback(_remove_keys, redis_url, *streams)
+        return redis_url
+    redis = stack.enter_context(EmbeddedRedis())
+    screen.line(f"Redis    {redis.url}  ({redis.binary}, ends with this program)")
+    return redis.url
+
+
+def _publish_and_wait(
+    redis_url: str,
+    jobs: str,
+    messages: Sequence[Mapping[str, object]],
+    returned: queue.SimpleQueue[Mapping[str, Any]],
+    screen: Screen,
+) -> tuple[Tally, float]:
+    """Publish the messages and wait for their results; what came back, and the seconds it took."""
+    tally = Tally(expected=len(messages))
+    screen.line(
+        f"Jobs     {len(messages)}: {len(messages) - 2} recordings, 1 corrupt file, "
+        f"1 that fails {STAGED_FAILURES} times\n"
+    )
+    started = time.monotonic()
+    with RedisStreamProducer(redis_url, jobs) as producer:
+        producer.publish_many(messages)
+    _await_all(tally, returned, screen)
+    return tally, time.monotonic() - started
+
+
 class SpeechWorker:
-    """The processor: one recogniser for each thread, because a recogniser is not thread-safe."""
+    """The processor, with one recognizer for each thread, as a recognizer is not thread-safe."""
 
     def __init__(self, metrics: WorkerMetrics, grammar: Path | None) -> None:
         self._metrics = metrics
         self._grammar = grammar
         self._local = threading.local()
-        self._recognizer()  # what cannot be loaded fails here, before any job is taken
+        self._recognizer()  # a model that cannot be loaded is an error before any job is read
 
     def transcribe(self, _message_id: str, job: dict[str, Any]) -> dict[str, str]:
         if current_message().attempt <= int(job.get("staged_failures", 0)):
@@ -210,7 +202,7 @@ def _recordings(folder: Path | None) -> dict[str, bytes]:
 
 
 def _spoken(folder: Path | None) -> dict[str, str]:
-    """What is said in the recordings that come with the package; unknown for others."""
+    """The words of the recordings that come with the package; nothing for others."""
     if folder is not None:
         return {}
     spoken: dict[str, str] = json.loads((DEMO_AUDIO / "transcripts.json").read_text())
@@ -236,29 +228,29 @@ def _await_all(
     screen.progress(0, tally.expected)
     while tally.returned < tally.expected:
         try:
-            result = returned.get(timeout=PATIENCE_SECONDS)
+            result = returned.get(timeout=RESULT_TIMEOUT_SECONDS)
         except queue.Empty:
-            screen.line(f"no result for {PATIENCE_SECONDS:.0f} s, giving up")
+            screen.line(f"no result for {RESULT_TIMEOUT_SECONDS:.0f} s, giving up")
             return
         if result["status"] == "done":
             tally.transcripts.append((result["file"], result["text"]))
-            told = result["text"]
+            text = result["text"]
         else:
             tally.deaths.append((result["file"], result["reason"]))
-            told = f"dead letter: {result['reason']}"
-        screen.line(f"[{tally.returned}/{tally.expected}] {result['file']:<14} {told}")
+            text = f"dead letter: {result['reason']}"
+        screen.line(f"[{tally.returned}/{tally.expected}] {result['file']:<14} {text}")
         screen.progress(tally.returned, tally.expected)
 
 
-def _show_summary(tally: Tally, figures: Mapping[str, Any], seconds: float, screen: Screen) -> None:
-    audio_seconds = figures.get("audio_duration_processed_seconds", 0)
+def _show_summary(tally: Tally, values: Mapping[str, Any], seconds: float, screen: Screen) -> None:
+    audio_seconds = values.get("audio_duration_processed_seconds", 0)
     rows = [
         ("jobs", tally.expected),
         ("results", len(tally.transcripts)),
-        ("retries", figures.get("jobs_retried", 0)),
+        ("retries", values.get("jobs_retried", 0)),
         ("dead letters", len(tally.deaths)),
-        ("p50 per job", _milliseconds(figures.get("p50_processing_latency_ms"))),
-        ("p95 per job", _milliseconds(figures.get("p95_processing_latency_ms"))),
+        ("p50 per job", _milliseconds(values.get("p50_processing_latency_ms"))),
+        ("p95 per job", _milliseconds(values.get("p95_processing_latency_ms"))),
         ("audio per second", f"{audio_seconds / seconds:.1f} s"),
     ]
     screen.line()
@@ -290,24 +282,10 @@ def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> No
 
 
 def _remove_keys(redis_url: str, jobs: str, results: str) -> None:
-    link = Connection(discovery.connector(redis_url, key=jobs, reply_timeout_seconds=5.0))
-    try:
-        for keys in (Keys.of(jobs, "stt-workers"), Keys.of(results, "gateway")):
-            link.call("DEL", *keys.all())
-    finally:
-        link.close()
-
-
-def _brief_logger(screen: Screen) -> logging.Logger:
-    """Warnings and errors, a line each and no tracebacks: the demo's failures are staged."""
-
-    class Brief(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            screen.line(f"      {record.getMessage()}")
-
-    logger = logging.Logger("shared_sync.demo", logging.WARNING)
-    logger.addHandler(Brief())
-    return logger
+    connection = Connection(discovery.connector(redis_url, key=jobs, reply_timeout_seconds=5.0))
+    with closing(connection):
+        for keys in (Keys.of(jobs, WORKERS), Keys.of(results, GATEWAYS)):
+            connection.call("DEL", *keys.all())
 
 
 def _exit_on_signal(number: int, _frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """Speech to text for the demo: a WAV file in, words out, by pocketsphinx on one CPU core.
 
-`read_wav` turns what a client sent into the one form the recogniser takes: 16 kHz, 16 bit, mono.
-Whatever it cannot read is a `Reject` that says what is wrong, because no retry will repair a file.
+`read_wav` converts the audio of a client to what the recognizer takes: 16 kHz, 16 bit, mono. For a
+file that it cannot read it raises `Reject` with the reason, because no retry repairs a file.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _LOWEST_RATE, _HIGHEST_RATE = 8_000, 192_000
 _SAMPLE_BYTES = 2
 _PCM, _EXTENSIBLE = 0x0001, 0xFFFE
 _FORMAT_NAMES = {3: "floating point", 6: "A-law", 7: "mu-law", 0x11: "ADPCM", 0x55: "MP3"}
-_LENGTH_UNKNOWN = 0x7FFF_F000  # this or more is what programs that write to a pipe put as a length
+_LENGTH_UNKNOWN = 0x7FFF_F000  # programs that write to a pipe announce this length or more
 _LOBES = 8  # zero crossings of the resampling filter on each side of its centre
 
 
 @dataclass(frozen=True, slots=True)
 class Audio:
-    """Speech as the recogniser takes it: 16-bit little-endian mono samples at `sample_rate`."""
+    """Speech as the recognizer takes it: 16-bit little-endian mono samples at `sample_rate`."""
 
     samples: bytes
     sample_rate: int = SAMPLE_RATE
@@ -69,11 +69,11 @@ def read_wav(data: bytes, *, max_seconds: float = 60.0) -> Audio:
 class Recognizer:
     """Turns speech into lower-case words.
 
-    With `grammar`, the path of a JSGF file, only sentences of that grammar are heard: loads and
-    decodes in a fraction of a second. Without it, any English sentence, with pocketsphinx's own
-    model: slower, and wrong more often.
+    With `grammar`, the path of a JSGF file, only sentences of that grammar are recognized, and
+    loading and decoding take a fraction of a second. Without it, any English sentence is, with the
+    model of pocketsphinx, which is slower and more often wrong.
 
-    A recogniser is not thread-safe: make one for each thread. pocketsphinx keeps the interpreter
+    A recognizer is not thread-safe: make one for each thread. pocketsphinx keeps the interpreter
     lock while it decodes, so no other thread of the process runs meanwhile. The model was trained
     on wide-band speech: at 8 kHz, as from a telephone, more words are misheard.
 
@@ -102,9 +102,9 @@ class Recognizer:
             ) from error
 
     def transcribe(self, audio: Audio) -> str:
-        """The words of `audio`, separated by spaces; empty when none were understood.
+        """The words of `audio`, separated by spaces; empty if none were recognized.
 
-        Depends on nothing but the audio: each call is an utterance of its own.
+        Blocks while it decodes. Each call is an utterance of its own, whatever was decoded before.
         """
         if not audio.samples:
             return ""
@@ -118,7 +118,7 @@ class Recognizer:
 
 
 def _check_readable(grammar: Path) -> None:
-    """pocketsphinx 5.1 does not survive a grammar that it cannot open: the process ends."""
+    """Raise an error: pocketsphinx 5.1 ends the process if it cannot open the grammar."""
     try:
         grammar.open("rb").close()
     except OSError as error:
@@ -126,7 +126,7 @@ def _check_readable(grammar: Path) -> None:
 
 
 def _parse(data: bytes) -> tuple[int, int, bytes]:
-    """Channels, frames per second, and the bytes of the frames."""
+    """The number of channels, frames per second, and the bytes of the frames."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise Reject("not a WAV file: it does not begin with RIFF and WAVE")
     form: tuple[int, int] | None = None
@@ -153,7 +153,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, bytes]]:
 
 
 def _parse_format(body: bytes) -> tuple[int, int]:
-    """Channels and frames per second, of a format that can be read."""
+    """The number of channels and frames per second. Raises `Reject` for other formats than PCM."""
     if len(body) < 16:
         raise Reject(f"corrupt WAV file: its description has {len(body)} bytes instead of 16")
     encoding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", body)
@@ -173,7 +173,7 @@ def _parse_format(body: bytes) -> tuple[int, int]:
 
 
 def _resample(samples: list[float], rate: int) -> list[float]:
-    """`samples` at `rate` as they would have been recorded at 16 kHz (windowed-sinc filter)."""
+    """Convert `samples` from `rate` to 16 kHz with a windowed-sinc filter."""
     kernels, step = _filter_bank(rate)
     phases, taps = len(kernels), len(kernels[0])
     silence = [0.0] * (taps // 2)
@@ -184,9 +184,9 @@ def _resample(samples: list[float], rate: int) -> list[float]:
 
 @lru_cache(maxsize=4)
 def _filter_bank(rate: int) -> tuple[list[list[float]], int]:
-    """The filters from `rate` to 16 kHz, and how many filters to step on per output sample.
+    """The filters from `rate` to 16 kHz, and the step between filters for each output sample.
 
-    One filter for each place an output sample can have between two input samples.
+    There is one filter for each position that an output sample can have between two input samples.
     """
     divisor = math.gcd(rate, SAMPLE_RATE)
     phases = SAMPLE_RATE // divisor

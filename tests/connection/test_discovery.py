@@ -500,7 +500,7 @@ def test_an_idle_link_notices_without_sending_that_the_master_was_replaced(
     """So that a producer loses no message on it."""
     port = redis_url.removesuffix("/0").rpartition(":")[2].encode()
     answers = Answers(a=[b"127.0.0.1", port])
-    monkeypatch.setattr(discovery, "_asker", lambda *_: answers)
+    monkeypatch.setattr(discovery, "_make_ask", lambda *_: answers)
     with closing(make_link("redis+sentinel://a:1/main")) as connection:
         assert connection.call("PING") == b"PONG"
         assert not connection.is_stale()

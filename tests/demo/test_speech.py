@@ -1,4 +1,4 @@
-"""Speech for the demo: what is read, what is refused and why, and what is recognised."""
+"""Speech for the demo: what is read, what is refused and why, and what is recognized."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_a_demo_file_cut_or_damaged_anywhere_is_read_or_rejected_and_nothing_els
 
 @needs_pocketsphinx
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_each_demo_file_is_recognised_word_for_word(recognizer: Recognizer, name: str) -> None:
+def test_each_demo_file_is_recognized_word_for_word(recognizer: Recognizer, name: str) -> None:
     assert recognizer.transcribe(read_wav(demo(name))) == TRANSCRIPTS[name]
 
 
@@ -209,7 +209,7 @@ def test_a_transcript_does_not_depend_on_what_was_heard_before(recognizer: Recog
 
 @needs_pocketsphinx
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_a_demo_file_in_44_khz_stereo_is_recognised(recognizer: Recognizer, name: str) -> None:
+def test_a_demo_file_in_44_khz_stereo_is_recognized(recognizer: Recognizer, name: str) -> None:
     mono = raised(samples_of(read_wav(demo(name))), 44_100)
     stereo = [side for sample in mono for side in (sample, sample)]
     audio = read_wav(wav(stereo, rate=44_100, channels=2))
@@ -218,7 +218,7 @@ def test_a_demo_file_in_44_khz_stereo_is_recognised(recognizer: Recognizer, name
 
 @needs_pocketsphinx
 @pytest.mark.parametrize("name", TRANSCRIPTS)
-def test_a_demo_file_at_8_khz_is_recognised(recognizer: Recognizer, name: str) -> None:
+def test_a_demo_file_at_8_khz_is_recognized(recognizer: Recognizer, name: str) -> None:
     audio = read_wav(wav(halved(samples_of(read_wav(demo(name)))), rate=8000))
     assert recognizer.transcribe(audio) == TRANSCRIPTS[name]
 
@@ -230,7 +230,7 @@ def test_silence_has_no_words(recognizer: Recognizer, seconds: float) -> None:
 
 
 @needs_pocketsphinx
-def test_the_recogniser_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_recognizer_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     recognizer = Recognizer(DEMO_GRAMMAR)
     recognizer.transcribe(read_wav(demo("drain.wav")))
     recognizer.transcribe(Audio(bytes(320)))
@@ -260,13 +260,13 @@ def test_without_pocketsphinx_the_error_names_the_remedy(monkeypatch: pytest.Mon
         Recognizer(DEMO_GRAMMAR)
 
 
-def test_pocketsphinx_is_not_loaded_before_a_recogniser_is_made() -> None:
+def test_pocketsphinx_is_not_loaded_before_a_recognizer_is_made() -> None:
     program = "import sys, shared_sync.demo.speech; print('pocketsphinx' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert result.stdout == b"False\n"
 
 
-def test_the_demo_files_are_small_and_in_the_recognisers_own_form() -> None:
+def test_the_demo_files_are_small_and_in_the_form_that_the_recognizer_takes() -> None:
     assert {path.name for path in DEMO_AUDIO.glob("*.wav")} == set(TRANSCRIPTS)
     assert sum(len(demo(name)) for name in TRANSCRIPTS) < 600_000
     for name in TRANSCRIPTS:

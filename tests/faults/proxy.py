@@ -59,11 +59,14 @@ class Fault:
         return True
 
 
+COMMANDS = {"read": "XREADGROUP", "add": "XADD"}
+
+
 def _mark_of(request: str) -> bytes:
-    """What a request is known by: `read`, the name of a script, or nothing for every request."""
+    """What a request is known by; it is one of COMMANDS, the name of a script, or empty for any."""
     if not request:
         return b""
-    word = "XREADGROUP" if request == "read" else scripts()[request].digest
+    word = COMMANDS.get(request) or scripts()[request].digest
     return f"\r\n{word}\r\n".encode()
 
 

@@ -192,16 +192,22 @@ def test_a_message_whose_recovery_was_lost_is_found_again_and_not_charged(
     assert attempts.made == {made: [1, 2] for made in ledger.acknowledged}
 
 
+@pytest.mark.parametrize(("limit", "request_kind"), [(None, "add"), (1000, "publish")])
 def test_a_producer_says_that_it_does_not_know_when_the_reply_was_lost(
-    ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable
+    ledger: Ledger,
+    proxy: Proxy,
+    make_pool: MakePool,
+    fault_table: FaultTable,
+    limit: int | None,
+    request_kind: str,
 ) -> None:
     """The message is there once. Who publishes it again has it twice, and is told so."""
-    with RedisStreamProducer(proxy.url, KEYS.stream) as producer:
-        proxy.lose_reply("publish")
+    with RedisStreamProducer(proxy.url, KEYS.stream, max_queue_depth=limit) as producer:
+        proxy.lose_reply(request_kind)
         with pytest.raises(RedisUnavailable):
             ledger.publish(producer=producer, job="reply lost")
         assert ledger.client.xlen(KEYS.stream) == 1
-        proxy.cut_before("publish")
+        proxy.cut_before(request_kind)
         with pytest.raises(RedisUnavailable):
             ledger.publish(producer=producer, job="request lost")
         assert ledger.client.xlen(KEYS.stream) == 1

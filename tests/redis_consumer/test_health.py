@@ -9,7 +9,7 @@ import pytest
 from helpers import Clock
 
 from shared_sync.common.guarded import GuardedLogger
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.errors import (
     ConsumerBroken,
     ConsumerIdInUse,
@@ -36,7 +36,7 @@ class Facts:
     """A consumer that is well, but for what a test changes."""
 
     def __init__(self) -> None:
-        self.connectivity = Connectivity(ADDRESS, LOGGER, Clock())
+        self.connectivity = Availability(ADDRESS, LOGGER, Clock())
         self.connectivity.succeeded("keeper")
         self.state = State.RUNNING
         self.readers = [Reader("reader-1", "running", 1.0), Reader("reader-2", "waiting", 1.0)]

@@ -11,7 +11,7 @@ import pytest
 from helpers import Clock, Interrupted, returns
 
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
-from shared_sync.connection.availability import Connectivity
+from shared_sync.connection.availability import Availability
 from shared_sync.protocol.commands import Entry
 from shared_sync.redis_consumer.in_flight import InHand
 from shared_sync.redis_consumer.job_budget import Budget
@@ -50,7 +50,7 @@ class Scene:
         self.keeper, self.first, self.second = everyone = [
             Stander(name) for name in ("keeper", "reader-1", "reader-2")
         ]
-        self.connectivity = Connectivity("redis://somewhere:6379/0", LOGGER, clock)
+        self.connectivity = Availability("redis://somewhere:6379/0", LOGGER, clock)
         self.in_hand = InHand(clock)
         keeper, *readers = [(stander, stander) for stander in everyone]
         self.progress = Progress(

@@ -4,16 +4,18 @@
 --       number of items, field, value, ...
 -- Returns {ids of the accepted, '' or the text of the refusal}.
 
-local limit = tonumber(ARGV[1])
-local room = limit and limit - redis.call('XLEN', KEYS[1])
-local ids = {}
+local stream, arguments = KEYS[1], ARGV
+local pcall, unpack = redis.pcall, unpack  -- a local is found faster than a global
+local limit = tonumber(arguments[1])
+local room = limit and limit - redis.call('XLEN', stream) or math.huge
+local ids, accepted, count = {}, 0, 2
 
-local i = 2
-while ARGV[i] and (not room or #ids < room) do
-  local items = tonumber(ARGV[i])
-  local id = redis.pcall('XADD', KEYS[1], '*', unpack(ARGV, i + 1, i + items))
-  if type(id) == 'table' and id.err then return {ids, id.err} end
-  ids[#ids + 1] = id
-  i = i + items + 1
+while arguments[count] and accepted < room do
+  local last = count + tonumber(arguments[count])
+  local id = pcall('XADD', stream, '*', unpack(arguments, count + 1, last))
+  if type(id) == 'table' then return {ids, id.err} end
+  accepted = accepted + 1
+  ids[accepted] = id
+  count = last + 1
 end
 return {ids, ''}

@@ -1,0 +1,89 @@
+"""python -m shared_sync dead-letters: list, show, replay or purge dead letters."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared_sync.dead_letters import DeadLetter
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+LONGEST_VALUE_SHOWN = 200
+"""Bytes of a field that are printed; of a longer one also the length."""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to those of a parser; its options have `run`."""
+    parser = commands.add_parser(
+        "dead-letters",
+        help="list, show, replay or purge messages that were given up on",
+        description="Manages the dead letters of a stream and group.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--redis-url",
+        default=os.environ.get("REDIS_URL", "redis://localhost:6379/0"),
+        metavar="URL",
+        help="Redis (default: REDIS_URL, else redis://localhost:6379/0)",
+    )
+    parser.add_argument("--stream", required=True, help="the stream they were published to")
+    parser.add_argument("--group", required=True, help="the consumer group that gave them up")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|replay|purge")
+    actions.add_parser("list", help="one line for each, oldest first")
+    show = actions.add_parser("show", help="everything about some of them")
+    show.add_argument("ids", nargs="+", metavar="ID")
+    for action, help_text in (
+        ("replay", "publish them again, with no history"),
+        ("purge", "delete them for good"),
+    ):
+        chosen = actions.add_parser(action, help=help_text)
+        which = chosen.add_mutually_exclusive_group(required=True)
+        which.add_argument("ids", nargs="*", default=[], metavar="ID")
+        which.add_argument("--all", action="store_true", help="all that exist now")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out the action, and return 0. Raises what `DeadLetters` raises."""
+    from shared_sync.dead_letters import DeadLetters  # noqa: PLC0415 - loads Redis
+
+    with DeadLetters(options.redis_url, options.stream, options.group) as letters:
+        if options.action == "list":
+            _print_lines(letters)
+        elif options.action == "show":
+            for letter_id in options.ids:
+                _print_whole(letters.show(letter_id))
+        else:
+            ids = [letter.id for letter in letters] if options.all else options.ids
+            if options.action == "replay":
+                for letter_id in ids:
+                    (message_id,) = letters.replay([letter_id])
+                    print(f"{letter_id} replayed as {message_id}")
+            else:
+                print(f"{letters.purge(ids)} removed")
+    return 0
+
+
+def _print_lines(letters: Iterable[DeadLetter]) -> None:
+    for letter in letters:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter.time))
+        error = f" ({letter.error_type}: {letter.error})" if letter.traceback else ""
+        print(f"{letter.id}  {when}Z  message {letter.message_id}  {letter.reason}{error}")
+
+
+def _print_whole(letter: DeadLetter) -> None:
+    for attribute in fields(letter):
+        if attribute.name not in {"fields", "history", "traceback"}:
+            print(f"{attribute.name:<11} {getattr(letter, attribute.name)}")
+    for failure in letter.history:
+        print(f"failure     {failure}")
+    for name, value in letter.fields.items():
+        text = value[:LONGEST_VALUE_SHOWN].decode(errors="backslashreplace")
+        more = f"... ({len(value)} bytes)" if len(value) > LONGEST_VALUE_SHOWN else ""
+        print(f"field       {name} = {text}{more}")
+    print(letter.traceback)

@@ -1,0 +1,60 @@
+"""python -m shared_sync demo: transcribe real speech through a Redis Stream."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to those of a parser; its options have `run`."""
+    parser = commands.add_parser(
+        "demo",
+        help="transcribe real speech through a Redis Stream",
+        description="Publishes recordings to a Redis Stream, transcribes them in a pool of "
+        "threads and shows results, retries and a dead letter.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--audio",
+        type=Path,
+        metavar="DIR",
+        help="16-bit WAV files to transcribe with the full English model "
+        "(default: the few that come with the package, with a small grammar)",
+    )
+    parser.add_argument(
+        "--jobs", type=_positive, metavar="N", help="recordings to publish (default: each once)"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, default=2, metavar="N", help="pool threads (default: 2)"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep everything running at the end, until Ctrl-C"
+    )
+    parser.add_argument("--redis-url", metavar="URL", help="use this Redis instead of starting one")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the demo, and return 0 if every result came back as it should."""
+    from shared_sync.demo import run as demo  # noqa: PLC0415 - loads Redis, Flask and the recognizer
+
+    return demo.run(
+        demo.Options(
+            audio=options.audio,
+            jobs=options.jobs,
+            threads=options.threads,
+            keep=options.keep,
+            redis_url=options.redis_url,
+        )
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
+    return number
