@@ -42,8 +42,7 @@ from shared_sync.health_server.state import (
 from shared_sync.health_server.wsgi import Serving
 
 if TYPE_CHECKING:
-    from shared_sync.health_server.poller import Logger
-    from shared_sync.health_server.pollers import Calls
+    from shared_sync.health_server.pollers import Logger, Pollers
 
     Data = Mapping[str, Any]
 
@@ -321,7 +320,7 @@ class HealthServer:
         if start is None:
             return True
         start.serving.end()
-        if start.calls.has(threading.current_thread()):
+        if start.calls.run_here():
             self._board.stop(start.calls)
             return False
         # The requests first: they may wait for a callback, whose end they still tell.
@@ -496,7 +495,7 @@ class _Start(NamedTuple):
     """What one start of a server began."""
 
     serving: Serving
-    calls: Calls
+    calls: Pollers
 
 
 _servers: weakref.WeakSet[HealthServer] = weakref.WeakSet()
