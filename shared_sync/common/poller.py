@@ -7,11 +7,13 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from shared_sync.common.fork import PerProcess
+from shared_sync.common.loop import Loop, ReentrantStop
 
 T = TypeVar("T")
 
@@ -69,32 +71,22 @@ class _Progress(Generic[T]):
 class _Life(Generic[T]):
     """The state of a poller in one process."""
 
-    __slots__ = (
-        "answered",
-        "changed",
-        "due_at",
-        "noted",
-        "progress",
-        "requested",
-        "thread",
-        "wake",
-    )
-
-    def __init__(self) -> None:
-        # Puts an end to the thread's wait. A queue, and not the condition below, because `stop` may
-        # run in a finalizer, in the middle of the thread's own waiting.
+    def __init__(self, make_loop: Callable[[_Life[T]], Loop]) -> None:
+        # Fixed after construction.
+        self.loop = make_loop(self)
+        # Ends the thread's wait for the next call. A queue, because `stop` may put into it from a
+        # finalizer, in the middle of that wait.
         self.wake: SimpleQueue[None] = SimpleQueue()
         # Notified of each change. Re-entrant, because a signal handler may stop the poller while
         # its own thread holds the lock.
         self.changed = threading.Condition(threading.RLock())
         # Guarded by the condition's lock.
-        self.thread: threading.Thread | None = None
         self.progress: _Progress[T] | None = None  # None before the start; replaced as a whole
         self.noted: _Progress[T] | None = None  # the progress whose hang has been logged
         self.requested = 0  # tickets handed out
         self.answered = 0  # tickets handed out before the last finished call began
         # Owned by the poller's thread.
-        self.due_at = 0.0  # of the next periodic call, on the monotonic clock
+        self.due_at = 0.0  # when the next periodic call is due, on the monotonic clock
 
 
 class Poller(Generic[T]):
@@ -139,36 +131,33 @@ class Poller(Generic[T]):
         self._log = log
         self._thread_name = thread_name or name
         self._clock = clock
-        # Only ever set, by any thread.
-        self._stopped = False
+        self._stop = ReentrantStop()
         # Each process's own: a parent's call never returns in a fork.
-        self._lives: PerProcess[_Life[T]] = PerProcess(_Life)
+        self._lives: PerProcess[_Life[T]] = PerProcess(lambda: _Life(self._new_loop))
 
     # --- life cycle -------------------------------------------------------------------------------
 
     @property
     def stopped(self) -> bool:
-        return self._stopped
+        """Whether `stop` was called."""
+        return self._stop.is_set()
 
     def start(self) -> None:
-        """Start the thread, unless this process has it already or `stop` was called.
+        """Start the thread, unless this process has started it already or `stop` was called.
 
-        Raises RuntimeError if the system has no more threads.
+        Raises RuntimeError if the system gives no more threads; may be called again then.
         """
         life = self._lives.get()
+        if self.stopped:
+            return
         with life.changed:
-            if self._stopped or life.thread is not None:
-                return
-            thread = threading.Thread(
-                target=self._run, args=(life,), name=self._thread_name, daemon=True
-            )
-            life.progress = _Progress(PollResult(), self._clock())
-            thread.start()
-            life.thread = thread
+            if life.progress is None:
+                life.progress = _Progress(PollResult(), self._clock())
+        life.loop.start()
 
     def stop(self) -> None:
         """End the thread for good: at once, or when its current call returns. Never blocks."""
-        self._stopped = True
+        self._stop.set()
         life = self._lives.get()
         life.wake.put(None)
         with life.changed:
@@ -177,18 +166,14 @@ class Poller(Generic[T]):
     def join(self, deadline: float) -> bool:
         """Wait until the thread has ended or until `deadline` (monotonic clock).
 
-        Returns whether it has ended. Does not wait if the poller's own thread calls this.
+        Returns whether it has ended, or was never started. Does not wait if the poller's own thread
+        calls this.
         """
-        thread = self._lives.get().thread
-        if thread is None:
-            return True
-        if not self.runs_here():
-            thread.join(max(0.0, deadline - monotonic()))
-        return not thread.is_alive()
+        return self._lives.get().loop.join(deadline)
 
     def runs_here(self) -> bool:
         """Whether the calling thread is the poller's."""
-        return self._lives.get().thread is threading.current_thread()
+        return self._lives.get().loop.thread is threading.current_thread()
 
     # --- results ----------------------------------------------------------------------------------
 
@@ -239,7 +224,7 @@ class Poller(Generic[T]):
         def is_over() -> bool:
             result = self.result
             hung = result.hangs and result.running_since is not None
-            return life.answered >= ticket or self._stopped or hung
+            return life.answered >= ticket or self.stopped or hung
 
         with life.changed:
             life.changed.wait_for(is_over, wait_seconds)
@@ -282,15 +267,16 @@ class Poller(Generic[T]):
 
     # --- the thread -------------------------------------------------------------------------------
 
-    def _run(self, life: _Life[T]) -> None:
-        while not self._stopped:
-            with suppress(BaseException):  # even one that is thrown into the thread as it waits
-                self._wait_until_due(life)
-                if not self._stopped:
-                    self.poll_once()
+    def _new_loop(self, life: _Life[T]) -> Loop:
+        return Loop(self._thread_name, step=partial(self._step, life), stop=self._stop)
+
+    def _step(self, life: _Life[T]) -> None:
+        self._wait_until_due(life)
+        if not self.stopped:
+            self.poll_once()
 
     def _wait_until_due(self, life: _Life[T]) -> None:
-        while not self._stopped and life.requested <= life.answered:
+        while not self.stopped and life.requested <= life.answered:
             remaining = None
             if self.period_seconds is not None:
                 remaining = life.due_at - monotonic()

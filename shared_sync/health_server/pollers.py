@@ -7,12 +7,12 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from shared_sync.common.clock import StallTolerantClock
+from shared_sync.common.loop import Loop
 from shared_sync.common.poller import Poller, text_of
 from shared_sync.health_server import payload
 from shared_sync.health_server.check_result import HEALTH, Check
@@ -74,29 +74,6 @@ class CallbackLog:
             return True
 
 
-class StoppingThreads:
-    """Threads that were asked to stop; one in the middle of a call stops when the call returns."""
-
-    def __init__(self, pollers: list[Poller[Any]], watcher: threading.Thread | None) -> None:
-        self._pollers = pollers
-        self._watcher = watcher
-
-    def join(self, deadline: float) -> bool:
-        """Wait until all have stopped or until `deadline` (monotonic clock); whether all have.
-
-        Does not wait if one of these threads calls this.
-        """
-        if any(poller.runs_here() for poller in self._pollers):
-            return False
-        ended = [poller.join(deadline) for poller in self._pollers]
-        if self._watcher is None:
-            return all(ended)
-        if self._watcher is threading.current_thread():
-            return False
-        self._watcher.join(max(0.0, deadline - monotonic()))
-        return all(ended) and not self._watcher.is_alive()
-
-
 class Pollers:
     """The pollers of one start, and the thread that watches them.
 
@@ -115,9 +92,12 @@ class Pollers:
         self._details = details
         self._logger = logger
         self._clock = StallTolerantClock(2 * WATCH_SECONDS)
-        self._stopping = threading.Event()
-        # Owned by whoever starts.
-        self._watcher: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._watcher = Loop(
+            "health-watch", step=self._watch, stop=self._stop, period_seconds=WATCH_SECONDS
+        )
+        # Written by `start`.
+        self._on_tick: Callable[[], None] = lambda: None
         # Replaced as a whole, under the lock of the health state.
         self.checks: dict[str, Poller[HealthData]] = {}
         self.on_demand: dict[str, Poller[Any]] = {}
@@ -172,32 +152,36 @@ class Pollers:
 
     def start(self, on_tick: Callable[[], None]) -> None:
         """Start the watching thread, which also calls `on_tick` a few times each second."""
-        self._watcher = threading.Thread(
-            target=self._watch, args=(on_tick,), name="health-watch", daemon=True
-        )
+        self._on_tick = on_tick
         self._watcher.start()
 
     def run_here(self) -> bool:
         """Whether the calling thread is one of the pollers'."""
         return any(poller.runs_here() for poller in self._pollers())
 
-    def stop(self) -> StoppingThreads:
-        """Ask all threads to stop; never blocks."""
-        self._stopping.set()
-        pollers = self._pollers()
-        for poller in pollers:
-            poller.stop()
-        watcher = self._watcher
-        return StoppingThreads(pollers, watcher if watcher and watcher.ident else None)
+    def stop(self) -> None:
+        """Ask all threads to stop; one in the middle of a call stops when that returns.
 
-    def _watch(self, on_tick: Callable[[], None]) -> None:
-        while not self._stopping.is_set():
-            with suppress(BaseException):  # an error in one pass ends nothing
-                self._stopping.wait(WATCH_SECONDS)
-                self._clock.advance()
-                for poller in self._pollers():
-                    poller.check_overdue()
-                on_tick()
+        Never blocks.
+        """
+        self._stop.set()
+        for poller in self._pollers():
+            poller.stop()
+
+    def join(self, deadline: float) -> bool:
+        """Wait until all threads have ended or until `deadline` (monotonic clock).
+
+        Returns whether all have ended. Must not be called by one of them, which would wait for
+        nothing.
+        """
+        ended = all(poller.join(deadline) for poller in self._pollers())
+        return self._watcher.join(deadline) and ended
+
+    def _watch(self) -> None:
+        self._clock.advance()
+        for poller in self._pollers():
+            poller.check_overdue()
+        self._on_tick()
 
     def _pollers(self) -> list[Poller[Any]]:
         return [*self.checks.values(), *self.on_demand.values()]

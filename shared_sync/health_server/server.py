@@ -292,7 +292,8 @@ class HealthServer:
             try:
                 serving = Serving(self._app, listener)
             except BaseException:
-                self._board.stop(calls).join(monotonic() + GIVE_UP_SECONDS)
+                self._board.stop(calls)
+                calls.join(monotonic() + GIVE_UP_SECONDS)
                 raise
             self._start = _Start(serving, calls)
             self._logger.info(
@@ -325,7 +326,8 @@ class HealthServer:
             return False
         # The requests first: they may wait for a callback, whose end they still tell.
         served = start.serving.join(deadline - monotonic())
-        ended = self._board.stop(start.calls).join(deadline) and served
+        self._board.stop(start.calls)
+        ended = start.calls.join(deadline) and served
         if not ended:
             self._logger.warning(
                 "%s: health server no longer listens, but a callback still runs; "

@@ -21,7 +21,7 @@ from shared_sync.health_server import payload
 from shared_sync.health_server.check_result import HEALTH, Check, Finding, age, as_detail
 from shared_sync.health_server.content_negotiation import Format
 from shared_sync.health_server.payload import DEGRADED, HEALTHY, UNHEALTHY, HealthData
-from shared_sync.health_server.pollers import Pollers, StoppingThreads
+from shared_sync.health_server.pollers import Pollers
 from shared_sync.health_server.time_series import History
 
 if TYPE_CHECKING:
@@ -165,17 +165,18 @@ class Board:
                 calls.start(_Sampler(self.history, calls, self._metrics_call()).step)
             except BaseException:
                 self._calls = before
-                calls.stop().join(monotonic() + GIVE_UP_SECONDS)
+                calls.stop()
+                calls.join(monotonic() + GIVE_UP_SECONDS)
                 raise
             self._draining = False
         return calls
 
-    def stop(self, calls: Pollers) -> StoppingThreads:
+    def stop(self, calls: Pollers) -> None:
         """End the calls of one start; never waits."""
         with self._lock:
             if self._calls is calls:
                 self._calls = None
-            return calls.stop()
+            calls.stop()
 
     # --- what it tells ---
 
