@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
+from shared_sync.common.poller import PollResult
 from shared_sync.health_server import payload
 from shared_sync.health_server.payload import DEGRADED, HEALTHY, UNHEALTHY, HealthData
-from shared_sync.health_server.poller import Last
 
 HEALTH: Final = "get_health_data"
 """The callback is a check of this name; its reasons are told without the name."""
@@ -48,7 +48,7 @@ class Finding:
     """A check, and what is known of it just now."""
 
     check: Check
-    last: Last[HealthData]
+    last: PollResult[HealthData]
 
     @property
     def data(self) -> HealthData | None:

@@ -1,11 +1,14 @@
-"""In which form a client wants an answer, by its Accept header (RFC 9110, section 12.5.1)."""
+"""Chooses the form of an answer by the client's Accept header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
+
+from werkzeug.http import parse_accept_header, parse_options_header
 
 
 class Format(Enum):
@@ -17,12 +20,12 @@ class Format(Enum):
 
     @property
     def content_type(self) -> str:
-        """What the answer's Content-Type says."""
+        """The Content-Type of the answer."""
         return _CONTENT_TYPES[self]
 
 
 class UnknownFormat(Exception):
-    """`?format=` says something else than the words there are."""
+    """`?format=` names a format that does not exist."""
 
     def __init__(self) -> None:
         *words, last = (form.value for form in Format)
@@ -37,15 +40,15 @@ _CONTENT_TYPES = {
 
 
 def choose(accept: str | None, format: str | None = None) -> Format:
-    """Return the form to answer in: the one that `format` names, else the one accepted most.
+    """Return the form to answer in: the one that `format` names, else the most accepted one.
 
-    `accept` is the header, several joined by commas, and may be any text; what cannot be read in
-    it counts as not said. Of forms that are accepted equally the one that was named wins over one
-    under a wildcard, then JSON, then OpenMetrics. Without a header, or where it accepts none, it is
-    JSON. Raises `UnknownFormat` for another `format`. Takes time in proportion to the header.
+    `accept` is the header and may be any text; media ranges in it that cannot be read are ignored.
+    Of forms that are accepted equally, one that is named wins over one that only matches a
+    wildcard, then JSON wins, then OpenMetrics. Without a header, or if it accepts none of them, the
+    form is JSON. Raises `UnknownFormat` for another `format`.
     """
     if format is None:
-        return _METRICS[_favourite(accept, tuple(_METRICS))]
+        return _METRICS[_most_accepted(accept, tuple(_METRICS))]
     try:
         return Format(format)
     except ValueError:
@@ -53,19 +56,16 @@ def choose(accept: str | None, format: str | None = None) -> Format:
 
 
 def prefers_html(accept: str | None) -> bool:
-    """Whether a page is wanted rather than JSON: as by browsers, and not by curl's `*/*`.
+    """Return whether the client prefers a page to JSON, as browsers do and curl (`*/*`) does not.
 
-    JSON wins where both are wanted equally. `accept` is as for `choose`.
+    `accept` is as for `choose`. If both are accepted equally, JSON wins.
     """
-    return _favourite(accept, (_JSON, _HTML)) is _HTML
-
-
-# --- what there is, and what is wanted --------------------------------------------------------
+    return _most_accepted(accept, (_JSON, _HTML)) is _HTML
 
 
 @dataclass(frozen=True, eq=False)
 class _Offer:
-    """A media type of ours, with the parameters that it may be asked for by."""
+    """A media type that the server has, with the parameters by which a client may ask for it."""
 
     kind: str
     parameters: Mapping[str, str]
@@ -75,105 +75,50 @@ class _Range(NamedTuple):
     """One media range of the header, such as `text/*;q=0.5`."""
 
     kind: str
-    parameters: tuple[tuple[str, str], ...]
+    parameters: Mapping[str, str]
     weight: float
 
     def precision(self, offer: _Offer) -> tuple[int, int] | None:
-        """How precisely it means the offer; None for not at all."""
-        named = (self.kind == offer.kind) * 2 or self.kind == _wildcard_of(offer.kind)
-        if not named and self.kind != "*/*":
+        """Return how precisely the range names the offer; None if it does not match."""
+        wildcard = offer.kind.partition("/")[0] + "/*"
+        named = {offer.kind: 2, wildcard: 1, "*/*": 0}.get(self.kind)
+        if named is None or any(
+            offer.parameters.get(name) != value for name, value in self.parameters.items()
+        ):
             return None
-        if any(offer.parameters.get(name) != value for name, value in self.parameters):
-            return None
-        return int(named), len(self.parameters)
+        return named, len(self.parameters)
 
 
-def _wildcard_of(kind: str) -> str:
-    return kind.partition("/")[0] + "/*"
+def _most_accepted(accept: str | None, offers: Sequence[_Offer]) -> _Offer:
+    """Return the offer that the header accepts most; the first one if it accepts none."""
+    header = _ESCAPES.sub("", accept or "")
+    ranges = [_read(text, weight) for text, weight in parse_accept_header(header)]
+    # max takes the first of equal ones.
+    return max(offers, key=lambda offer: _rank(offer, ranges))
 
 
-def _favourite(accept: str | None, offers: Sequence[_Offer]) -> _Offer:
-    """Return the offer accepted most, the first one if none is."""
-    ranges = _read(accept or "")
-    marks = {offer: _mark(offer, ranges) for offer in offers}
-    return max(offers, key=marks.__getitem__)  # max takes the first of equal ones
-
-
-def _mark(offer: _Offer, ranges: Iterable[_Range]) -> tuple[float, int]:
-    """Return how much the offer is wanted, by the range that means it most precisely."""
-    precision, weight = max(
-        (
-            (precision, media_range.weight)
-            for media_range in ranges
-            if (precision := media_range.precision(offer)) is not None
-        ),
-        default=((0, 0), 0.0),
-    )
+def _rank(offer: _Offer, ranges: Sequence[_Range]) -> tuple[float, int]:
+    """Return how much the offer is accepted, by the range that names it most precisely."""
+    matches = [
+        (precision, media_range.weight)
+        for media_range in ranges
+        if (precision := media_range.precision(offer)) is not None
+    ]
+    precision, weight = max(matches, default=((0, 0), 0.0))
     return (weight, precision[0]) if weight else (0.0, 0)
 
 
-# --- reading the header -----------------------------------------------------------------------
+def _read(text: str, weight: float) -> _Range:
+    kind, parameters = parse_options_header(text)
+    # How names beyond ASCII letters are escaped does not matter: the library has no such names.
+    parameters.pop("escaping", None)
+    lowered = {name: value.lower() for name, value in parameters.items()}
+    return _Range(kind.lower(), lowered, weight)
 
 
-def _read(accept: str) -> list[_Range]:
-    return [read for text in _split(accept, ",") if (read := _read_range(text)) is not None]
-
-
-def _read_range(text: str) -> _Range | None:
-    """Return the media range; None for one that cannot be read."""
-    if "/" not in text:
-        return None
-    kind, *rest = (part.strip() for part in _split(text, ";"))
-    weight: float | None = 1.0
-    parameters = []
-    for parameter in rest:
-        name, _, value = parameter.partition("=")
-        name, value = name.strip().lower(), _unquoted(value.strip()).lower()
-        if name == "q":
-            weight = _read_weight(value)
-        # How names beyond ASCII letters are to be written does not matter: ours have none.
-        elif name and name != "escaping":
-            parameters.append((name, value))
-    return None if weight is None else _Range(kind.lower(), tuple(parameters), weight)
-
-
-def _read_weight(value: str) -> float | None:
-    """Return a number from 0 to 1, or None: float() reads much that is none, such as "nan"."""
-    if not value or not set(value) <= set("0123456789."):
-        return None
-    try:
-        weight = float(value)
-    except ValueError:
-        return None
-    return weight if weight <= 1 else None
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Split at each separator that is not within a quoted string. Looks at each character once."""
-    parts = []
-    begin = 0
-    quoted = escaped = False
-    for at, character in enumerate(text):
-        if escaped:
-            escaped = False
-        elif character == '"':
-            quoted = not quoted
-        elif quoted:
-            escaped = character == "\\"
-        elif character == separator:
-            parts.append(text[begin:at])
-            begin = at + 1
-    parts.append(text[begin:])
-    return parts
-
-
-def _unquoted(value: str) -> str:
-    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
-        return value
-    characters = iter(value[1:-1])
-    return "".join(next(characters, "") if each == "\\" else each for each in characters)
-
-
+# Only quoted values have escaped characters, and the server has no such value. Some versions of
+# werkzeug take exponential time for an unclosed quote with many of them.
+_ESCAPES = re.compile(r'\\["\\]?')
 _UTF_8 = {"charset": "utf-8"}
 _HTML = _Offer("text/html", _UTF_8)
 _JSON = _Offer("application/json", _UTF_8)

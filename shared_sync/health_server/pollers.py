@@ -1,46 +1,85 @@
-"""The background threads of one start of a health server: a caller for each function, a pulse."""
+"""The background threads of one start of a health server: a poller for each function that it calls,
+and one thread that watches them."""
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from shared_sync.common.clock import StallTolerantClock
+from shared_sync.common.loop import Loop
+from shared_sync.common.poller import Poller, text_of
 from shared_sync.health_server import payload
 from shared_sync.health_server.check_result import HEALTH, Check
 from shared_sync.health_server.payload import HealthData
-from shared_sync.health_server.poller import Caller
 
 if TYPE_CHECKING:
-    from shared_sync.health_server.poller import Logger
+    Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
-PULSE_SECONDS = 0.25
+WATCH_SECONDS = 0.25
+"""Between two checks whether a call is overdue."""
 
 
-class Ending:
-    """Calls that were told to end, which one in the middle of something does only after it."""
+class CallbackLog:
+    """Logs the failures of a function: the first one, each change, and the recovery."""
 
-    def __init__(self, threads: list[threading.Thread]) -> None:
-        self._threads = threads
+    def __init__(self, name: str, logger: Logger) -> None:
+        self._name = name
+        self._logger = logger
+        self._lock = threading.Lock()
+        # Guarded by the lock.
+        self._problem: str | None = None
+        self._since = 0.0
 
-    @property
-    def ended(self) -> bool:
-        return not any(thread.is_alive() for thread in self._threads)
+    def failed(self, error: BaseException) -> None:
+        # Texts that differ only in numbers (durations, addresses, counts) are the same problem.
+        if self._is_new(re.sub(r"0x[0-9a-fA-F]+|\d+", "#", text_of(error))):
+            self._logger.error(
+                "%s failed; what depends on it is answered as unhealthy until it recovers",
+                self._name,
+                exc_info=error,
+            )
 
-    def join(self, deadline: float) -> bool:
-        """Wait until all have ended or the moment (monotonic clock) has come; whether all have."""
-        for thread in self._threads:
-            if thread is threading.current_thread():
+    def hung(self, timeout_seconds: float) -> Callable[[], None] | None:
+        if not self._is_new("hangs"):
+            return None
+        return partial(
+            self._logger.error,
+            "%s has not returned within %g s; what depends on it is answered as unhealthy until "
+            "it does",
+            self._name,
+            timeout_seconds,
+        )
+
+    def succeeded(self) -> None:
+        with self._lock:
+            if self._problem is None:
+                return
+            self._problem = None
+            seconds = monotonic() - self._since
+        self._logger.info("%s recovered after %.1f s", self._name, seconds)
+
+    def _is_new(self, problem: str) -> bool:
+        with self._lock:
+            if problem == self._problem:
                 return False
-            thread.join(max(0.0, deadline - monotonic()))
-        return self.ended
+            if self._problem is None:
+                self._since = monotonic()
+            self._problem = problem
+            return True
 
 
-class Calls:
-    """The threads of one start: a caller for each function, and the pulse that watches them."""
+class Pollers:
+    """The pollers of one start, and the thread that watches them.
+
+    Time limits are measured on a clock that only moves while the interpreter runs: a C extension
+    that holds the interpreter lock makes no call late.
+    """
 
     def __init__(
         self,
@@ -52,87 +91,97 @@ class Calls:
         self._critical = critical
         self._details = details
         self._logger = logger
-        self._patient = StallTolerantClock(2 * PULSE_SECONDS)
-        self._stopping = threading.Event()
-        # Owned by whoever starts.
-        self._pulse: threading.Thread | None = None
-        # Replaced as a whole, under the board's lock.
-        self.checks: dict[str, Caller[HealthData]] = {}
-        self.demanded: dict[str, Caller[Any]] = {}
+        self._clock = StallTolerantClock(2 * WATCH_SECONDS)
+        self._stop = threading.Event()
+        self._watcher = Loop(
+            "health-watch", step=self._watch, stop=self._stop, period_seconds=WATCH_SECONDS
+        )
+        # Written by `start`.
+        self._on_tick: Callable[[], None] = lambda: None
+        # Replaced as a whole, under the lock of the health state.
+        self.checks: dict[str, Poller[HealthData]] = {}
+        self.on_demand: dict[str, Poller[Any]] = {}
 
     def add_check(self, check: Check) -> None:
-        def convert(returned: object) -> HealthData:
+        """Call a check periodically from now on.
+
+        Raises RuntimeError if the system has no more threads.
+        """
+
+        def call() -> HealthData:
+            returned = check.function()
             if check.name == HEALTH and not isinstance(returned, Mapping):
                 raise TypeError(f"{HEALTH} must return a mapping, not {type(returned).__name__}")
             return payload.parse(returned, self._critical, details=self._details)
 
-        caller = self._caller(
-            check.name, check.function, convert, check.period_seconds, check.timeout_seconds
-        )
-        caller.start()
-        self.checks = {**self.checks, check.name: caller}
+        poller = self._poller(check.name, call, check.period_seconds, check.timeout_seconds)
+        poller.start()
+        self.checks = {**self.checks, check.name: poller}
 
-    def on_demand(
+    def add_on_demand(
+        self, name: str, function: Callable[[], Any], timeout_seconds: float
+    ) -> Poller[Any]:
+        """Return the poller of that name, which is made and started if there is none yet.
+
+        It calls the function only when requested. Raises RuntimeError if the system has no more
+        threads.
+        """
+        poller = self.on_demand.get(name)
+        if poller is None:
+            poller = self._poller(name, function, None, timeout_seconds)
+            poller.start()
+            self.on_demand = {**self.on_demand, name: poller}
+        return poller
+
+    def _poller(
         self,
         name: str,
-        function: Callable[[], object],
-        convert: Callable[[object], Any],
-        timeout_seconds: float,
-    ) -> Caller[Any]:
-        caller = self.demanded.get(name)
-        if caller is None:
-            caller = self._caller(name, function, convert, None, timeout_seconds)
-            caller.start()
-            self.demanded = {**self.demanded, name: caller}
-        return caller
-
-    def _caller(
-        self,
-        name: str,
-        function: Callable[[], object],
-        convert: Callable[[object], Any],
+        function: Callable[[], Any],
         period_seconds: float | None,
         timeout_seconds: float,
-    ) -> Caller[Any]:
-        return Caller(
+    ) -> Poller[Any]:
+        return Poller(
             name,
             function,
-            convert,
             period_seconds=period_seconds,
             timeout_seconds=timeout_seconds,
-            patient=self._patient,
-            logger=self._logger,
+            log=CallbackLog(name, self._logger),
+            thread_name=f"health-{name}",
+            clock=self._clock,
         )
 
-    def start(self, on_pulse: Callable[[], None]) -> None:
-        """Start the pulse, which calls `on_pulse` a few times each second."""
-        self._pulse = threading.Thread(
-            target=self._run, args=(on_pulse,), name="health-pulse", daemon=True
-        )
-        self._pulse.start()
+    def start(self, on_tick: Callable[[], None]) -> None:
+        """Start the watching thread, which also calls `on_tick` a few times each second."""
+        self._on_tick = on_tick
+        self._watcher.start()
 
-    def has(self, thread: threading.Thread) -> bool:
-        return any(thread is caller.thread for caller in self._callers())
+    def run_here(self) -> bool:
+        """Whether the calling thread is one of the pollers'."""
+        return any(poller.runs_here() for poller in self._pollers())
 
-    def stop(self) -> Ending:
-        """Tell all threads to end; never waits."""
-        self._stopping.set()
-        callers = self._callers()
-        for caller in callers:
-            caller.stop()
-        threads = [caller.thread for caller in callers]
-        if self._pulse is not None and self._pulse.ident is not None:
-            threads.append(self._pulse)
-        return Ending(threads)
+    def stop(self) -> None:
+        """Ask all threads to stop; one in the middle of a call stops when that returns.
 
-    def _run(self, on_pulse: Callable[[], None]) -> None:
-        while not self._stopping.is_set():
-            with suppress(BaseException):  # what goes wrong with one beat is no reason to end
-                self._stopping.wait(PULSE_SECONDS)
-                self._patient.advance()
-                for caller in self._callers():
-                    caller.look()
-                on_pulse()
+        Never blocks.
+        """
+        self._stop.set()
+        for poller in self._pollers():
+            poller.stop()
 
-    def _callers(self) -> list[Caller[Any]]:
-        return [*self.checks.values(), *self.demanded.values()]
+    def join(self, deadline: float) -> bool:
+        """Wait until all threads have ended or until `deadline` (monotonic clock).
+
+        Returns whether all have ended. Must not be called by one of them, which would wait for
+        nothing.
+        """
+        ended = all(poller.join(deadline) for poller in self._pollers())
+        return self._watcher.join(deadline) and ended
+
+    def _watch(self) -> None:
+        self._clock.advance()
+        for poller in self._pollers():
+            poller.check_overdue()
+        self._on_tick()
+
+    def _pollers(self) -> list[Poller[Any]]:
+        return [*self.checks.values(), *self.on_demand.values()]

@@ -42,8 +42,7 @@ from shared_sync.health_server.state import (
 from shared_sync.health_server.wsgi import Serving
 
 if TYPE_CHECKING:
-    from shared_sync.health_server.poller import Logger
-    from shared_sync.health_server.pollers import Calls
+    from shared_sync.health_server.pollers import Logger, Pollers
 
     Data = Mapping[str, Any]
 
@@ -293,7 +292,8 @@ class HealthServer:
             try:
                 serving = Serving(self._app, listener)
             except BaseException:
-                self._board.stop(calls).join(monotonic() + GIVE_UP_SECONDS)
+                self._board.stop(calls)
+                calls.join(monotonic() + GIVE_UP_SECONDS)
                 raise
             self._start = _Start(serving, calls)
             self._logger.info(
@@ -321,12 +321,13 @@ class HealthServer:
         if start is None:
             return True
         start.serving.end()
-        if start.calls.has(threading.current_thread()):
+        if start.calls.run_here():
             self._board.stop(start.calls)
             return False
         # The requests first: they may wait for a callback, whose end they still tell.
         served = start.serving.join(deadline - monotonic())
-        ended = self._board.stop(start.calls).join(deadline) and served
+        self._board.stop(start.calls)
+        ended = start.calls.join(deadline) and served
         if not ended:
             self._logger.warning(
                 "%s: health server no longer listens, but a callback still runs; "
@@ -496,7 +497,7 @@ class _Start(NamedTuple):
     """What one start of a server began."""
 
     serving: Serving
-    calls: Calls
+    calls: Pollers
 
 
 _servers: weakref.WeakSet[HealthServer] = weakref.WeakSet()

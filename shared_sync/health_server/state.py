@@ -15,17 +15,17 @@ from datetime import datetime, timezone
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from shared_sync.common.poller import Poller, PollResult
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import payload
 from shared_sync.health_server.check_result import HEALTH, Check, Finding, age, as_detail
 from shared_sync.health_server.content_negotiation import Format
 from shared_sync.health_server.payload import DEGRADED, HEALTHY, UNHEALTHY, HealthData
-from shared_sync.health_server.poller import Caller, Last
-from shared_sync.health_server.pollers import Calls, Ending
+from shared_sync.health_server.pollers import Pollers
 from shared_sync.health_server.time_series import History
 
 if TYPE_CHECKING:
-    from shared_sync.health_server.poller import Logger
+    from shared_sync.health_server.pollers import Logger
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ class Board:
         # Guarded by the lock.
         self._checks: dict[str, Check] = {}
         self._views: dict[str, View] = {}
-        self._calls: Calls | None = None
+        self._calls: Pollers | None = None
         # Replaced by anyone as a whole; the first only ever becomes true.
         self._started = False
         self._draining = False
@@ -151,13 +151,13 @@ class Board:
     def drain(self) -> None:
         self._draining = True
 
-    def start(self) -> Calls:
+    def start(self) -> Pollers:
         """Begin to call, and return what `stop` takes to end that.
 
         Raises RuntimeError where the system gives no more threads.
         """
         with self._lock:
-            calls = Calls(self._critical, self._details, self._logger)
+            calls = Pollers(self._critical, self._details, self._logger)
             before, self._calls = self._calls, calls
             try:
                 for check in self._checks.values():
@@ -165,17 +165,18 @@ class Board:
                 calls.start(_Sampler(self.history, calls, self._metrics_call()).step)
             except BaseException:
                 self._calls = before
-                calls.stop().join(monotonic() + GIVE_UP_SECONDS)
+                calls.stop()
+                calls.join(monotonic() + GIVE_UP_SECONDS)
                 raise
             self._draining = False
         return calls
 
-    def stop(self, calls: Calls) -> Ending:
+    def stop(self, calls: Pollers) -> None:
         """End the calls of one start; never waits."""
         with self._lock:
             if self._calls is calls:
                 self._calls = None
-            return calls.stop()
+            calls.stop()
 
     # --- what it tells ---
 
@@ -275,21 +276,21 @@ class Board:
         for check in checks:
             call = calls.checks.get(check.name) if calls is not None else None
             if call is None:
-                last: Last[HealthData] = Last()
+                last: PollResult[HealthData] = PollResult()
             elif fresh and check.name == HEALTH:
                 last = self._freshened(call)
             else:
-                last = call.last
+                last = call.result
             results[check.name] = Finding(check, last)
         if not self._started:
             self._started = not self._loading(results)
         return results
 
-    def _freshened(self, call: Caller[T]) -> Last[T]:
+    def _freshened(self, call: Poller[T]) -> PollResult[T]:
         if not self._waiting.acquire(blocking=False):
-            return call.last
+            return call.result
         try:
-            return call.fresh(FRESH_SECONDS)[0]
+            return call.refresh(FRESH_SECONDS)[0]
         finally:
             self._waiting.release()
 
@@ -332,7 +333,7 @@ class Board:
 
     # --- inside: calls ---
 
-    def _metrics_call(self) -> Caller[dict[str, Any]]:
+    def _metrics_call(self) -> Poller[dict[str, Any]]:
         return self._call(METRICS, self._metrics_source, self._mapping, CALLBACK_TIMEOUT_SECONDS)
 
     def _call(
@@ -341,23 +342,23 @@ class Board:
         function: Callable[[], object],
         convert: Callable[[object], Any],
         timeout_seconds: float,
-    ) -> Caller[Any]:
+    ) -> Poller[Any]:
         """The call of that name, begun when it is first wanted."""
         with self._lock:
             if self._calls is None:
                 raise CallFailed("the server stops", None)
-            return self._calls.on_demand(name, function, convert, timeout_seconds)
+            return self._calls.add_on_demand(name, lambda: convert(function()), timeout_seconds)
 
     def _mapping(self, returned: object) -> dict[str, Any]:
         if not isinstance(returned, Mapping):
             raise TypeError(f"it must return a mapping, not {type(returned).__name__}")
         return payload.presentable_mapping(returned, details=self._details)
 
-    def _wait_for(self, call: Caller[Any]) -> Any:
+    def _wait_for(self, call: Poller[Any]) -> Any:
         if not self._waiting.acquire(blocking=False):
             raise Busy
         try:
-            last, fresh = call.fresh(call.timeout_seconds)
+            last, fresh = call.refresh(call.timeout_seconds)
         finally:
             self._waiting.release()
         if not fresh:
@@ -375,12 +376,12 @@ class Board:
         }
         deadline = monotonic() + FRESH_SECONDS
         for call in calls.values():
-            last = call.last
+            last = call.result
             now = monotonic()
             if last.ended_at is None:
-                call.fresh(max(0.0, deadline - now))
+                call.refresh(max(0.0, deadline - now))
             elif last.running_since is None and now - last.ended_at >= VIEW_PERIOD_SECONDS:
-                call.ask()
+                call.request()
         return {name: _view(call, details=self._details) for name, call in calls.items()}
 
 
@@ -390,7 +391,7 @@ class _Sampler:
     For the thread of the pulse.
     """
 
-    def __init__(self, history: History, calls: Calls, metrics: Caller[Any]) -> None:
+    def __init__(self, history: History, calls: Pollers, metrics: Poller[Any]) -> None:
         self._history = history
         self._calls = calls
         self._metrics = metrics
@@ -401,19 +402,19 @@ class _Sampler:
         now = monotonic()
         due = now >= self._due
         if self._ticket is not None:
-            served = self._metrics.has_served(self._ticket)
+            served = self._metrics.has_answered(self._ticket)
             if served or due:
                 self._ticket = None
-                self._record(self._metrics.last.value if served else None)
+                self._record(self._metrics.result.value if served else None)
         if due:
             self._due = max(self._due + HISTORY_PERIOD_SECONDS, now)
-            self._ticket = self._metrics.ask()
+            self._ticket = self._metrics.request()
 
     def _record(self, metrics: Mapping[str, Any] | None) -> None:
         figures: dict[str, Any] = {}
         for name, check in reversed(self._calls.checks.items()):  # the callback's come last and win
-            data = check.last.value
-            if data is not None and not (check.last.hangs and name != HEALTH):
+            data = check.result.value
+            if data is not None and not (check.result.hangs and name != HEALTH):
                 figures |= data.figures
         self._history.record(time.time(), {**figures, **(metrics or {})})
 
@@ -430,8 +431,8 @@ def _views_of(function: Callable[[], object]) -> dict[str, Callable[[], object]]
     return {name: view for name, view in views.items() if isinstance(name, str) and callable(view)}
 
 
-def _view(call: Caller[Any], *, details: bool) -> dict[str, Any]:
-    last = call.last
+def _view(call: Poller[Any], *, details: bool) -> dict[str, Any]:
+    last = call.result
     problem = None
     if last.hangs:
         problem = f"timed out after {call.timeout_seconds:g} s"
