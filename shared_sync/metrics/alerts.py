@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sys import float_info
 from typing import Any, Final
 
+from shared_sync.common.fork import renew_in_forks
 from shared_sync.errors import ConfigurationError
 from shared_sync.metrics.labels import shown
 
@@ -62,12 +63,13 @@ class Alerts:
         self._lock = threading.RLock()
         self._thresholds: list[Threshold] = []
         self._broken_since: dict[Threshold, float] = {}
+        renew_in_forks(self, Alerts._renew_lock)
 
     def __bool__(self) -> bool:
         return bool(self._thresholds)
 
-    def renew_lock(self) -> None:
-        """For a forked process, where nobody gives back the lock that its parent held."""
+    def _renew_lock(self) -> None:
+        """Replace the lock, which a thread of the parent process may hold."""
         self._lock = threading.RLock()
 
     def add(self, threshold: Threshold) -> None:

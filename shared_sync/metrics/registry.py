@@ -13,7 +13,6 @@ consistent picture:
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -25,6 +24,7 @@ from math import log
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from shared_sync.common.fork import renew_in_forks
 from shared_sync.errors import ConfigurationError
 from shared_sync.metrics import alerts as metrics_alerts
 from shared_sync.metrics import json_format
@@ -187,7 +187,7 @@ class WorkerMetrics:
                 self._declare_ratio(metric)
             else:
                 self._declare(metric)
-        _registries.add(self)
+        renew_in_forks(self, WorkerMetrics._renew_lock)
 
     # --- declaring ---
 
@@ -543,6 +543,10 @@ class WorkerMetrics:
 
     # --- inside ---
 
+    def _renew_lock(self) -> None:
+        """Replace the lock, which a thread of the parent process may hold."""
+        self._lock = threading.RLock()
+
     def _look(self) -> None:
         """What has to be done now and then, also if nobody reads."""
         if self._alerts:
@@ -707,19 +711,6 @@ class WorkerMetrics:
                 f"{name!r} is a {known} already and cannot be a {kind} too; choose another name"
             )
         return name
-
-
-_registries: weakref.WeakSet[WorkerMetrics] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    """In a forked process: whoever held a lock when it was copied is not there to give it back."""
-    for registry in _registries:
-        registry._lock = threading.RLock()
-        registry._alerts.renew_lock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _by_name(names: Iterable[str], series: Mapping[_Key, T]) -> dict[str, dict[LabelSet, T]]:

@@ -1081,7 +1081,7 @@ def test_shared_state_is_touched_only_under_the_lock(
             assert metrics._lock._is_owned()
             super().__setattr__(name, value)
 
-    monkeypatch.setattr("shared_sync.metrics.SlidingHistogram", GuardedSeries)
+    monkeypatch.setattr("shared_sync.metrics.registry.SlidingHistogram", GuardedSeries)
     for name in ("_counters", "_gauges", "_durations"):
         monkeypatch.setattr(metrics, name, Guarded())
     for _ in range(2):
