@@ -30,7 +30,7 @@ from shared_sync.metrics import alerts as metrics_alerts
 from shared_sync.metrics import json_format
 from shared_sync.metrics.alerts import Alerts, Threshold
 from shared_sync.metrics.catalogue import KINDS, KNOWN, OWN, SERVICES, About, Kind, Ratio
-from shared_sync.metrics.counter_window import Marks
+from shared_sync.metrics.counter_window import CounterWindow
 from shared_sync.metrics.error_categories import CATEGORIES, Categories
 from shared_sync.metrics.histogram import (
     LONGEST_SECONDS,
@@ -175,7 +175,7 @@ class WorkerMetrics:
         self._gauges: dict[_Key, float] = {}
         self._durations: dict[_Key, SlidingHistogram] = {}
         self._durations_as_spelled: dict[_Key, SlidingHistogram] = {}  # with and without a unit
-        self._marks: Marks[_Key] = Marks(window_seconds, self._started)
+        self._counter_window: CounterWindow[_Key] = CounterWindow(window_seconds, self._started)
         self._kinds = dict.fromkeys(json_format.RESERVED, "built-in figure")
         self._about: dict[str, About] = {}
         self._ratios: dict[str, Ratio] = {}
@@ -417,7 +417,7 @@ class WorkerMetrics:
             kinds = self._kinds.copy()
             ratios = self._ratios.copy()
             about = self._about.copy()
-            since, before = self._marks.base(now)
+            since, before = self._counter_window.base(now)
             self._mark(now, counters)
         return MetricsSnapshot(
             instance_id=self.instance_id,
@@ -557,8 +557,8 @@ class WorkerMetrics:
 
     def _mark(self, now: float, counters: Mapping[_Key, float]) -> None:
         """Remember what the counters stand at, if it is time to. The caller holds the lock."""
-        if self._marks.due(now):
-            self._marks.add(now, dict(counters))
+        if self._counter_window.is_due(now):
+            self._counter_window.add(now, dict(counters))
 
     def _declare_ratio(self, ratio: Ratio) -> None:
         for counter in (ratio.part, ratio.rest):

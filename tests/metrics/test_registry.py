@@ -945,7 +945,7 @@ def test_what_rates_need_stays_bounded_while_nobody_reads(
     for _ in range(10_000):
         clock.now += 10
         metrics._look()
-    assert len(metrics._marks._marks) <= 13
+    assert len(metrics._counter_window._window.slices) <= 12
 
 
 def test_alerts_and_rates_are_kept_up_also_while_nobody_reads() -> None:
@@ -990,13 +990,13 @@ def test_a_registry_that_is_dropped_leaves_no_thread_behind() -> None:
     metrics = WorkerMetrics("w")
     before = set(threading.enumerate())
     metrics.get_metrics_data()
-    (ticker,) = set(threading.enumerate()) - before
+    (detector,) = set(threading.enumerate()) - before
     reference = weakref.ref(metrics)
     del metrics
     gc.collect()
     assert reference() is None
-    ticker.join(timeout=15)
-    assert not ticker.is_alive()
+    detector.join(timeout=15)
+    assert not detector.is_alive()
 
 
 # Threads
