@@ -22,11 +22,12 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from shared_sync.metrics.catalogue import About, Kind
+from shared_sync.metrics.catalogue import Kind, MetricDescription
 from shared_sync.metrics.histogram import GAMMA, Histogram, bucket_of, upper_edge
 from shared_sync.metrics.json_format import MEGABYTE
 from shared_sync.metrics.labels import LabelSet
-from shared_sync.metrics.snapshot import MetricsSnapshot, within
+from shared_sync.metrics.snapshot import MetricsSnapshot
+from shared_sync.metrics.values import within
 
 ROUND_BOUNDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -213,11 +214,11 @@ class _Families:
             )
         return family
 
-    def _about(self, name: str, kind: Kind) -> About:
+    def _about(self, name: str, kind: Kind) -> MetricDescription:
         about = self._snapshot.about.get(name)
         if about is not None and about.kind == kind:
             return about
-        return About(name, kind, f"{kind.capitalize()} {name}.")
+        return MetricDescription(name, kind, f"{kind.capitalize()} {name}.")
 
     def _family_name(self, name: str, *suffixes: str) -> str:
         full = _plain(f"{self._namespace}_{name}" if self._namespace else name)

@@ -21,11 +21,11 @@ from helpers import Clock, in_a_fork
 from registries import MEGABYTE, StillResources
 
 from shared_sync.errors import ConfigurationError
+from shared_sync.metrics import MAX_ERROR_TYPES, MAX_LABEL_SETS, WorkerMetrics
 from shared_sync.metrics.cgroup import ContainerMemory
 from shared_sync.metrics.gpu import GpuSample
 from shared_sync.metrics.histogram import SlidingHistogram
 from shared_sync.metrics.process import ProcessSample
-from shared_sync.metrics.registry import MAX_ERROR_TYPES, MAX_LABEL_SETS, WorkerMetrics
 
 NOT_COUNTABLE = [-1, -0.5, float("nan"), float("inf"), True, "3", None, 1j]
 
@@ -261,10 +261,10 @@ def test_a_bad_name_is_refused(metrics: WorkerMetrics, record: Any, name: Any) -
         ("latency", "duration"),
         ("latency_ms", "duration"),
         ("errors", "counter"),
-        ("instance_id", "built-in figure"),
-        ("timestamp", "built-in figure"),
-        ("total_errors", "built-in figure"),
-        ("window_seconds", "built-in figure"),
+        ("instance_id", "built-in value"),
+        ("timestamp", "built-in value"),
+        ("total_errors", "built-in value"),
+        ("window_seconds", "built-in value"),
     ],
 )
 def test_a_name_keeps_its_kind(metrics: WorkerMetrics, name: str, kind: str) -> None:
@@ -692,7 +692,7 @@ def test_a_rate_is_that_of_the_window_also_after_a_time_in_which_nobody_read(
     metrics.increment_counter("sent", 10**6)
     for _ in range(1000):
         clock.now += 1
-        metrics._look()
+        metrics._tick()
     metrics.increment_counter("sent", 300)
     assert metrics.get_metrics_data()["sent_per_second"] == pytest.approx(1.0, rel=0.1)
 
@@ -900,7 +900,7 @@ def test_of_several_alerts_the_worst_counts_and_all_are_told(metrics: WorkerMetr
         ({"above": float("nan")}, "takes one number"),
         ({"above": 1, "for_seconds": -1}, "for_seconds must be a number of 0 or more"),
         ({"above": 1, "status": "healthy"}, "status must be 'degraded' or 'unhealthy'"),
-        ({"figure": "", "above": 1}, "figure is the name of a figure"),
+        ({"figure": "", "above": 1}, "figure is the name of a value"),
     ],
 )
 def test_an_alert_that_makes_no_sense_is_refused(
@@ -944,7 +944,7 @@ def test_what_rates_need_stays_bounded_while_nobody_reads(
     metrics.get_metrics_data()
     for _ in range(10_000):
         clock.now += 10
-        metrics._look()
+        metrics._tick()
     assert len(metrics._counter_window._window.slices) <= 12
 
 
@@ -954,7 +954,7 @@ def test_alerts_and_rates_are_kept_up_also_while_nobody_reads() -> None:
     metrics.alert("level", above=1, for_seconds=0)
     metrics.get_metrics_data()
     judged = threading.Event()
-    metrics._alerts.judge = lambda _data, _now: judged.set() or []  # type: ignore[func-returns-value,method-assign]
+    metrics._alerts.check = lambda _data, _now: judged.set() or []  # type: ignore[func-returns-value,method-assign]
     assert judged.wait(15)
 
 
@@ -1081,7 +1081,7 @@ def test_shared_state_is_touched_only_under_the_lock(
             assert metrics._lock._is_owned()
             super().__setattr__(name, value)
 
-    monkeypatch.setattr("shared_sync.metrics.registry.SlidingHistogram", GuardedSeries)
+    monkeypatch.setattr("shared_sync.metrics.series.SlidingHistogram", GuardedSeries)
     for name in ("_counters", "_gauges", "_durations"):
         monkeypatch.setattr(metrics, name, Guarded())
     for _ in range(2):
