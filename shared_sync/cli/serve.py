@@ -22,7 +22,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from shared_sync.cli.options import Parser, add_token_file, read_token
-from shared_sync.common import backoff
+from shared_sync.common import backoff, exposition
 from shared_sync.common.loop import Loop
 from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
@@ -35,7 +35,7 @@ from shared_sync.errors import (
     SharedSyncError,
 )
 from shared_sync.health_server import HealthServer
-from shared_sync.metrics import WorkerMetrics, catalogue, prometheus
+from shared_sync.metrics import WorkerMetrics, catalogue
 from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol import inspection
 from shared_sync.protocol.commands import GroupSight, Keys
@@ -171,11 +171,11 @@ class Watch:
 
     def render_prometheus(self) -> bytes:
         """The same in Prometheus's text format 0.0.4."""
-        return prometheus.render_text(self)
+        return exposition.render_text(self)
 
     def render_openmetrics(self) -> bytes:
         """The same in the text format of OpenMetrics 1.0."""
-        return prometheus.render_openmetrics(self)
+        return exposition.render_openmetrics(self)
 
     def _family(self, name: str, figure: int) -> Metric:
         family: CounterMetricFamily | GaugeMetricFamily

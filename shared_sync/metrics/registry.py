@@ -241,21 +241,21 @@ class WorkerMetrics(SeriesRecorder):
         So this object is a collector, and can be registered in a `CollectorRegistry`. Register only
         one in each: two would yield the same names.
         """
-        from shared_sync.metrics import prometheus  # noqa: PLC0415 (slow to load, and seldom used)
+        from shared_sync.metrics import prometheus  # noqa: PLC0415 - slow to load, seldom used
 
         return prometheus.families(self.snapshot(), self._namespace, self._bound_ratio)
 
     def render_prometheus(self) -> bytes:
         """Return all metrics in Prometheus's text format 0.0.4."""
-        from shared_sync.metrics import prometheus  # noqa: PLC0415 (slow to load, and seldom used)
+        from shared_sync.common import exposition  # noqa: PLC0415 - slow to load, seldom used
 
-        return prometheus.render_text(self)
+        return exposition.render_text(self)
 
     def render_openmetrics(self) -> bytes:
         """Return all metrics in the text format of OpenMetrics 1.0."""
-        from shared_sync.metrics import prometheus  # noqa: PLC0415 (slow to load, and seldom used)
+        from shared_sync.common import exposition  # noqa: PLC0415 - slow to load, seldom used
 
-        return prometheus.render_openmetrics(self)
+        return exposition.render_openmetrics(self)
 
     # --- from the background thread ---
 
