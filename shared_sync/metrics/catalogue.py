@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from shared_sync.common import queue_metrics
+
 Kind: TypeAlias = Literal["counter", "gauge", "duration"]
 KINDS: Final[tuple[Kind, ...]] = ("counter", "gauge", "duration")
 
@@ -99,11 +101,7 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("redis_reconnects", "Connections to Redis made again."),
     _PROCESSING_LATENCY,
     _duration("queue_wait", "From the publishing of a message to the start of its first run."),
-    _gauge("queue_depth", "Messages that are not finished."),
-    _gauge("queue_waiting", "Messages that nobody has read."),
-    _gauge("jobs_pending", "Messages that are being worked on."),
-    _gauge("jobs_parked", "Messages that wait for their next attempt."),
-    _gauge("dead_letters", "Messages given up on and kept."),
+    *(_gauge(name, text) for name, text in queue_metrics.DESCRIPTIONS.items()),
     _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),
     _gauge("jobs_late", "Messages that run past their budget."),
 )
