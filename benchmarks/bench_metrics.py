@@ -35,8 +35,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import Metric
 
-from shared_sync.metrics.histogram import SLICES
-from shared_sync.metrics.registry import MAX_LABEL_SETS, WorkerMetrics
+from shared_sync.metrics import MAX_LABEL_SETS, WorkerMetrics
+from shared_sync.metrics.sliding_window import SLICES
 
 THREADS = (1, 4)
 BATCHES = (10, 100)

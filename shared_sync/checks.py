@@ -178,7 +178,7 @@ def metric_thresholds(metrics: HasAlerts) -> Check:
         states = metrics.get_alerts()
         figures = {state["figure"]: state["value"] for state in states}
         named = {name: value for name, value in figures.items() if name not in _MEANINGS}
-        return {**named, **metrics_alerts.verdict(states)}
+        return {**named, **metrics_alerts.health_of(states)}
 
     return check
 

@@ -26,11 +26,13 @@ USERS_OF_OTHERS = {
     "flask": {"health_server"},
     "werkzeug": {"health_server"},
     "waitress": {"health_server"},
+    "prometheus_client": {"common", "metrics", "cli"},
     "pynvml": set(),
 }
 """The packages of ours that may import a library. NVIDIA's is loaded by name, where it is asked."""
 
 KEPT_APART = (
+    ("metrics", "health_server"),
     ("metrics", "connection"),
     ("health_server", "connection"),
 )

@@ -22,8 +22,9 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from shared_sync.cli.options import Parser, add_token_file, read_token
-from shared_sync.common import backoff
+from shared_sync.common import backoff, exposition
 from shared_sync.common.loop import Loop
+from shared_sync.common.queue_metrics import queue_values
 from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
 from shared_sync.connection.availability import Availability
@@ -35,7 +36,7 @@ from shared_sync.errors import (
     SharedSyncError,
 )
 from shared_sync.health_server import HealthServer
-from shared_sync.metrics import WorkerMetrics, catalogue, prometheus
+from shared_sync.metrics import WorkerMetrics, catalogue
 from shared_sync.protocol import commands as stream_commands
 from shared_sync.protocol import inspection
 from shared_sync.protocol.commands import GroupSight, Keys
@@ -171,11 +172,11 @@ class Watch:
 
     def render_prometheus(self) -> bytes:
         """The same in Prometheus's text format 0.0.4."""
-        return prometheus.render_text(self)
+        return exposition.render_text(self)
 
     def render_openmetrics(self) -> bytes:
         """The same in the text format of OpenMetrics 1.0."""
-        return prometheus.render_openmetrics(self)
+        return exposition.render_openmetrics(self)
 
     def _family(self, name: str, figure: int) -> Metric:
         family: CounterMetricFamily | GaugeMetricFamily
@@ -194,14 +195,19 @@ class Watch:
         connected = self._connectivity.connected
         sight = self._sight if connected else None
         figures = sight.figures if sight else None
+        queue = queue_values()
+        if figures is not None:
+            queue = queue_values(
+                unfinished=figures.backlog,
+                waiting=figures.waiting,
+                pending=figures.pending,
+                parked=figures.parked,
+                dead_letters=figures.dead,
+            )
         added, length = (self._entries if connected else None) or (None, 0)
         return {
             "consumers_alive": sight.consumers_alive if sight else None,
-            "queue_depth": figures.backlog if figures else None,
-            "queue_waiting": figures.waiting if figures else None,
-            "jobs_pending": figures.pending - figures.parked if figures else None,
-            "jobs_parked": figures.parked if figures else None,
-            "dead_letters": figures.dead if figures else None,
+            **queue,
             "entries_added_total": added,
             "entries_finished_total": None if added is None else added - length,
         }

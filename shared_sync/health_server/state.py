@@ -220,10 +220,10 @@ class Board:
                 self._call(name, render, _bytes, CALLBACK_TIMEOUT_SECONDS)
             )
             return rendered
-        from shared_sync.metrics import prometheus  # noqa: PLC0415 - loads prometheus_client
+        from shared_sync.common import exposition  # noqa: PLC0415 - loads prometheus_client
 
         figures = self._wait_for(self._metrics_call())
-        return prometheus.render_figures(figures, self._instance_id, open_metrics=open_metrics)
+        return exposition.render_plain(figures, self._instance_id, open_metrics=open_metrics)
 
     def state(self) -> dict[str, Any]:
         """All that the page shows but for the history."""

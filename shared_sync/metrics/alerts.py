@@ -1,4 +1,4 @@
-"""Thresholds: figures that must not stay above, or below, a limit for long."""
+"""Alerts: values that must not stay above, or below, a limit for long."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATUSES: Final = ("healthy", "degraded", "unhealthy")  # from best to worst
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A figure of the metrics' flat data, the limit it has to keep, and what it means if not."""
+    """A value of the metrics' JSON, its limit, and the status if it is beyond the limit."""
 
     figure: str
     above: float | None
@@ -42,24 +42,27 @@ class Threshold:
             )
 
     def broken_by(self, value: object) -> bool:
-        """Whether this value is beyond the limit; what is no number, such as None, is not."""
+        """Return whether a value is beyond the limit; what is no number, such as None, is not."""
         if not _is_finite(value):
             return False
         if self.above is not None:
             return value > self.above  # type: ignore[operator]
         return value < self.below  # type: ignore[operator]
 
-    def told(self, value: object, seconds: float) -> str:
-        """The reason in words."""
+    def reason(self, value: object, seconds: float) -> str:
+        """Return the reason in words, for a value that has been beyond the limit for so long."""
         side, limit = ("above", self.above) if self.above is not None else ("below", self.below)
         return f"{self.figure} is {value:g}, {side} {limit:g} for {seconds:.0f} s"
 
 
 class Alerts:
-    """Watches thresholds. Any thread may call any method; times are of one steady clock."""
+    """The alerts of a registry, and since when each value has been beyond its limit.
+
+    Any thread may call any method. Times are seconds of one clock that never runs backwards.
+    """
 
     def __init__(self) -> None:
-        # Guarded by the lock, which is re-entrant: a signal handler may read metrics, too.
+        # Guarded by the lock, which is re-entrant: a signal handler may read metrics.
         self._lock = threading.RLock()
         self._thresholds: list[Threshold] = []
         self._broken_since: dict[Threshold, float] = {}
@@ -73,16 +76,16 @@ class Alerts:
         self._lock = threading.RLock()
 
     def add(self, threshold: Threshold) -> None:
-        """Watch this too, from the next judgement on."""
+        """Add an alert, from the next check on; one that is there already is not added again."""
         with self._lock:
             if threshold not in self._thresholds:
                 self._thresholds.append(threshold)
 
-    def judge(self, data: Mapping[str, Any], now: float) -> list[dict[str, Any]]:
-        """Return the state of each alert by these figures.
+    def check(self, data: Mapping[str, Any], now: float) -> list[dict[str, Any]]:
+        """Return the state of each alert, given the metrics' JSON of `now`.
 
-        A figure counts as beyond its limit since the first of the unbroken row of judgements that
-        found it there, up to this one.
+        A value has been beyond its limit since the first of the consecutive checks, up to this one,
+        that found it there.
         """
         with self._lock:
             return [self._state(threshold, data, now) for threshold in self._thresholds]
@@ -103,12 +106,15 @@ class Alerts:
             "for_seconds": threshold.for_seconds,
             "beyond_seconds": round(seconds, 3),
             "status": threshold.status if firing else STATUSES[0],
-            "reason": threshold.told(value, seconds) if firing else None,
+            "reason": threshold.reason(value, seconds) if firing else None,
         }
 
 
-def verdict(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return `status` and `reasons` for a health page; empty while no alert fires."""
+def health_of(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return `status` and `reasons` for a health page, from the states of alerts.
+
+    The status is the worst of those that fire; nothing is returned while none fires.
+    """
     firing = [state for state in states if state["reason"] is not None]
     if not firing:
         return {}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from shared_sync.common import queue_metrics
+
 Kind: TypeAlias = Literal["counter", "gauge", "duration"]
 KINDS: Final[tuple[Kind, ...]] = ("counter", "gauge", "duration")
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class MetricDescription:
     """What a metric is. `unit` is empty for a plain number; a duration's is "seconds"."""
 
     name: str
@@ -29,16 +31,16 @@ class Ratio:
     help: str
 
 
-def _counter(name: str, text: str, unit: str = "") -> About:
-    return About(name, "counter", text, unit)
+def _counter(name: str, text: str, unit: str = "") -> MetricDescription:
+    return MetricDescription(name, "counter", text, unit)
 
 
-def _gauge(name: str, text: str, unit: str = "") -> About:
-    return About(name, "gauge", text, unit)
+def _gauge(name: str, text: str, unit: str = "") -> MetricDescription:
+    return MetricDescription(name, "gauge", text, unit)
 
 
-def _duration(name: str, text: str) -> About:
-    return About(name, "duration", text, "seconds")
+def _duration(name: str, text: str) -> MetricDescription:
+    return MetricDescription(name, "duration", text, "seconds")
 
 
 _JOBS_PROCESSED = _counter("jobs_processed", "Messages finished with success.")
@@ -47,7 +49,7 @@ _PROCESSING_LATENCY = _duration(
 )
 _REDIS_OPERATIONS = _counter("redis_operations", "Commands sent to Redis.")
 
-SERVICES: Final[dict[str, tuple[About | Ratio, ...]]] = {
+SERVICES: Final[dict[str, tuple[MetricDescription | Ratio, ...]]] = {
     "gateway": (
         _gauge("clients_connected", "Clients connected now."),
         _counter("total_clients_served", "Clients that have been served."),
@@ -83,7 +85,7 @@ SERVICES: Final[dict[str, tuple[About | Ratio, ...]]] = {
 }
 """What `WorkerMetrics(service=...)` declares."""
 
-CONSUMER: Final[tuple[About, ...]] = (
+CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _JOBS_PROCESSED,
     _counter("jobs_failed", "Runs of a message that failed."),
     _counter("jobs_retried", "Failures that were followed by another attempt."),
@@ -99,17 +101,13 @@ CONSUMER: Final[tuple[About, ...]] = (
     _counter("redis_reconnects", "Connections to Redis made again."),
     _PROCESSING_LATENCY,
     _duration("queue_wait", "From the publishing of a message to the start of its first run."),
-    _gauge("queue_depth", "Messages that are not finished."),
-    _gauge("queue_waiting", "Messages that nobody has read."),
-    _gauge("jobs_pending", "Messages that are being worked on."),
-    _gauge("jobs_parked", "Messages that wait for their next attempt."),
-    _gauge("dead_letters", "Messages given up on and kept."),
+    *(_gauge(name, text) for name, text in queue_metrics.DESCRIPTIONS.items()),
     _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),
     _gauge("jobs_late", "Messages that run past their budget."),
 )
 """What `RedisStreamConsumer` records."""
 
-OWN: Final[tuple[About, ...]] = (
+OWN: Final[tuple[MetricDescription, ...]] = (
     _counter("errors", "Errors by category and type."),
     _counter(
         "metrics_dropped_label_sets",
@@ -117,9 +115,9 @@ OWN: Final[tuple[About, ...]] = (
     ),
 )
 
-KNOWN: Final[dict[str, About]] = {
+KNOWN: Final[dict[str, MetricDescription]] = {
     about.name: about
     for about in (*(about for service in SERVICES.values() for about in service), *CONSUMER, *OWN)
-    if isinstance(about, About)
+    if isinstance(about, MetricDescription)
 }
 """All of them by name, whether declared or not."""

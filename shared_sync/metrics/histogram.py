@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import ceil, floor, inf, log
+from math import ceil, inf, log
 from operator import add
+
+from shared_sync.metrics.sliding_window import SlidingWindow
 
 SHORTEST_SECONDS = 1e-5
 LONGEST_SECONDS = 1e5
@@ -29,8 +30,6 @@ for those who cannot afford a call."""
 
 _LAST = int(log(LONGEST_SECONDS) * PER_LOG + OFFSET)
 _EMPTY = [0] * (_LAST + 1)
-
-SLICES = 10  # of a sliding window
 
 
 def bucket_of(seconds: float) -> int:
@@ -132,43 +131,39 @@ NOTHING = Histogram((), 0, 0.0, inf, 0.0)
 
 
 class SlidingHistogram:
-    """Takes durations in; tells what it took in its whole life, and in the last few minutes.
+    """Durations of the last few minutes, and of the whole life, as histograms.
 
-    Time is cut into slices of a tenth of the window. The open one is written to; those that are
-    over become histograms, and those that have left the window are added up in one. So `recent`
-    looks back over the window and at most one slice further. It takes 9 KB for the open slice (a
-    list, because counting in an array takes longer) and usually as much again for the histograms.
+    The current slice of the window is a list of counts, because counting in an array takes longer:
+    9 KB. Slices that have ended are kept as histograms, usually as much again; those that have left
+    the window are merged into one.
 
-    The public fields are there so that a writer that holds a lock can do what `record` does in
-    place: while the clock is before `ends`; once it is not, call `turn` first. Times are in seconds
-    of one clock that never runs backwards. `newest` is a list of one: the newest duration, which
-    several that are parts of one metric share.
+    The public attributes are there so that a writer that holds a lock can do without a call what
+    `record` does: if the clock has reached `ends`, it calls `turn` first. Times are seconds of one
+    clock that never runs backwards. `newest` is a list of one element, the newest duration; the
+    parts of one metric share it.
+
+    Not thread-safe: the owner guards it.
     """
 
-    __slots__ = (
-        *("counts", "ends", "high", "low", "newest", "total"),
-        *("_closed", "_past", "_slice_seconds", "_window_seconds"),
-    )
+    __slots__ = ("_past", "_window", "counts", "ends", "high", "low", "newest", "total")
 
     def __init__(
         self, window_seconds: float, now: float, newest: list[float | None] | None = None
     ) -> None:
-        self._window_seconds = window_seconds
-        self._slice_seconds = window_seconds / SLICES
         self.newest: list[float | None] = [None] if newest is None else newest
+        self._window: SlidingWindow[Histogram] = SlidingWindow(window_seconds)
         self._past = NOTHING
-        self._closed: deque[tuple[float, Histogram]] = deque()  # (end, slice)
-        self._open(now)
+        self._begin_slice(now)
 
-    def _open(self, now: float) -> None:
+    def _begin_slice(self, now: float) -> None:
         self.counts = _EMPTY.copy()
         self.total = 0.0
         self.low = inf
         self.high = 0.0
-        self.ends = (floor(now / self._slice_seconds) + 1) * self._slice_seconds
+        self.ends = self._window.end_of_slice(now)
 
     def record(self, seconds: float, now: float) -> None:
-        """Take in one duration of 0 or more, finite seconds."""
+        """Record one duration: a finite number of seconds, 0 or more."""
         if now >= self.ends:
             self.turn(now)
         self.counts[bucket_of(seconds)] += 1
@@ -178,39 +173,36 @@ class SlidingHistogram:
         self.newest[0] = seconds
 
     def turn(self, now: float) -> None:
-        """Close the open slice and open the one that `now` falls into."""
-        self._closed.append((self.ends, self._slice()))
-        over = []
-        while self._closed and self._closed[0][0] <= now - self._window_seconds:
-            over.append(self._closed.popleft()[1])
-        if over:
-            self._past = Histogram.merged([self._past, *over])
-        self._open(now)
-
-    def _slice(self) -> Histogram:
-        """The open slice as a histogram."""
-        if self.low > self.high:
-            return NOTHING
-        first = bucket_of(self.low)
-        counts = self.counts[first : bucket_of(self.high) + 1]
-        return Histogram(counts, first, self.total, self.low, self.high)
+        """End the current slice, and begin the one that `now` falls into."""
+        self._window.add(self.ends, self._current())
+        expired = self._window.expire(now)
+        if expired:
+            self._past = Histogram.merged([self._past, *(part for _, part in expired)])
+        self._begin_slice(now)
 
     def copy(self) -> SlidingHistogram:
-        """Return a copy to read from. Quick, because all but the open slice is shared."""
+        """Return a copy to read from. Quick, because all but the current slice is shared."""
         twin = SlidingHistogram.__new__(SlidingHistogram)
-        twin._window_seconds = self._window_seconds
-        twin._slice_seconds = self._slice_seconds
+        twin._window = self._window.copy()
         twin._past = self._past
-        twin._closed = self._closed.copy()
         twin.counts = self.counts.copy()
         twin.total, twin.low, twin.high = self.total, self.low, self.high
         twin.ends, twin.newest = self.ends, self.newest.copy()
         return twin
 
     def read(self, now: float) -> tuple[Histogram, Histogram]:
-        """Return what was recorded within the window before `now`, and all that ever was."""
-        horizon = now - self._window_seconds
-        parts = [*self._closed, (self.ends, self._slice())]
-        recent = Histogram.merged(part for ends, part in parts if ends > horizon)
-        gone = [part for ends, part in parts if ends <= horizon]
-        return recent, Histogram.merged([self._past, *gone, recent])
+        """Return the durations of the window that ends at `now`, and those of the whole life."""
+        parts = [*self._window.slices, (self.ends, self._current())]
+        recent = Histogram.merged(
+            part for ended_at, part in parts if self._window.is_within(ended_at, now)
+        )
+        older = [part for ended_at, part in parts if not self._window.is_within(ended_at, now)]
+        return recent, Histogram.merged([self._past, *older, recent])
+
+    def _current(self) -> Histogram:
+        """Return the current slice as a histogram."""
+        if self.low > self.high:
+            return NOTHING
+        first = bucket_of(self.low)
+        counts = self.counts[first : bucket_of(self.high) + 1]
+        return Histogram(counts, first, self.total, self.low, self.high)

@@ -1,4 +1,4 @@
-"""Metrics as one flat dict, ready for JSON: a snapshot in the figures people read."""
+"""A snapshot of the metrics as one flat dict, ready for JSON, in the units people read."""
 
 from __future__ import annotations
 
@@ -8,23 +8,15 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from shared_sync.metrics.labels import LabelSet
-from shared_sync.metrics.snapshot import DurationSnapshot, MetricsSnapshot, within
+from shared_sync.metrics.snapshot import DurationSnapshot, MetricsSnapshot
+from shared_sync.metrics.values import within
 
 MEGABYTE: Final = 1024**2
-RESERVED: Final = (
-    "instance_id",
-    "timestamp",
-    "window_seconds",
-    "total_errors",
-    "errors_by_category",
-)
-"""Names that no metric may have."""
-
 _AMBIGUOUS: Final = re.compile(r'[,={}"\\\s]')
 
 
-def flat(snapshot: MetricsSnapshot) -> dict[str, Any]:
-    """Return everything, as `WorkerMetrics.get_metrics_data` describes it."""
+def to_dict(snapshot: MetricsSnapshot) -> dict[str, Any]:
+    """Return the metrics as `WorkerMetrics.get_metrics_data` describes them."""
     data = {**_built_in(snapshot), **_resources(snapshot)}
     for name in snapshot.durations:
         data |= _duration(snapshot, name)
@@ -106,7 +98,7 @@ def _suffix(labels: LabelSet) -> str:
 
 
 def _quoted(value: str) -> str:
-    """The value as it is, or in quotes where that could be read in two ways."""
+    """Return the value as it is, or in quotes if it could be misread."""
     return json.dumps(value, ensure_ascii=False) if _AMBIGUOUS.search(value) else value
 
 
@@ -114,5 +106,5 @@ def _milliseconds(seconds: float | None) -> float | None:
     return _rounded(seconds, 1000, 3)
 
 
-def _rounded(figure: float | None, factor: float, digits: int) -> float | None:
-    return None if figure is None else round(figure * factor, digits)
+def _rounded(value: float | None, factor: float, digits: int) -> float | None:
+    return None if value is None else round(value * factor, digits)

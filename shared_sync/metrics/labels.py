@@ -1,4 +1,4 @@
-"""Labels: what tells the parts of one metric from each other, such as `{"language": "en"}`."""
+"""Labels, such as `{"language": "en"}`: they tell the series of one metric from each other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TypeAlias
 
 from shared_sync.errors import ConfigurationError
 
+Labels: TypeAlias = "Mapping[str, str] | None"
+"""Labels as a program gives them."""
+
 LabelSet: TypeAlias = tuple[tuple[str, str], ...]
-"""Names and values, sorted by name; empty for a metric without labels."""
+"""Names and values, sorted by name; empty for a series without labels."""
 
 MAX_LABEL_SETS = 200
-"""So many of a metric are told apart; the rest is counted under the value "other"."""
+"""Label sets that are told apart for each metric; the others count under the value "other"."""
 
 OTHER = "other"
 _EMPTY = "unknown"
@@ -22,11 +25,11 @@ _MAX_VALUE_CHARS = 200
 
 
 def label_set(metric: str, labels: Mapping[str, str]) -> LabelSet:
-    """Return the labels in their one order, checked.
+    """Return the labels as a label set. Raises ConfigurationError for those that cannot be.
 
-    Names are as Prometheus wants them. Values may be any text; they often come with the data, so
-    that an odd one is put right rather than refused: it is cut to 200 characters, half surrogates
-    are replaced, and an empty one, which Prometheus takes for none at all, is "unknown".
+    Names are restricted to what Prometheus accepts. Values may be any text: they often come with
+    the data, so an odd one is corrected and not refused. It is cut to 200 characters, surrogates
+    are replaced, and an empty one, which Prometheus takes for a missing label, becomes "unknown".
     """
     if not isinstance(labels, Mapping):
         raise ConfigurationError(
@@ -36,11 +39,11 @@ def label_set(metric: str, labels: Mapping[str, str]) -> LabelSet:
         check_name(metric, name)
         if not isinstance(value, str):
             raise ConfigurationError(f"label {name!r} of {metric!r} is a str, not {value!r}")
-    return tuple(sorted((name, _clean(value)) for name, value in labels.items()))
+    return tuple(sorted((name, _cleaned(value)) for name, value in labels.items()))
 
 
 def check_name(metric: str, name: object) -> None:
-    """Raise unless this can be the name of a label."""
+    """Raise ConfigurationError unless this can be the name of a label."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("__"):
         raise ConfigurationError(
             f"a label's name is ASCII letters, digits and _, not a digit or __ first; "
@@ -52,22 +55,22 @@ def check_name(metric: str, name: object) -> None:
         )
 
 
-def folded(labels: LabelSet) -> LabelSet:
-    """Return the label set that takes what is beyond MAX_LABEL_SETS."""
+def other_label_set(labels: LabelSet) -> LabelSet:
+    """Return the label set that counts what is beyond MAX_LABEL_SETS."""
     return tuple((name, OTHER) for name, _ in labels)
 
 
-def _clean(value: str) -> str:
+def _cleaned(value: str) -> str:
     return clean(value[:_MAX_VALUE_CHARS]) or _EMPTY
 
 
 def clean(text: str) -> str:
-    """Return the text without half surrogates, which cannot be written anywhere."""
+    """Return the text without surrogates, which no encoding can write."""
     return str.__str__(text).encode(errors="replace").decode()
 
 
 def shown(value: object) -> str:
-    """Return a value for an error's text, whatever it is and however long."""
+    """Return a value for the text of an error, whatever it is and however long."""
     try:
         return repr(value)[:200]
     except Exception:  # noqa: BLE001 - such as of an int with more digits than may be written

@@ -6,7 +6,6 @@ loaded only when somebody asks for this format.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -16,17 +15,15 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
-    UnknownMetricFamily,
 )
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
-from prometheus_client.registry import Collector, CollectorRegistry
 
-from shared_sync.metrics.catalogue import About, Kind
+from shared_sync.common.exposition import plain_name
+from shared_sync.metrics.catalogue import Kind, MetricDescription
 from shared_sync.metrics.histogram import GAMMA, Histogram, bucket_of, upper_edge
 from shared_sync.metrics.json_format import MEGABYTE
 from shared_sync.metrics.labels import LabelSet
-from shared_sync.metrics.snapshot import MetricsSnapshot, within
+from shared_sync.metrics.snapshot import MetricsSnapshot
+from shared_sync.metrics.values import within
 
 ROUND_BOUNDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -37,7 +34,6 @@ ROUND_BOUNDS: Final = (
 _FINE_FROM_SECONDS: Final = 1e-3
 _FINE_TO_SECONDS: Final = 3600.0
 
-_NOT_PLAIN = re.compile(r"[^A-Za-z0-9_]")
 _BASE_UNITS: Final = {
     "ms": ("seconds", 0.001),
     "milliseconds": ("seconds", 0.001),
@@ -56,23 +52,6 @@ def families(snapshot: MetricsSnapshot, namespace: str, bound_ratio: float) -> I
     equal by that, the later one gets a trailing underscore.
     """
     return _Families(snapshot, namespace, bounds_at_most(bound_ratio)).all()
-
-
-def render_text(collector: Collector) -> bytes:
-    """Return what `collector` yields in Prometheus's text format 0.0.4."""
-    return generate_latest(_registry(collector))
-
-
-def render_openmetrics(collector: Collector) -> bytes:
-    """Return what `collector` yields in the text format of OpenMetrics 1.0."""
-    rendered: bytes = openmetrics.generate_latest(_registry(collector))  # type: ignore[no-untyped-call]
-    return rendered
-
-
-def _registry(collector: Collector) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    registry.register(collector)
-    return registry
 
 
 class _Families:
@@ -213,14 +192,14 @@ class _Families:
             )
         return family
 
-    def _about(self, name: str, kind: Kind) -> About:
+    def _about(self, name: str, kind: Kind) -> MetricDescription:
         about = self._snapshot.about.get(name)
         if about is not None and about.kind == kind:
             return about
-        return About(name, kind, f"{kind.capitalize()} {name}.")
+        return MetricDescription(name, kind, f"{kind.capitalize()} {name}.")
 
     def _family_name(self, name: str, *suffixes: str) -> str:
-        full = _plain(f"{self._namespace}_{name}" if self._namespace else name)
+        full = plain_name(f"{self._namespace}_{name}" if self._namespace else name)
         if full[0].isdigit():
             full = f"_{full}"
         while self._taken & {full, *(full + suffix for suffix in suffixes)}:
@@ -265,7 +244,7 @@ def bounds_at_most(ratio: float) -> tuple[Bound, ...]:
 
 def _in_base_unit(name: str, unit: str) -> tuple[str, str, float]:
     """Return the name in letters that are allowed, its unit, and what to multiply numbers by."""
-    name = _plain(name)
+    name = plain_name(name)
     stem, _, last = name.rpartition("_")
     if stem and last in _BASE_UNITS and not stem.endswith("_per"):
         unit, factor = _BASE_UNITS[last]
@@ -276,10 +255,6 @@ def _in_base_unit(name: str, unit: str) -> tuple[str, str, float]:
     return name, unit, factor
 
 
-def _plain(name: str) -> str:
-    return _NOT_PLAIN.sub("_", name)
-
-
 def _told_unit(name: str, unit: str) -> str:
     """The unit if the name ends with it, as OpenMetrics asks for; else none."""
     return unit if unit and name.endswith(f"_{unit}") else ""
@@ -288,32 +263,3 @@ def _told_unit(name: str, unit: str) -> str:
 def _label_names(series: Mapping[LabelSet, Any]) -> list[str]:
     """The labels of a family: those of the one of its series that has the most."""
     return ["instance_id", *(name for name, _ in max(series, key=len, default=()))]
-
-
-class _PlainFigures:
-    """A collector of figures of which nothing is known but their names."""
-
-    def __init__(self, figures: Mapping[str, Any], instance_id: str) -> None:
-        self._figures = figures
-        self._instance_id = instance_id
-
-    def collect(self) -> Iterator[Metric]:
-        taken: set[str] = set()
-        for figure, value in self._figures.items():
-            if isinstance(value, (bool, int, float)):
-                name = re.sub(r"^(?=\d|$)", "_", _plain(figure))
-                if name in taken:
-                    continue
-                taken.add(name)
-                family = UnknownMetricFamily(name, f"{figure}, as told.", labels=["instance_id"])
-                family.add_metric([self._instance_id], float(value))
-                yield family
-
-
-def render_figures(figures: Mapping[str, Any], instance_id: str, *, open_metrics: bool) -> bytes:
-    """Return the numbers of a flat mapping in a text format, as of no known kind and unit.
-
-    Of names that are equal in the letters Prometheus allows, the first is told.
-    """
-    collector = _PlainFigures(figures, instance_id)
-    return render_openmetrics(collector) if open_metrics else render_text(collector)

@@ -18,7 +18,7 @@ from shared_sync.metrics.cgroup import ContainerMemory, container_memory
 from shared_sync.metrics.gpu import Gpus, GpuSample, may_have_gpus
 from shared_sync.metrics.polled_source import NothingToRead, Source
 from shared_sync.metrics.process import ProcessProbe, ProcessSample
-from shared_sync.metrics.stall_detector import Ticker
+from shared_sync.metrics.stall_detector import StallDetector
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Resources:
 
     `root` is where the files of the kernel are looked for; `process` is the process to look at,
     by default the one that asks; `clock` counts seconds and never runs backwards. `on_tick` is
-    called about once a second by a thread of this object, from `start` on; see `Ticker`.
+    called about once a second by a thread of this object, from `start` on; see `StallDetector`.
 
     Its threads refer to this object at most, never to who made it. So an owner does well to have
     it stopped on its own end: `weakref.finalize(owner, resources.stop)`.
@@ -69,7 +69,7 @@ class Resources:
         # Fixed after construction.
         self._clock = clock
         self._max_age_seconds = max_age_seconds
-        self._ticker = Ticker(on_tick, window_seconds=window_seconds, clock=clock)
+        self._stall_detector = StallDetector(on_tick, window_seconds=window_seconds, clock=clock)
         self._gpus = Gpus()
         self._gpu_source = Source("gpu", partial(_read, self._gpus), clock=clock)
         # Each process's own: a fork is another process to look at.
@@ -82,7 +82,7 @@ class Resources:
         One keeps time; one reads the GPUs, if NVIDIA's library is installed, and ends when there is
         no driver. Raises RuntimeError where the system gives no more threads.
         """
-        self._ticker.start()
+        self._stall_detector.start()
         look = self._looks.get()
         if not look.has_asked_for_gpus:
             look.has_asked_for_gpus = True
@@ -91,7 +91,7 @@ class Resources:
 
     def stop(self) -> None:
         """End the threads for good. Never waits, and may be called from a finalizer."""
-        self._ticker.stop()
+        self._stall_detector.stop()
         self._gpu_source.stop()
 
     def sample(self) -> ResourceSample:
@@ -115,7 +115,7 @@ class Resources:
             container=container,
             gpus=self._gpu_source.latest() or (),
             gc_collections=sum(generation["collections"] for generation in gc.get_stats()),
-            stall_seconds=self._ticker.stall_seconds(),
+            stall_seconds=self._stall_detector.stall_seconds(),
             source_failures={
                 **look.failures,
                 "gpu": self._gpu_source.failures + self._gpus.failures,

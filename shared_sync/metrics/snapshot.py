@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from sys import float_info
-from typing import Final
+from typing import Final, TypeVar
 
-from shared_sync.metrics.catalogue import About, Ratio
+from shared_sync.metrics.catalogue import KNOWN, MetricDescription, Ratio
 from shared_sync.metrics.histogram import Histogram
 from shared_sync.metrics.labels import LabelSet
 from shared_sync.metrics.resources import ResourceSample
+from shared_sync.metrics.series import SeriesCopy, SeriesKey
+from shared_sync.metrics.values import within
 
-LARGEST: Final = float_info.max
-FAILED = "jobs_failed"
-WORK_DONE = ("jobs_processed", "jobs_sent")
+T = TypeVar("T")
+
+FAILED: Final = "jobs_failed"
+WORK_DONE: Final = ("jobs_processed", "jobs_sent")
 """What a worker and a gateway have done; the first that is counted is the one that matters."""
-
-
-def within(number: float) -> float:
-    """Return the number, or the largest that a float can be where sums have grown beyond."""
-    return max(-LARGEST, min(number, LARGEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class CounterSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class DurationSnapshot:
-    """One duration: all that was `recent`, and all of its `lifetime`."""
+    """A duration: its `recent` values, those of the window, and those of its whole `lifetime`."""
 
     recent: Histogram
     lifetime: Histogram
@@ -43,12 +41,12 @@ class DurationSnapshot:
 class MetricsSnapshot:
     """Every metric at one moment. Nobody writes to it any more, so any thread may read it.
 
-    `taken_at` is wall-clock time in seconds since 1970. Each metric has its figures by label set,
-    that of those recorded without labels being (). Errors are the counter "errors" with the labels
+    `taken_at` is wall-clock time in seconds since 1970. Each metric has its values by label set; ()
+    is the label set of recordings without labels. Errors are the counter "errors" with the labels
     `category` and `type`. `growth_seconds` is the length of time in which counters grew by their
     `growth`: `window_seconds` and up to a tenth more, or the time since the start in a registry
     that is young or was never read before. `newest` is the newest value of each duration, whatever
-    its labels; None before the first.
+    its labels, and None before the first.
     """
 
     instance_id: str
@@ -61,23 +59,61 @@ class MetricsSnapshot:
     durations: Mapping[str, Mapping[LabelSet, DurationSnapshot]]
     newest: Mapping[str, float | None]
     ratios: Mapping[str, Ratio]
-    about: Mapping[str, About]
+    about: Mapping[str, MetricDescription]
     resources: ResourceSample
 
+    @classmethod
+    def of(
+        cls,
+        series: SeriesCopy,
+        now: float,
+        *,
+        instance_id: str,
+        taken_at: float,
+        uptime_seconds: float,
+        window_seconds: float,
+        resources: ResourceSample,
+    ) -> MetricsSnapshot:
+        """Return the snapshot of series that were copied at `now`, on the registry's clock."""
+        before = series.counter_base
+        return cls(
+            instance_id=instance_id,
+            taken_at=taken_at,
+            uptime_seconds=uptime_seconds,
+            window_seconds=window_seconds,
+            growth_seconds=now - series.counter_base_at,
+            counters=_by_name(
+                series.counter_names,
+                {
+                    key: CounterSnapshot(within(total), within(total) - within(before.get(key, 0)))
+                    for key, total in series.counters.items()
+                },
+            ),
+            gauges=_by_name((), {key: within(level) for key, level in series.gauges.items()}),
+            durations=_by_name(
+                series.newest,
+                {key: DurationSnapshot(*one.read(now)) for key, one in series.durations.items()},
+            ),
+            newest=series.newest,
+            ratios=series.ratios,
+            about=ChainMap(series.about, KNOWN),
+            resources=resources,
+        )
+
     def total(self, counter: str) -> float:
-        """The total of a counter over all its label sets; 0 if there is none of that name."""
+        """Return the total of a counter over all its label sets; 0 if there is no such counter."""
         return within(sum(series.total for series in self.counters.get(counter, {}).values()))
 
     def growth(self, counter: str) -> float:
-        """The same for its growth over the window."""
+        """Return the growth of a counter over the window, of all its label sets together."""
         return within(sum(series.growth for series in self.counters.get(counter, {}).values()))
 
     def per_second(self, counter: str) -> float:
-        """How fast a counter grew within the window."""
+        """Return how fast a counter grew within the window."""
         return self.growth(counter) / self.growth_seconds if self.growth_seconds > 0 else 0.0
 
     def errors_by(self, label: str) -> dict[str, float]:
-        """The number of errors by `type` or `category`, since the start."""
+        """Return the number of errors since the start by `type` or by `category`."""
         numbers: dict[str, float] = {}
         for labels, series in self.counters.get("errors", {}).items():
             value = dict(labels)[label]
@@ -85,7 +121,7 @@ class MetricsSnapshot:
         return numbers
 
     def whole(self, duration: str) -> DurationSnapshot:
-        """A duration over all its label sets."""
+        """Return a duration over all its label sets."""
         series = tuple(self.durations[duration].values())
         if len(series) == 1:
             return series[0]
@@ -95,18 +131,18 @@ class MetricsSnapshot:
         )
 
     def ratio(self, name: str) -> float | None:
-        """A declared ratio over the window; None if neither of its counters grew."""
+        """Return a declared ratio over the window; None if neither of its counters grew."""
         part, rest = self.growth(self.ratios[name].part), self.growth(self.ratios[name].rest)
         return part / (part + rest) if part + rest else None
 
     @property
     def error_rate(self) -> float | None:
-        """The share of finished attempts that failed, 0 to 1, within the window.
+        """The share of finished attempts within the window that failed, 0 to 1.
 
-        Failed are `jobs_failed`, or all errors in a program that does not count these; they are
-        divided by themselves plus `jobs_processed`, or `jobs_sent` in a program that processes
-        none. 0.0 if nothing happened. None if there were errors and none of these counters is
-        there: then there is nothing to divide by.
+        Attempts that failed are counted by `jobs_failed`, or by all errors in a program without
+        this counter; successful ones by `jobs_processed`, or by `jobs_sent` in a program that
+        processes none. 0.0 if nothing happened. None if there were errors, and none of these
+        counters exists: then there is nothing to divide by.
         """
         failed = self.growth(FAILED if FAILED in self.counters else "errors")
         done = next((name for name in WORK_DONE if name in self.counters), None)
@@ -114,3 +150,12 @@ class MetricsSnapshot:
             return None if failed else 0.0
         finished = failed + self.growth(done or "")
         return failed / finished if finished else 0.0
+
+
+def _by_name(names: Iterable[str], series: Mapping[SeriesKey, T]) -> dict[str, dict[LabelSet, T]]:
+    """Return the series by metric and label set; `names` are included even without a series."""
+    metrics: dict[str, dict[LabelSet, T]] = {name: {} for name in names}
+    for key, content in series.items():
+        name, labels = (key, ()) if isinstance(key, str) else key
+        metrics.setdefault(name, {})[labels] = content
+    return metrics

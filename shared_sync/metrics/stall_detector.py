@@ -1,4 +1,4 @@
-"""A clock hand that notes how late it is: whether the interpreter lets its threads run."""
+"""Measures stalls: how long the interpreter did not let its threads run."""
 
 from __future__ import annotations
 
@@ -8,39 +8,42 @@ import math
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 from shared_sync.common.fork import PerProcess
 from shared_sync.common.loop import BackgroundLoop
+from shared_sync.metrics.sliding_window import SlidingWindow
 
-SLICES = 10
-ON_TICK_SECONDS = 1.0
+CALL_SECONDS = 1.0
+"""Pause between two calls of the function that the detector calls regularly."""
 
 _logger = logging.getLogger(__name__)
 
 
-class _Watch:
-    """What the thread noted. It alone writes, field by field; anyone may read at any time."""
+class _Delays:
+    """The delays of one process. Only the detector's thread writes; any thread may read."""
 
-    __slots__ = ("call_due", "due", "slices", "told")
+    __slots__ = ("call_due", "current", "due", "failure_logged", "window")
 
-    def __init__(self) -> None:
-        self.due = math.inf  # when it shall wake; never while it is busy with something else
+    def __init__(self, window_seconds: float) -> None:
+        self.due = math.inf  # when the thread ought to wake; infinite while it calls the function
+        self.window: SlidingWindow[float] = SlidingWindow(window_seconds)  # worst delay per slice
+        self.current: tuple[float, float] | None = None  # end of the current slice, worst delay
         self.call_due = -math.inf
-        self.told = False
-        # (number of a slice of time, worst lateness in it), each at its number's place.
-        self.slices: list[tuple[int, float] | None] = [None] * (SLICES + 1)
+        self.failure_logged = False
 
 
-class Ticker:
-    """Wakes every `period_seconds` in a daemon thread and remembers how late it was.
+class StallDetector:
+    """Wakes every `period_seconds` in a daemon thread and remembers how late each wake was.
 
-    A C extension that holds the GIL, or a machine that gives no CPU, keeps all threads waiting, and
-    this one too: so it can tell a process that stalls from one that is dead or idle. Any thread may
-    call any method, `note` excepted.
+    While a C extension holds the interpreter lock, or the machine gives the process no CPU, all
+    threads wait, and the detector's thread too. So a late wake tells a process that stalls from one
+    that is dead or idle. Any thread may call any method, except `note`.
 
-    About once a second, never faster, it calls `on_tick`, which should be brief: nothing is noted
-    meanwhile. What that raises is logged the first time. A bound method is held weakly, so that
-    this thread keeps nobody alive: it is no longer called when its object is gone.
+    About once a second, never more often, the thread calls `on_tick`, which should be brief: the
+    time it takes is not measured. The first error that it raises is logged. A bound method is held
+    weakly, so that this thread keeps no object alive; it is not called any more once its object is
+    gone.
     """
 
     def __init__(
@@ -54,80 +57,82 @@ class Ticker:
         # Fixed after construction.
         self._on_tick = _weakly(on_tick)
         self._period_seconds = period_seconds
-        self._slice_seconds = window_seconds / SLICES
         self._clock = clock
-        self._background = BackgroundLoop(
-            "shared-sync-ticker", self._tick, period_seconds=period_seconds
+        self._loop = BackgroundLoop(
+            "shared-sync-stall-detector", self._tick, period_seconds=period_seconds
         )
-        # Each process's own: a fork has not stalled because its parent did, or came before.
-        self._watches = PerProcess(_Watch)
+        # Each process's own: a stall of the parent, before the fork or after, is not the child's.
+        self._delays = PerProcess(partial(_Delays, window_seconds))
 
     def start(self) -> None:
         """Start the thread, once in each process; a fork starts its own by calling this again.
 
-        Raises RuntimeError where the system gives no more threads.
+        Raises RuntimeError if the system gives no more threads.
         """
-        self._background.start()
+        self._loop.start()
 
     def stop(self) -> None:
-        """End the thread for good, promptly; safe in a finalizer. Does not wait for `on_tick`."""
-        self._background.stop()
+        """End the thread for good. Never waits, not even for `on_tick`; safe in a finalizer."""
+        self._loop.stop()
 
     def stall_seconds(self) -> float | None:
-        """Return the worst lateness within the window, and up to a tenth of it further back.
+        """Return the longest stall within the window, and up to a tenth of it further back.
 
-        A lateness that goes on right now counts. None before the start.
+        A stall that goes on right now counts with its length so far. None before the start.
         """
         now = self._clock()
-        watch = self._watches.get()
-        oldest = self._slice(now) - SLICES
-        known = [noted for noted in watch.slices if noted is not None]
-        if not known:
+        delays = self._delays.get()
+        current = delays.current  # read before the window, which a slice moves to when it ends
+        if current is None:
             return None
-        going_on = 0.0 if self._background.stopped else max(0.0, now - watch.due)
-        return max(going_on, *(worst for number, worst in known if number >= oldest), 0.0)
+        lasting = 0.0 if self._loop.stopped else max(0.0, now - delays.due)
+        slices = (*delays.window.slices, current)
+        ended = [delay for end, delay in slices if delays.window.is_within(end, now)]
+        return max(lasting, *ended, 0.0)
 
     def note(self, now: float) -> None:
-        """Note how late it is, and that the next wake is due a period from now. For one thread."""
-        watch = self._watches.get()
-        late = max(0.0, now - watch.due)
-        number = self._slice(now)
-        place = number % len(watch.slices)
-        noted = watch.slices[place]
-        if noted is not None and noted[0] == number:
-            late = max(late, noted[1])
-        watch.slices[place] = (number, late)
-        watch.due = now + self._period_seconds
+        """Record how late this wake is; the next one is due a period later.
 
-    def _slice(self, now: float) -> int:
-        return int(now // self._slice_seconds)
+        For one thread at a time.
+        """
+        delays = self._delays.get()
+        delay = max(0.0, now - delays.due)
+        current = delays.current
+        if current is not None and now >= current[0]:
+            delays.window.add(*current)
+            delays.window.expire(now)
+            current = None
+        if current is None:
+            current = (delays.window.end_of_slice(now), 0.0)
+        delays.current = (current[0], max(current[1], delay))
+        delays.due = now + self._period_seconds
 
     def _tick(self) -> None:
         now = self._clock()
         self.note(now)
-        watch = self._watches.get()
-        if now >= watch.call_due:
-            watch.call_due = now + ON_TICK_SECONDS
-            watch.due = math.inf
-            self._call(watch)
-            watch.due = self._clock() + self._period_seconds
+        delays = self._delays.get()
+        if now >= delays.call_due:
+            delays.call_due = now + CALL_SECONDS
+            delays.due = math.inf
+            self._call(delays)
+            delays.due = self._clock() + self._period_seconds
 
-    def _call(self, watch: _Watch) -> None:
+    def _call(self, delays: _Delays) -> None:
         on_tick = self._on_tick()
         if on_tick is None:
             return
         try:
             on_tick()
-        except BaseException as error:  # whatever it is, the ticker goes on
-            if not watch.told:
-                watch.told = True
+        except BaseException as error:  # whatever it is, the thread goes on
+            if not delays.failure_logged:
+                delays.failure_logged = True
                 _logger.warning(
-                    "%r, called every second, failed; further failures are not told",
+                    "%r, which is called every second, failed; later failures are not logged",
                     on_tick,
                     exc_info=error,
                 )
 
 
 def _weakly(function: Callable[[], None] | None) -> Callable[[], Callable[[], None] | None]:
-    """Return what gives the function, or None once it is a method of an object that is gone."""
+    """Return a function that gives `function`, or None once the object of a method is gone."""
     return weakref.WeakMethod(function) if inspect.ismethod(function) else lambda: function

@@ -10,7 +10,7 @@ import pytest
 from helpers import Clock
 from registries import StillResources, registry
 
-from shared_sync.metrics.catalogue import CONSUMER, KNOWN, OWN, SERVICES, About, Ratio
+from shared_sync.metrics.catalogue import CONSUMER, KNOWN, OWN, SERVICES, MetricDescription, Ratio
 from shared_sync.metrics.error_categories import CATEGORIES
 from shared_sync.redis_consumer.consumer import COUNTERS
 
@@ -32,7 +32,7 @@ def test_the_table_of_names_is_that_of_the_code() -> None:
     owned = {**SERVICES, "consumer": CONSUMER, "all": OWN}
     built = {
         (metric.name, metric.kind, metric.unit, owner, metric.help)
-        if isinstance(metric, About)
+        if isinstance(metric, MetricDescription)
         else (metric.name, "ratio", "", owner, metric.help)
         for owner, metrics in owned.items()
         for metric in metrics
@@ -75,7 +75,7 @@ def test_every_name_that_the_library_records_is_in_the_table() -> None:
 def test_a_name_means_the_same_everywhere() -> None:
     for metrics in (*SERVICES.values(), CONSUMER, OWN):
         for metric in metrics:
-            if isinstance(metric, About):
+            if isinstance(metric, MetricDescription):
                 assert KNOWN[metric.name] == metric
 
 

@@ -19,12 +19,12 @@ from shared_sync.metrics.histogram import (
     OFFSET,
     PER_LOG,
     SHORTEST_SECONDS,
-    SLICES,
     Histogram,
     SlidingHistogram,
     bucket_of,
     upper_edge,
 )
+from shared_sync.metrics.sliding_window import SLICES
 
 SHARES = (0.0, 0.01, 0.25, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
 LAST = bucket_of(inf)
@@ -246,7 +246,7 @@ def test_a_busy_series_keeps_a_bounded_number_of_slices_and_every_count() -> Non
     series = SlidingHistogram(100.0, now=0.0)
     for tick in range(1000):
         series.record(1.0, now=tick * 10.0)
-        assert len(series._closed) <= SLICES
+        assert len(series._window.slices) <= SLICES
     recent, lifetime = series.read(now=9990.0)
     assert (recent.count, lifetime.count) == (SLICES + 1, 1000)
 
@@ -296,7 +296,7 @@ def after_two_windows(draw: Draw, per_slice: int) -> SlidingHistogram:
     for tick in range(2 * SLICES + 1):
         for _ in range(per_slice):
             series.record(draw(chance), now=tick * 10.0)
-    assert len(series._closed) == SLICES
+    assert len(series._window.slices) == SLICES
     return series
 
 

@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared_sync import RedisStreamProducer, WorkerMetrics
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.metrics.catalogue import CONSUMER, SERVICES, About
+from shared_sync.metrics.catalogue import CONSUMER, SERVICES, MetricDescription
 from shared_sync.metrics.process import ProcessSample
 
 WORKER = Path(__file__).parents[1] / "scraped_worker.py"
@@ -319,7 +319,7 @@ def with_everything(namespace: str) -> WorkerMetrics:
         resources=FullMachine(),  # type: ignore[arg-type]
     )
     for about in (*(about for service in SERVICES.values() for about in service), *CONSUMER):
-        if isinstance(about, About):
+        if isinstance(about, MetricDescription):
             metrics.declare(about.name, about.kind, about.help, unit=about.unit)
     for error in (ValueError, TimeoutError, ConnectionError):
         metrics.record_error(error("a text"))

@@ -284,7 +284,7 @@ def test_without_a_driver_the_thread_for_gpus_ends(
     resources = make(max_age_seconds=0)
     resources.start()
     eventually(lambda: "nvmlInit" in library.calls, within=WITHIN)
-    eventually(lambda: {thread.name for thread in threads()} == {"shared-sync-ticker"})
+    eventually(lambda: {thread.name for thread in threads()} == {"shared-sync-stall-detector"})
     assert resources.sample().source_failures == NO_FAILURES
     assert caplog.records == []
 
@@ -294,7 +294,7 @@ def test_without_the_library_there_is_no_thread_for_gpus(make: Make) -> None:
     resources = make()
     for _ in range(2):
         resources.start()
-    assert [thread.name for thread in threads()] == ["shared-sync-ticker"]
+    assert [thread.name for thread in threads()] == ["shared-sync-stall-detector"]
 
 
 # --- its life ---------------------------------------------------------------------------------
@@ -329,7 +329,10 @@ def test_an_owner_that_goes_takes_all_threads_with_it(library: nvml.FakeNvml) ->
     owner = Owner()
     assert owner.ticked.wait(WITHIN)
     assert library.read_once.wait(WITHIN)
-    assert {thread.name for thread in threads()} == {"shared-sync-ticker", "shared-sync-gpu"}
+    assert {thread.name for thread in threads()} == {
+        "shared-sync-stall-detector",
+        "shared-sync-gpu",
+    }
     running = threads()
     gone = weakref.ref(owner)
     del owner

@@ -1,4 +1,4 @@
-"""A ticker on a clock that is set by hand; and a real one in an interpreter that is kept busy."""
+"""A detector on a clock that is set by hand, and a real one in a busy interpreter."""
 
 from __future__ import annotations
 
@@ -12,87 +12,92 @@ from collections.abc import Iterator
 import pytest
 from helpers import Clock, eventually, in_a_fork
 
-from shared_sync.metrics.stall_detector import Ticker
+from shared_sync.metrics.sliding_window import SLICES
+from shared_sync.metrics.stall_detector import StallDetector
 
 WITHIN = 20  # seconds for what should be there at once
 
 
 @pytest.fixture
-def ticker(clock: Clock) -> Ticker:
-    return Ticker(period_seconds=0.1, window_seconds=300.0, clock=clock)
+def detector(clock: Clock) -> StallDetector:
+    return StallDetector(period_seconds=0.1, window_seconds=300.0, clock=clock)
 
 
-def tickers() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "shared-sync-ticker"}
+def threads() -> set[threading.Thread]:
+    return {
+        thread for thread in threading.enumerate() if thread.name == "shared-sync-stall-detector"
+    }
 
 
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
     yield
-    for thread in tickers():
+    for thread in threads():
         thread.join(WITHIN)
-    assert tickers() == set()
+    assert threads() == set()
 
 
 # --- how late it is ---------------------------------------------------------------------------
 
 
-def test_nothing_is_known_before_the_start(ticker: Ticker) -> None:
-    assert ticker.stall_seconds() is None
+def test_nothing_is_known_before_the_start(detector: StallDetector) -> None:
+    assert detector.stall_seconds() is None
 
 
-def test_who_wakes_in_time_or_early_was_never_late(ticker: Ticker, clock: Clock) -> None:
+def test_who_wakes_in_time_or_early_was_never_late(detector: StallDetector, clock: Clock) -> None:
     for pause in (0.0, 0.1, 0.05, 0.1):
         clock.now += pause
-        ticker.note(clock.now)
-        assert ticker.stall_seconds() == pytest.approx(0.0)
+        detector.note(clock.now)
+        assert detector.stall_seconds() == pytest.approx(0.0)
 
 
-def test_the_worst_lateness_is_remembered(ticker: Ticker, clock: Clock) -> None:
+def test_the_worst_lateness_is_remembered(detector: StallDetector, clock: Clock) -> None:
     for pause in (0.0, 0.1, 1.6, 0.1, 0.8):
         clock.now += pause
-        ticker.note(clock.now)
-    assert ticker.stall_seconds() == pytest.approx(1.5)
+        detector.note(clock.now)
+    assert detector.stall_seconds() == pytest.approx(1.5)
 
 
-def test_a_lateness_that_goes_on_counts_already(ticker: Ticker, clock: Clock) -> None:
-    ticker.note(clock.now)
+def test_a_lateness_that_goes_on_counts_already(detector: StallDetector, clock: Clock) -> None:
+    detector.note(clock.now)
     clock.now += 0.1
-    assert ticker.stall_seconds() == pytest.approx(0.0)
+    assert detector.stall_seconds() == pytest.approx(0.0)
     clock.now += 7
-    assert ticker.stall_seconds() == pytest.approx(7.0)
+    assert detector.stall_seconds() == pytest.approx(7.0)
 
 
 def test_a_stall_is_forgotten_after_the_window_and_at_most_a_tenth_more(
-    ticker: Ticker, clock: Clock
+    detector: StallDetector, clock: Clock
 ) -> None:
     def tick_until(moment: float) -> None:
         while clock.now < moment:
             clock.now = min(moment, clock.now + 0.1)
-            ticker.note(clock.now)
+            detector.note(clock.now)
 
-    ticker.note(clock.now)
+    detector.note(clock.now)
     clock.now += 2.1
-    ticker.note(clock.now)
+    detector.note(clock.now)
     stalled = clock.now
     tick_until(stalled + 300)
-    assert ticker.stall_seconds() == pytest.approx(2.0)
+    assert detector.stall_seconds() == pytest.approx(2.0)
     tick_until(stalled + 330.1)
-    assert ticker.stall_seconds() == pytest.approx(0.0, abs=1e-6)
+    assert detector.stall_seconds() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_stall_longer_than_the_window_is_told_whole(ticker: Ticker, clock: Clock) -> None:
-    ticker.note(clock.now)
+def test_a_stall_longer_than_the_window_is_told_whole(
+    detector: StallDetector, clock: Clock
+) -> None:
+    detector.note(clock.now)
     clock.now += 1000.1
-    ticker.note(clock.now)
-    assert ticker.stall_seconds() == pytest.approx(1000.0)
+    detector.note(clock.now)
+    assert detector.stall_seconds() == pytest.approx(1000.0)
 
 
-def test_memory_is_bounded_however_long_it_runs(ticker: Ticker, clock: Clock) -> None:
+def test_memory_is_bounded_however_long_it_runs(detector: StallDetector, clock: Clock) -> None:
     for _ in range(1000):
         clock.now += 30
-        ticker.note(clock.now)
-    assert len(ticker._watches.get().slices) == 11
+        detector.note(clock.now)
+    assert len(detector._delays.get().window.slices) == SLICES
 
 
 # --- the call about once a second -------------------------------------------------------------
@@ -100,9 +105,9 @@ def test_memory_is_bounded_however_long_it_runs(ticker: Ticker, clock: Clock) ->
 
 def test_the_call_comes_once_a_second_and_never_faster(clock: Clock) -> None:
     calls: list[float] = []
-    ticker = Ticker(lambda: calls.append(clock.now), clock=clock)
+    detector = StallDetector(lambda: calls.append(clock.now), clock=clock)
     for _ in range(60):
-        ticker._tick()
+        detector._tick()
         clock.now += 0.0625
     assert calls == [100.0, 101.0, 102.0, 103.0]
 
@@ -117,10 +122,10 @@ def test_what_the_call_raises_is_logged_once_and_stops_nothing(
         calls += 1
         raise SystemExit("nonsense")
 
-    ticker = Ticker(fail, clock=clock)
+    detector = StallDetector(fail, clock=clock)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            ticker._tick()
+            detector._tick()
             clock.now += 1
     assert calls == 3
     (record,) = caplog.records
@@ -133,16 +138,16 @@ def test_the_time_the_call_takes_is_no_stall(clock: Clock) -> None:
 
     def slow() -> None:
         clock.now += 5
-        seen.append(ticker.stall_seconds())
+        seen.append(detector.stall_seconds())
 
-    ticker = Ticker(slow, clock=clock)
-    ticker._tick()
+    detector = StallDetector(slow, clock=clock)
+    detector._tick()
     assert seen == [0.0]
-    assert ticker.stall_seconds() == 0.0
+    assert detector.stall_seconds() == 0.0
     clock.now += 0.1
-    assert ticker.stall_seconds() == pytest.approx(0.0)
+    assert detector.stall_seconds() == pytest.approx(0.0)
     clock.now += 3
-    assert ticker.stall_seconds() == pytest.approx(3.0)
+    assert detector.stall_seconds() == pytest.approx(3.0)
 
 
 def test_a_method_is_not_kept_alive_by_being_called(clock: Clock) -> None:
@@ -154,13 +159,13 @@ def test_a_method_is_not_kept_alive_by_being_called(clock: Clock) -> None:
 
     owner = Owner()
     gone = weakref.ref(owner)
-    ticker = Ticker(owner.tick, clock=clock)
-    ticker._tick()
+    detector = StallDetector(owner.tick, clock=clock)
+    detector._tick()
     del owner
     gc.collect()
     assert gone() is None
     clock.now += 1
-    ticker._tick()
+    detector._tick()
     assert Owner.calls == ["tick"]
 
 
@@ -179,76 +184,76 @@ def keep_the_interpreter_busy(seconds: float) -> float:
 
 
 def test_a_call_that_holds_the_gil_shows_as_a_stall() -> None:
-    ticker = Ticker(period_seconds=0.01)
-    ticker.start()
+    detector = StallDetector(period_seconds=0.01)
+    detector.start()
     try:
-        eventually(lambda: ticker.stall_seconds() is not None, within=WITHIN)
+        eventually(lambda: detector.stall_seconds() is not None, within=WITHIN)
         took = keep_the_interpreter_busy(0.4)
-        stall = ticker.stall_seconds()
+        stall = detector.stall_seconds()
     finally:
-        ticker.stop()
+        detector.stop()
     assert stall is not None
     assert stall > took - 0.1
 
 
 def test_it_starts_once_calls_and_stops_at_once_and_for_good() -> None:
     called = threading.Event()
-    ticker = Ticker(called.set, period_seconds=60)
-    before = tickers()
+    detector = StallDetector(called.set, period_seconds=60)
+    before = threads()
     for _ in range(3):
-        ticker.start()
+        detector.start()
     assert called.wait(WITHIN)
-    (thread,) = tickers() - before
-    ticker.stop()
+    (thread,) = threads() - before
+    detector.stop()
     thread.join(WITHIN)
     assert not thread.is_alive()
-    ticker.stop()
-    ticker.start()
-    assert tickers() - before == set()
+    detector.stop()
+    detector.start()
+    assert threads() - before == set()
 
 
 def test_many_who_start_it_at_once_start_one_thread() -> None:
-    ticker = Ticker(period_seconds=60)
+    detector = StallDetector(period_seconds=60)
     all_here = threading.Barrier(8)
 
     def start() -> None:
         all_here.wait(WITHIN)
-        ticker.start()
+        detector.start()
 
     starters = [threading.Thread(target=start) for _ in range(8)]
     for starter in starters:
         starter.start()
     for starter in starters:
         starter.join(WITHIN)
-    assert len(tickers()) == 1
-    ticker.stop()
+    assert len(threads()) == 1
+    detector.stop()
 
 
 def test_after_a_stop_the_lateness_no_longer_grows_and_is_forgotten_in_time(
-    ticker: Ticker, clock: Clock
+    detector: StallDetector, clock: Clock
 ) -> None:
-    ticker.note(clock.now)
+    detector.note(clock.now)
     clock.now += 2.1
-    ticker.note(clock.now)
-    ticker.stop()
+    detector.note(clock.now)
+    detector.stop()
     clock.now += 50
-    assert ticker.stall_seconds() == pytest.approx(2.0)
+    assert detector.stall_seconds() == pytest.approx(2.0)
     clock.now += 300
-    assert ticker.stall_seconds() == 0.0
+    assert detector.stall_seconds() == 0.0
 
 
 def test_a_stop_before_the_start_is_not_forgotten() -> None:
-    ticker = Ticker()
-    ticker.stop()
-    ticker.start()
-    assert tickers() == set()
-    assert ticker.stall_seconds() is None
+    detector = StallDetector()
+    detector.stop()
+    detector.start()
+    assert threads() == set()
+    assert detector.stall_seconds() is None
 
 
 def test_a_thread_that_the_system_refuses_may_be_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ticker = Ticker()
+    detector = StallDetector()
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -256,28 +261,28 @@ def test_a_thread_that_the_system_refuses_may_be_asked_for_again(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError):
-            ticker.start()
-    ticker.start()
-    eventually(lambda: ticker.stall_seconds() is not None, within=WITHIN)
-    ticker.stop()
+            detector.start()
+    detector.start()
+    eventually(lambda: detector.stall_seconds() is not None, within=WITHIN)
+    detector.stop()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_knows_nothing_of_its_parents_and_starts_its_own() -> None:
     called = threading.Event()
-    ticker = Ticker(called.set)
-    ticker.start()
+    detector = StallDetector(called.set)
+    detector.start()
     assert called.wait(WITHIN)
 
     def live_in_the_child() -> None:
-        assert ticker.stall_seconds() is None
-        ticker.start()
-        eventually(lambda: ticker.stall_seconds() is not None, within=WITHIN)
-        (thread,) = tickers()
-        ticker.stop()
+        assert detector.stall_seconds() is None
+        detector.start()
+        eventually(lambda: detector.stall_seconds() is not None, within=WITHIN)
+        (thread,) = threads()
+        detector.stop()
         thread.join(WITHIN)
         assert not thread.is_alive()
 
     in_a_fork(live_in_the_child)
-    assert len(tickers()) == 1
-    ticker.stop()
+    assert len(threads()) == 1
+    detector.stop()

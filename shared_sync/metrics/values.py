@@ -1,0 +1,65 @@
+"""Checks of the numbers that programs record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral, Real
+from sys import float_info
+from typing import Final
+
+from shared_sync.errors import ConfigurationError
+from shared_sync.metrics.labels import shown
+
+LARGEST: Final = float_info.max
+LARGEST_EXACT: Final = 2**53
+"""The largest integer up to which floats represent all of them."""
+
+LONGEST_DURATION: Final = 1e15
+"""In seconds. Longer durations are refused."""
+
+
+def within(number: float) -> float:
+    """Return the number, or the largest float if a sum has grown beyond it."""
+    return max(-LARGEST, min(number, LARGEST))
+
+
+def number(name: str, value: float, least: float) -> float:
+    """Return `value` as an int or a float, also if it is one of numpy's numbers.
+
+    Raises ConfigurationError for anything but a finite number of at least `least`.
+    """
+    if value.__class__ is float and least <= value <= LARGEST:
+        return value
+    if value.__class__ is int and 0 <= value <= LARGEST_EXACT:
+        return value
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            # A large int becomes a float, so that sums with floats never fail.
+            is_exact = isinstance(value, Integral) and -LARGEST_EXACT <= value <= LARGEST_EXACT
+            converted = int(value) if is_exact else float(value)
+            if least <= converted <= LARGEST:
+                return converted
+        except (OverflowError, ValueError):
+            pass
+    limits = "a finite number" if least else "a finite number of 0 or more"
+    raise ConfigurationError(f"{name!r} takes {limits}, not {shown(value)}")
+
+
+def duration(name: str, seconds: float) -> float:
+    """Return a duration in seconds as an int or a float; raises ConfigurationError otherwise."""
+    checked = number(name, seconds, 0)
+    if checked > LONGEST_DURATION:
+        raise ConfigurationError(f"{name!r} takes at most 1e15 seconds, not {shown(seconds)}")
+    return checked
+
+
+def durations(name: str, several: Iterable[float]) -> list[float]:
+    """Return several durations, each checked as by `duration`."""
+    if several.__class__ is not list and not isinstance(several, Iterable):
+        raise ConfigurationError(
+            f"{name!r} takes several durations in a batch, not {shown(several)}"
+        )
+    return [
+        each if each.__class__ is float and 0 <= each <= LONGEST_DURATION else duration(name, each)
+        for each in several
+    ]
