@@ -1,9 +1,11 @@
-"""A gateway: publishes the WAV files it is given and prints what comes back.
+"""A gateway: publishes WAV files as jobs and prints the results.
 
+    pip install shared_sync
     REDIS_URL=redis://localhost:6379/0 python examples/gateway.py speech.wav more.wav
 
-It works with examples/stt_worker.py. Results return through a stream, so none is missed while the
-gateway is away; each gateway would read only its own, here there is one.
+Run examples/stt_worker.py beside it. Results come back through a stream, so none is missed while
+the gateway is away. This example is made for a single gateway: the consumer group `gateways` gives
+each result to one of its members, so several gateways would need a result stream each.
 """
 
 import logging
@@ -18,14 +20,14 @@ REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 
 
 def main(files):
-    returned = queue.SimpleQueue()
+    received = queue.SimpleQueue()
     results = RedisStreamConsumer(
         REDIS_URL,
         "audio:transcripts",
         "gateways",
         "gateway-1",
         logging.getLogger("gateway"),
-        lambda message_id, result: returned.put(result),
+        lambda message_id, result: received.put(result),
     )
     with RedisStreamProducer(REDIS_URL, "audio:jobs", max_queue_depth=10_000) as jobs, results:
         waiting = set(
@@ -35,7 +37,7 @@ def main(files):
             )
         )
         while waiting:
-            result = returned.get()
+            result = received.get()
             if result["message_id"] in waiting:
                 waiting.remove(result["message_id"])
                 print(f"{result['file']}: {result.get('text') or result.get('reason')}", flush=True)

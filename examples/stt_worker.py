@@ -1,10 +1,12 @@
-"""A speech-to-text worker: audio jobs in, transcripts out, health and metrics beside it.
+"""A speech-to-text worker with metrics and a health server.
 
     pip install 'shared_sync[speech]'
     REDIS_URL=redis://localhost:6379/0 HEALTH_PORT=8081 python examples/stt_worker.py
 
-Publish jobs to the stream `audio:jobs` with the fields `client_id` and `audio` (a 16 kHz, 16-bit,
-mono WAV file); read transcripts from the stream `audio:transcripts`. SIGTERM drains.
+It reads jobs from the stream `audio:jobs`, with the fields `client_id`, `file` and `audio` (a WAV
+file: 16 kHz, 16 bit, mono), and writes transcripts to the stream `audio:transcripts`.
+examples/gateway.py publishes such jobs. On SIGTERM and Ctrl-C the worker drains: the running job
+has 25 s to finish, then the worker exits.
 """
 
 import io
@@ -53,7 +55,11 @@ class STTWorker:
         self.health.add_check("memory", checks.memory_headroom(), critical=False)
 
     def transcribe(self, message_id, job):
-        """Runs in the consumer's thread; whatever it raises is retried, except Reject."""
+        """Process one job, in a thread of the consumer.
+
+        An exception makes the consumer try the job again, except for Reject, which makes it a dead
+        letter at once.
+        """
         try:
             with self.metrics.timer("transcription_time"):
                 samples = self.read_audio(job)

@@ -1,16 +1,17 @@
 """Blocking Python workers on Redis Streams: at least once, one result per message, nothing lost.
 
-    shared_sync.redis_consumer   RedisStreamConsumer: a pool of threads working off a stream
+    shared_sync.redis_consumer   RedisStreamConsumer: a pool of threads that processes a stream
     shared_sync.redis_producer   RedisStreamProducer: publishes messages to a stream
-    shared_sync.dead_letters     DeadLetters: what was given up on; list, replay, purge
+    shared_sync.dead_letters     DeadLetters: lists, replays and purges dead letters
     shared_sync.metrics          WorkerMetrics: counters, gauges, durations, errors
     shared_sync.health_server    HealthServer: /health and /metrics over HTTP
-    shared_sync.checks           ready-made checks for it: Redis, disk, memory, consumer, metrics
-    shared_sync.policies         RetryPolicy: how often and when to try again
+    shared_sync.checks           ready-made health checks: Redis, disk, memory, consumer, metrics
+    shared_sync.policies         RetryPolicy: how often and when a failed message is tried again
     shared_sync.message          Message, current_message()
-    shared_sync.errors           every error, and Reject and Retry for processors
+    shared_sync.errors           all errors, and Reject and Retry for processors
 
-Names are loaded when first used: a program that only wants metrics loads neither Redis nor Flask.
+All names in `__all__` can also be imported from here. Each is loaded when it is first used, so a
+program that only needs metrics loads neither Redis nor Flask.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ __all__ = [
     "current_message",
 ]
 
-_HOMES = {
+_MODULES = {
     "DeadLetters": "dead_letters",
     "HealthServer": "health_server",
     "Message": "message",
@@ -60,8 +61,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

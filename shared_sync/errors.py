@@ -1,23 +1,25 @@
-"""Every error this library raises, and the two a processor raises to steer its message.
+"""The errors that this library raises, and the two that a processor raises about its message.
 
 SharedSyncError
-├── ConfigurationError      an argument that cannot work; raised where it was passed in
+├── ConfigurationError      an argument that cannot work; raised by the call that passed it
 ├── InvalidMessage          fields that cannot be written to, or read from, a stream
 ├── QueueFull               the stream holds as many messages as the producer allows
 ├── RedisUnavailable        no connection, or a connection that broke before the answer
-│   └── RedisAccessDenied   the server is there and refuses this user
+│   └── RedisAccessDenied   the server answers and refuses this user
 ├── RedisRefused            the server answered a command with an error
-│   └── GroupMissing        the stream or its consumer group is gone
-├── DeadLetterMissing       there is no dead letter of that id
-├── ConsumerStateError      a call that does not fit the consumer's state
-├── ConsumerBroken          the consumer cannot go on and says why
-│   └── ConsumerIdInUse     another live process has its name in the group
+│   └── GroupMissing        the stream or its consumer group does not exist any more
+├── DeadLetterMissing       there is no dead letter with that id
+├── ConsumerStateError      a call that does not fit the state of the consumer
+├── ConsumerBroken          the consumer cannot go on; the text says why
+│   └── ConsumerIdInUse     another live process of the group has this consumer id
 ├── EmbeddedRedisError      no redis-server binary, or it did not start
-└── PortUnavailable         the health server's port is taken or not allowed
+└── PortUnavailable         the port of the health server is taken or not allowed
 
-Directive                   raised by a processor, about the message it was given
-├── Reject                  never retry: this message becomes a dead letter now
-└── Retry                   try again after a stated delay
+Directive                   raised by a processor, about the message that it was given
+├── Reject                  never retry: the message becomes a dead letter at once
+└── Retry                   try the message again after a given delay
+
+Directives are no SharedSyncError, so `except SharedSyncError` in a processor does not catch them.
 """
 
 from __future__ import annotations
@@ -26,23 +28,25 @@ import math
 
 
 class SharedSyncError(Exception):
-    """Base of all errors raised by this library.
+    """Base of all errors that this library raises.
 
-    `published` is filled in by `publish_many()`: the ids of the messages of that call that were
-    accepted before the error.
+    Attributes:
+        published: Set by `publish_many()`: the ids of the messages of that call that were accepted
+            before the error. Empty for errors of other calls.
     """
 
     published: tuple[str, ...] = ()
 
 
 class ConfigurationError(SharedSyncError):
-    """An argument that cannot work. Raised in the caller's thread, at the call that passed it."""
+    """An argument cannot work. Raised in the calling thread, by the call that passed it."""
 
 
 class InvalidMessage(SharedSyncError):
-    """Fields that cannot be written to, or read from, a stream.
+    """Fields cannot be written to a stream, or read from it.
 
-    `field` is the name of the offending field, or None if the message as a whole is at fault.
+    Attributes:
+        field: The name of the field at fault; None if it is the message as a whole.
     """
 
     def __init__(self, text: str, *, field: str | None = None) -> None:
@@ -51,7 +55,12 @@ class InvalidMessage(SharedSyncError):
 
 
 class QueueFull(SharedSyncError):
-    """The stream holds its `limit` of messages, so nothing more was published."""
+    """The stream holds its maximum of messages, so nothing more was published.
+
+    Attributes:
+        stream: The name of the stream.
+        limit: The maximum, `max_queue_depth` of the producer.
+    """
 
     def __init__(self, stream: str, limit: int) -> None:
         super().__init__(
@@ -63,18 +72,22 @@ class QueueFull(SharedSyncError):
 
 
 class RedisUnavailable(SharedSyncError):
-    """No connection to Redis, or a connection that broke before the answer arrived.
+    """There is no connection to Redis, or the connection broke before the answer arrived.
 
-    In the second case the command may have been carried out or not.
+    In the second case Redis may or may not have executed the command.
     """
 
 
 class RedisAccessDenied(RedisUnavailable):
-    """The server is there and refuses this user: wrong password, or a right is missing."""
+    """The server answers and refuses this user: the password is wrong, or a right is missing."""
 
 
 class RedisRefused(SharedSyncError):
-    """The server answered a command with an error; `code` is its first word, such as OOM."""
+    """The server answered a command with an error.
+
+    Attributes:
+        code: The first word of the error, such as OOM; ERR if it has none of its own.
+    """
 
     def __init__(self, text: str, *, code: str = "ERR") -> None:
         super().__init__(text)
@@ -82,40 +95,51 @@ class RedisRefused(SharedSyncError):
 
 
 class GroupMissing(RedisRefused):
-    """The stream or its consumer group is gone. The consumer creates both anew by itself."""
+    """The stream or its consumer group does not exist any more.
+
+    A running consumer creates both again by itself.
+    """
 
 
 class DeadLetterMissing(SharedSyncError):
-    """There is no dead letter `letter_id`: it was replayed or removed, or never was."""
+    """There is no dead letter with this id: it was replayed, was removed, or never existed.
+
+    Attributes:
+        letter_id: The id that was asked for.
+    """
 
     def __init__(self, letter_id: str, key: str) -> None:
         super().__init__(
-            f"there is no dead letter {letter_id!r} in {key}; list shows those that are"
+            f"there is no dead letter {letter_id!r} in {key}; list the dead letters for valid ids"
         )
         self.letter_id = letter_id
 
 
 class ConsumerStateError(SharedSyncError):
-    """A call that does not fit the consumer's state, such as starting it twice."""
+    """A call does not fit the state of the consumer, such as a second start."""
 
 
 class ConsumerBroken(SharedSyncError):
-    """The consumer cannot go on; the message says why. Raised by `start_consuming()`."""
+    """The consumer cannot go on; the text says why. Raised by `start_consuming()`."""
 
 
 class ConsumerIdInUse(ConsumerBroken):
-    """Another live process works in the group under the same `consumer_id`.
+    """Another live process of the group uses the same `consumer_id`.
 
-    `host` and `pid` are those of the process that holds it, None where it does not tell. Raised by
-    `connect()` and `start()`; also by `start_consuming()`, when this process was frozen for longer
-    than its lease and another one has taken the name since.
+    Raised by `connect()` and `start()`. Also raised by `start_consuming()`, if this process was
+    frozen for longer than its lease and another process has taken the id meanwhile.
+
+    Attributes:
+        consumer_id: The id.
+        host: The host of the other process; None if that is unknown.
+        pid: The process id of the other process; None if that is unknown.
     """
 
     def __init__(self, consumer_id: str, *, host: str | None, pid: int | None) -> None:
         where = f"process {pid} on {host}" if host is not None else "another process"
         super().__init__(
             f"consumer_id {consumer_id!r} is in use by {where}; "
-            "give each process of the group its own"
+            "give each process of the group a consumer_id of its own"
         )
         self.consumer_id = consumer_id
         self.host = host
@@ -127,7 +151,7 @@ class EmbeddedRedisError(SharedSyncError):
 
 
 class PortUnavailable(SharedSyncError):
-    """The health server's address cannot be bound: the port is taken, or not allowed."""
+    """The health server cannot bind its address: the port is taken, or not allowed."""
 
 
 class Directive(Exception):
@@ -135,17 +159,26 @@ class Directive(Exception):
 
 
 class Reject(Directive):
-    """Raise in a processor: no retry can help, make this message a dead letter now.
+    """Raise it in a processor if no retry can help: the message becomes a dead letter at once.
 
-    The text becomes the reason stored with the dead letter.
+    The text of the exception becomes part of the reason that is stored with the dead letter:
+    `rejected: <text>`.
     """
 
 
 class Retry(Directive):
-    """Raise in a processor: not now, try this message again after `delay_seconds`.
+    """Raise it in a processor to have the message tried again after `delay_seconds`.
 
-    Counts as a failed attempt, so a message that is put off for ever ends as a dead letter too.
-    Without `delay_seconds` the consumer's retry policy chooses the delay; a year is the longest.
+    It counts as a failed attempt: a message that is postponed again and again becomes a dead
+    letter after `max_attempts` of the consumer's `RetryPolicy`.
+
+    Args:
+        delay_seconds: Seconds until the next attempt, 0 or more; more than 366 days is shortened to
+            366 days. None for the delay of the consumer's `RetryPolicy`.
+        reason: The text of the exception, which is logged and kept in the message's history.
+
+    Raises:
+        ConfigurationError: `delay_seconds` is not a finite number of at least 0.
     """
 
     def __init__(self, delay_seconds: float | None = None, reason: str = "") -> None:

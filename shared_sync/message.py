@@ -1,7 +1,7 @@
-"""A message as the processor sees it, and how its fields are written to and read from a stream.
+"""Message and current_message(), and the encoding of fields.
 
-A stream stores field names and values as bytes. Text travels as UTF-8; everything that is neither
-text nor bytes travels as JSON, so that any reader in any language can make sense of it.
+A stream stores field names and values as bytes. Text is stored as UTF-8, and everything that is
+neither text nor bytes as JSON, so that readers in any language can decode it.
 """
 
 from __future__ import annotations
@@ -15,47 +15,50 @@ from dataclasses import dataclass
 from shared_sync.errors import ConsumerStateError, InvalidMessage
 
 MAX_FIELDS = 1000
-"""Most fields of one message that this library writes."""
+"""The most fields that a published message may have."""
 
 MAX_VALUE_BYTES = 512 * 1024 * 1024
-"""The largest value that Redis takes as it is delivered (`proto-max-bulk-len`)."""
+"""The largest value that Redis accepts with its default settings (`proto-max-bulk-len`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message, as handed to a processor."""
+    """One message, as a processor receives it."""
 
     id: str
-    """The stream's id, `<milliseconds>-<sequence>`."""
+    """The id of its entry in the stream, `<milliseconds>-<sequence>`."""
 
     fields: dict[str, str | bytes]
-    """Values are text, except those of the consumer's `binary_fields`."""
+    """Field names and values. Values are text, and bytes for the consumer's `binary_fields`."""
 
     attempt: int
-    """1 when the message is run for the first time; failures and crashes count."""
+    """How often the message has been started: 1 for the first time. Failures and crashes count,
+    being handed back does not."""
 
 
 current: ContextVar[Message] = ContextVar("shared_sync_current_message")
+"""What `current_message()` returns; set by whatever runs the processor, in the same thread."""
 
 
 def current_message() -> Message:
-    """The message that the calling processor was given, with its attempt number.
+    """Return the message that the calling processor is running, with its attempt number.
 
-    Call it from the processor, in the thread that runs it; elsewhere it raises
-    `ConsumerStateError`.
+    Call it in a processor, in the thread that runs it. Never blocks. Raises `ConsumerStateError`
+    anywhere else.
     """
     message = current.get(None)
     if message is None:
         raise ConsumerStateError(
-            "current_message() is for a processor while it runs, in the thread that runs it"
+            "call current_message() from a running processor, in the thread that runs it"
         )
     return message
 
 
 def encode_value(name: str, value: object) -> bytes:
-    """The bytes stored for a value: bytes as they are, text as UTF-8, anything else as JSON.
+    """Return the bytes to store for a value: bytes as they are, text as UTF-8, the rest as JSON.
 
-    Raises `InvalidMessage` if JSON has no form for it.
+    Raises `InvalidMessage`, which names the field, if the text is not valid Unicode or the value
+    cannot be expressed in JSON.
     """
     if isinstance(value, bytes):
         return value
@@ -74,7 +77,10 @@ def encode_value(name: str, value: object) -> bytes:
 
 
 def encode_json(name: str, value: object) -> bytes:
-    """The JSON form of a value, in UTF-8. Raises `InvalidMessage` naming the field if none."""
+    """Return a value as JSON in UTF-8.
+
+    Raises `InvalidMessage`, which names the field, if JSON cannot express the value.
+    """
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -86,7 +92,10 @@ def encode_json(name: str, value: object) -> bytes:
 
 
 def encode_fields(fields: Mapping[str, object]) -> list[bytes]:
-    """Names and values in turn, ready for XADD. Raises `InvalidMessage`."""
+    """Return the names and values of a message, alternating, as XADD takes them.
+
+    Raises `InvalidMessage` for fields that cannot be written.
+    """
     if type(fields) is not dict and not isinstance(fields, Mapping):
         raise InvalidMessage(
             f"a message is a mapping of field names to values, not {type(fields).__name__}"
@@ -105,8 +114,8 @@ def encode_fields(fields: Mapping[str, object]) -> list[bytes]:
             encoded_name, encoded = encode_value(name, name), encode_value(name, value)
         if len(encoded) > MAX_VALUE_BYTES:
             raise InvalidMessage(
-                f"field {name!r} has {len(encoded)} bytes, more than Redis takes "
-                f"({MAX_VALUE_BYTES}); store it elsewhere and send its address",
+                f"field {name!r} has {len(encoded)} bytes, more than Redis accepts "
+                f"({MAX_VALUE_BYTES}); store it elsewhere and publish its location",
                 field=name,
             )
         items += (encoded_name, encoded)
@@ -116,7 +125,11 @@ def encode_fields(fields: Mapping[str, object]) -> list[bytes]:
 def decode_fields(
     items: Sequence[bytes], binary_fields: Collection[str] = ()
 ) -> dict[str, str | bytes]:
-    """The fields of an entry. Raises `InvalidMessage` naming the one that is not UTF-8."""
+    """Return the fields of an entry, given as alternating names and values.
+
+    Values are decoded as UTF-8, except those of `binary_fields`. Raises `InvalidMessage`, which
+    names the field, if a name or a value is not UTF-8.
+    """
     fields: dict[str, str | bytes] = {}
     pairs: Iterable[bytes] = iter(items)
     for raw_name, raw_value in zip(pairs, pairs, strict=True):
@@ -141,7 +154,7 @@ def decode_fields(
 
 
 def decode_readable(items: Sequence[bytes]) -> dict[str, str | bytes]:
-    """Those fields of an entry that are UTF-8; never raises."""
+    """Return those fields of an entry that are UTF-8, and leave out the others. Never raises."""
     readable: dict[str, str | bytes] = {}
     for index in range(0, len(items) - 1, 2):
         with suppress(InvalidMessage):

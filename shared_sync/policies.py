@@ -1,4 +1,4 @@
-"""Choices that a consumer is given as one object."""
+"""RetryPolicy: how often a failed message is tried again, and how long it waits in between."""
 
 from __future__ import annotations
 
@@ -8,15 +8,28 @@ from dataclasses import dataclass
 from shared_sync.common import arguments, backoff
 
 MAX_DELAY_SECONDS = 366 * 86_400.0
-"""No message waits longer for its next attempt."""
+"""The longest that a message can wait for its next attempt: 366 days, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a failing message is tried, and how long it waits in between.
+    """How often a failed message is tried, and how long it waits before each next attempt.
 
-    The wait doubles from `base_seconds` up to `max_seconds`. `jitter` (0 to 1) is the share of
-    each wait that is left to chance. After `max_attempts` failures the message is a dead letter.
+    After failure number `n` a message waits `base_seconds * 2**(n - 1)` seconds, at most
+    `max_seconds`, less a random share of up to `jitter`. After `max_attempts` failures it becomes a
+    dead letter. Crashes are counted separately, by `max_crashes` of the consumer.
+
+    A policy cannot be changed, so any number of consumers and threads may share one.
+
+    Args:
+        max_attempts: Failures after which a message becomes a dead letter, 1 or more.
+        base_seconds: Seconds to wait after the first failure, from 0 to `max_seconds`.
+        max_seconds: The longest wait in seconds, from 0 to 366 days.
+        jitter: The share of each wait that is left to chance, from 0 (none) to 1 (all), so that
+            messages that failed together do not all come back at once.
+
+    Raises:
+        ConfigurationError: An argument is of the wrong type or out of its range.
     """
 
     max_attempts: int = 5
@@ -31,7 +44,11 @@ class RetryPolicy:
         arguments.number("jitter", self.jitter, 0, 1)
 
     def delay_seconds(self, failures: int, chance: backoff.Chance = random.random) -> float:
-        """Seconds until the next attempt of a message that has failed `failures` times."""
+        """Return how many seconds a message waits that has failed `failures` times.
+
+        `failures` is 1 or more. `chance` returns a random number from 0 to less than 1; tests pass
+        a fixed one. Never blocks; any thread may call it.
+        """
         return backoff.exponential(
             failures,
             base_seconds=self.base_seconds,

@@ -1,4 +1,4 @@
-"""The examples, each run as its header says."""
+"""The examples, run as their first lines say."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def transcripts(client: redis.Redis) -> list[dict[str, str]]:
 
 
 def word_errors(said: list[str], heard: list[str]) -> int:
-    """Words to insert, delete or replace, the least that makes one from the other (Levenshtein)."""
+    """The Levenshtein distance in words: the fewest insertions, deletions and replacements."""
     row = list(range(len(heard) + 1))
     for number, word in enumerate(said, 1):
         previous, row[0] = row[0], number
@@ -92,7 +92,7 @@ def word_errors(said: list[str], heard: list[str]) -> int:
     return row[-1]
 
 
-def test_the_speech_worker_serves_its_figures_and_drains(
+def test_the_speech_worker_serves_health_and_metrics_and_drains(
     stt_worker: Spawn, redis_url: str, client: redis.Redis
 ) -> None:
     port = free_port()
@@ -100,8 +100,8 @@ def test_the_speech_worker_serves_its_figures_and_drains(
     files = sorted(DEMO_AUDIO.glob("*.wav"))[:2]
     ids = publish(redis_url, files)
     eventually(lambda: client.xlen("audio:transcripts") == 2, within=60)
-    assert [told["message_id"] for told in transcripts(client)] == ids
-    assert [told["file"] for told in transcripts(client)] == [file.name for file in files]
+    assert [entry["message_id"] for entry in transcripts(client)] == ids
+    assert [entry["file"] for entry in transcripts(client)] == [file.name for file in files]
     page = f"http://127.0.0.1:{port}"
     eventually(lambda: ask(f"{page}/health")[1]["status"] == "healthy")
     health = ask(f"{page}/health")[1]
@@ -114,7 +114,7 @@ def test_the_speech_worker_serves_its_figures_and_drains(
     assert worker.wait(30) == 0
 
 
-def test_the_gateway_prints_what_comes_back(stt_worker: Spawn, redis_url: str) -> None:
+def test_the_gateway_prints_the_results(stt_worker: Spawn, redis_url: str) -> None:
     stt_worker("stt-1")
     files = sorted(DEMO_AUDIO.glob("*.wav"))[:2]
     done = subprocess.run(
@@ -132,7 +132,7 @@ def test_the_gateway_prints_what_comes_back(stt_worker: Spawn, redis_url: str) -
     assert "test_examples.py: rejected: no readable WAV file" in done.stdout
 
 
-def test_the_speech_worker_rejects_what_is_no_audio(
+def test_the_speech_worker_rejects_a_job_without_audio(
     stt_worker: Spawn, redis_url: str, client: redis.Redis
 ) -> None:
     with RedisStreamProducer(redis_url, "audio:jobs") as producer:
@@ -140,15 +140,15 @@ def test_the_speech_worker_rejects_what_is_no_audio(
         producer.publish({"file": "none"})
     stt_worker("stt-1")
     eventually(lambda: client.xlen("audio:transcripts") == 2, within=60)
-    assert [told["status"] for told in transcripts(client)] == ["dead", "dead"]
+    assert [entry["status"] for entry in transcripts(client)] == ["dead", "dead"]
     assert client.xlen("audio:jobs") == 0
 
 
-def test_the_speech_worker_hears_real_recordings_half_right_or_better(
+def test_at_least_half_of_the_words_in_real_recordings_are_recognized(
     stt_worker: Spawn, redis_url: str, client: redis.Redis
 ) -> None:
     if not RECORDINGS.is_dir():
-        pytest.skip("the recordings are not here")
+        pytest.skip("the recordings are not installed")
     table = re.findall(
         r"^\| (\S+\.wav) \| [\d.]+ \| (.+?) \|$", (RECORDINGS / "README.md").read_text(), re.M
     )
@@ -157,14 +157,14 @@ def test_the_speech_worker_hears_real_recordings_half_right_or_better(
         stt_worker(f"stt-{number}")
     publish(redis_url, [RECORDINGS / file for file, _ in table])
     eventually(lambda: client.xlen("audio:transcripts") == 5, within=90)
-    heard = {told["file"]: told["text"].split() for told in transcripts(client)}
+    heard = {entry["file"]: entry["text"].split() for entry in transcripts(client)}
     errors = sum(word_errors(said.split(), heard[file]) for file, said in table)
     rate = errors / sum(len(said.split()) for _, said in table)
     print(f"word error rate {rate:.3f}")
     assert rate <= 0.5
 
 
-def test_a_file_whose_worker_was_killed_is_finished_by_another_once(
+def test_a_job_whose_worker_was_killed_is_finished_once_by_another(
     stt_worker: Spawn, redis_url: str, client: redis.Redis
 ) -> None:
     files = sorted(DEMO_AUDIO.glob("*.wav"))[:4]
@@ -172,15 +172,15 @@ def test_a_file_whose_worker_was_killed_is_finished_by_another_once(
     eventually(lambda: client.zcard("{audio:jobs}:stt-workers:presence") == 2, within=60)
     ids = publish(redis_url, files)
 
-    def victim_is_at_work() -> bool:
+    def victim_has_a_message() -> bool:
         rows = client.xpending("audio:jobs", "stt-workers")["consumers"]
         return any(row["name"] == b"victim" for row in rows)
 
-    eventually(victim_is_at_work)
+    eventually(victim_has_a_message)
     victim.kill()
     killed = time.monotonic()
     eventually(lambda: client.xlen("audio:jobs") == 0, within=60)
     print(f"all done {time.monotonic() - killed:.1f} s after the kill")
-    told = transcripts(client)
-    assert sorted(result["message_id"] for result in told) == sorted(ids)
-    assert {result["status"] for result in told} == {"done"}
+    results = transcripts(client)
+    assert sorted(result["message_id"] for result in results) == sorted(ids)
+    assert {result["status"] for result in results} == {"done"}

@@ -1,4 +1,4 @@
-"""What a publisher writes is what a processor reads; what cannot be read names its field."""
+"""Fields are decoded to what was published; an error names the field that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def test_bytes_stay_text_becomes_utf8_and_anything_else_json(value: object, stor
     assert encode_value("field", value) == stored
 
 
-def _circle() -> list[object]:
-    circle: list[object] = []
-    circle.append(circle)
-    return circle
+def _circular_list() -> list[object]:
+    circular: list[object] = []
+    circular.append(circular)
+    return circular
 
 
-def _deep() -> list[object]:
-    deep: list[object] = []
+def _deeply_nested_list() -> list[object]:
+    nested: list[object] = []
     for _ in range(100_000):
-        deep = [deep]
-    return deep
+        nested = [nested]
+    return nested
 
 
 @pytest.mark.parametrize(
@@ -70,13 +70,13 @@ def _deep() -> list[object]:
         {"text": "\ud800"},
         {(1, 2): 3},
         {"a": b"bytes in JSON"},
-        _circle(),
-        _deep(),
+        _circular_list(),
+        _deeply_nested_list(),
         1j,
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_value_that_json_has_no_form_for_is_refused_and_its_field_is_named(
+def test_a_value_that_json_cannot_express_is_refused_and_its_field_is_named(
     value: object,
 ) -> None:
     with pytest.raises(InvalidMessage, match="'audio'") as caught:
@@ -84,7 +84,7 @@ def test_a_value_that_json_has_no_form_for_is_refused_and_its_field_is_named(
     assert caught.value.field == "audio"
 
 
-def test_text_that_is_not_valid_unicode_is_refused_with_the_remedy() -> None:
+def test_text_that_is_not_valid_unicode_is_refused_and_the_error_says_what_to_do() -> None:
     with pytest.raises(InvalidMessage, match=r"'title'.*send it as bytes") as caught:
         encode_fields({"title": "half a surrogate \ud800"})
     assert caught.value.field == "title"
@@ -103,14 +103,14 @@ def test_a_field_name_that_is_not_text_is_refused(name: object) -> None:
 
 
 @pytest.mark.parametrize("fields", [None, [("a", 1)], "a=1", b"a", 5, {"a"}])
-def test_fields_that_are_no_mapping_are_refused(fields: object) -> None:
+def test_fields_that_are_not_a_mapping_are_refused(fields: object) -> None:
     with pytest.raises(InvalidMessage, match=type(fields).__name__) as caught:
         encode_fields(fields)  # type: ignore[arg-type]
     assert caught.value.field is None
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict, MappingProxyType])
-def test_any_mapping_will_do_and_its_order_is_kept(kind: type) -> None:
+def test_any_mapping_is_accepted_and_its_order_is_kept(kind: type) -> None:
     assert encode_fields(kind({"b": "2", "a": "1"})) == [b"b", b"2", b"a", b"1"]
 
 
@@ -122,37 +122,37 @@ def test_a_message_has_at_least_one_field_and_at_most_the_stated_number() -> Non
         encode_fields({f"f{n}": n for n in range(MAX_FIELDS + 1)})
 
 
-def test_what_was_encoded_is_decoded_to_the_same_text_and_bytes() -> None:
+def test_encoded_fields_are_decoded_to_the_same_text_and_bytes() -> None:
     written = {"audio": NOT_UTF8, "größe": "Ω", "options": {"beam": 5}, "line": "a\nb\x00c"}
     read = decode_fields(encode_fields(written), {"audio"})
     assert read.pop("options") == json.dumps({"beam": 5})
     assert read == {"audio": NOT_UTF8, "größe": "Ω", "line": "a\nb\x00c"}
 
 
-def test_a_binary_field_stays_bytes_even_if_it_happens_to_be_text() -> None:
+def test_a_binary_field_stays_bytes_even_if_its_value_is_valid_text() -> None:
     assert decode_fields([b"audio", b"text"], ["audio"]) == {"audio": b"text"}
 
 
-def test_a_value_that_is_not_utf8_is_named_with_the_remedy() -> None:
+def test_a_value_that_is_not_utf8_is_refused_and_the_error_names_binary_fields() -> None:
     with pytest.raises(InvalidMessage, match=r"'audio'.*byte 4 of 6.*binary_fields") as caught:
         decode_fields([b"client", b"c1", b"audio", NOT_UTF8])
     assert caught.value.field == "audio"
 
 
-def test_a_name_that_is_not_utf8_is_shown_as_it_is() -> None:
+def test_a_field_name_that_is_not_utf8_is_shown_escaped() -> None:
     with pytest.raises(InvalidMessage, match="UTF-8 text") as caught:
         decode_fields([b"n\xff", b"value"])
     assert "n\\xff" in str(caught.value)
     assert caught.value.field is None
 
 
-def test_the_readable_fields_of_an_unreadable_entry_are_those_that_are_utf8() -> None:
+def test_decode_readable_keeps_the_fields_that_are_utf8() -> None:
     items = [b"client", b"c1", b"audio", NOT_UTF8, b"n\xff", b"x", b"language", b"de"]
     assert decode_readable(items) == {"client": "c1", "language": "de"}
     assert decode_readable([]) == {}
 
 
-def test_a_processor_finds_its_message_and_attempt_in_its_own_thread() -> None:
+def test_a_processor_gets_its_message_and_attempt_from_current_message() -> None:
     seen: list[Message] = []
     processor = ThreadProcessor(lambda _id, _fields: seen.append(current_message()))
     message = Message("1-0", {"a": "b"}, attempt=3)
@@ -187,7 +187,7 @@ def test_outside_a_processor_there_is_no_current_message() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
-def test_a_failed_run_leaves_no_current_message_behind(error: type[BaseException]) -> None:
+def test_no_current_message_is_left_after_a_processor_failed(error: type[BaseException]) -> None:
     def fail(_id: str, _fields: dict[str, str | bytes]) -> None:
         raise error
 

@@ -1,4 +1,4 @@
-"""How long a failing message waits, and which policies are refused when they are made."""
+"""How long a failed message waits, and which policies are refused when they are created."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shared_sync.errors import ConfigurationError, Directive, Reject, Retry, Sha
 from shared_sync.policies import RetryPolicy
 
 
-def _never() -> float:
+def _zero() -> float:
     return 0.0
 
 
-def _nearly_always() -> float:
+def _nearly_one() -> float:
     return math.nextafter(1.0, 0.0)
 
 
@@ -27,24 +27,24 @@ def test_the_wait_doubles_with_each_failure_up_to_the_maximum() -> None:
 
 def test_jitter_only_ever_shortens_the_wait_and_by_no_more_than_its_share() -> None:
     policy = RetryPolicy(base_seconds=8.0, max_seconds=8.0, jitter=0.25)
-    assert policy.delay_seconds(1, chance=_never) == 8.0
+    assert policy.delay_seconds(1, chance=_zero) == 8.0
     assert policy.delay_seconds(1, chance=lambda: 0.5) == 7.0
-    assert policy.delay_seconds(1, chance=_nearly_always) == pytest.approx(6.0)
+    assert policy.delay_seconds(1, chance=_nearly_one) == pytest.approx(6.0)
 
 
-def test_with_full_jitter_the_wait_is_anything_from_nothing_to_all_of_it() -> None:
+def test_with_full_jitter_the_wait_is_between_nothing_and_the_whole_wait() -> None:
     policy = RetryPolicy(base_seconds=8.0, max_seconds=8.0, jitter=1.0)
-    assert policy.delay_seconds(1, chance=_never) == 8.0
-    assert policy.delay_seconds(1, chance=_nearly_always) == pytest.approx(0.0)
+    assert policy.delay_seconds(1, chance=_zero) == 8.0
+    assert policy.delay_seconds(1, chance=_nearly_one) == pytest.approx(0.0)
 
 
-def test_without_an_injected_chance_the_waits_of_many_messages_differ() -> None:
+def test_by_default_the_waits_of_many_messages_differ() -> None:
     policy = RetryPolicy(jitter=1.0)
     assert len({policy.delay_seconds(3) for _ in range(20)}) > 1
 
 
 @pytest.mark.parametrize("failures", [64, 1_000, 10**6, 10**18])
-def test_the_number_of_failures_has_no_limit_that_breaks_the_wait(failures: int) -> None:
+def test_any_number_of_failures_gives_the_longest_wait(failures: int) -> None:
     policy = RetryPolicy(base_seconds=0.001, max_seconds=60.0, jitter=0.0)
     assert policy.delay_seconds(failures) == 60.0
 
@@ -53,7 +53,7 @@ def test_huge_waits_stay_finite() -> None:
     assert backoff.exponential(60, base_seconds=1e300, max_seconds=1e301, jitter=0.0) == 1e301
 
 
-def test_a_base_of_zero_never_waits() -> None:
+def test_a_base_of_zero_zero_waits() -> None:
     assert RetryPolicy(base_seconds=0.0, max_seconds=0.0).delay_seconds(9) == 0.0
 
 
@@ -91,14 +91,14 @@ def test_a_policy_that_cannot_work_is_refused_and_the_argument_is_named(
     ],
     ids=str,
 )
-def test_a_policy_of_the_wrong_kind_is_refused_as_a_configuration_error(
+def test_an_argument_of_the_wrong_type_is_refused_and_named(
     options: dict[str, object],
 ) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         RetryPolicy(**options)  # type: ignore[arg-type]
 
 
-def test_a_policy_cannot_be_changed_after_it_was_handed_over() -> None:
+def test_a_policy_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         RetryPolicy().max_attempts = 9  # type: ignore[misc]
 
@@ -108,14 +108,14 @@ def test_a_single_attempt_is_a_valid_policy() -> None:
 
 
 @pytest.mark.parametrize("delay", [-1, -0.001, math.nan, math.inf])
-def test_a_retry_delay_that_cannot_be_waited_for_is_refused_where_it_is_raised(
+def test_an_impossible_retry_delay_is_refused_where_it_is_raised(
     delay: float,
 ) -> None:
     with pytest.raises(ConfigurationError, match="delay_seconds"):
         raise Retry(delay)
 
 
-def test_what_steers_a_message_is_no_error_of_the_library() -> None:
+def test_directives_are_not_errors_of_the_library() -> None:
     for kind in (Retry, Reject):
         assert issubclass(kind, Directive)
         assert not issubclass(kind, SharedSyncError)

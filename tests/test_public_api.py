@@ -1,4 +1,4 @@
-"""The names a user may rely on, what importing them costs, and which way imports point."""
+"""The public names, what an import loads, and which files are packaged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import shared_sync
 PACKAGE = Path(shared_sync.__file__).parent
 SOURCE = Path(__file__).parents[1] / "shared_sync"
 
-HOMES = {
+MODULES = {
     "DeadLetters": "shared_sync.dead_letters",
     "HealthServer": "shared_sync.health_server",
     "Message": "shared_sync.message",
@@ -31,11 +31,11 @@ HOMES = {
     "WorkerMetrics": "shared_sync.metrics",
     "current_message": "shared_sync.message",
 }
-OUTSIDERS = ("redis", "flask", "waitress", "werkzeug", "pynvml")
+HEAVY_LIBRARIES = ("redis", "flask", "waitress", "werkzeug", "pynvml")
 
 
 def python(code: str) -> str:
-    """What a fresh interpreter prints; it must print nothing else, and fail at nothing."""
+    """Run code in a new interpreter and return what it prints; fails on errors and warnings."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
@@ -52,26 +52,26 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize("name", shared_sync.__all__)
-def test_every_exported_name_loads_from_its_documented_home(name: str) -> None:
+def test_every_exported_name_is_imported_from_its_documented_module(name: str) -> None:
     loaded = getattr(shared_sync, name)
-    home = HOMES[name]
-    assert getattr(importlib.import_module(home), name) is loaded
-    assert loaded.__module__ == home or loaded.__module__.startswith(f"{home}.")
+    module = MODULES[name]
+    assert getattr(importlib.import_module(module), name) is loaded
+    assert loaded.__module__ == module or loaded.__module__.startswith(f"{module}.")
     assert shared_sync.__doc__
-    assert home in shared_sync.__doc__
+    assert module in shared_sync.__doc__
 
 
-@pytest.mark.parametrize(("name", "home"), HOMES.items())
-def test_the_promised_names_stay_where_they_are(name: str, home: str) -> None:
+@pytest.mark.parametrize(("name", "module"), MODULES.items())
+def test_the_promised_names_stay_where_they_are(name: str, module: str) -> None:
     assert name in shared_sync.__all__
-    assert getattr(importlib.import_module(home), name) is getattr(shared_sync, name)
+    assert getattr(importlib.import_module(module), name) is getattr(shared_sync, name)
 
 
 def test_the_exported_names_are_sorted_and_listed_once() -> None:
     assert shared_sync.__all__ == sorted(set(shared_sync.__all__))
 
 
-def test_the_exported_names_are_shown_and_others_are_missing_in_the_usual_way() -> None:
+def test_dir_lists_the_exported_names_and_other_names_raise_as_usual() -> None:
     assert set(shared_sync.__all__) <= set(dir(shared_sync))
     with pytest.raises(AttributeError, match="nothing_like_this"):
         shared_sync.nothing_like_this  # noqa: B018
@@ -95,10 +95,10 @@ def test_type_checkers_see_the_same_names() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert imported == HOMES
+    assert imported == MODULES
 
 
-def test_every_error_has_the_one_base_and_is_drawn_in_the_tree() -> None:
+def test_every_error_has_the_common_base_and_is_listed_in_the_tree() -> None:
     from shared_sync import errors  # noqa: PLC0415
 
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
@@ -109,7 +109,7 @@ def test_every_error_has_the_one_base_and_is_drawn_in_the_tree() -> None:
         assert kind.__doc__
 
 
-# --- what an import costs ---------------------------------------------------------------------
+# --- what an import loads ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_importing_it_loads_neither_redis_nor_flask(module: str) -> None:
     printed = python(
         f"import sys, {module}; print(sorted({{n.partition('.')[0] for n in sys.modules}}))"
     )
-    assert not set(OUTSIDERS) & set(ast.literal_eval(printed))
+    assert not set(HEAVY_LIBRARIES) & set(ast.literal_eval(printed))
 
 
 def test_a_health_server_loads_no_redis_and_a_consumer_no_flask() -> None:
@@ -150,23 +150,23 @@ IMPORTABLE = sorted(
 
 @pytest.fixture(scope="module")
 def threads_after_importing() -> Iterator[dict[str, Future[str]]]:
-    """For each module a program that imports it first; two run at a time."""
+    """For each module the number of threads after a new interpreter has imported it first."""
     code = "import threading, shared_sync.{}; print(threading.active_count())"
-    with ThreadPoolExecutor(2) as two:
-        yield {module: two.submit(python, code.format(module)) for module in IMPORTABLE}
+    with ThreadPoolExecutor(2) as pool:
+        yield {module: pool.submit(python, code.format(module)) for module in IMPORTABLE}
 
 
 @pytest.mark.parametrize("module", IMPORTABLE)
-def test_importing_any_module_first_works_and_starts_nothing(
+def test_any_module_can_be_imported_first_and_starts_no_thread(
     threads_after_importing: dict[str, Future[str]], module: str
 ) -> None:
     assert threads_after_importing[module].result() == "1"
 
 
-# --- what is in the package -------------------------------------------------------------------
+# --- packaged files ---------------------------------------------------------------------------
 
 
-def test_the_files_that_are_no_modules_are_packaged() -> None:
+def test_files_that_are_not_modules_are_packaged() -> None:
     data = {
         path.relative_to(SOURCE).as_posix()
         for path in SOURCE.rglob("[!.]*")

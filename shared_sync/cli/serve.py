@@ -134,7 +134,7 @@ class Watch:
             if self._connectivity.connected and seconds < LATELY_SECONDS:
                 return {"seconds_since_answer": seconds}
         if self._is_denied:
-            reason = "Redis refuses this user: check its password, and its rights as in the README"
+            reason = "Redis refuses this user: check its password and its rights (docs/redis.md)"
         elif answered_at is None:
             reason = "Redis has never answered"
         else:

@@ -30,8 +30,8 @@ from shared_sync.protocol.inspection import GroupView
 
 Serve = Callable[..., str]
 Ended = dict[tuple[str, ...], "Future[subprocess.CompletedProcess[str]]"]
-README = (Path(__file__).parents[2] / "README.md").read_text()
-(SERVES_RIGHTS,) = re.findall(r"`(\+time [^`]+)`", README)
+REDIS_PAGE = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+(SERVES_RIGHTS,) = re.findall(r"`(\+time [^`]+)`", REDIS_PAGE)
 VIEWERS_RIGHTS = (*SERVES_RIGHTS.split(), "+xinfo|consumers", "+xrevrange")
 
 
@@ -207,7 +207,7 @@ def test_without_the_right_to_count_all_else_goes_on_and_it_is_said_once(
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
         admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
-        # What the README asks for, for the page alone.
+        # What docs/redis.md names for the page alone.
         rights = ("~jobs", "~{jobs}:*", *VIEWERS_RIGHTS)
         admin.execute_command("ACL", "SETUSER", "viewer", "on", ">pw", *rights)
     clock = Clock()

@@ -26,8 +26,8 @@ from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable
 from shared_sync.protocol.inspection import GroupView, fingerprint
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-(LEAST_RIGHTS,) = re.findall(r"^    (~audio:jobs .+)$", README, re.MULTILINE)
+REDIS_PAGE = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
+(LEAST_RIGHTS,) = re.findall(r"^    (~audio:jobs .+)$", REDIS_PAGE, re.MULTILINE)
 WORKERS_RIGHTS = LEAST_RIGHTS.replace("audio:jobs", STREAM).split()
 PAGES_RIGHTS = {"+xinfo|consumers": "consumers", "+xrevrange": "dead_letters"}
 EMPTY = {
@@ -579,7 +579,7 @@ def test_with_the_rights_of_a_worker_it_runs_and_says_what_the_page_lacks(
 def test_each_right_of_the_page_switches_one_table_on(
     grant: Callable[..., str], client: redis.Redis, make: Make, missing: str
 ) -> None:
-    assert all(f"`{right}`" in README for right in PAGES_RIGHTS)
+    assert all(f"`{right}`" in REDIS_PAGE for right in PAGES_RIGHTS)
     table = PAGES_RIGHTS[missing]
     make(print, url=grant(*WORKERS_RIGHTS, *PAGES_RIGHTS)).connect()
     url = grant(*WORKERS_RIGHTS, *(set(PAGES_RIGHTS) - {missing}))

@@ -53,7 +53,7 @@ from shared_sync.protocol.commands import Entry, Outcome
 from shared_sync.protocol.process_identity import Holder
 from shared_sync.redis_consumer import identity, recovery
 
-README = Path(__file__).parents[2] / "README.md"
+REDIS_PAGE = Path(__file__).parents[2] / "docs" / "redis.md"
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.2)
 
 # --- the main path ------------------------------------------------------------------------------
@@ -1127,7 +1127,7 @@ def test_no_password_appears_in_a_log_or_error(
     assert "s3cret" not in str(refused.value)
 
 
-(LEAST_RIGHTS,) = re.findall(r"^    (~audio:jobs .+)$", README.read_text(), re.MULTILINE)
+(LEAST_RIGHTS,) = re.findall(r"^    (~audio:jobs .+)$", REDIS_PAGE.read_text(), re.MULTILINE)
 OPTIONAL_RIGHTS = {"+publish", "+xgroup|delconsumer", "+xgroup|create"}
 
 
@@ -1166,7 +1166,7 @@ def test_each_of_the_least_rights_is_needed_and_told_at_the_start_or_optional_an
     assert sum("xgroup|create" in text for text in caplog.messages) == 1
 
 
-def test_the_least_rights_in_the_readme_are_enough(own_server: EmbeddedRedis, make: Make) -> None:
+def test_the_documented_least_rights_are_enough(own_server: EmbeddedRedis, make: Make) -> None:
     rights = LEAST_RIGHTS.replace("audio:jobs", STREAM).split()
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
         admin.execute_command(

@@ -1,0 +1,129 @@
+"""README and docs/: programs run, links lead somewhere, and every argument is documented."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+from helpers import ENVIRONMENT, ask, eventually, free_port
+
+from shared_sync import (
+    DeadLetters,
+    HealthServer,
+    RedisStreamConsumer,
+    RedisStreamProducer,
+    RetryPolicy,
+    WorkerMetrics,
+)
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(
+            path
+            for name in ("docs", "examples", "benchmarks")
+            for path in (ROOT / name).glob("*.md")
+        ),
+    ]
+)
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
+
+
+def page_name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_of_docs_is_linked_from_the_readme() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"]({page_name(page)})" in README
+
+
+@pytest.mark.parametrize(
+    ("heading", "documented"),
+    [
+        ("RedisStreamConsumer", RedisStreamConsumer),
+        ("Retries", RetryPolicy),
+        ("RedisStreamProducer", RedisStreamProducer),
+        ("DeadLetters", DeadLetters),
+        ("HealthServer", HealthServer),
+        ("HealthServer", HealthServer.add_check),
+        ("HealthServer", HealthServer.add_view),
+        ("WorkerMetrics", WorkerMetrics),
+    ],
+)
+def test_every_argument_is_documented(heading: str, documented: object) -> None:
+    (section,) = re.findall(
+        rf"^#+ {heading}\n(.*?)(?=^## |\Z)", CONFIGURATION, re.MULTILINE | re.DOTALL
+    )
+    assert callable(documented)
+    for name in set(inspect.signature(documented).parameters) - {"self"}:
+        assert re.search(rf"`[^`]*\b{name}\b[^`]*`", section), name
+
+
+def test_the_readme_has_the_two_commands_of_a_newcomer() -> None:
+    commands = re.findall(r"^    (python3 -m venv .*)$", README, re.MULTILINE)
+    demo, tests = commands
+    assert demo.endswith(" .venv/bin/python -m shared_sync demo")
+    assert tests.endswith(" .venv/bin/pytest")
+
+
+def test_the_worker_and_the_gateway_in_the_readme_work_together(
+    redis_url: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    worker, gateway = (
+        program.replace("redis://localhost:6379/0", redis_url)
+        for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    )
+    port = free_port()
+    assert "8081" in worker
+    (tmp_path / "speech.wav").write_bytes(b"speech")
+    process = subprocess.Popen(
+        [sys.executable, "-c", worker.replace("8081", str(port))], cwd=tmp_path, env=ENVIRONMENT
+    )
+    try:
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", gateway],
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            timeout=60,
+            check=True,
+        )
+        eventually(lambda: client.xlen("audio:transcripts") == 1, within=30)
+        ((_, result),) = client.xrange("audio:transcripts")
+        assert result[b"text"] == b"6 bytes of speech"
+        assert ask(f"http://127.0.0.1:{port}/health")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
