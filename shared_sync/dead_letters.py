@@ -11,9 +11,8 @@ from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import DeadLetterMissing
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol import dead_letter_layout
-from shared_sync.protocol.commands import Keys
+from shared_sync.protocol import dead_letter_layout, publishing
+from shared_sync.protocol.keys import Keys
 
 PAGE = 100
 """Dead letters that are fetched in one round trip."""
@@ -134,7 +133,7 @@ class DeadLetters:
         """
         replayed = []
         for letter_id in letter_ids:
-            message_id = self._connection.call(*stream_commands.replay(self._keys, letter_id))
+            message_id = self._connection.call(*publishing.replay(self._keys, letter_id))
             if message_id is None:
                 raise DeadLetterMissing(letter_id, self._keys.dead)
             replayed.append(message_id.decode())

@@ -12,7 +12,8 @@ from shared_sync.connection.connection import Connection
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import QueueFull, SharedSyncError
 from shared_sync.message import encode_fields
-from shared_sync.protocol import commands as stream_commands
+from shared_sync.protocol import publishing
+from shared_sync.protocol.keys import check_stream_name
 
 BATCH = 100
 """The most messages that are sent in one round trip."""
@@ -56,7 +57,7 @@ class RedisStreamProducer:
         max_queue_depth: int | None = None,
         timeout_seconds: float = 10.0,
     ) -> None:
-        stream_commands.check_stream_name(stream_name)
+        check_stream_name(stream_name)
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         if max_queue_depth is not None:
             arguments.whole_number("max_queue_depth", max_queue_depth, 1)
@@ -130,8 +131,8 @@ class RedisStreamProducer:
     def _publish_batch(
         self, connection: Connection, batch: list[list[bytes]], published: list[str]
     ) -> None:
-        command = stream_commands.publish(self.stream_name, batch, self._max_queue_depth)
-        ids, refusal = stream_commands.parse_published(connection.call(*command))
+        command = publishing.publish(self.stream_name, batch, self._max_queue_depth)
+        ids, refusal = publishing.parse_published(connection.call(*command))
         published += ids
         if refusal is not None:
             raise refusal

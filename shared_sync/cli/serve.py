@@ -37,10 +37,10 @@ from shared_sync.errors import (
 )
 from shared_sync.health_server import HealthServer
 from shared_sync.metrics import WorkerMetrics, catalogue
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol import inspection
-from shared_sync.protocol.commands import GroupSight, Keys
+from shared_sync.protocol import groups, inspection
+from shared_sync.protocol.groups import GroupOverview
 from shared_sync.protocol.inspection import GroupView
+from shared_sync.protocol.keys import Keys
 
 INTERVAL_SECONDS: Final = 1.0
 REPLY_TIMEOUT_SECONDS: Final = 3.0
@@ -89,7 +89,7 @@ class Watch:
         self._may_count = True
         self._next_count = 0.0
         # Written by the watch's thread, each replaced as a whole.
-        self._sight: GroupSight | None = None
+        self._sight: GroupOverview | None = None
         self._entries: tuple[int | None, int] | None = None
         self._answered_at: float | None = None
         self._is_denied = False
@@ -107,7 +107,7 @@ class Watch:
     def look(self) -> None:
         """One look. Raises what the link raises."""
         started = self._clock()
-        self._sight = stream_commands.see_group(self._link, self._keys)
+        self._sight = groups.inspect_group(self._link, self._keys)
         self._answered_at = self._clock()
         self._is_denied = False
         self._connectivity.succeeded("watch")
@@ -194,7 +194,7 @@ class Watch:
             return {}
         connected = self._connectivity.connected
         sight = self._sight if connected else None
-        figures = sight.figures if sight else None
+        figures = sight.metrics if sight else None
         queue = queue_values()
         if figures is not None:
             queue = queue_values(
@@ -216,9 +216,7 @@ class Watch:
 
     def _count_entries(self, keys: Keys) -> None:
         try:
-            self._entries = stream_commands.parse_entries(
-                self._link.call(*stream_commands.entries(keys))
-            )
+            self._entries = groups.parse_entries(self._link.call(*groups.entries(keys)))
         except RedisAccessDenied:
             self._may_count = False
             self._logger.warning(

@@ -32,7 +32,7 @@ from shared_sync.health_server import HealthServer
 from shared_sync.message import current_message
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.policies import RetryPolicy
-from shared_sync.protocol.commands import Keys
+from shared_sync.protocol.keys import Keys
 from shared_sync.redis_consumer import RedisStreamConsumer
 from shared_sync.redis_producer import RedisStreamProducer
 

@@ -25,7 +25,7 @@ class Entry:
 
     def __init__(
         self,
-        id: str,  # noqa: A002 - the word of Redis
+        id: str,
         items: list[bytes],
         deliveries: int = 1,
         history: bytes = b"",

@@ -55,10 +55,10 @@ class RedisStreamConsumer:
         threads: Messages run at the same time. The default suits a model that is not
             thread-safe or that fills its device alone. Raise it when the processor waits (for a
             network, for a GPU with room) or releases the interpreter lock.
-        prefetch: Messages that a thread fetches at a time. "auto" fetches 1 at first, more while jobs
-            are short (about 50 ms of work, 100 messages at most), and 1 again after a long one; a
-            number fixes it. Messages that were prefetched with one that kills the process may be
-            charged with one crash.
+        prefetch: Messages that a thread fetches at a time. "auto" fetches 1 at first, more while
+            jobs are short (about 50 ms of work, 100 messages at most), and 1 again after a long
+            one; a number fixes it. Messages that were prefetched with one that kills the process
+            may be charged with one crash.
         binary_fields: Fields whose values stay bytes, such as audio.
         result_stream: Stream that gets an entry for each result: the fields of a mapping, or the
             field `result` for anything else, with `message_id`, `status` and `carry_fields`.
@@ -237,8 +237,8 @@ class RedisStreamConsumer:
         False while a message runs past `job_limit_seconds`, or when a thread of the pool has made
         no progress for 3 minutes outside of a job, as in a logger or metrics that never return;
         after a thread has ended by itself, and after another process has claimed the name. Redis
-        being away is no reason, nor is an interpreter that stood still as a whole. True before the start,
-        while it drains, and after it has stopped. Never asks Redis; never blocks.
+        being away is no reason, nor is an interpreter that stood still as a whole. True before the
+        start, while it drains, and after it has stopped. Never asks Redis; never blocks.
         """
         return self._report.health().live
 
@@ -256,8 +256,8 @@ class RedisStreamConsumer:
 
         Sizes of the queue are those of the last heartbeat, at most 2 s old while Redis answers;
         None before the first and where the server does not say. `status` and `reasons` are there
-        while something is wrong: "unhealthy" if it is not `live`, Redis is away or the group is gone;
-        "degraded" if it is not `ready` for another cause, or a job is late. `details` has
+        while something is wrong: "unhealthy" if it is not `live`, Redis is away or the group is
+        gone; "degraded" if it is not `ready` for another cause, or a job is late. `details` has
         addresses, texts of errors and where a thread hangs, which are not for everyone. `started`
         is whether `start()` went well.
         """

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.errors import Directive, InvalidMessage, Reject, Retry
-from shared_sync.message import Message, decode_fields, decode_readable, encode_fields
+from shared_sync.message import Message, decode_fields, decode_readable
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
+from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
 from shared_sync.protocol.messages import Bury, Entry, Finish, Outcome, Park
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.failures import DEADLINE, NO_FAILURE, Failure, release_memory
@@ -150,34 +150,29 @@ class Delivery:
             f" ({failure.error_type}: {failure.error})" if death.trace else "",
             exc_info=failure.raised if death.trace else None,
         )
-        facts = {
-            "reason": death.reason,
-            "error_type": failure.error_type,
-            "error": failure.error,
-            "attempts": entry.deliveries,
-        }
-        metadata = {
-            "id": entry.id,
-            **facts,
-            "traceback": death.trace,
-            "crashes": entry.crashes,
-            "worker": self._rules.consumer,
-            "time": self._wall(),
-        }
+        metadata = Metadata(
+            message_id=entry.id,
+            reason=death.reason,
+            error_type=failure.error_type,
+            error=failure.error,
+            traceback=death.trace,
+            attempts=entry.deliveries,
+            crashes=entry.crashes,
+            worker=self._rules.consumer,
+            time=self._wall(),
+        )
         return Bury(
             entry.id,
             self._failure_line(entry, failure) if failure is not NO_FAILURE else "",
-            encode_fields({f"dead.{name}": value for name, value in metadata.items()}),
-            self._results.death(entry.id, fields, facts),
+            metadata.to_items(),
+            self._results.death(entry.id, fields, metadata),
         )
 
     def _failure_line(self, entry: Entry, failure: Failure) -> str:
-        return json.dumps(
-            {
-                "worker": self._rules.consumer,
-                "time": round(self._wall(), 3),
-                "attempt": entry.deliveries,
-                "error_type": failure.error_type,
-                "error": failure.error,
-            }
+        return failure_line(
+            worker=self._rules.consumer,
+            time=self._wall(),
+            attempt=entry.deliveries,
+            error_type=failure.error_type,
+            error=failure.error,
         )

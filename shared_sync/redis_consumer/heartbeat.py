@@ -7,6 +7,7 @@ from typing import Final
 
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.common.log_once import LogOnce
+from shared_sync.common.queue_metrics import queue_values
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisAccessDenied, SharedSyncError
@@ -111,13 +112,13 @@ class Heartbeat:
             parked=summary.parked,
             dead=reply.dead,
         )
-        sizes = {
-            "queue_depth": queue.backlog,
-            "queue_waiting": queue.waiting,
-            "jobs_pending": queue.pending - queue.parked,
-            "jobs_parked": queue.parked,
-            "dead_letters": queue.dead,
-        }
+        sizes = queue_values(
+            unfinished=queue.backlog,
+            waiting=queue.waiting,
+            pending=queue.pending,
+            parked=queue.parked,
+            dead_letters=queue.dead,
+        )
         for name, size in sizes.items():
             if size is not None:
                 self._recorder.set_gauge(name, size)

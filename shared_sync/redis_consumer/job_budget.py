@@ -18,8 +18,8 @@ FEWEST_JOBS: Final = 100
 """Fewer jobs do not tell how long one in a hundred takes."""
 
 SHORTEST_BUDGET_SECONDS: Final = 30.0
-"""No job is late by the metrics before this. A pause of the machine, or of what a processor waits for,
-makes a job of milliseconds take fifty times as long, and means nothing."""
+"""No job is late by the metrics before this. A pause of the machine, or of what a processor waits
+for, makes a job of milliseconds take fifty times as long, and means nothing."""
 
 LIMIT_PER_DEADLINE: Final = 1.5
 

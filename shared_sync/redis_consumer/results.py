@@ -7,6 +7,7 @@ from string import Formatter
 
 from shared_sync.errors import ConfigurationError, InvalidMessage
 from shared_sync.message import encode_fields, encode_json
+from shared_sync.protocol.dead_letter_layout import Metadata
 from shared_sync.protocol.messages import Answer
 
 Fields = Mapping[str, str | bytes]
@@ -41,11 +42,13 @@ class Results:
             raise ConfigurationError("carry_fields needs a result_stream or a result_channel")
 
     def missing_field(self, fields: Fields) -> str | None:
-        """The field that the channel's name needs and the message lacks, if any."""
+        """Return the field that the channel's name needs and the message lacks, if any."""
         return next((name for name in self.channel_fields if name not in fields), None)
 
     def success(self, message_id: str, fields: Fields, result: object) -> Answer:
-        """The answer for a result; none for None. Raises `InvalidMessage` if it has no form.
+        """Return the answer for a result; an empty one for None.
+
+        Raises `InvalidMessage` if the result has no form.
 
         What the processor returns wins over what is carried along under the same name.
         """
@@ -54,10 +57,16 @@ class Results:
         own = result if isinstance(result, Mapping) else {"result": result}
         return self._answer(fields, {**self._envelope(message_id, fields, "done"), **own})
 
-    def death(self, message_id: str, fields: Fields, facts: Mapping[str, object]) -> Answer:
-        """The answer for a message that became a dead letter."""
+    def death(self, message_id: str, fields: Fields, metadata: Metadata) -> Answer:
+        """Return the answer for a message that became a dead letter."""
         if not self.wanted:
             return Answer()
+        facts = {
+            "reason": metadata.reason,
+            "error_type": metadata.error_type,
+            "error": metadata.error,
+            "attempts": metadata.attempts,
+        }
         return self._answer(fields, {**self._envelope(message_id, fields, "dead"), **facts})
 
     def _envelope(self, message_id: str, fields: Fields, status: str) -> dict[str, object]:
