@@ -17,7 +17,7 @@ import pytest
 import redis
 from consumers import GROUP, LOGGER, STREAM, Make
 from helpers import Clock
-from protocol_client import KEYS, Looker, Worker, make_link
+from protocol_client import KEYS, Looker, Worker, make_connection
 from registries import StillResources, registry
 from servers import PATIENT_MS, Cluster, Sentinels, together
 
@@ -114,20 +114,20 @@ def cluster(_several: tuple[Sentinels, Cluster]) -> Cluster:
 
 
 @pytest.fixture
-def link(redis_url: str) -> Iterator[Connection]:
-    with closing(make_link(redis_url)) as made:
+def connection(redis_url: str) -> Iterator[Connection]:
+    with closing(make_connection(redis_url)) as made:
         yield made
 
 
 @pytest.fixture
-def worker(link: Connection) -> Worker:
-    return Worker(link, "w1")
+def worker(connection: Connection) -> Worker:
+    return Worker(connection, "w1")
 
 
 @pytest.fixture
-def other(link: Connection) -> Worker:
+def other(connection: Connection) -> Worker:
     """A second consumer of the same group."""
-    return Worker(link, "w2")
+    return Worker(connection, "w2")
 
 
 @pytest.fixture
