@@ -136,6 +136,10 @@ class RecorderOfOneThread:
         self._counters: dict[str, float] = {}
         self._durations: dict[str, list[float]] = {}
 
+    def durations(self, name: str) -> list[float]:
+        """Return the list to which to append durations of this name, for good."""
+        return self._durations.setdefault(name, [])
+
     def increment_counter(self, name: str, value: float = 1) -> None:
         self._counters[name] = self._counters.get(name, 0) + value
 
@@ -151,7 +155,9 @@ class RecorderOfOneThread:
 
     def flush(self) -> None:
         """Pass on what has been kept."""
-        if self._counters or self._durations:
-            counters, self._counters = self._counters, {}
-            durations, self._durations = self._durations, {}
+        counters, self._counters = self._counters, {}
+        durations = {name: seconds.copy() for name, seconds in self._durations.items() if seconds}
+        for seconds in self._durations.values():
+            seconds.clear()
+        if counters or durations:
             self._recorder.record_batch(counters, durations)
