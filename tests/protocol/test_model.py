@@ -42,7 +42,7 @@ from model import (
     Scan,
     Stream,
 )
-from protocol_client import KEYS, Looker, Worker
+from protocol_client import KEYS, GroupAdmin, Worker
 
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
@@ -78,7 +78,7 @@ class Side:
 
     group: Group
     keys: Keys
-    look: Looker
+    admin: GroupAdmin
 
     def has(self, *places: Place) -> bool:
         return bool(self.group.of(*places))
@@ -214,8 +214,8 @@ class Lives(RuleBasedStateMachine):
         for name in GROUPS:
             group = Group(self.stream, name, keeps_lost_bodies=keeps_lost_bodies)
             keys = Keys.of(KEYS.stream, name)
-            self.sides[name] = Side(group, keys, Looker(client, keys))
-        self.began_ms = self.sides["workers"].look.now_ms()
+            self.sides[name] = Side(group, keys, GroupAdmin(client, keys))
+        self.began_ms = self.sides["workers"].admin.now_ms()
         self.consumers: dict[str, Consumer] = {}
         for name, group_name in GROUP_OF.items():
             self.consumers[name] = self._start(name, group_name)
@@ -418,7 +418,7 @@ class Lives(RuleBasedStateMachine):
         def real() -> tuple[list[int], int, int | None]:
             recovered = consumer.worker.scan(
                 own_idle_ms=OWN_IDLE * TICK_MS,
-                since_ms=consumer.side.look.now_ms() - scan.age * TICK_MS - TICK_MS // 2,
+                since_ms=consumer.side.admin.now_ms() - scan.age * TICK_MS - TICK_MS // 2,
                 max_crashes=MAX_CRASHES,
                 startable_crashes=scan.startable_crashes,
                 most=scan.most,
@@ -469,7 +469,7 @@ class Lives(RuleBasedStateMachine):
         note(f"{consumer.name} dies with {list(consumer.held)}")
         consumer.dead = True
         if traceless:
-            consumer.side.look.remove_presence(consumer.name)
+            consumer.side.admin.remove_presence(consumer.name)
             consumer.side.group.presence.pop(consumer.name, None)
 
     @act_of(lambda one: one.dead or one.left, 6)
@@ -570,7 +570,7 @@ class Lives(RuleBasedStateMachine):
         for consumer in self._living():
             side = consumer.side
             side.group.presence[consumer.name] = self.stream.now + LEASE
-            lease_end = side.look.now_ms() + LEASE * TICK_MS
+            lease_end = side.admin.now_ms() + LEASE * TICK_MS
             self.client.zadd(side.keys.presence, {consumer.name: lease_end})
         self._all_send_heartbeats()
 
@@ -720,7 +720,7 @@ class Lives(RuleBasedStateMachine):
     def _pending(self, side: Side) -> set[int]:
         if not side.group.exists:
             return set()
-        return {self.ids.index(entry_id) for entry_id in side.look.pending()}
+        return {self.ids.index(entry_id) for entry_id in side.admin.pending()}
 
     # --- what must hold after each step ---
 
@@ -862,7 +862,7 @@ class Lives(RuleBasedStateMachine):
         self._shift(1)
         for side in self.sides.values():
             for name in GROUP_OF:
-                side.look.end_lease(name)
+                side.admin.end_lease(name)
                 side.group.presence[name] = self.stream.now
         survivors = {
             name: self._start(name, group_name)
@@ -877,8 +877,8 @@ class Lives(RuleBasedStateMachine):
         assert self.stream.bodies == set()
         for side in self.sides.values():
             assert side.group.of(*NEEDED) == []
-            assert side.look.pending() == {}
-            assert side.look.due() == {}
+            assert side.admin.pending() == {}
+            assert side.admin.due() == {}
             # Notes about messages that went with their group may be left.
             assert all(side.group.messages[number].begun_anew for number in side.group.notes)
 
@@ -921,10 +921,10 @@ def _order(entry_id: str) -> tuple[int, ...]:
 
 
 def test_whatever_befalls_a_group_no_message_is_lost_and_none_is_answered_twice(
-    client: redis.Redis, connection: Connection, look: Looker, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, connection: Connection, admin: GroupAdmin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commands, "LONGEST_GRACE_MS", LEASE * TICK_MS)
-    keeps_lost_bodies = not look.drops_deleted_bodies_on_claim()
+    keeps_lost_bodies = not admin.drops_deleted_bodies_on_claim()
     run_state_machine_as_test(
         lambda: Lives(client, connection, keeps_lost_bodies),
         settings=settings(
