@@ -79,6 +79,59 @@ def test_finishing_deletes_the_history_and_the_due_time(
     assert admin.due() == {}
 
 
+@pytest.mark.usefixtures("either_way")
+def test_finishing_without_results_returns_how_many_messages_it_ended(
+    worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    assert other.done(taken[1]) == 1
+    assert worker.done(*taken, "1-1") == 2
+    assert admin.bodies() == []
+    assert admin.pending() == {}
+    before = admin.everything()
+    assert worker.done(*taken) == 0
+    assert admin.everything() == before
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_message_that_is_named_twice_is_finished_once(
+    worker: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    assert worker.done(taken[0], taken[0]) == 1
+    assert worker.settle(*[Finish(taken[1], result("B"))] * 2) == [1, 0]
+    assert admin.bodies() == taken[2:]
+    assert admin.results() == [{b"text": b"B"}]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_what_is_to_be_read_again_after_the_group_was_lost_is_not_deleted(
+    worker: Worker, other: Worker, admin: GroupAdmin, client: redis.Redis, taken: list[str]
+) -> None:
+    client.xgroup_destroy("jobs", "workers")
+    groups.ensure_group(worker.connection, worker.commands)
+    assert worker.done(*taken) == 0
+    assert admin.bodies() == taken
+    assert [entry.id for entry in other.read(1)] == taken[:1]
+    assert worker.done(*taken) == 1, "a late success ends a message, whoever runs it again"
+    assert admin.bodies() == taken[1:]
+    assert [entry.id for entry in other.read()] == taken[1:]
+
+
+@pytest.mark.usefixtures("either_way")
+def test_of_messages_finished_together_each_stays_while_another_group_needs_it(
+    worker: Worker, connection: Connection, admin: GroupAdmin, taken: list[str]
+) -> None:
+    second = Worker(connection, "x1", keys=Keys.of("jobs", "second"))
+    second.read(2)
+    assert worker.done(taken[1]) == 1
+    assert worker.done(*taken) == 2
+    assert admin.bodies() == taken, "one group has finished all, the other none"
+    assert second.done(taken[0]) == 1
+    assert admin.bodies() == taken[1:]
+    second.read()
+    assert second.done(*taken) == 2
+    assert admin.bodies() == []
+
+
 def test_the_history_is_deleted_also_if_a_worker_that_was_taken_for_dead_finishes_the_message(
     worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
 ) -> None:
