@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -198,13 +198,23 @@ class Worker:
         )
         return parse_found(self.connection.call(*self.commands.recover(request)), request)
 
+    def steps(self, count: int, **options: Any) -> Iterator[Found]:
+        """Take so many steps of recovery, each from where the last one ended.
+
+        What they take stays in flight.
+        """
+        position, in_flight = BEGINNING, list(options.pop("in_flight", ()))
+        for _ in range(count):
+            found = self.scan(position=position, in_flight=in_flight, **options)
+            position = found.position
+            in_flight += (entry.id for entry in found.entries)
+            yield found
+
     def recover(self, **options: Any) -> Recovered:
         """Take steps from the beginning until one finds a message or there is no more."""
-        lost_bodies, position = 0, BEGINNING
-        for _ in range(MOST_STEPS):
-            found = self.scan(position=position, **options)
+        lost_bodies = 0
+        for found in self.steps(MOST_STEPS, **options):
             lost_bodies += found.lost_bodies
-            position = found.position
             if found.entries or not found.more:
                 break
         (entry,) = found.entries or (None,)

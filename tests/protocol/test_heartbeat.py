@@ -68,6 +68,26 @@ def test_the_names_of_dead_consumers_do_not_pile_up(
     assert admin.consumers() == {"w2"}
 
 
+def test_many_ended_consumers_that_left_messages_do_not_hide_those_that_left_nothing(
+    worker: Worker, connection: Connection, admin: GroupAdmin, client: redis.Redis
+) -> None:
+    """Those that left something are first in the order in which leases end."""
+    worker.publish(*([b"n", b"%d" % number] for number in range(250)))
+    for number in range(250):
+        client.xreadgroup(KEYS.group, f"left-{number:03}", {KEYS.stream: ">"}, count=1)
+    ended_ms = admin.now_ms() - HOUR_MS
+    client.zadd(KEYS.presence, {f"left-{number:03}": ended_ms + number for number in range(250)})
+    client.zadd(KEYS.presence, {f"none-{number:03}": ended_ms + 500 for number in range(130)})
+    ranks, rank = [], 0
+    for _ in range(4):
+        reply = connection.call(*worker.commands.heartbeat(ended_from=rank))
+        rank = parse_heartbeat(reply).ended_from
+        ranks.append(rank)
+    assert ranks == [100, 200, 250, 0]
+    assert set(admin.presence()) == {"w1", *(f"left-{number:03}" for number in range(250))}
+    assert len(admin.pending()) == 250
+
+
 def test_due_times_that_were_lost_are_rebuilt_in_steps_also_when_there_are_many(
     worker: Worker, connection: Connection, admin: GroupAdmin, client: redis.Redis
 ) -> None:
@@ -119,6 +139,20 @@ def test_leaving_with_very_many_messages_loses_none(worker: Worker, admin: Group
     assert worker.leave() == [1050, 0]
     assert set(admin.pending()) == set(ids)
     assert set(admin.due()) == set(ids)
+
+
+def test_a_step_of_leaving_hands_back_a_hundred_messages_and_the_last_removes_the_consumer(
+    worker: Worker, connection: Connection, admin: GroupAdmin
+) -> None:
+    worker.publish(*([b"n", b"%d" % number] for number in range(230)))
+    worker.read(230)
+    replies = []
+    for _ in range(3):
+        assert "w1" in admin.presence()
+        replies.append(connection.call(*worker.commands.leave()))
+    assert replies == [[100, 0, 1], [100, 0, 1], [30, 0, 0]]
+    assert "w1" not in admin.presence()
+    assert set(admin.pending().values()) == {(PARKED, 0)}
 
 
 def test_leaving_again_changes_nothing(worker: Worker, admin: GroupAdmin, taken: list[str]) -> None:
