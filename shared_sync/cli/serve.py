@@ -280,7 +280,7 @@ def serve(options: argparse.Namespace, logger: logging.Logger) -> NoReturn:
             key=keys.stream,
             reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS,
         )
-        server.add_view("group", GroupView(connect, keys).look)
+        server.add_view("group", GroupView(connect, keys).read)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     watch.start()

@@ -1,4 +1,4 @@
-"""What a page shows of a group: its consumers, what is parked, and its dead letters."""
+"""The tables of a group that a page shows: consumers, parked messages and dead letters."""
 
 from __future__ import annotations
 
@@ -15,32 +15,37 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerSeen:
-    """A consumer of the group, or one that announced itself and has read nothing yet."""
+class ConsumerRow:
+    """A consumer that has read messages or has sent a heartbeat."""
 
     name: bytes
     lease_end_ms: int | None
-    """None for one that never announced itself."""
+    """None for one without a lease."""
 
     pending: int
     idle_ms: int | None
-    holder: bytes
+    """None for one that has read nothing yet."""
+
+    identity: bytes
+    """The process that has claimed the name, as it stands in Redis; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedSeen:
+class ParkedRow:
     """A message that waits for its next attempt."""
 
     id: str
     due_ms: int
     failures: int | None
+    """None if its history was not read, because those before it were too long."""
+
     last_failure: bytes
     """A line of JSON, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class LetterSeen:
-    """A dead letter without the message; its texts are those that are in it, cut."""
+class DeadLetterRow:
+    """A dead letter without the fields of its message; long texts are cut."""
 
     id: str
     message_id: bytes
@@ -51,39 +56,39 @@ class LetterSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Newest:
-    """The newest dead letters in one piece, newest first, and how many there are in all."""
+class Table(Generic[T]):
+    """The first rows of a table, and how many there are in all."""
 
-    letters: tuple[LetterSeen, ...] = ()
+    rows: Sequence[T] = ()
     total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Listed(Generic[T]):
-    """The first rows of a table, and how many there are in all."""
-
-    rows: Sequence[T]
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
 class GroupTables:
-    """What a page shows of a group; in place of a table may stand why it was refused."""
+    """The tables of a group. Where one was refused, the error stands in its place."""
 
     now_ms: int
-    consumers: Listed[ConsumerSeen] | SharedSyncError
-    parked: Listed[ParkedSeen] | SharedSyncError
-    letters: Newest | SharedSyncError
+    """The time of the server."""
+
+    consumers: Table[ConsumerRow] | SharedSyncError
+    parked: Table[ParkedRow] | SharedSyncError
+    dead_letters: Table[DeadLetterRow] | SharedSyncError
+    """The newest first, without a gap between them."""
 
 
-def view(
-    keys: Keys, *, most_consumers: int, most_parked: int, most_letters: int, known: Newest
+def read(
+    keys: Keys,
+    *,
+    most_consumers: int,
+    most_parked: int,
+    most_letters: int,
+    known: Table[DeadLetterRow],
 ) -> Command:
-    """Look at a group, in one round trip; the reply is for `parse_view()`.
+    """Read the tables of a group in one round trip; the reply is for `parse()`.
 
-    `known` are the letters of the look before: what is known of them is not read again.
+    `known` are the dead letters of the last reading, which the server need not read again.
     """
-    ends = (known.letters[0].id, known.letters[-1].id) if known.letters else (NO_ID, NO_ID)
+    ends = (known.rows[0].id, known.rows[-1].id) if known.rows else (NO_ID, NO_ID)
     return scripts.call(
         "view",
         [keys.stream, keys.presence, keys.holders, keys.due, keys.history, keys.dead],
@@ -91,56 +96,59 @@ def view(
         most_consumers,
         most_parked,
         most_letters,
-        len(known.letters),
+        len(known.rows),
         *ends,
         known.total,
     )
 
 
-def parse_view(reply: Any, *, most_letters: int, known: Newest) -> GroupTables:
-    now_ms, consumers, parked, letters = reply
+def parse(reply: Any, *, most_letters: int, known: Table[DeadLetterRow]) -> GroupTables:
+    """Return the tables; `most_letters` and `known` as they were given to `read()`."""
+    now_ms, consumers, parked, dead_letters = reply
     return GroupTables(
         now_ms,
-        _refused(consumers) or _listed(consumers, _parse_consumer),
-        _refused(parked) or _listed(parked, _parse_parked),
-        _refused(letters) or _parse_newest(letters, known, most_letters),
+        _refusal(consumers) or _parse_table(consumers, _parse_consumer),
+        _refusal(parked) or _parse_table(parked, _parse_parked),
+        _refusal(dead_letters) or _parse_dead_letters(dead_letters, known, most_letters),
     )
 
 
-def _refused(table: Any) -> SharedSyncError | None:
+def _refusal(table: Any) -> SharedSyncError | None:
     return connection.refusal(table) if isinstance(table, bytes) else None
 
 
-def _listed(table: Any, parse: Callable[..., T]) -> Listed[T]:
+def _parse_table(table: Any, parse_row: Callable[..., T]) -> Table[T]:
     total, *rows = table
-    return Listed([parse(*row) for row in rows], total)
+    return Table([parse_row(*row) for row in rows], total)
 
 
 def _parse_consumer(
-    name: bytes, lease_end_ms: int, pending: int, idle_ms: int, holder: bytes
-) -> ConsumerSeen:
-    return ConsumerSeen(
+    name: bytes, lease_end_ms: int, pending: int, idle_ms: int, identity: bytes
+) -> ConsumerRow:
+    return ConsumerRow(
         name,
         None if lease_end_ms < 0 else lease_end_ms,
         pending,
         None if idle_ms < 0 else idle_ms,
-        holder,
+        identity,
     )
 
 
 def _parse_parked(
     message_id: bytes, due_ms: bytes, failures: int, last_failure: bytes
-) -> ParkedSeen:
+) -> ParkedRow:
     known = None if failures < 0 else failures
-    return ParkedSeen(message_id.decode(), int(float(due_ms)), known, last_failure)
+    return ParkedRow(message_id.decode(), int(float(due_ms)), known, last_failure)
 
 
-def _parse_newest(table: Any, known: Newest, most: int) -> Newest:
-    total, fresh, kept, older = table
-    letters = (*map(_parse_letter, fresh), *(known.letters if kept else ()))
-    return Newest((*letters, *map(_parse_letter, older))[:most], total)
+def _parse_dead_letters(table: Any, known: Table[DeadLetterRow], most: int) -> Table[DeadLetterRow]:
+    total, newer, is_known_still_right, older = table
+    rows = [_parse_dead_letter(row) for row in newer]
+    rows += known.rows if is_known_still_right else ()
+    rows += [_parse_dead_letter(row) for row in older]
+    return Table(rows[:most], total)
 
 
-def _parse_letter(row: Sequence[bytes]) -> LetterSeen:
-    letter_id, *facts = row
-    return LetterSeen(letter_id.decode(), *facts)
+def _parse_dead_letter(row: Sequence[bytes]) -> DeadLetterRow:
+    letter_id, *texts = row
+    return DeadLetterRow(letter_id.decode(), *texts)

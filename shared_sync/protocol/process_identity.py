@@ -1,4 +1,4 @@
-"""Which process has claimed a consumer's name: told apart from others by more than its pid."""
+"""The identity of the process that has claimed a consumer's name, which is more than its pid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 _STATE, _START_TIME = 0, 19
-"""Where `/proc/<pid>/stat` has them, counted behind the program's name (proc(5))."""
+"""Their places in `/proc/<pid>/stat`, counted from behind the program's name (proc(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ProcessIdentity:
     """When the process started, in the kernel's ticks; a pid that is used again has another."""
 
     prefetch: int
-    """Most messages of one read. With 1, messages that it leaves behind never came together."""
+    """Most messages of one read. With 1, each message that it leaves behind is of another read."""
 
     @classmethod
     def here(cls, *, prefetch: int = 1, proc: Path = PROC) -> ProcessIdentity:
@@ -63,8 +63,8 @@ class ProcessIdentity:
     def has_ended(self, proc: Path = PROC) -> bool:
         """Return whether its process is known to have ended.
 
-        A stopped process has not ended. On another machine, in another container, or without
-        `/proc`, only the end of its lease tells.
+        A stopped process has not ended. For a process on another machine or in another container,
+        and without `/proc`, the answer is no: only its lease says whether it lives.
         """
         if not self.machine or not self.started:
             return False
@@ -101,7 +101,7 @@ def _machine(proc: Path) -> str:
 
 
 def _state_and_start(proc: Path, pid: int) -> tuple[str, str]:
-    """A process's state letter and start time. Raises OSError for one that cannot be looked at."""
+    """Return a process's state letter and start time; raise OSError if they cannot be read."""
     stat = (proc / str(pid) / "stat").read_text()
     facts = stat[stat.rindex(")") + 2 :].split()
     return facts[_STATE], facts[_START_TIME]

@@ -271,7 +271,7 @@ class RedisStreamConsumer:
         the answer. Works whether or not the consumer runs. Raises `RedisUnavailable` or
         `RedisRefused`; what this user may not see is left out, and `reasons` says so.
         """
-        return self._group_view.look()
+        return self._group_view.read()
 
     def get_views(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Return tables for a dashboard, each as a function that returns the newest one.

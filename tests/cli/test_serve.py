@@ -222,7 +222,7 @@ def test_without_the_right_to_count_all_else_goes_on_and_it_is_said_once(
     assert "viewer" not in caplog.text
     watch.stop()
     connect = discovery.connector(url, key="jobs", reply_timeout_seconds=5)
-    assert "reasons" not in GroupView(connect, Keys.of("jobs", "workers")).look()
+    assert "reasons" not in GroupView(connect, Keys.of("jobs", "workers")).read()
 
 
 def test_an_answer_that_is_too_old_is_none(redis_url: str) -> None:

@@ -52,7 +52,7 @@ def view(redis_url: str) -> GroupView:
 
 
 def consumers(view: GroupView) -> dict[str, dict[str, Any]]:
-    return {row.pop("name"): row for row in view.look()["consumers"]}
+    return {row.pop("name"): row for row in view.read()["consumers"]}
 
 
 def dead_letter(client: redis.Redis, **facts: object) -> str:
@@ -84,11 +84,11 @@ def worker_process(url: str, *, lease_seconds: float) -> Iterator[subprocess.Pop
 
 
 def test_what_does_not_exist_has_empty_tables(view: GroupView, client: redis.Redis) -> None:
-    assert view.look() == EMPTY
+    assert view.read() == EMPTY
     client.xadd(STREAM, {"n": 1})
-    assert view.look() == EMPTY
+    assert view.read() == EMPTY
     client.xgroup_create(STREAM, GROUP)
-    assert view.look() == EMPTY
+    assert view.read() == EMPTY
     assert client.keys() == [STREAM.encode()]
 
 
@@ -165,7 +165,7 @@ def test_of_many_consumers_those_that_left_something_come_first_then_the_present
     for n in range(150):
         client.xgroup_createconsumer(STREAM, GROUP, f"idle-{n:03}")
     admin.keep_alive("w9")
-    seen = view.look()
+    seen = view.read()
     assert seen["consumers_total"] == 152
     names = [row["name"] for row in seen["consumers"]]
     assert names == ["w1", "w9", *(f"idle-{n:03}" for n in range(98))]
@@ -179,7 +179,7 @@ def test_a_group_of_far_too_many_consumers_has_no_table_of_them(
         for n in range(1001):
             many.xgroup_createconsumer(STREAM, GROUP, f"idle-{n}")
         many.execute()
-    seen = view.look()
+    seen = view.read()
     assert "consumers" not in seen
     assert seen["reasons"] == ["consumers are not shown: there are too many in this group"]
     assert seen["parked_total"] == 1
@@ -226,7 +226,7 @@ def test_the_soonest_come_first_and_one_whose_time_has_come_is_due(
 ) -> None:
     for message_id, delay_ms in zip(taken, (HOUR_MS, 0, 60_000), strict=True):
         worker.park(message_id, delay_ms)
-    rows = view.look()["parked"]
+    rows = view.read()["parked"]
     assert [row["message_id"] for row in rows] == [taken[1], taken[2], taken[0]]
     assert rows[0]["due_in_seconds"] <= 0 < rows[1]["due_in_seconds"] <= 60
     assert (rows[0]["error_type"], rows[0]["details"]) == (None, "")
@@ -236,7 +236,7 @@ def test_what_was_handed_back_has_not_failed(
     worker: Worker, taken: list[str], view: GroupView
 ) -> None:
     worker.hand_back(*taken)
-    rows = view.look()["parked"]
+    rows = view.read()["parked"]
     assert [row["message_id"] for row in rows] == taken
     assert {row["failures"] for row in rows} == {0}
 
@@ -248,7 +248,7 @@ def test_of_several_failures_the_last_is_told(
         worker.park(taken[0], 0, failure=f'{{"error_type":"Error{n}","error":"text {n}"}}')
         if n == 1:
             assert worker.recover_id() == taken[0]
-    (row,) = view.look()["parked"]
+    (row,) = view.read()["parked"]
     assert (row["failures"], row["error_type"], row["details"]) == (2, "Error2", "text 2")
 
 
@@ -257,7 +257,7 @@ def test_a_due_time_of_what_is_not_parked_any_more_is_not_shown(
 ) -> None:
     worker.park(taken[0])
     client.zadd(KEYS.due, {taken[1]: 1, "1-1": 2})
-    seen = view.look()
+    seen = view.read()
     assert [row["message_id"] for row in seen["parked"]] == [taken[0]]
     assert seen["parked_total"] == 1
 
@@ -270,7 +270,7 @@ def test_many_due_times_of_what_is_not_parked_any_more_hide_nothing(
     for n, message_id in enumerate(ids):
         worker.park(message_id, HOUR_MS + 1000 * n)
     client.zadd(KEYS.due, {f"1-{n}": n for n in range(1, 201)})
-    seen = view.look()
+    seen = view.read()
     assert [row["message_id"] for row in seen["parked"]] == ids[:50]
     assert seen["parked_total"] == 60
 
@@ -280,10 +280,10 @@ def test_due_times_of_what_is_not_parked_any_more_are_not_gone_through_without_e
 ) -> None:
     worker.park(taken[0], HOUR_MS)
     client.zadd(KEYS.due, {f"1-{n}": n for n in range(1, 2001)})
-    seen = view.look()
+    seen = view.read()
     assert (seen["parked"], seen["parked_total"]) == ([], 1)
     client.zrem(KEYS.due, "1-1")
-    assert [row["message_id"] for row in view.look()["parked"]] == [taken[0]]
+    assert [row["message_id"] for row in view.read()["parked"]] == [taken[0]]
 
 
 def test_of_many_parked_ones_the_fifty_soonest_are_listed_and_all_are_counted(
@@ -293,7 +293,7 @@ def test_of_many_parked_ones_the_fifty_soonest_are_listed_and_all_are_counted(
     assert len(worker.read(70)) == 70
     for n, message_id in enumerate(ids):
         worker.park(message_id, HOUR_MS - 1000 * n)
-    seen = view.look()
+    seen = view.read()
     assert [row["message_id"] for row in seen["parked"]] == ids[:-51:-1]
     assert seen["parked_total"] == 70
 
@@ -304,7 +304,7 @@ def test_long_histories_are_not_read_without_end(
     for n, message_id in enumerate(taken):
         worker.park(message_id, HOUR_MS + n)
         client.hset(KEYS.history, message_id, '{"error_type":"E","error":"x"}\n' * 50_000)
-    rows = view.look()["parked"]
+    rows = view.read()["parked"]
     assert [row["failures"] for row in rows] == [50_000, None, None]
     assert [row["error_type"] for row in rows] == ["E", None, None]
 
@@ -392,7 +392,7 @@ def test_the_reason_never_has_the_words_of_others(client: redis.Redis, view: Gro
     ):
         dead_letter(client, reason=reason, error_type="not a type: secret", attempts="secret")
     dead_letter(client, reason="crashed: its process died 3 times", attempts="3")
-    rows = view.look()["dead_letters"]
+    rows = view.read()["dead_letters"]
     assert rows[0]["reason"] == "crashed: its process died 3 times"
     assert [row["reason"] for row in rows[1:]] == ["unknown"] * 4 + ["bad input", "rejected"]
     for row in rows[1:]:
@@ -406,7 +406,7 @@ def test_a_message_cannot_pass_for_its_own_obituary(
     (message_id,) = worker.publish([b"dead.reason", b"failed 7 times", b"dead.id", b"1-1"])
     worker.read()
     worker.bury(message_id)
-    (row,) = view.look()["dead_letters"]
+    (row,) = view.read()["dead_letters"]
     assert (row["reason"], row["details"]) == ("rejected", "no")
 
 
@@ -415,7 +415,7 @@ def test_the_newest_fifty_are_listed_and_later_looks_follow_what_happens(
 ) -> None:
     def expect_newest() -> None:
         newest = [entry_id.decode() for entry_id, _ in client.xrevrange(DEAD, count=50)]
-        seen = view.look()
+        seen = view.read()
         assert [row["id"] for row in seen["dead_letters"]] == newest
         assert seen["dead_letters_total"] == client.xlen(DEAD)
 
@@ -455,7 +455,7 @@ def _is_no_ping(told: dict[str, str]) -> bool:
 def test_of_large_messages_a_look_reads_only_so_many(client: redis.Redis, view: GroupView) -> None:
     for _ in range(10):
         client.xadd(DEAD, {"audio": b"\0" * 1_000_000, "dead.reason": "rejected: no"})
-    looks = [view.look() for _ in range(3)]
+    looks = [view.read() for _ in range(3)]
     assert [len(seen["dead_letters"]) for seen in looks] == [5, 10, 10]
     assert {seen["dead_letters_total"] for seen in looks} == {10}
 
@@ -465,12 +465,12 @@ def test_what_is_known_of_dead_letters_is_not_read_again(
 ) -> None:
     for _ in range(3):
         dead_letter(client)
-    view.look()
+    view.read()
     dead_letter(client)
-    commands = [command for _, command in commands_of(client, view.look)]
+    commands = [command for _, command in commands_of(client, view.read)]
     # The new one, that there is no other, and that none is older.
     assert sum(command.startswith("XREVRANGE") for command in commands) == 3, commands
-    assert len(view.look()["dead_letters"]) == 4
+    assert len(view.read()["dead_letters"]) == 4
 
 
 # --- the servers ----------------------------------------------------------------------------------
@@ -479,12 +479,12 @@ def test_what_is_known_of_dead_letters_is_not_read_again(
 def test_a_look_is_one_command_and_leaves_no_connection(
     worker: Worker, taken: list[str], client: redis.Redis, view: GroupView
 ) -> None:
-    commands = commands_of(client, view.look)
+    commands = commands_of(client, view.read)
     sent = [command.partition(" ")[0] for kind, command in commands if kind != "lua"]
     # An older driver cannot read every line of a script's, and tells it as nothing.
     assert [name for name in sent if name not in ("SCRIPT", "CLIENT", "")] == ["EVALSHA"]
     before = client.info("clients")["connected_clients"]
-    view.look()
+    view.read()
     eventually(lambda: client.info("clients")["connected_clients"] <= before)
 
 
@@ -494,7 +494,7 @@ def test_a_look_writes_nothing(
     worker.park(taken[0])
     worker.bury(taken[1])
     before = admin.everything()
-    assert view.look()["parked_total"] == 1
+    assert view.read()["parked_total"] == 1
     assert admin.everything() == before
 
 
@@ -513,7 +513,7 @@ def expect_a_view(url: str) -> None:
         assert len(worker.read()) == 2
         worker.park(first)
         worker.bury(second)
-        seen = view_of(url).look()
+        seen = view_of(url).read()
     assert [row["name"] for row in seen["consumers"]] == ["w1"]
     assert [row["message_id"] for row in seen["parked"]] == [first]
     assert [row["message_id"] for row in seen["dead_letters"]] == ["?"]
@@ -525,12 +525,12 @@ def test_a_redis_that_is_away_is_unavailable_and_one_that_comes_back_is_seen(
     view = view_of(own_server.url)
     with redis.Redis.from_url(own_server.url) as client:
         dead_letter(client)
-    assert view.look()["dead_letters_total"] == 1
+    assert view.read()["dead_letters_total"] == 1
     own_server.kill()
     with pytest.raises(RedisUnavailable):
-        view.look()
+        view.read()
     own_server.start()
-    assert len(view.look()["dead_letters"]) == 1
+    assert len(view.read()["dead_letters"]) == 1
 
 
 # --- rights that are missing, and keys that hold something else -----------------------------------
@@ -583,10 +583,10 @@ def test_each_right_of_the_page_switches_one_table_on(
     table = PAGES_RIGHTS[missing]
     make(print, url=grant(*WORKERS_RIGHTS, *PAGES_RIGHTS)).connect()
     url = grant(*WORKERS_RIGHTS, *(set(PAGES_RIGHTS) - {missing}))
-    seen = view_of(url).look()
+    seen = view_of(url).read()
     assert {"consumers", "parked", "dead_letters"} - set(seen) == {table}
     assert missing in seen["reasons"][0]
-    seen = view_of(grant(*WORKERS_RIGHTS, *PAGES_RIGHTS)).look()
+    seen = view_of(grant(*WORKERS_RIGHTS, *PAGES_RIGHTS)).read()
     assert table in seen
     assert "reasons" not in seen
 
@@ -594,7 +594,7 @@ def test_each_right_of_the_page_switches_one_table_on(
 def test_who_may_not_even_look_at_the_group_is_denied(grant: Callable[..., str]) -> None:
     rights = set(WORKERS_RIGHTS) - {"+xpending"}
     with pytest.raises(RedisAccessDenied):
-        view_of(grant(*rights)).look()
+        view_of(grant(*rights)).read()
 
 
 def test_a_key_that_holds_something_else_switches_off_its_table_alone(
@@ -602,7 +602,7 @@ def test_a_key_that_holds_something_else_switches_off_its_table_alone(
 ) -> None:
     worker.park(taken[0])
     client.set(DEAD, "secret")
-    seen = view.look()
+    seen = view.read()
     assert seen["reasons"] == ["dead letters are not shown: Redis refused it (WRONGTYPE)"]
     assert [seen["parked_total"], seen["consumers_total"]] == [1, 1]
 
@@ -610,4 +610,4 @@ def test_a_key_that_holds_something_else_switches_off_its_table_alone(
 def test_a_stream_that_is_none_is_refused(client: redis.Redis, view: GroupView) -> None:
     client.set(STREAM, "text")
     with pytest.raises(RedisRefused):
-        view.look()
+        view.read()

@@ -159,7 +159,8 @@ class Recovery:
     # --- both ---
 
     def _crashes(self, number: int, deliveries: int) -> int:
-        return deliveries - 1 - self.group.recorded_failures(number)
+        """Return the crashes so far: none if the history is older than a group that was recreated."""
+        return max(0, deliveries - 1 - self.group.recorded_failures(number))
 
     def _may_start(self, number: int, deliveries: int) -> bool:
         crashes = self._crashes(number, deliveries)

@@ -78,14 +78,16 @@ local function publish(channel, payload)
   return type(heard) == 'table' and heard.err or ''
 end
 
--- The groups of a stream, each as a table of its facts by name.
+-- The names and values of a reply of XINFO as a table.
+local function facts_of(info)
+  local facts = {}
+  for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
+  return facts
+end
+
 local function groups_of(stream)
   local groups = {}
-  for n, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-    local facts = {}
-    for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
-    groups[n] = facts
-  end
+  for n, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do groups[n] = facts_of(info) end
   return groups
 end
 

@@ -1,12 +1,8 @@
--- How many entries were ever added to a stream, and how many it has. Writes nothing.
+-- Count the entries that were ever added to a stream, and those that it has. Writes nothing.
 -- KEYS: stream
--- Returns {added, or -1 where the server does not count them, as before 7.0; entries in the stream}.
+-- Returns {added, or -1 if the server does not count them, as before 7.0; entries in the stream}.
 --
--- The reply of XINFO STREAM has the first and the last entry whole, which are left here.
+-- A script, since the reply of XINFO STREAM contains the first and the last entry as a whole.
 
-local added, length = -1, redis.call('XLEN', KEYS[1])
-local info = redis.call('XINFO', 'STREAM', KEYS[1])
-for i = 1, #info, 2 do
-  if info[i] == 'entries-added' then added = info[i + 1] end
-end
-return {added, length}
+local facts = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
+return {facts['entries-added'] or -1, redis.call('XLEN', KEYS[1])}

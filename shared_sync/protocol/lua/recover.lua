@@ -1,12 +1,12 @@
 -- One step of recovery: take over messages that nobody works on.
 --
--- There are four places to look:
+-- A step visits four places:
 --   due      parked messages whose time has come;
---   own      messages of this consumer's name that no reader has: an earlier process of this name left
---            them, or they were lost with a reply on its way;
+--   own      messages of this consumer's name that no reader has: an earlier process of this name
+--            left them, or they were lost with a reply on its way;
 --   dead     messages of consumers whose lease has ended;
 --   foreign  messages of consumers without a lease, such as other programs, once idle for a lease.
--- A step looks at no more than LOOK entries in each place, and returns where the next one goes on.
+-- It visits LOOK entries at most in each place, and returns where the next step goes on.
 --
 -- Crash accounting. The server counts the deliveries of a message, and `history` has a line for each
 -- that ended in a failure. A delivery that was handed back is taken back. So
@@ -15,8 +15,9 @@
 -- crash, because its delivery ended in nothing. A reply that was lost on its way has reached nobody,
 -- so taking that message again charges nothing. `redis_consumer/crashes.py` explains the rules:
 --   * Messages without a crash are taken many at a time.
---   * A suspect, which has a crash behind it, is taken alone. It waits while it has more crashes than
---     `startable crashes`, and while a message of the same read of the same dead consumer runs again.
+--   * A suspect, which has a crash behind it, is taken alone. It waits while it has more crashes
+--     than `startable crashes`, and while a message of the same read of the same dead consumer runs
+--     again.
 --   * A message with `max crashes` never runs. It is taken to be buried, and does not wait.
 --
 -- KEYS: stream, history, due, presence, holders, outage
