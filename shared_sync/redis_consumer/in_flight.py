@@ -127,17 +127,23 @@ class InFlight:
         with self._lock:
             self.is_closed = True
 
-    def withdraw(self, *slots: Slot) -> list[str]:
+    def withdraw(
+        self, *slots: Slot, into: Callable[[Sequence[str]], None] = lambda _: None
+    ) -> list[str]:
         """Take what was not started away from readers, and return the ids.
 
-        Without arguments, from all of them. The caller is to hand these messages back.
+        Without slots, from all of them. The caller is to hand these messages back. `into` is called
+        with the ids while nobody can list what is in flight: an outbox that they are put into has
+        them before they could be missed.
         """
         with self._lock:
-            return [
+            ids = [
                 entry.id
                 for slot in slots or self._slots
                 for entry in _take_from_right(slot, len(slot.waiting))
             ]
+            into(ids)
+            return ids
 
 
 def _take_from_right(slot: Slot, count: int) -> list[Entry]:

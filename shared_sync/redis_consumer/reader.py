@@ -92,7 +92,7 @@ class Reader:
     def _is_finished(self) -> bool:
         """Return whether Redis knows all that this reader has to tell it."""
         try:
-            self.outbox.hand_back(self._in_flight.withdraw(self.slot))
+            self._in_flight.withdraw(self.slot, into=self.outbox.hand_back)
             self.outbox.flush()
         except GroupMissing:
             pass

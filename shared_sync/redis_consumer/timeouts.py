@@ -66,7 +66,7 @@ class Timeouts:
 
     def _hand_back_waiting(self, job: RunningJob) -> None:
         if job.slot.waiting:
-            self._outbox.hand_back(self._in_flight.withdraw(job.slot))
+            self._in_flight.withdraw(job.slot, into=self._outbox.hand_back)
 
 
 def _stack_of(job: RunningJob) -> str:
