@@ -70,6 +70,9 @@ class Reader:
         Raises what the connection raises, or why Redis refused an outcome. Outcomes that were not
         confirmed are kept; the next pass sends them again, and fetches nothing until they are.
         """
+        if not self.slot.thread_id:
+            self._runner.start()
+            self.slot.belongs_here()
         if self.outbox.is_held_up:
             self.outbox.flush()
         if not self.slot.waiting:  # else an error left them there
