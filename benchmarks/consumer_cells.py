@@ -33,6 +33,8 @@ LATENCY_RATE = 100
 """Messages a second of the latency cell."""
 WARM_UP = 20
 """Messages that are left out of the latencies: connections and caches are new."""
+IDLE_BLOCK_SECONDS = 1.0
+"""How long a read of an idle loop waits, as ours does by default."""
 SETTLE_SECONDS = 2.0
 """How long a worker has been idle before it is measured: its start is over by then."""
 MAYU = (
@@ -152,9 +154,9 @@ def idle_cost(spec: WorkerSpec) -> Callable[[Bench], dict[str, float]]:
 
     def measure(bench: Bench) -> dict[str, float]:
         fill(bench.client, 0)
-        with start(bench, spec) as worker:
-            time.sleep(SETTLE_SECONDS)
-            seconds = bench.effort.idle_seconds
+        seconds = bench.effort.idle_seconds
+        with start(bench, replace(spec, block_seconds=IDLE_BLOCK_SECONDS)) as worker:
+            time.sleep(min(SETTLE_SECONDS, seconds))
             began, before = time.monotonic(), cpu_seconds(worker.pid)
             commands = commands_sent(bench.server.port, seconds)
             used, seconds = cpu_seconds(worker.pid) - before, time.monotonic() - began
@@ -307,8 +309,7 @@ def cell_pair(
 
     def candidates() -> Iterator[Candidate]:
         yield Candidate(f"ours, auto, {name}", measure(WorkerSpec("ours", count=AUTO)))
-        spec = WorkerSpec(RAW, count=1, block_seconds=1.0)
-        yield Candidate(f"{RAW}, 1, {name}", measure(spec))
+        yield Candidate(f"{RAW}, 1, {name}", measure(WorkerSpec(RAW, count=1)))
 
     return candidates
 
