@@ -25,11 +25,13 @@ The cells: `empty` (empty jobs of 100 B), `results` (each with a result in a str
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import time
 
 import redis
-from consumer_cells import BOUNDS, CELLS, Bench, Effort, candidates_of
+from consumer_cells import BOUNDS, CELLS, Bench, Candidate, Effort, candidates_of
 from measuring import describe_machine, pinned_redis
 from report import Measurements, add_common_options, show_and_keep
 
@@ -59,10 +61,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(bench: Bench, names: list[str], rounds: int) -> Measurements:
+VERSIONS = """
+import importlib.metadata, json, platform, sys
+versions = {"Python": platform.python_version()}
+for package in ("redis", "hiredis", "dramatiq", "mayu"):
+    try:
+        versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+json.dump(versions, sys.stdout)
+"""
+
+
+def versions_of(python: str) -> dict[str, str]:
+    """Return the versions of Python and of the opponents that an interpreter has."""
+    done = subprocess.run([python, "-c", VERSIONS], stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def measure(bench: Bench, candidates: list[Candidate], rounds: int) -> Measurements:
     """Run all rounds; in each the workers take turns."""
     measured = Measurements()
-    candidates = candidates_of(names)
     for number in range(1, rounds + 1):
         for candidate in candidates:
             if candidate.once and number > 1:
@@ -75,10 +94,15 @@ def measure(bench: Bench, names: list[str], rounds: int) -> Measurements:
 
 def main() -> int:
     options = parse()
-    names = options.cells
-    if "queues" in names and not options.python_313:
+    names, versions = options.cells, {}
+    if "queues" in names and options.python_313:
+        versions = versions_of(options.python_313)
+    elif "queues" in names:
         names = [name for name in names if name != "queues"]
         print("dramatiq and mayu are left out: no --python-313")
+    missing = {"dramatiq", "mayu"} - set(versions)
+    if versions and missing:
+        print(f"{' and '.join(sorted(missing))} left out: not installed in {options.python_313}")
     effort = Effort(
         messages=options.messages,
         memory_messages=options.memory_messages,
@@ -94,7 +118,11 @@ def main() -> int:
         redis.Redis.from_url(server.url, protocol=2) as client,
     ):
         facts: dict[str, object] = {**describe_machine(server)}
-        measured = measure(Bench(server, client, effort), names, options.rounds)
+        measured = measure(
+            Bench(server, client, effort), candidates_of(names, missing), options.rounds
+        )
+    if versions:
+        facts["queues on"] = ", ".join(" ".join(version) for version in versions.items())
     facts["run"] = (
         f"{options.rounds} rounds, {options.messages:,} messages, automatic prefetch "
         f"{options.prefetch}, {time.monotonic() - began:.0f} s"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,9 @@ class Candidate:
     measure: Callable[[Bench], dict[str, float]]
     once: bool = False
     """Measured in the first round only, because it takes long."""
+
+    package: str = ""
+    """What has to be installed for it."""
 
 
 # --- how each quantity is measured --------------------------------------------------------------
@@ -298,8 +301,8 @@ def cell_64k() -> Iterator[Candidate]:
 def cell_queues() -> Iterator[Candidate]:
     spec = WorkerSpec("ours", count=AUTO)
     yield Candidate("ours, auto, Python 3.13", throughput(spec, share=1.0, on_313=True))
-    yield Candidate("dramatiq, Python 3.13", dramatiq)
-    yield Candidate("mayu, Python 3.13", mayu)
+    yield Candidate("dramatiq, Python 3.13", dramatiq, package="dramatiq")
+    yield Candidate("mayu, Python 3.13", mayu, package="mayu")
 
 
 def cell_pair(
@@ -332,12 +335,16 @@ CELLS: dict[str, Callable[[], Iterator[Candidate]]] = {
 }
 
 
-def candidates_of(cells: list[str]) -> list[Candidate]:
-    """Return the workers of these cells in order; one that several cells need comes once."""
+def candidates_of(cells: list[str], missing: Container[str] = ()) -> list[Candidate]:
+    """Return the workers of these cells in order; one that several cells need comes once.
+
+    Those that need a missing package are left out.
+    """
     found: dict[str, Candidate] = {}
     for cell in cells:
         for candidate in CELLS[cell]():
-            found.setdefault(candidate.label, candidate)
+            if candidate.package not in missing:
+                found.setdefault(candidate.label, candidate)
     return list(found.values())
 
 

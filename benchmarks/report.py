@@ -96,6 +96,9 @@ def check_all(bounds: Iterable[Bound], measured: Measurements) -> list[Check]:
 
 def show_checks(checks: Sequence[Check]) -> bool:
     """Print each check and whether all bounds held; return the latter."""
+    if not checks:
+        print("\nbounds: none is checked by what was measured")
+        return True
     width = max((len(check.name) for check in checks), default=0) + 2
     print(f"\n{'':{width}}{'measured':>10}{'bound':>18}")
     for check in checks:
