@@ -1,10 +1,16 @@
-"""What the benchmarks print and keep: measurements, their bounds, and facts about the machine."""
+"""What the benchmarks print and keep: measurements, their bounds, and facts about the machine.
+
+    python benchmarks/report.py benchmarks/results/consumer.json
+
+prints what a benchmark has kept as the tables of benchmarks/README.md.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -159,3 +165,47 @@ def shown(value: float) -> str:
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the value that a share of all values does not exceed."""
     return sorted(values)[max(0, ceil(share * len(values)) - 1)]
+
+
+# --- tables in Markdown -------------------------------------------------------------------------
+
+
+def markdown_of(report: Mapping[str, Any]) -> str:
+    """Return a kept report as Markdown: a table for each set of quantities, then the bounds."""
+    groups: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for label, quantities in report["measurements"].items():
+        groups[tuple(quantities)].append(label)
+    tables = []
+    for quantities, labels in groups.items():
+        rows = [
+            [
+                label,
+                *(_median_and_range(report["measurements"][label][name]) for name in quantities),
+            ]
+            for label in labels
+        ]
+        tables.append(_table(["", *quantities], rows))
+    if report["checks"]:
+        tables.append(
+            _table(["", "measured", "bound", ""], [_check_row(c) for c in report["checks"]])
+        )
+    facts = {name: fact for name, fact in report.items() if isinstance(fact, str)}
+    return "\n\n".join([*tables, "; ".join(f"{name}: {fact}" for name, fact in facts.items())])
+
+
+def _median_and_range(values: Sequence[float]) -> str:
+    median = shown(statistics.median(values))
+    return f"{median} ({shown(min(values))} to {shown(max(values))})" if values[1:] else median
+
+
+def _check_row(check: Mapping[str, Any]) -> list[str]:
+    bound = f"{'at least' if check['at_least'] else 'at most'} {shown(check['bound'])}"
+    return [check["name"], shown(check["value"]), bound, "" if check["held"] else "missed"]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+if __name__ == "__main__":
+    print(markdown_of(json.loads(Path(sys.argv[1]).read_text())))

@@ -151,6 +151,21 @@ def test_what_was_not_measured_is_not_checked(module: Import) -> None:
     assert report.check_all(cells.BOUNDS, report.Measurements()) == []
 
 
+def test_what_is_kept_can_be_printed_as_markdown(module: Import) -> None:
+    report = module("report")
+    checks = [{"name": "a / b", "value": 0.25, "bound": 0.5, "at_least": True, "held": False}]
+    kept = {
+        "machine": "2 cores",
+        "measurements": {"a": {"messages/s": [1000, 3000, 2000]}, "b": {"messages/s": [8000]}},
+        "checks": checks,
+    }
+    assert report.markdown_of(kept) == (
+        "|  | messages/s |\n| --- | --- |\n| a | 2,000 (1,000 to 3,000) |\n| b | 8,000 |\n\n"
+        "|  | measured | bound |  |\n| --- | --- | --- | --- |\n"
+        "| a / b | 0.25 | at least 0.5 | missed |\n\nmachine: 2 cores"
+    )
+
+
 # --- retries, growth, fairness --------------------------------------------------------------------
 
 
