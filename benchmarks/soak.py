@@ -1,7 +1,7 @@
 """Work for minutes while workers and Redis are killed, frozen and cut off; then count.
 
     python benchmarks/soak.py [--minutes M] [--workers N] [--rate N] [--lease S] [--fault-every S]
-                              [--prefetch N|auto] [--seed N] [--redis-server PATH] [--keep]
+                              [--prefetch auto|N] [--seed N] [--redis-server PATH] [--keep]
 
 A Redis of its own (AOF, appendfsync always), worker processes of 4 threads, a publisher that keeps
 the queue fed, a collector that reads results and dead letters, and a random fault every few
@@ -104,7 +104,7 @@ def main() -> int:
     parser = parser_of(__doc__ or "")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--fault-every", type=float, default=5.0, metavar="SECONDS")
-    parser.add_argument("--prefetch", default="5", metavar="N|auto")
+    parser.add_argument("--prefetch", default="auto", metavar="auto|N")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, exit_on_signal)
     with (

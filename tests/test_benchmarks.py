@@ -21,8 +21,6 @@ from shared_sync.connection.embedded import EmbeddedRedis
 
 REPOSITORY = Path(__file__).parents[1]
 BENCHMARKS = REPOSITORY / "benchmarks"
-PREFETCH = "50"
-"""In place of the automatic one, so that the brief runs do not depend on how it adapts."""
 
 Import = Callable[[str], ModuleType]
 
@@ -77,7 +75,7 @@ def test_the_consumer_is_measured_in_every_cell(
 ) -> None:
     brief = (
         *("--rounds", "1", "--messages", "1000", "--memory-messages", "3000", "--jobs", "20"),
-        *("--latency-seconds", "0.2", "--idle-seconds", "1.2", "--prefetch", PREFETCH),
+        *("--latency-seconds", "0.2", "--idle-seconds", "1.2"),
     )
     kept_file = tmp_path / "consumer.json"
     where = ("--redis-server", str(redis_server.binary), "--json", str(kept_file))
@@ -104,7 +102,7 @@ def test_workers_take_turns_and_what_takes_long_is_measured_once(
     kept_file = tmp_path / "consumer.json"
     brief = ("--cells", "startup,memory", "--rounds", "2", "--memory-messages", "500")
     where = ("--redis-server", str(redis_server.binary), "--json", str(kept_file))
-    done = run("bench_consumer.py", *brief, "--prefetch", PREFETCH, *where)
+    done = run("bench_consumer.py", *brief, *where)
     measured = kept_of(done, kept_file)["measurements"]
     for kind in ("ours, auto", "one XACK a read, 1"):
         assert len(measured[f"{kind}, start-up"]["start-up s"]) == 2
@@ -171,7 +169,7 @@ def test_what_is_kept_can_be_printed_as_markdown(module: Import) -> None:
 
 def test_every_fiftieth_job_is_retried_once(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     kept_file = tmp_path / "retries.json"
-    brief = ("--messages", "1000", "--rounds", "1", "--prefetch", PREFETCH)
+    brief = ("--messages", "1000", "--rounds", "1")
     where = ("--redis-server", str(redis_server.binary), "--json", str(kept_file))
     kept = kept_of(run("bench_retries.py", *brief, *where), kept_file)
     assert kept["measurements"]["2 % fail once"]["latest retry s"][0] > 0
@@ -195,7 +193,7 @@ def test_a_large_group_is_measured_in_every_scenario(
     kept_file = tmp_path / "growth.json"
     brief = (
         *("--waiting", "1000", "--dead-pending", "40", "--dead", "4", "--parked", "30"),
-        *("--live", "3", "--runs", "1", "--seconds", "20", "--prefetch", "10"),
+        *("--live", "3", "--runs", "1", "--seconds", "20"),
     )
     where = ("--redis-server", str(redis_server.binary), "--json", str(kept_file))
     kept = kept_of(run("bench_growth.py", *brief, *where), kept_file)
@@ -221,7 +219,7 @@ def test_the_bounds_of_growth_can_be_missed(module: Import) -> None:
 
 def test_fairness_is_measured_with_two_workers(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     kept_file = tmp_path / "fairness.json"
-    brief = ("--jobs", "100", "--long-seconds", "0.3", "--runs", "1", "--prefetch", "5")
+    brief = ("--jobs", "100", "--long-seconds", "0.3", "--runs", "1")
     where = ("--redis-server", str(redis_server.binary), "--json", str(kept_file))
     kept = kept_of(run("bench_fairness.py", *brief, *where), kept_file)
     (row,) = kept["measurements"].values()
@@ -350,7 +348,7 @@ def test_a_short_soak_loses_nothing_and_publishes_nothing_twice(
 def test_an_upgrade_and_a_rollback_lose_nothing(redis_server: EmbeddedRedis) -> None:
     """Both releases are this one here; it shows that the program works, and what it checks."""
     brief = ("--rounds", "1", "--step-seconds", "0.3", "--workers", "2", "--lease", "1")
-    load = ("--rate", "30", "--new-prefetch", "20", "--seed", "2")
+    load = ("--rate", "30", "--seed", "2")
     server = ("--redis-server", str(redis_server.binary))
     output = output_of("rolling_upgrade.py", "--old", str(REPOSITORY), *brief, *load, *server)
     assert value("lost", output) == value("published twice", output) == "0"
@@ -392,7 +390,7 @@ def test_an_upgrade_from_a_release_that_loses_messages_fails(
         (broken / pages).symlink_to(REPOSITORY / pages)
     (broken / "sitecustomize.py").write_text(LOSSY_RELEASE)
     brief = ("--rounds", "1", "--step-seconds", "0.3", "--workers", "1", "--lease", "1")
-    load = ("--rate", "30", "--new-prefetch", "20", "--seed", "2")
+    load = ("--rate", "30", "--seed", "2")
     server = ("--redis-server", str(redis_server.binary))
     done = run("rolling_upgrade.py", "--old", str(broken), *brief, *load, *server)
     assert done.returncode == 1
