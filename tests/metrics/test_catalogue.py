@@ -24,7 +24,7 @@ def test_the_table_of_names_is_that_of_the_code() -> None:
         DOCUMENT,
         re.MULTILINE,
     )
-    told = {
+    documented = {
         (name, kind, unit, owner, meaning)
         for name, kind, unit, owners, meaning in rows
         for owner in owners.split(", ")
@@ -37,10 +37,10 @@ def test_the_table_of_names_is_that_of_the_code() -> None:
         for owner, metrics in owned.items()
         for metric in metrics
     }
-    assert told == built
+    assert documented == built
 
 
-def test_every_figure_of_an_empty_registry_is_documented() -> None:
+def test_every_value_of_an_empty_registry_is_documented() -> None:
     data = registry("w", Clock(), StillResources()).get_metrics_data()
     assert [name for name in data if f"`{name}" not in DOCUMENT] == [
         "metrics_dropped_label_sets_per_second"  # as every counter has
