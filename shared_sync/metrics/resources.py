@@ -16,7 +16,7 @@ import psutil
 from shared_sync.common.fork import PerProcess
 from shared_sync.metrics.cgroup import ContainerMemory, container_memory
 from shared_sync.metrics.gpu import Gpus, GpuSample, may_have_gpus
-from shared_sync.metrics.polled_source import NothingToRead, Source
+from shared_sync.metrics.polled_source import NothingToRead, PolledSource
 from shared_sync.metrics.process import ProcessProbe, ProcessSample
 from shared_sync.metrics.stall_detector import StallDetector
 
@@ -77,7 +77,7 @@ class Resources:
         self._max_age_seconds = max_age_seconds
         self._stall_detector = StallDetector(on_tick, window_seconds=window_seconds, clock=clock)
         self._gpus = Gpus()
-        self._gpu_source = Source("gpu", partial(_read, self._gpus), clock=clock)
+        self._gpu_source = PolledSource("gpu", partial(_read, self._gpus), clock=clock)
         # Each process's own: a fork is another process to sample.
         self._samplers = PerProcess(partial(_Sampler, root, process, clock))
         self._samplers.get()  # the first CPU use is measured from now on

@@ -12,7 +12,7 @@ from registries import StillResources, registry
 
 from shared_sync.metrics.catalogue import CONSUMER, KNOWN, OWN, SERVICES, MetricDescription, Ratio
 from shared_sync.metrics.error_categories import CATEGORIES
-from shared_sync.redis_consumer.consumer import COUNTERS
+from shared_sync.redis_consumer.lifecycle import COUNTERS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "metrics.md").read_text()
