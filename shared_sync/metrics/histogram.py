@@ -1,7 +1,7 @@
 """Histograms of durations: how many fell into each of 1164 fixed buckets.
 
 A bucket is 2 % wide, so a quantile is wrong by at most 1 %, whatever the shape of the data, and no
-bucket has to be chosen in advance. Durations from 10 µs to 100,000 s are told apart; shorter and
+bucket has to be chosen in advance. Durations from 10 µs to 100,000 s are distinguished; shorter and
 longer ones share the first and the last bucket. The idea of buckets that grow by a constant factor,
 which makes the relative error constant and histograms mergeable, is that of DDSketch (Masson, Rim,
 Lee: "DDSketch: a fast and fully-mergeable quantile sketch with relative-error guarantees", 2019).
