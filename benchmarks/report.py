@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -171,29 +172,35 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def markdown_of(report: Mapping[str, Any]) -> str:
-    """Return a kept report as Markdown: a table for each set of quantities, then the bounds."""
-    groups: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-    for label, quantities in report["measurements"].items():
-        groups[tuple(quantities)].append(label)
+    """Return a kept report as Markdown: the measurements, the bounds, and the facts.
+
+    Labels that share a quantity are rows of one table.
+    """
+    measurements: Mapping[str, Mapping[str, Sequence[float]]] = report["measurements"]
+    groups: list[tuple[list[str], list[str]]] = []  # quantities and labels
+    for label, quantities in measurements.items():
+        shared = (group for group in groups if not quantities.keys().isdisjoint(group[0]))
+        columns, labels = next(shared, ([], []))
+        if not labels:
+            groups.append((columns, labels))
+        columns += [name for name in quantities if name not in columns]
+        labels.append(label)
     tables = []
-    for quantities, labels in groups.items():
+    for columns, labels in groups:
         rows = [
-            [
-                label,
-                *(_median_and_range(report["measurements"][label][name]) for name in quantities),
-            ]
+            [label, *(_median_and_range(measurements[label].get(name, ())) for name in columns)]
             for label in labels
         ]
-        tables.append(_table(["", *quantities], rows))
-    if report["checks"]:
-        tables.append(
-            _table(["", "measured", "bound", ""], [_check_row(c) for c in report["checks"]])
-        )
-    facts = {name: fact for name, fact in report.items() if isinstance(fact, str)}
-    return "\n\n".join([*tables, "; ".join(f"{name}: {fact}" for name, fact in facts.items())])
+        tables.append(_table(["", *columns], rows))
+    checks = [_check_row(check) for check in report["checks"]]
+    tables.append(_table(["", "measured", "bound", ""], checks))
+    facts = "; ".join(f"{name}: {fact}" for name, fact in report.items() if isinstance(fact, str))
+    return "\n\n".join([*tables, textwrap.fill(f"{facts}.", 100, break_on_hyphens=False)])
 
 
 def _median_and_range(values: Sequence[float]) -> str:
+    if not values:
+        return ""
     median = shown(statistics.median(values))
     return f"{median} ({shown(min(values))} to {shown(max(values))})" if values[1:] else median
 

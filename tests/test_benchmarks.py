@@ -154,13 +154,19 @@ def test_what_is_kept_can_be_printed_as_markdown(module: Import) -> None:
     checks = [{"name": "a / b", "value": 0.25, "bound": 0.5, "at_least": True, "held": False}]
     kept = {
         "machine": "2 cores",
-        "measurements": {"a": {"messages/s": [1000, 3000, 2000]}, "b": {"messages/s": [8000]}},
+        "measurements": {
+            "a": {"messages/s": [1000, 3000, 2000]},
+            "idle": {"commands/s": [4]},
+            "b": {"messages/s": [8000], "MB": [40.04]},
+        },
         "checks": checks,
     }
     assert report.markdown_of(kept) == (
-        "|  | messages/s |\n| --- | --- |\n| a | 2,000 (1,000 to 3,000) |\n| b | 8,000 |\n\n"
+        "|  | messages/s | MB |\n| --- | --- | --- |\n"
+        "| a | 2,000 (1,000 to 3,000) |  |\n| b | 8,000 | 40 |\n\n"
+        "|  | commands/s |\n| --- | --- |\n| idle | 4 |\n\n"
         "|  | measured | bound |  |\n| --- | --- | --- | --- |\n"
-        "| a / b | 0.25 | at least 0.5 | missed |\n\nmachine: 2 cores"
+        "| a / b | 0.25 | at least 0.5 | missed |\n\nmachine: 2 cores."
     )
 
 
