@@ -124,8 +124,8 @@ def main() -> int:
     if versions:
         facts["queues on"] = ", ".join(" ".join(version) for version in versions.items())
     facts["run"] = (
-        f"{options.rounds} rounds, {options.messages:,} messages, prefetch {options.prefetch} where "
-        f"it is automatic, {time.monotonic() - began:.0f} s"
+        f"{options.rounds} rounds, {options.messages:,} messages, "
+        f"prefetch {options.prefetch} where it is automatic, {time.monotonic() - began:.0f} s"
     )
     return show_and_keep(measured, BOUNDS, facts, options.json)
 
