@@ -103,7 +103,7 @@ class OwnerLog:
         self._seen: defaultdict[str, list[tuple[str, float]]] = defaultdict(list)
 
     def poll(self) -> int:
-        """Look at the pending list; return how many messages are pending."""
+        """Read the pending list; return how many messages are pending."""
         rows: Any = self._client.xpending_range(STREAM, GROUP, "-", "+", self._jobs)
         now = time.monotonic()
         for row in rows:
