@@ -65,9 +65,9 @@ class Worker:
         if self._server is None:
             self._server = self._make()
         # The server's own samples go where nobody reads them: the past is the test's.
-        self._server._board.history = History()
+        self._server._state.history = History()
         self._server.start_server()
-        self._server._board.history = self.history
+        self._server._state.history = self.history
 
     def stop(self) -> None:
         if self._server is not None:

@@ -15,7 +15,7 @@ from shared_sync.common.clock import StallTolerantClock
 from shared_sync.common.loop import Loop
 from shared_sync.common.poller import Poller, text_of
 from shared_sync.health_server import payload
-from shared_sync.health_server.check_result import HEALTH, Check
+from shared_sync.health_server.checks import HEALTH, Check
 from shared_sync.health_server.payload import HealthData
 
 if TYPE_CHECKING:

@@ -381,7 +381,7 @@ def test_the_views_of_a_consumer_are_added_by_themselves(serve: Serve) -> None:
 def test_the_history_has_the_figures_of_health_metrics_and_checks(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared_sync.health_server.state.HISTORY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr("shared_sync.health_server.sampler.PERIOD_SECONDS", 0.05)
     numbers = iter(range(10**6))
     server = HealthServer(
         "worker-1", 0, None, lambda: {"in_flight": 7}, lambda: {"jobs": next(numbers), "text": "x"},
@@ -405,7 +405,7 @@ def test_the_history_has_the_figures_of_health_metrics_and_checks(
 def test_the_history_outlives_a_restart_of_the_server(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared_sync.health_server.state.HISTORY_PERIOD_SECONDS", 0.05)
+    monkeypatch.setattr("shared_sync.health_server.sampler.PERIOD_SECONDS", 0.05)
     server = serve(lambda: {"jobs": 1})
     eventually(lambda: ask(f"{server.url}/api/history")[1]["next"] > 2)
     before = ask(f"{server.url}/api/history")[1]

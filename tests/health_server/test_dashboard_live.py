@@ -27,6 +27,7 @@ from shared_sync import (
     WorkerMetrics,
 )
 from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.health_server import sampler
 from shared_sync.health_server import state as health_server_state
 from shared_sync.redis_consumer import job_budget
 
@@ -56,7 +57,7 @@ def server_of(consumer: RedisStreamConsumer, metrics: WorkerMetrics) -> Iterator
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of this process take samples often, and ask for views whenever the page does."""
-    monkeypatch.setattr(health_server_state, "HISTORY_PERIOD_SECONDS", 0.5)
+    monkeypatch.setattr(sampler, "PERIOD_SECONDS", 0.5)
     monkeypatch.setattr(health_server_state, "VIEW_PERIOD_SECONDS", 0.0)
 
 

@@ -229,7 +229,7 @@ def test_a_client_that_sends_a_byte_now_and_then_is_sent_away(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wsgi, "REQUEST_SECONDS", 0.3)
-    monkeypatch.setattr(wsgi, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(wsgi, "WAIT_SECONDS", 0.05)
     server = serve()
     done = threading.Event()
     with connect(server) as client:
@@ -253,7 +253,7 @@ def test_a_client_that_takes_its_answer_too_slowly_is_sent_away(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wsgi, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(wsgi, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(wsgi, "WAIT_SECONDS", 0.05)
     server = serve(lambda: {"text": "x" * LARGE})
     eventually(lambda: ask(server, "/health/ready").code == 200)
     with connect(server) as client:
