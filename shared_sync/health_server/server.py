@@ -11,12 +11,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask
 
 from shared_sync.common.fork import renew_in_forks
-from shared_sync.common.guarded import GuardedLogger
+from shared_sync.common.guarded import GuardedLogger, Logger
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import routes, wsgi
 from shared_sync.health_server.access import Access
@@ -25,10 +25,7 @@ from shared_sync.health_server.state import CALLBACK_TIMEOUT_SECONDS, GIVE_UP_SE
 from shared_sync.health_server.views import VIEW_TIMEOUT_SECONDS, View
 from shared_sync.health_server.wsgi import HttpServer
 
-if TYPE_CHECKING:
-    from shared_sync.health_server.pollers import Logger
-
-    Data = Mapping[str, Any]
+Data = Mapping[str, Any]
 
 
 class HealthServer:

@@ -11,8 +11,9 @@ import uuid
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from shared_sync.common.guarded import Logger
 from shared_sync.common.poller import Poller, PollResult
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import payload, views
@@ -24,9 +25,6 @@ from shared_sync.health_server.sampler import Sampler
 from shared_sync.health_server.time_series import History
 from shared_sync.health_server.views import View
 from shared_sync.health_server.waiting import CallFailed, Waiting
-
-if TYPE_CHECKING:
-    from shared_sync.health_server.pollers import Logger
 
 T = TypeVar("T")
 
