@@ -29,13 +29,14 @@ _ENDPOINTS: Final = (
     "/api/state",
     "/api/history",
 )
+_SCRIPTS: Final = (
+    *("app.js", "chart.js", "charts.js", "checks.js", "dom.js", "format.js", "history.js"),
+    *("polling.js", "queue.js", "status.js", "values.js"),
+)
 _PAGE: Final = {
     "index.html": "text/html; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
-    **dict.fromkeys(
-        ("app.js", "charts.js", "document.js", "figures.js", "history.js", "queue.js"),
-        "text/javascript; charset=utf-8",
-    ),
+    **dict.fromkeys(_SCRIPTS, "text/javascript; charset=utf-8"),
 }
 _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
