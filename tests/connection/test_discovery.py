@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 from helpers import ask, eventually, health_command
-from protocol_client import interrupted_wait, make_link
+from protocol_client import interrupted_wait, make_connection
 from redis.crc import key_slot
 from servers import MASTER, Cluster, Sentinels, Servers, sentinel
 
@@ -58,7 +58,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.mark.parametrize("option", ["max_connections=50", "timeout=20"])
 def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option: str) -> None:
-    with closing(make_link(f"{redis_url}?{option}")) as connection:
+    with closing(make_connection(f"{redis_url}?{option}")) as connection:
         assert connection.call("PING") == b"PONG"
 
 
@@ -74,7 +74,7 @@ def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option
 )
 def test_an_unknown_option_in_the_url_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError, match="option"):
-        make_link(url)
+        make_connection(url)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +153,12 @@ def test_the_command_for_dead_letters_finds_them(servers: Servers) -> None:
 
 
 def test_a_blocked_wait_is_ended_from_another_thread(servers: Servers) -> None:
-    with closing(make_link(servers.url)) as connection:
+    with closing(make_connection(servers.url)) as connection:
         assert interrupted_wait(connection, servers.admin(servers.master())) is None
 
 
 def test_a_broken_link_finds_its_server_again(servers: Servers) -> None:
-    with closing(make_link(servers.url)) as connection:
+    with closing(make_connection(servers.url)) as connection:
         number = connection.call("CLIENT", "ID")
         servers.admin(servers.master()).client_kill_filter(_id=number)
         with pytest.raises(RedisUnavailable):
@@ -203,7 +203,7 @@ def test_if_nobody_answers_the_error_names_all_that_were_asked_and_no_password(
 
 
 def test_a_master_that_no_sentinel_knows_is_named_with_the_remedy(sentinels: Sentinels) -> None:
-    connection = make_link(f"redis+sentinel://u:{SECRET}@{sentinels.hosts}/other/0")
+    connection = make_connection(f"redis+sentinel://u:{SECRET}@{sentinels.hosts}/other/0")
     with pytest.raises(RedisUnavailable) as caught:
         connection.open()
     told = str(caught.value)
@@ -215,13 +215,13 @@ def test_a_master_that_no_sentinel_knows_is_named_with_the_remedy(sentinels: Sen
 
 def test_a_server_that_is_no_cluster_says_so(redis_url: str) -> None:
     with pytest.raises(RedisUnavailable, match="cluster support disabled"):
-        make_link(redis_url.replace("redis://", "redis+cluster://")).open()
+        make_connection(redis_url.replace("redis://", "redis+cluster://")).open()
 
 
 def test_a_server_that_is_no_sentinel_says_so(redis_url: str) -> None:
     hosts = redis_url.removeprefix("redis://").removesuffix("/0")
     with pytest.raises(RedisUnavailable, match=r"(?i)unknown command .?sentinel"):
-        make_link(f"redis+sentinel://{hosts}/main").open()
+        make_connection(f"redis+sentinel://{hosts}/main").open()
 
 
 @pytest.mark.parametrize("stream", ["jobs", "jobs:{eu}"])
@@ -266,7 +266,7 @@ def test_sentinels_and_master_may_each_have_a_user_of_their_own(guarded: Embedde
     """That of the Sentinels needs one right."""
     address = f"redis+sentinel://worker:{SECRET}@127.0.0.1:{guarded.port}/{MASTER}"
     url = f"{address}?sentinel_username=asker&sentinel_password={SECRET}"
-    with closing(make_link(url)) as connection:
+    with closing(make_connection(url)) as connection:
         assert connection.call("ACL", "WHOAMI") == b"worker"
 
 
@@ -277,7 +277,7 @@ def test_sentinels_and_master_may_each_have_a_user_of_their_own(guarded: Embedde
 def test_sentinels_that_refuse_the_user_deny_access(guarded: EmbeddedRedis, options: str) -> None:
     address = f"redis+sentinel://worker:{SECRET}@127.0.0.1:{guarded.port}/{MASTER}"
     with pytest.raises(RedisAccessDenied) as caught:
-        make_link(address + options).open()
+        make_connection(address + options).open()
     assert SECRET not in str(caught.value)
     assert "other" not in str(caught.value)
 
@@ -329,7 +329,7 @@ def test_a_slot_that_is_moved_is_followed(cluster: Cluster) -> None:
 def test_a_link_to_the_wrong_node_is_turned_away_and_finds_the_right_one(
     cluster: Cluster,
 ) -> None:
-    with closing(make_link(cluster.url)) as connection:
+    with closing(make_connection(cluster.url)) as connection:
         other = next(f"key-{n}" for n in range(100) if is_elsewhere(f"key-{n}"))
         with pytest.raises(RedisUnavailable, match="MOVED"):
             connection.call("XLEN", other)
@@ -501,7 +501,7 @@ def test_an_idle_link_notices_without_sending_that_the_master_was_replaced(
     port = redis_url.removesuffix("/0").rpartition(":")[2].encode()
     answers = Answers(a=[b"127.0.0.1", port])
     monkeypatch.setattr(discovery, "_make_ask", lambda *_: answers)
-    with closing(make_link("redis+sentinel://a:1/main")) as connection:
+    with closing(make_connection("redis+sentinel://a:1/main")) as connection:
         assert connection.call("PING") == b"PONG"
         assert not connection.is_stale()
         answers.said["a"] = [b"localhost", port]
