@@ -24,8 +24,7 @@ from redis.connection import Connection, SSLConnection
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from shared_sync.connection import connection as redis_connection
-from shared_sync.connection import url
+from shared_sync.connection import driver_errors, url
 from shared_sync.connection.connection import Connect
 from shared_sync.connection.url import Node
 from shared_sync.errors import (
@@ -195,9 +194,7 @@ class _Search:
             try:
                 return self._find_from(node)
             except Exception as error:  # noqa: BLE001 - translated, whatever it is
-                refusal = (
-                    error if isinstance(error, _NotKnown) else redis_connection.translate(error)
-                )
+                refusal = error if isinstance(error, _NotKnown) else driver_errors.translate(error)
                 refusals.append(f"{node}: {refusal}")
                 kinds.add(type(refusal))
         kind = RedisAccessDenied if RedisAccessDenied in kinds else RedisUnavailable
