@@ -86,7 +86,8 @@ class Connection:
     def is_stale(self) -> bool:
         """Whether the server has closed the connection, or something unread is left in it.
 
-        Never blocks. A connection that is not open is not stale.
+        Does not wait for the server, but may ask a Sentinel, for a second at most. A connection
+        that is not open is not stale.
         """
         if not self._open:
             return False

@@ -209,6 +209,25 @@ def test_commands_that_are_sent_together_are_not_repeated_when_the_server_forgot
     assert connection.receive() == b"after"
 
 
+def test_a_wait_that_is_broken_off_leaves_no_reply_to_a_script_behind(redis_url: str) -> None:
+    class BrokenOff(Written):
+        breaks = True
+
+        def read_response(self) -> Any:
+            if self.breaks:
+                self.breaks = False
+                raise KeyboardInterrupt
+            return self._connection.read_response()
+
+    connect = discovery.connector(redis_url, key=None, reply_timeout_seconds=5)
+    with closing(Connection(lambda: BrokenOff(connect()))) as connection:
+        with pytest.raises(KeyboardInterrupt):
+            connection.call(*publish())
+        assert connection.call("ECHO", "next") == b"next"
+        assert connection.call(*ENTRIES)[1] >= 0
+        assert connection.connects == 2
+
+
 @pytest.fixture
 def unable_to_load(own_server: EmbeddedRedis) -> Iterator[Connection]:
     """A connection of a user who may call scripts and not load them."""
