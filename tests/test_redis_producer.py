@@ -77,10 +77,11 @@ def test_a_message_of_a_thousand_fields_and_one_of_five_mebibytes_are_published(
     assert second == {b"audio": audio}
 
 
+@pytest.mark.parametrize("collect", [iter, list, tuple])
 def test_ids_are_returned_in_the_order_of_the_messages(
-    producer: RedisStreamProducer, client: redis.Redis
+    producer: RedisStreamProducer, client: redis.Redis, collect: Any
 ) -> None:
-    returned = producer.publish_many({"n": number} for number in range(250))
+    returned = producer.publish_many(collect({"n": number} for number in range(250)))
     assert returned == ids(client)
     assert numbers(client) == list(range(250))
 
@@ -207,15 +208,56 @@ def test_a_full_queue_refuses_and_says_what_to_do(redis_url: str, client: redis.
     assert numbers(client) == [1, 3]
 
 
+@pytest.mark.parametrize("collect", [iter, list])
 @pytest.mark.parametrize("limit", [1, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH])
 def test_many_messages_fill_the_queue_exactly_and_the_error_has_the_accepted_ids(
-    redis_url: str, client: redis.Redis, limit: int
+    redis_url: str, client: redis.Redis, limit: int, collect: Any
 ) -> None:
+    messages = collect({"n": number} for number in range(limit + 1))
     with RedisStreamProducer(redis_url, STREAM, max_queue_depth=limit) as producer:
         with pytest.raises(QueueFull) as caught:
-            producer.publish_many({"n": number} for number in range(limit + 1))
+            producer.publish_many(messages)
         assert list(caught.value.published) == ids(client)
         assert numbers(client) == list(range(limit))
+
+
+def test_a_refusal_comes_before_an_invalid_message_that_was_read_ahead(
+    redis_url: str, client: redis.Redis
+) -> None:
+    messages: list[dict[str, object]] = [{"n": number} for number in range(BATCH)]
+    with RedisStreamProducer(redis_url, STREAM, max_queue_depth=BATCH - 1) as producer:
+        with pytest.raises(QueueFull) as caught:
+            producer.publish_many([*messages, {}])
+        assert list(caught.value.published) == ids(client)
+        client.delete(STREAM)
+        assert [producer.publish({"n": -1})] == ids(client)
+
+
+def test_an_unknown_error_of_a_message_that_was_read_ahead_comes_through(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    class Broken(dict[str, object]):
+        def items(self) -> Any:
+            raise LookupError("no items")
+
+    messages = [*({"n": number} for number in range(BATCH)), Broken(n=1)]
+    with pytest.raises(LookupError):
+        producer.publish_many(messages)
+    assert numbers(client) == list(range(BATCH))
+    assert producer.publish({"n": -1}) == ids(client)[-1]
+
+
+def test_scripts_that_the_server_forgets_on_the_way_are_loaded_again(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def messages() -> Iterator[dict[str, object]]:
+        for number in range(3 * BATCH):
+            if number == BATCH:
+                client.script_flush()
+            yield {"n": number}
+
+    assert producer.publish_many(messages()) == ids(client)
+    assert numbers(client) == list(range(3 * BATCH))
 
 
 def test_a_queue_that_is_filled_exactly_is_no_error(redis_url: str) -> None:
