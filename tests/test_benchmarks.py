@@ -117,6 +117,22 @@ def test_a_cell_that_needs_another_python_is_left_out_without_it() -> None:
     assert "dramatiq and mayu are left out" in output
 
 
+def test_the_producer_is_measured_beside_redis_py(
+    redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    kept_file = tmp_path / "producer.json"
+    where = ("--redis-server", str(redis_server.binary), "--json", str(kept_file))
+    done = run("bench_producer.py", "--rounds", "2", "--seconds", "0.02", *where)
+    kept = kept_of(done, kept_file)
+    for rates in kept["measurements"].values():
+        assert len(rates["messages/s"]) == 2
+        assert all(rate > 0 for rate in rates["messages/s"])
+    assert [check["name"] for check in kept["checks"]] == [
+        "publish / xadd",
+        "publish_many / pipeline",
+    ]
+
+
 def test_an_unknown_cell_is_refused() -> None:
     done = run("bench_consumer.py", "--cells", "empty,full")
     assert done.returncode == 2
