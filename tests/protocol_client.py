@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -10,44 +12,65 @@ from helpers import eventually
 
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol.commands import (
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import SharedSyncError
+from shared_sync.protocol import publishing
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.groups import ensure_group
+from shared_sync.protocol.keys import PARKED, Keys
+from shared_sync.protocol.messages import (
     Answer,
     Bury,
     Entry,
     Finish,
-    GroupCommands,
-    Keys,
-    NameHeld,
     Outcome,
     Park,
-    QueueFigures,
     Read,
-    Recovered,
+    parse_read,
 )
+from shared_sync.protocol.replies import (
+    NameInUse,
+    QueueMetrics,
+    parse_claim,
+    parse_heartbeat,
+    parse_pending,
+    parse_settled,
+)
+from shared_sync.protocol.scan import START, Found, Position, ScanRequest, parse_found
 
 KEYS = Keys.of("jobs", "workers")
 LEASE_MS = 30_000
 HOUR_MS = 3_600_000
 NOTHING = Answer()
+MOST_STEPS = 20
+BEGINNING = Position()
 METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
 
 
-def make_link(url: str) -> Connection:
+@dataclass(frozen=True)
+class Recovered:
+    """What some steps of recovery came to."""
+
+    entry: Entry | None
+    lost_bodies: int
+    next_due_seconds: float | None
+
+
+def make_connection(url: str) -> Connection:
     return Connection(discovery.connector(url, key=KEYS.stream, reply_timeout_seconds=10))
 
 
-def interrupted_wait(link: Connection, client: redis.Redis) -> Any:
-    """What a thread receives that waits for a message over the link, when that is ended from here.
+def interrupted_wait(connection: Connection, client: redis.Redis) -> Any:
+    """What a thread receives that waits for a message over the connection, when it is interrupted.
 
     The client is one of the same server, which nobody else uses.
     """
     client.xgroup_create(KEYS.stream, KEYS.group, "0", mkstream=True)
-    link.send([GroupCommands(KEYS, "w1", LEASE_MS).read(1, 9000)])
+    connection.send([GroupCommands(KEYS, "w1", LEASE_MS).read(1, 9000)])
     with ThreadPoolExecutor(1) as other:
-        received = other.submit(link.receive_blocked)
+        received = other.submit(connection.receive_blocked)
         eventually(lambda: client.info("clients")["blocked_clients"] == 1)
-        link.interrupt()
+        connection.interrupt()
         return received.result(5)
 
 
@@ -60,43 +83,50 @@ class Worker:
 
     def __init__(
         self,
-        link: Connection,
+        connection: Connection,
         name: str,
         *,
         keys: Keys = KEYS,
         results: str | None = "results",
         lease_ms: int = LEASE_MS,
-        holder: str | None = None,
-        beats: bool = True,
+        identity: str | None = None,
+        sends_heartbeat: bool = True,
     ) -> None:
-        self.link = link
-        holder = holder or f"the holder of {name}"
-        self.commands = GroupCommands(keys, name, lease_ms, results, holder=holder)
-        stream_commands.ensure_group(link, self.commands)
-        stream_commands.learn_abilities(link, self.commands)
-        if beats:
-            self.beat()
+        self.connection = connection
+        identity = identity or f"the identity of {name}"
+        self.commands = GroupCommands(keys, name, lease_ms, results, identity=identity)
+        ensure_group(connection, self.commands)
+        if sends_heartbeat:
+            self.heartbeat()
 
     def publish(self, *messages: list[bytes]) -> list[str]:
-        command = stream_commands.publish(self.commands.keys.stream, messages, None)
-        ids, error = stream_commands.parse_published(self.link.call(*command))
+        command = publishing.publish(self.commands.keys.stream, messages, None)
+        ids, error = publishing.parse_published(self.connection.call(*command))
         assert error is None
         return ids
 
     def read(self, count: int = 10) -> list[Entry]:
-        return stream_commands.parse_read(self.link.call(*self.commands.read(count, 0)))
+        return parse_read(self.connection.call(*self.commands.read(count)))
+
+    def done(self, *ids: str) -> int:
+        """End messages without a result; how many this ended."""
+        ended: int = self.connection.call(*self.commands.finish(ids))
+        return ended
 
     def settle(self, *outcomes: Outcome) -> list[int]:
         """What each outcome came to; raises the refusal that ended them, if there was one."""
         settled: list[int] = []
-        for command, _ in self.commands.outcomes(outcomes):
-            reply = stream_commands.parse_outcomes(self.link.call(*command))
+        for command in commands_for(self.commands, outcomes):
+            reply = parse_settled(self.connection.call(*command))
             if reply.refusal is not None:
                 raise reply.refusal
             settled += reply.results
         return settled
 
     def finish(self, message_id: str, answer: Answer = NOTHING) -> int:
+        """End a message, with its result if there is one."""
+        if answer == NOTHING:
+            return self.done(message_id)
         (ended,) = self.settle(Finish(message_id, answer))
         return ended
 
@@ -110,7 +140,9 @@ class Worker:
         """`delivery` None is the last one that there was."""
         if delivery is None:
             keys = self.commands.keys
-            rows = self.link.call("XPENDING", keys.stream, keys.group, message_id, message_id, 1)
+            rows = self.connection.call(
+                "XPENDING", keys.stream, keys.group, message_id, message_id, 1
+            )
             delivery = rows[0][3] if rows else 1
         (parked,) = self.settle(Park(message_id, failure, delay_ms, delivery))
         return parked
@@ -120,10 +152,10 @@ class Worker:
         return buried
 
     def hand_back(self, *ids: str) -> list[int]:
-        reply: list[int] = self.link.call(*self.commands.hand_back(ids))
+        reply: list[int] = self.connection.call(*self.commands.hand_back(ids))
         return reply
 
-    def recover(
+    def scan(
         self,
         *,
         own_idle_ms: int = HOUR_MS,
@@ -131,35 +163,83 @@ class Worker:
         predecessor_read_singly: bool = False,
         max_crashes: int = 3,
         startable_crashes: int = 3,
-        apart: tuple[Read, ...] = (),
-        held: tuple[str, ...] = (),
-    ) -> Recovered:
-        command = self.commands.recover(
+        most: int = 1,
+        apart: Collection[Read] = (),
+        in_flight: Sequence[str] = (),
+        position: Position = BEGINNING,
+        foreign: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Found:
+        """One step of recovery. It asks about every consumer of the group, unless told which."""
+        if foreign is None:
+            summary = parse_pending(self.connection.call(*self.commands.pending()))
+            foreign = [name for name in summary.by_consumer if name != PARKED]
+        request = ScanRequest(
             own_idle_ms=own_idle_ms,
             since_ms=since_ms,
             predecessor_read_singly=predecessor_read_singly,
             max_crashes=max_crashes,
             startable_crashes=startable_crashes,
+            most=most,
             apart=apart,
-            held=held,
+            in_flight=in_flight,
+            foreign=foreign,
+            position=position,
+            **options,
         )
-        return stream_commands.parse_recovered(self.link.call(*command))
+        return parse_found(self.connection.call(*self.commands.recover(request)), request)
+
+    def recover(self, **options: Any) -> Recovered:
+        """Steps of recovery from the beginning, until one finds a message or all was looked at."""
+        lost_bodies, position = 0, BEGINNING
+        for _ in range(MOST_STEPS):
+            found = self.scan(position=position, **options)
+            lost_bodies += found.lost_bodies
+            position = found.position
+            if found.entries or not found.more:
+                break
+        (entry,) = found.entries or (None,)
+        return Recovered(entry, lost_bodies, found.next_due_seconds)
 
     def recover_id(self, **options: Any) -> str | None:
         entry = self.recover(**options).entry
         return entry and entry.id
 
-    def beat(self) -> QueueFigures:
-        return stream_commands.parse_beat(self.link.call(*self.commands.beat())).figures
+    def heartbeat(self, **options: Any) -> QueueMetrics:
+        """Send a heartbeat; the sizes of the queue."""
+        pending, reply = self.connection.call_all(
+            self.commands.pending(), self.commands.heartbeat(**{"restore_from": START, **options})
+        )
+        for one in (pending, reply):
+            if isinstance(one, SharedSyncError):
+                raise one
+        summary, heartbeat = parse_pending(pending), parse_heartbeat(reply)
+        return QueueMetrics(heartbeat.backlog, summary.total, summary.parked, heartbeat.dead)
 
-    def take_name(self) -> NameHeld | None:
-        """None if it is this worker's now, else who has it."""
-        held = stream_commands.parse_hold(self.link.call(*self.commands.hold(b"")))
-        return held if isinstance(held, NameHeld) else None
+    def claim(self) -> NameInUse | None:
+        """None if the name is this worker's now, else who has it."""
+        reply = parse_claim(self.connection.call(*self.commands.claim(b"")))
+        return reply if isinstance(reply, NameInUse) else None
 
     def leave(self) -> list[int]:
-        reply: list[int] = self.link.call(*self.commands.leave())
-        return reply
+        """Leave in as many steps as it takes; how many went back, and bodies that were gone."""
+        returned = lost_bodies = 0
+        more = 1
+        while more:
+            step, lost, more = self.connection.call(*self.commands.leave())
+            returned += step
+            lost_bodies += lost
+        return [returned, lost_bodies]
+
+
+def commands_for(commands: GroupCommands, outcomes: Sequence[Outcome]) -> list[Command]:
+    """The commands that settle the outcomes, in the order of an outbox."""
+    finishes = [one for one in outcomes if isinstance(one, Finish)]
+    parks = [one for one in outcomes if isinstance(one, Park)]
+    buries = [one for one in outcomes if isinstance(one, Bury)]
+    settling = [commands.finish_with_results(finishes)] if finishes else []
+    settling += [commands.park(parks)] if parks else []
+    return [*settling, *(commands.bury(one) for one in buries)]
 
 
 class Looker:

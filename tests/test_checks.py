@@ -283,7 +283,7 @@ def test_a_path_that_is_not_there_is_unhealthy_until_it_comes(tmp_path: Path) ->
     seen = check()
     assert seen == {
         "status": "unhealthy",
-        "reasons": ["the disk cannot be looked at"],
+        "reasons": ["the disk cannot be inspected"],
         "free_mb": None,
         "free_ratio": None,
         "free_inodes_ratio": None,
@@ -406,7 +406,7 @@ def test_an_alert_that_fires_is_told_and_every_figure_that_has_one_is_shown(
     assert len(check()["reasons"]) == 2
 
 
-def test_a_metric_that_is_named_like_a_verdict_is_none() -> None:
+def test_a_metric_that_is_named_like_a_status_replaces_none() -> None:
     def get_alerts() -> list[dict[str, Any]]:
         common = {"status": "healthy", "reason": None}
         return [

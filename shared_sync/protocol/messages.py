@@ -63,8 +63,7 @@ def parse_read(reply: Any) -> list[Entry]:
     return [Entry(entry_id.decode(), items) for entry_id, items in entries]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What goes to those who wait for a message's result; empty parts go nowhere."""
 
     items: Sequence[bytes] = ()
@@ -72,8 +71,7 @@ class Answer:
     payload: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The message is done, and has a result to publish.
 
     Done without a result, a message is settled by its id alone.

@@ -56,6 +56,8 @@ class Delivery:
         self._rules = rules
         self._binary_fields = rules.binary_fields
         self._results = rules.results
+        self._reads_fields = rules.results.reads_fields
+        self._wants_results = rules.results.wanted
         self._recorder = recorder
         self._logger = logger
         self._on_retry = on_retry
@@ -76,22 +78,22 @@ class Delivery:
         if entry.deliveries > 1 and crashes.is_given_up(entry, self._rules.max_crashes):
             death = _Death(f"crashed: its process died {entry.crashes} times")
             return self._bury(entry, fields, death)
-        results = self._results
-        if results.reads_fields:
-            missing = results.missing_field(fields)
+        own = fields
+        if self._reads_fields:
+            own = dict(fields)  # the processor may change its own
+            missing = self._results.missing_field(fields)
             if missing is not None:
                 death = _Death(
                     f"bad input: field {missing!r}, which result_channel needs, is missing; "
                     "publish it with the message"
                 )
                 return self._bury(entry, fields, death)
-        own = dict(fields) if results.reads_fields else fields
         try:
             slot.runs_processor = True
             (result,) = runner.run(attempt, (Message(entry.id, own, entry.deliveries),))
-            if result is None or not results.wanted:
+            if result is None or not self._wants_results:
                 return None
-            return Finish(entry.id, results.success(entry.id, fields, result))
+            return Finish(entry.id, self._results.success(entry.id, fields, result))
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
             slot.runs_processor = False  # what follows is not the user's, nor is the logger's time
             release_memory(error)

@@ -258,10 +258,12 @@ class Outbox:
     def _confirm(self, outcomes: Sequence[Outcome], reply: Any) -> SharedSyncError | None:
         settled = parse_settled(reply)
         confirmed = outcomes[: len(settled.results)]
-        gone = {id(outcome) for outcome in confirmed}
-        self._outcomes = [outcome for outcome in self._outcomes if id(outcome) not in gone]
-        for outcome, result in zip(confirmed, settled.results, strict=True):
-            self._record(outcome, result)
+        if len(confirmed) == len(self._outcomes):
+            self._outcomes = []
+        else:
+            gone = {id(outcome) for outcome in confirmed}
+            self._outcomes = [outcome for outcome in self._outcomes if id(outcome) not in gone]
+        self._record(confirmed, settled.results)
         if settled.unpublished is not None:
             self._recorder.increment_counter("results_unpublished")
             self._log_channel_refusal(
@@ -271,23 +273,28 @@ class Outbox:
             )
         return settled.refusal
 
-    def _record(self, outcome: Outcome, result: int) -> None:
-        if result < 0:
-            self._recorder.increment_counter("lost_bodies")
-            self._logger.warning(
-                "message %s cannot be kept: its entry was deleted from the stream by others",
-                outcome.id,
-            )
-        elif result == 0 and outcome.id not in self._in_doubt:
-            self._recorder.increment_counter("jobs_lost")
-            self._logger.warning(
-                "message %s was taken over by another consumer or deleted; "
-                "what became of it here (%s) does not count",
-                outcome.id,
-                type(outcome).__name__.lower(),
-            )
-        else:
-            self._recorder.increment_counter(_COUNTERS[type(outcome)])
+    def _record(self, outcomes: Sequence[Outcome], results: Sequence[int]) -> None:
+        """Count what outcomes of one kind came to, and log what was in vain."""
+        counted = 0
+        for outcome, result in zip(outcomes, results, strict=True):
+            if result > 0 or (result == 0 and outcome.id in self._in_doubt):
+                counted += 1
+            elif result == 0:
+                self._recorder.increment_counter("jobs_lost")
+                self._logger.warning(
+                    "message %s was taken over by another consumer or deleted; "
+                    "what became of it here (%s) does not count",
+                    outcome.id,
+                    type(outcome).__name__.lower(),
+                )
+            else:
+                self._recorder.increment_counter("lost_bodies")
+                self._logger.warning(
+                    "message %s cannot be kept: its entry was deleted from the stream by others",
+                    outcome.id,
+                )
+        if counted:
+            self._recorder.increment_counter(_COUNTERS[type(outcomes[0])], counted)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -182,7 +182,6 @@ class Reader:
                 outbox.add(outcome)
                 if isinstance(outcome, Finish):
                     self._result_bytes += sum(map(len, outcome.answer.items))
-            attempt.ended_at = self._clock()
         finally:
             slot.end_attempt()
         if entry.deliveries > 1 and entry.crashes:

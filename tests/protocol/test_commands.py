@@ -13,10 +13,19 @@ from contextlib import closing
 import fakeredis
 import pytest
 import redis
-from protocol_client import HOUR_MS, KEYS, LEASE_MS, NOTHING, Looker, Worker, make_link, result
+from protocol_client import (
+    HOUR_MS,
+    KEYS,
+    LEASE_MS,
+    NOTHING,
+    Looker,
+    Recovered,
+    Worker,
+    make_connection,
+    result,
+)
 from redis.crc import key_slot
 
-from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import (
@@ -26,20 +35,19 @@ from shared_sync.errors import (
     RedisRefused,
     SharedSyncError,
 )
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol.commands import (
-    PARKED,
-    Answer,
-    Ensured,
-    Finish,
-    GroupCommands,
-    Keys,
-    NameTaken,
-    QueueFigures,
-    Read,
-    Recovered,
+from shared_sync.protocol import groups, publishing
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.groups import Ensured
+from shared_sync.protocol.keys import PARKED, Keys
+from shared_sync.protocol.messages import Answer, Finish, Read, parse_read
+from shared_sync.protocol.process_identity import ProcessIdentity
+from shared_sync.protocol.replies import (
+    NameClaimed,
+    QueueMetrics,
+    parse_claim,
+    parse_heartbeat,
 )
-from shared_sync.protocol.process_identity import Holder
+from shared_sync.protocol.scan import START
 
 # --- names of keys ----------------------------------------------------------------------------
 
@@ -82,32 +90,32 @@ def test_empty_names_are_refused(stream: str, group: str) -> None:
 
 
 def test_a_new_group_begins_with_what_was_published_before_it(
-    link: Connection, client: redis.Redis
+    connection: Connection, client: redis.Redis
 ) -> None:
     client.xadd("jobs", {"text": "early"})
     commands = GroupCommands(KEYS, "w1", LEASE_MS)
-    assert stream_commands.ensure_group(link, commands) is Ensured.CREATED
-    assert stream_commands.ensure_group(link, commands) is Ensured.EXISTED
-    (entry,) = stream_commands.parse_read(link.call(*commands.read(10, 1)))
+    assert groups.ensure_group(connection, commands) is Ensured.CREATED
+    assert groups.ensure_group(connection, commands) is Ensured.EXISTED
+    (entry,) = parse_read(connection.call(*commands.read(10, 1)))
     assert entry.items == [b"text", b"early"]
 
 
 def test_a_key_that_is_no_stream_is_a_configuration_error(
-    link: Connection, client: redis.Redis
+    connection: Connection, client: redis.Redis
 ) -> None:
     client.set("jobs", "a string")
     with pytest.raises(ConfigurationError, match="'jobs'"):
-        stream_commands.ensure_group(link, GroupCommands(KEYS, "w1", LEASE_MS))
+        groups.ensure_group(connection, GroupCommands(KEYS, "w1", LEASE_MS))
     with pytest.raises(ConfigurationError, match="result_stream"):
-        stream_commands.check_is_stream(link, "jobs", "result_stream")
-    stream_commands.check_is_stream(link, "not-there", "result_stream")
+        groups.check_is_stream(connection, "jobs", "result_stream")
+    groups.check_is_stream(connection, "not-there", "result_stream")
 
 
 def test_a_read_without_messages_is_an_empty_list(worker: Worker) -> None:
     assert worker.read() == []
 
 
-@pytest.mark.parametrize("act", ["beat", "leave", "recover", "read"])
+@pytest.mark.parametrize("act", ["heartbeat", "leave", "recover", "read"])
 def test_without_its_group_every_act_says_so(worker: Worker, client: redis.Redis, act: str) -> None:
     client.delete("jobs")
     with pytest.raises(GroupMissing):
@@ -117,19 +125,17 @@ def test_without_its_group_every_act_says_so(worker: Worker, client: redis.Redis
 # --- finish -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[True, False], ids=["XACKDEL", "XACK"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finish as on a server that has XACKDEL, and as on others; one that has not falls back."""
-
-    def learn(_link: Connection, commands: GroupCommands) -> None:
-        commands.has_xackdel = request.param
-
-    monkeypatch.setattr(stream_commands, "learn_abilities", learn)
-
-
-def test_a_server_is_asked_for_what_it_can_do(worker: Worker, link: Connection) -> None:
-    (known,) = link.call("COMMAND", "INFO", "XACKDEL")
-    assert worker.commands.has_xackdel is bool(known)
+@pytest.fixture(params=[True, False], ids=["XDELEX", "XDEL"])
+def either_way(request: pytest.FixtureRequest, connection: Connection) -> Iterator[None]:
+    """Delete entries as on a server that has XDELEX, and as on others."""
+    (known,) = connection.call("COMMAND", "INFO", "XDELEX")
+    if request.param and not known:
+        pytest.skip("this server does not have XDELEX")
+    if known and not request.param:
+        connection.call("ACL", "SETUSER", "default", "-xdelex")
+    yield
+    if known:
+        connection.call("ACL", "SETUSER", "default", "+xdelex")
 
 
 def test_a_finished_message_leaves_its_result_and_nothing_else(
@@ -197,7 +203,7 @@ def test_a_message_forgets_its_failures_also_when_its_stream_was_deleted_meanwhi
     worker.park(taken[0], delay_ms=0)
     assert worker.recover_id() == taken[0]
     client.delete("jobs")
-    stream_commands.ensure_group(worker.link, worker.commands)
+    groups.ensure_group(worker.connection, worker.commands)
     assert worker.finish(taken[0], result("of a message that is gone")) == 0
     assert look.history() == {}
     assert look.results() == []
@@ -205,9 +211,9 @@ def test_a_message_forgets_its_failures_also_when_its_stream_was_deleted_meanwhi
 
 @pytest.mark.usefixtures("either_way")
 def test_an_entry_is_kept_while_another_group_has_not_read_it(
-    worker: Worker, link: Connection, look: Looker, taken: list[str]
+    worker: Worker, connection: Connection, look: Looker, taken: list[str]
 ) -> None:
-    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    second = Worker(connection, "x1", keys=Keys.of("jobs", "second"))
     assert worker.finish(taken[0]) == 1
     assert look.bodies() == taken
     assert [entry.id for entry in second.read()] == taken
@@ -215,10 +221,10 @@ def test_an_entry_is_kept_while_another_group_has_not_read_it(
 
 @pytest.mark.usefixtures("either_way")
 def test_an_entry_is_kept_while_another_group_works_on_it_and_deleted_by_the_last(
-    worker: Worker, link: Connection, look: Looker, taken: list[str]
+    worker: Worker, connection: Connection, look: Looker, taken: list[str]
 ) -> None:
-    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
-    third = Worker(link, "y1", keys=Keys.of("jobs", "third"))
+    second = Worker(connection, "x1", keys=Keys.of("jobs", "second"))
+    third = Worker(connection, "y1", keys=Keys.of("jobs", "third"))
     second.read()
     third.read()
     assert worker.finish(taken[1]) == 1
@@ -230,12 +236,12 @@ def test_an_entry_is_kept_while_another_group_works_on_it_and_deleted_by_the_las
 
 
 def test_ids_beyond_the_exactness_of_doubles_are_compared_exactly(
-    link: Connection, client: redis.Redis
+    connection: Connection, client: redis.Redis
 ) -> None:
     low, high = "9007199254740993-18446744073709551614", "9007199254740993-18446744073709551615"
     client.xadd("jobs", {"a": "1"}, id=low)
-    first = Worker(link, "w1")
-    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    first = Worker(connection, "w1")
+    second = Worker(connection, "x1", keys=Keys.of("jobs", "second"))
     assert [entry.id for entry in second.read()] == [low]
     assert second.finish(low) == 1
     client.xadd("jobs", {"a": "2"}, id=high)
@@ -347,7 +353,7 @@ def test_an_absurdly_distant_attempt_disturbs_nothing_else(
     found = worker.recover()
     assert found.entry is None
     assert found.next_due_seconds is None or found.next_due_seconds > 0
-    assert worker.beat().parked == 1
+    assert worker.heartbeat().parked == 1
 
 
 def test_parking_again_changes_nothing(worker: Worker, look: Looker, taken: list[str]) -> None:
@@ -373,7 +379,7 @@ def test_a_failure_that_is_told_again_after_the_group_was_lost_is_noted_once(
 ) -> None:
     worker.park(taken[0], delay_ms=0)
     client.xgroup_destroy("jobs", "workers")
-    stream_commands.ensure_group(worker.link, worker.commands)
+    groups.ensure_group(worker.connection, worker.commands)
     worker.read()
     assert worker.park(taken[0], delay_ms=0) == 1
     assert look.history()[taken[0]].count("\n") == 1
@@ -444,9 +450,9 @@ def test_dead_letters_stand_in_the_order_they_died(
 
 
 def test_a_dead_message_stays_for_the_groups_that_still_need_it(
-    worker: Worker, link: Connection, look: Looker, taken: list[str]
+    worker: Worker, connection: Connection, look: Looker, taken: list[str]
 ) -> None:
-    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    second = Worker(connection, "x1", keys=Keys.of("jobs", "second"))
     worker.bury(taken[0])
     assert look.bodies() == taken
     assert second.read()[0].id == taken[0]
@@ -623,8 +629,9 @@ def test_many_stale_due_times_do_not_hide_a_message_for_long(
 ) -> None:
     look.client.zadd(KEYS.due, {f"1-{number}": 1 for number in range(1, 251)})
     worker.park(taken[0], delay_ms=0)
-    found = [worker.recover() for _ in range(3)]
-    assert [one.entry and one.entry.id for one in found] == [None, None, taken[0]]
+    found = [worker.scan() for _ in range(3)]
+    assert [[entry.id for entry in one.entries] for one in found] == [[], [], [taken[0]]]
+    assert [one.more for one in found[:2]] == [True, True]
     assert look.due() == {}
 
 
@@ -640,7 +647,7 @@ def test_a_live_consumers_messages_are_left_alone_however_long_they_take(
 def test_a_dead_consumers_messages_are_taken_one_at_a_time_and_charged(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
-    worker.beat()
+    worker.heartbeat()
     assert other.recover().entry is None
     look.end_lease("w1")
     entry = other.recover().entry
@@ -696,10 +703,13 @@ def test_what_was_delivered_since_the_name_is_held_may_still_be_on_its_way(
     look.set_idle(taken[0], "w1", 0)
     for _ in range(20):
         assert (
-            worker.recover(own_idle_ms=7000, since_ms=since_ms, held=tuple(taken[1:])).entry is None
+            worker.recover(own_idle_ms=7000, since_ms=since_ms, in_flight=tuple(taken[1:])).entry
+            is None
         )
     later = since_ms + HOUR_MS
-    assert worker.recover(own_idle_ms=7000, since_ms=later, held=tuple(taken[1:])).entry is None
+    assert (
+        worker.recover(own_idle_ms=7000, since_ms=later, in_flight=tuple(taken[1:])).entry is None
+    )
 
 
 def test_what_is_on_its_way_is_not_a_predecessors_because_the_script_that_asks_takes_its_time(
@@ -718,18 +728,18 @@ def test_own_messages_that_a_reader_holds_are_left_alone(
 ) -> None:
     for entry_id in taken:
         look.set_idle(entry_id, "w1", HOUR_MS)
-    assert worker.recover(own_idle_ms=7000, held=tuple(taken)).entry is None
+    assert worker.recover(own_idle_ms=7000, in_flight=tuple(taken)).entry is None
     held = (taken[0], taken[1], "1-1")
-    assert worker.recover_id(own_idle_ms=7000, held=held) == taken[2]
+    assert worker.recover_id(own_idle_ms=7000, in_flight=held) == taken[2]
 
 
 def test_a_message_is_recovered_by_one_consumer_only(
-    worker: Worker, other: Worker, link: Connection, look: Looker, taken: list[str]
+    worker: Worker, other: Worker, connection: Connection, look: Looker, taken: list[str]
 ) -> None:
-    third = Worker(link, "w3")
+    third = Worker(connection, "w3")
     look.end_lease("w1")
-    other.beat()
-    third.beat()
+    other.heartbeat()
+    third.heartbeat()
     found = [one.recover_id() for one in (other, third, other, third)]
     assert found == [*taken, None]
 
@@ -738,7 +748,7 @@ def test_a_recovery_whose_reply_was_lost_is_made_good_later_and_not_charged(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
     look.end_lease("w1")
-    other.beat()
+    other.heartbeat()
     assert other.recover_id() == taken[0]
     for entry_id in taken[1:]:
         other.recover()
@@ -813,7 +823,7 @@ def test_a_message_that_is_to_be_given_up_on_need_not_wait(
 
 
 def test_of_what_a_dead_consumer_had_read_at_once_one_message_at_a_time_runs_here(
-    worker: Worker, other: Worker, link: Connection, look: Looker, taken: list[str]
+    worker: Worker, other: Worker, connection: Connection, look: Looker, taken: list[str]
 ) -> None:
     """Whichever of them took the process down, it shall not take the same neighbours again."""
     for entry_id in taken:
@@ -827,7 +837,7 @@ def test_of_what_a_dead_consumer_had_read_at_once_one_message_at_a_time_runs_her
     apart = (first.left_by,) if first.left_by else ()
     assert other.recover_id(apart=apart) == alone, "another read's messages need not wait"
     assert other.recover_id(apart=apart) is None
-    assert Worker(link, "w3").recover_id() == taken[1], "nor does another process"
+    assert Worker(connection, "w3").recover_id() == taken[1], "nor does another process"
     assert other.recover_id() == taken[2]
 
 
@@ -847,11 +857,11 @@ def test_messages_of_one_read_are_known_for_that_though_the_server_took_its_time
 @pytest.mark.parametrize(
     ("told", "apart"),
     [
-        pytest.param(Holder.here(prefetch=1).text(), False, id="1"),
-        pytest.param(Holder.here(prefetch=10).text(), True, id="10"),
+        pytest.param(ProcessIdentity.here(prefetch=1).text(), False, id="1"),
+        pytest.param(ProcessIdentity.here(prefetch=10).text(), True, id="10"),
         pytest.param('{"host": "gpu-7"}', True, id="nothing of it"),
         pytest.param("[1]", True, id="no object"),
-        pytest.param("the holder of w1", True, id="no JSON"),
+        pytest.param("the identity of w1", True, id="no JSON"),
         pytest.param(None, True, id="no holder"),
     ],
 )
@@ -863,7 +873,7 @@ def test_messages_of_a_dead_consumer_need_not_wait_for_each_other_if_it_told_tha
     if told is not None:
         look.client.hset(look.keys.holders, "w1", told)
     look.end_lease("w1")
-    other.beat()  # which forgets the holders that have left nothing behind
+    other.heartbeat()  # which forgets the holders that have left nothing behind
     first = other.recover().entry
     assert first is not None
     assert first.left_by is not None
@@ -872,12 +882,14 @@ def test_messages_of_a_dead_consumer_need_not_wait_for_each_other_if_it_told_tha
 
 @pytest.mark.parametrize("singly", [True, False])
 def test_what_its_name_had_before_is_judged_by_how_its_predecessor_read(
-    link: Connection, worker: Worker, look: Looker, taken: list[str], singly: bool
+    connection: Connection, worker: Worker, look: Looker, taken: list[str], singly: bool
 ) -> None:
     look.end_lease("w1")
     look.pass_ms(5)
-    successor = Worker(link, "w1", holder=Holder.here(prefetch=1).text(), beats=False)
-    assert successor.take_name() is None
+    successor = Worker(
+        connection, "w1", identity=ProcessIdentity.here(prefetch=1).text(), sends_heartbeat=False
+    )
+    assert successor.claim() is None
     before = {"since_ms": look.now_ms(), "predecessor_read_singly": singly}
     first = successor.recover(**before).entry
     assert first is not None
@@ -893,8 +905,8 @@ def test_reads_of_other_consumers_and_other_times_are_not_kept_apart(
     look.end_lease("w1")
     delivered_ms = look.now_ms()
     apart = (Read(b"w9", delivered_ms), Read(b"w1", delivered_ms - 60_000))
-    assert other.recover_id(apart=apart, held=(taken[1],)) == taken[0]
-    assert other.recover_id(apart=apart, held=(taken[1],)) == taken[2]
+    assert other.recover_id(apart=apart, in_flight=(taken[1],)) == taken[0]
+    assert other.recover_id(apart=apart, in_flight=(taken[1],)) == taken[2]
 
 
 def test_failures_do_not_make_a_message_one_that_may_crash(
@@ -948,7 +960,7 @@ def test_a_parked_message_survives_the_loss_of_every_hint(
     worker.park(taken[0])
     client.delete(KEYS.due, KEYS.history, KEYS.presence)
     assert worker.recover().entry is None
-    worker.beat()
+    worker.heartbeat()
     assert list(look.due()) == [taken[0]]
     assert worker.recover_id() == taken[0]
 
@@ -962,22 +974,22 @@ def test_a_beat_renews_the_presence_and_reports_the_queue(
     worker.publish([b"text", b"d"], [b"text", b"e"])
     worker.park(taken[0])
     worker.bury(taken[1])
-    figures = worker.beat()
-    assert figures == QueueFigures(backlog=4, pending=2, parked=1, dead=1)
+    figures = worker.heartbeat()
+    assert figures == QueueMetrics(backlog=4, pending=2, parked=1, dead=1)
     assert figures.waiting == 2
     assert look.presence()["w1"] == pytest.approx(look.now_ms() + LEASE_MS, abs=5000)
 
 
 def test_the_figures_of_an_empty_queue_are_zero(worker: Worker) -> None:
-    assert worker.beat() == QueueFigures(backlog=0, pending=0, parked=0, dead=0)
+    assert worker.heartbeat() == QueueMetrics(backlog=0, pending=0, parked=0, dead=0)
 
 
 def test_a_figure_that_the_server_does_not_say_is_unknown_and_not_zero(
     worker: Worker, client: redis.Redis
 ) -> None:
     client.set(KEYS.dead, "not a stream")
-    assert worker.beat().dead is None
-    assert QueueFigures(backlog=None, pending=1, parked=0, dead=None).waiting is None
+    assert worker.heartbeat().dead is None
+    assert QueueMetrics(backlog=None, pending=1, parked=0, dead=None).waiting is None
 
 
 def test_ended_consumers_are_removed_only_if_nothing_of_theirs_is_pending(
@@ -985,10 +997,10 @@ def test_ended_consumers_are_removed_only_if_nothing_of_theirs_is_pending(
 ) -> None:
     look.client.xgroup_createconsumer("jobs", "workers", "w2")
     look.client.xgroup_createconsumer("jobs", "workers", "w3")
-    worker.beat()
+    worker.heartbeat()
     look.end_lease("w3")
     look.end_lease("w1")
-    other.beat()
+    other.heartbeat()
     assert look.consumers() == {"w1", "w2"}
     assert set(look.presence()) == {"w1", "w2"}
     assert len(look.pending()) == 3
@@ -996,30 +1008,34 @@ def test_ended_consumers_are_removed_only_if_nothing_of_theirs_is_pending(
 
 def test_a_consumer_without_presence_is_never_removed(worker: Worker, look: Looker) -> None:
     look.client.xgroup_createconsumer("jobs", "workers", "foreign")
-    worker.beat()
+    worker.heartbeat()
     assert "foreign" in look.consumers()
 
 
 def test_the_names_of_dead_consumers_do_not_pile_up(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
-    worker.beat()
+    worker.heartbeat()
     look.end_lease("w1")
     for entry_id in taken:
         assert other.recover_id() == entry_id
-    other.beat()
+    other.heartbeat()
     assert set(look.presence()) == {"w2"}
     assert look.consumers() == {"w2"}
 
 
-def test_due_times_that_were_lost_are_rebuilt_also_when_there_are_many(
-    worker: Worker, look: Looker, client: redis.Redis
+def test_due_times_that_were_lost_are_rebuilt_in_steps_also_when_there_are_many(
+    worker: Worker, connection: Connection, look: Looker, client: redis.Redis
 ) -> None:
     ids = worker.publish(*([b"n", b"%d" % number] for number in range(2300)))
     worker.read(2300)
     client.xclaim("jobs", "workers", PARKED, 0, ids, justid=True)
     client.zadd(KEYS.due, {ids[5]: look.now_ms() + HOUR_MS})
-    assert worker.beat().parked == 2300
+    restore_from, steps = START, 0
+    while restore_from:
+        reply = connection.call(*worker.commands.heartbeat(restore_from=restore_from))
+        restore_from, steps = parse_heartbeat(reply).restore_from, steps + 1
+    assert steps == 24
     due = look.due()
     assert set(due) == set(ids)
     assert due[ids[5]] > look.now_ms() + HOUR_MS / 2
@@ -1030,9 +1046,9 @@ def test_a_beat_sent_again_only_renews_the_presence(
     worker: Worker, look: Looker, taken: list[str]
 ) -> None:
     worker.park(taken[0])
-    figures = worker.beat()
+    figures = worker.heartbeat()
     before = look.everything()
-    assert worker.beat() == figures
+    assert worker.heartbeat() == figures
     after = look.everything()
     presence = KEYS.presence.encode()
     before.pop(presence)
@@ -1046,8 +1062,8 @@ def test_a_beat_sent_again_only_renews_the_presence(
 def test_leaving_hands_back_all_and_signs_off(
     worker: Worker, other: Worker, look: Looker, taken: list[str]
 ) -> None:
-    worker.beat()
-    other.beat()
+    worker.heartbeat()
+    other.heartbeat()
     worker.park(taken[0])
     assert worker.leave() == [2, 0]
     assert look.pending() == {taken[0]: (PARKED, 1), taken[1]: (PARKED, 0), taken[2]: (PARKED, 0)}
@@ -1088,15 +1104,15 @@ def test_a_late_failure_of_a_consumer_that_left_does_not_count_but_a_late_result
 
 
 def publish(
-    link: Connection, count: int, limit: int | None
+    connection: Connection, count: int, limit: int | None
 ) -> tuple[list[str], SharedSyncError | None]:
     messages = [[b"n", b"%d" % number] for number in range(count)]
-    reply = link.call(*stream_commands.publish("jobs", messages, limit))
-    return stream_commands.parse_published(reply)
+    reply = connection.call(*publishing.publish("jobs", messages, limit))
+    return publishing.parse_published(reply)
 
 
-def test_messages_are_added_in_order(link: Connection, look: Looker) -> None:
-    ids, error = publish(link, 100, None)
+def test_messages_are_added_in_order(connection: Connection, look: Looker) -> None:
+    ids, error = publish(connection, 100, None)
     assert error is None
     assert look.bodies() == ids
     assert [fields for _, fields in look.client.xrange("jobs")] == [
@@ -1104,31 +1120,33 @@ def test_messages_are_added_in_order(link: Connection, look: Looker) -> None:
     ]
 
 
-def test_the_limit_is_exact(link: Connection, look: Looker) -> None:
-    assert len(publish(link, 7, 10)[0]) == 7
-    ids, error = publish(link, 7, 10)
+def test_the_limit_is_exact(connection: Connection, look: Looker) -> None:
+    assert len(publish(connection, 7, 10)[0]) == 7
+    ids, error = publish(connection, 7, 10)
     assert (len(ids), error) == (3, None)
-    assert publish(link, 1, 10) == ([], None)
-    assert publish(link, 1, 5) == ([], None)
+    assert publish(connection, 1, 10) == ([], None)
+    assert publish(connection, 1, 5) == ([], None)
     assert look.client.xlen("jobs") == 10
 
 
-def test_finished_messages_make_room(worker: Worker, link: Connection, taken: list[str]) -> None:
-    assert publish(link, 1, 3) == ([], None)
+def test_finished_messages_make_room(
+    worker: Worker, connection: Connection, taken: list[str]
+) -> None:
+    assert publish(connection, 1, 3) == ([], None)
     worker.finish(taken[1])
-    assert len(publish(link, 2, 3)[0]) == 1
+    assert len(publish(connection, 2, 3)[0]) == 1
 
 
 def test_publishing_to_what_is_no_stream_is_refused_and_says_why(
-    link: Connection, client: redis.Redis
+    connection: Connection, client: redis.Redis
 ) -> None:
     client.set("jobs", "a string")
-    ids, error = publish(link, 2, None)
+    ids, error = publish(connection, 2, None)
     assert ids == []
     assert isinstance(error, RedisRefused)
     assert error.code == "WRONGTYPE"
     with pytest.raises(RedisRefused):
-        publish(link, 2, 10)
+        publish(connection, 2, 10)
 
 
 def test_a_server_without_memory_accepts_what_fits_and_says_why_it_stopped(
@@ -1137,62 +1155,62 @@ def test_a_server_without_memory_accepts_what_fits_and_says_why_it_stopped(
     with (
         EmbeddedRedis(redis_server.binary) as server,
         redis.Redis.from_url(server.url) as admin,
-        closing(make_link(server.url)) as link,
+        closing(make_connection(server.url)) as connection,
     ):
-        link.open()
+        connection.open()
         admin.config_set("maxmemory", 1)
         try:
-            error: SharedSyncError | None = publish(link, 1, None)[1]
+            error: SharedSyncError | None = publish(connection, 1, None)[1]
         except SharedSyncError as raised:
             error = raised
         assert isinstance(error, RedisRefused)
         assert error.code == "OOM"
         admin.config_set("maxmemory", 0)
-        assert publish(link, 1, None)[1] is None
+        assert publish(connection, 1, None)[1] is None
 
 
 # --- who holds a name -------------------------------------------------------------------------
 
 
 @pytest.fixture
-def successor(link: Connection, worker: Worker, look: Looker, taken: list[str]) -> Worker:
+def successor(connection: Connection, worker: Worker, look: Looker, taken: list[str]) -> Worker:
     """Has taken w1's name after w1, which holds three messages, was frozen past its lease."""
     look.end_lease("w1")
-    made = Worker(link, "w1", holder="successor", beats=False)
-    assert made.take_name() is None
+    made = Worker(connection, "w1", identity="successor", sends_heartbeat=False)
+    assert made.claim() is None
     return made
 
 
 def test_a_name_is_held_by_one_while_it_beats_and_free_when_its_lease_has_ended(
-    link: Connection, worker: Worker, look: Looker
+    connection: Connection, worker: Worker, look: Looker
 ) -> None:
-    other = Worker(link, "w1", holder="other", beats=False)
-    held = other.take_name()
+    other = Worker(connection, "w1", identity="other", sends_heartbeat=False)
+    held = other.claim()
     assert held is not None
-    assert held.holder == b"the holder of w1"
+    assert held.identity == b"the identity of w1"
     assert 0 < held.lease_end_ms - held.now_ms <= LEASE_MS
     look.end_lease("w1")
-    assert other.take_name() is None
-    assert other.take_name() is None
-    assert worker.take_name() is not None
+    assert other.claim() is None
+    assert other.claim() is None
+    assert worker.claim() is not None
 
 
 def test_a_name_is_free_at_once_after_a_clean_end_and_from_a_holder_known_to_be_gone(
-    link: Connection, worker: Worker, look: Looker
+    connection: Connection, worker: Worker, look: Looker
 ) -> None:
-    other = Worker(link, "w1", holder="other", beats=False)
-    gone = other.commands.hold(b"the holder of w1")
-    assert isinstance(stream_commands.parse_hold(link.call(*gone)), NameTaken)
-    assert worker.take_name() is not None
+    other = Worker(connection, "w1", identity="other", sends_heartbeat=False)
+    gone = other.commands.claim(b"the identity of w1")
+    assert isinstance(parse_claim(connection.call(*gone)), NameClaimed)
+    assert worker.claim() is not None
     other.leave()
-    assert worker.take_name() is None
+    assert worker.claim() is None
 
 
 def test_who_lost_its_name_is_told_so_and_owns_nothing_any_more(
     worker: Worker, successor: Worker, look: Looker, client: redis.Redis, taken: list[str]
 ) -> None:
     before = look.everything()
-    for act in (worker.beat, worker.recover):
+    for act in (worker.heartbeat, worker.recover):
         with pytest.raises(RedisRefused, match="successor") as caught:
             act()
         assert caught.value.code == "HELD"
@@ -1216,9 +1234,9 @@ def test_a_name_whose_new_holder_has_died_too_goes_back_to_who_beats_first(
     worker: Worker, successor: Worker, look: Looker
 ) -> None:
     look.end_lease("w1")
-    worker.beat()
-    with pytest.raises(RedisRefused, match="the holder of w1"):
-        successor.beat()
+    worker.heartbeat()
+    with pytest.raises(RedisRefused, match="the identity of w1"):
+        successor.heartbeat()
 
 
 def test_who_lost_its_name_to_one_that_has_died_waits_for_its_next_beat_to_recover(
@@ -1226,22 +1244,22 @@ def test_who_lost_its_name_to_one_that_has_died_waits_for_its_next_beat_to_recov
 ) -> None:
     look.end_lease("w1")
     assert worker.recover(own_idle_ms=0).entry is None
-    worker.beat()
+    worker.heartbeat()
     assert worker.recover(own_idle_ms=0).entry is not None
 
 
 def test_a_beat_brings_back_a_holder_that_was_lost(worker: Worker, look: Looker) -> None:
     look.client.delete(look.keys.holders)
-    worker.beat()
-    assert look.client.hgetall(look.keys.holders) == {b"w1": b"the holder of w1"}
+    worker.heartbeat()
+    assert look.client.hgetall(look.keys.holders) == {b"w1": b"the identity of w1"}
 
 
-def test_holders_do_not_pile_up(link: Connection, worker: Worker, look: Looker) -> None:
-    Worker(link, "w2")
-    Worker(link, "w3")
+def test_holders_do_not_pile_up(connection: Connection, worker: Worker, look: Looker) -> None:
+    Worker(connection, "w2")
+    Worker(connection, "w3")
     look.end_lease("w2")
     look.remove_presence("w3")
-    worker.beat()
+    worker.heartbeat()
     assert set(look.client.hgetall(look.keys.holders)) == {b"w1"}
     worker.leave()
     assert not look.client.exists(look.keys.holders)
@@ -1260,14 +1278,14 @@ def test_asking_for_the_rights_changes_nothing(
     (unread,) = worker.publish([b"text", b"unread"])
     worker.park(taken[0])
     before = state()
-    stream_commands.check_rights(worker.link, worker.commands)
+    groups.check_rights(worker.connection, worker.commands)
     assert state() == before
     assert [entry.id for entry in worker.read()] == [unread]
 
 
 @pytest.fixture
 def restricted(own_server: EmbeddedRedis) -> Iterator[tuple[Connection, redis.Redis]]:
-    """A link of a user who may do everything but remove consumers and create groups."""
+    """A connection of a user who may do everything but remove consumers and create groups."""
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
         rights = ("on", ">pw", "~*", "+@all", "-xgroup|delconsumer", "-xgroup|create")
         if str(admin.info("server")["redis_version"]).startswith("6."):
@@ -1276,26 +1294,26 @@ def restricted(own_server: EmbeddedRedis) -> Iterator[tuple[Connection, redis.Re
             rights = ("on", ">pw", "~*", "+@all", "-xgroup", *allowed)
         admin.execute_command("ACL", "SETUSER", "worker", *rights)
         url = own_server.url.replace("redis://", "redis://worker:pw@")
-        with closing(make_link(url)) as link:
-            yield link, admin
+        with closing(make_connection(url)) as connection:
+            yield connection, admin
 
 
 def test_without_the_right_to_remove_consumers_their_names_stay_and_all_else_goes_on(
     restricted: tuple[Connection, redis.Redis],
 ) -> None:
-    link, admin = restricted
+    connection, admin = restricted
     admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
-    worker, other, look = Worker(link, "w1"), Worker(link, "w2"), Looker(admin)
+    worker, other, look = Worker(connection, "w1"), Worker(connection, "w2"), Looker(admin)
     other.publish([b"n", b"1"])
     assert len(other.read()) == 1
     other.leave()
-    beat = stream_commands.parse_beat(link.call(*worker.commands.beat()))
-    assert beat.refusal is None
-    Worker(link, "w3")
+    reply = parse_heartbeat(connection.call(*worker.commands.heartbeat()))
+    assert reply.refusal is None
+    Worker(connection, "w3")
     look.end_lease("w3")
-    beat = stream_commands.parse_beat(link.call(*worker.commands.beat()))
-    assert isinstance(beat.refusal, RedisAccessDenied)
-    assert beat.figures == QueueFigures(backlog=1, pending=1, parked=1, dead=0)
+    reply = parse_heartbeat(connection.call(*worker.commands.heartbeat()))
+    assert isinstance(reply.refusal, RedisAccessDenied)
+    assert worker.heartbeat() == QueueMetrics(backlog=1, pending=1, parked=1, dead=0)
     assert worker.recover().entry is not None
     assert "w3" not in look.presence()
 
@@ -1303,12 +1321,12 @@ def test_without_the_right_to_remove_consumers_their_names_stay_and_all_else_goe
 def test_without_the_right_to_create_groups_a_group_must_be_there(
     restricted: tuple[Connection, redis.Redis],
 ) -> None:
-    link, admin = restricted
+    connection, admin = restricted
     commands = GroupCommands(KEYS, "w1", LEASE_MS)
     with pytest.raises(RedisAccessDenied):
-        stream_commands.ensure_group(link, commands)
+        groups.ensure_group(connection, commands)
     admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
-    assert stream_commands.ensure_group(link, commands) is Ensured.MAY_NOT_CREATE
+    assert groups.ensure_group(connection, commands) is Ensured.MAY_NOT_CREATE
 
 
 # --- the same logic in a server that is not one -----------------------------------------------
@@ -1318,16 +1336,16 @@ def test_without_the_right_to_create_groups_a_group_must_be_there(
 def fake() -> Iterator[tuple[Connection, redis.Redis]]:
     with (
         fakeredis.FakeRedis(protocol=2) as client,
-        closing(Connection(client.connection_pool.make_connection)) as link,
+        closing(Connection(client.connection_pool.make_connection)) as connection,
     ):
-        yield link, client
+        yield connection, client
 
 
 def test_a_message_runs_its_whole_course_in_a_fake_server_too(
     fake: tuple[Connection, redis.Redis],
 ) -> None:
-    link, client = fake
-    worker, look = Worker(link, "w1"), Looker(client)
+    connection, client = fake
+    worker, look = Worker(connection, "w1"), Looker(client)
     ids = worker.publish(*([b"n", b"%d" % number] for number in range(4)))
     assert [entry.id for entry in worker.read(10)] == ids
     assert worker.finish(ids[0], result("A")) == 1
@@ -1337,7 +1355,7 @@ def test_a_message_runs_its_whole_course_in_a_fake_server_too(
     assert worker.bury(ids[2]) == 1
     assert worker.bury(ids[2]) == 0
     assert worker.hand_back(ids[3]) == [1, 0]
-    assert worker.beat() == QueueFigures(backlog=2, pending=2, parked=2, dead=1)
+    assert worker.heartbeat() == QueueMetrics(backlog=2, pending=2, parked=2, dead=1)
     first, second = worker.recover().entry, worker.recover().entry
     assert first is not None
     assert second is not None
@@ -1350,17 +1368,17 @@ def test_a_message_runs_its_whole_course_in_a_fake_server_too(
 def test_the_limit_of_a_queue_is_exact_in_a_fake_server_too(
     fake: tuple[Connection, redis.Redis],
 ) -> None:
-    link, client = fake
-    assert len(publish(link, 5, 3)[0]) == 3
+    connection, client = fake
+    assert len(publish(connection, 5, 3)[0]) == 3
     assert client.xlen("jobs") == 3
 
 
 def test_an_entry_is_kept_for_another_group_in_a_fake_server_too(
     fake: tuple[Connection, redis.Redis],
 ) -> None:
-    link, client = fake
-    worker = Worker(link, "w1")
-    second = Worker(link, "x1", keys=Keys.of("jobs", "second"))
+    connection, client = fake
+    worker = Worker(connection, "w1")
+    second = Worker(connection, "x1", keys=Keys.of("jobs", "second"))
     (only,) = worker.publish([b"a", b"1"])
     worker.read(1)
     worker.finish(only)
@@ -1390,29 +1408,41 @@ def test_when_all_leases_have_ended_nobody_is_taken_for_dead(
 def test_after_an_outage_the_others_have_a_grace_to_beat_before_they_are_judged(
     worker: Worker,
     other: Worker,
-    link: Connection,
+    connection: Connection,
     look: Looker,
     client: redis.Redis,
     taken: list[str],
 ) -> None:
     """Also by a consumer that comes only then, and sees nothing but lapsed leases."""
     let_lapse(client, look, w1=1, w2=1)
-    newcomer = Worker(link, "w3")
+    newcomer = Worker(connection, "w3")
     assert newcomer.recover().entry is None
-    assert 0 < client.zscore(KEYS.presence, "w1") - look.now_ms() <= 5000
-    worker.beat()
-    look.end_lease("w2")
+    (until_ms,) = (at for _, at in client.zrange(KEYS.outage, 0, -1, withscores=True))
+    assert 0 < until_ms - look.now_ms() <= 5000
+    other.heartbeat()
     assert newcomer.recover().entry is None
-    look.end_lease("w1")
-    assert newcomer.recover_id() == taken[0]
+    client.zadd(KEYS.outage, {"forgiven until": look.now_ms() - 1})
+    assert newcomer.recover_id() == taken[0], "w1 has not reported by the end of the grace"
+    assert not client.exists(KEYS.outage)
+
+
+def test_who_reports_within_the_grace_is_not_taken_for_dead(
+    worker: Worker, other: Worker, look: Looker, client: redis.Redis, taken: list[str]
+) -> None:
+    let_lapse(client, look, w1=1, w2=1)
+    assert other.recover().entry is None
+    worker.heartbeat()
+    other.heartbeat()
+    client.delete(KEYS.outage)
+    assert other.recover().entry is None
 
 
 def test_one_lease_that_ended_while_others_beat_is_a_death(
     worker: Worker, other: Worker, look: Looker, client: redis.Redis, taken: list[str]
 ) -> None:
-    other.beat()
+    other.heartbeat()
     look.end_lease("w1")
-    other.beat()
+    other.heartbeat()
     assert other.recover_id() == taken[0]
 
 
@@ -1420,7 +1450,7 @@ def test_a_parked_message_whose_outcome_is_unsettled_here_is_left_alone(
     worker: Worker, other: Worker, taken: list[str]
 ) -> None:
     worker.park(taken[0], delay_ms=0)
-    assert worker.recover(held=(taken[0],)).entry is None
+    assert worker.recover(in_flight=(taken[0],)).entry is None
     assert other.recover_id() == taken[0]
 
 
@@ -1440,21 +1470,21 @@ def test_a_full_server_still_lets_messages_end_and_workers_live(
     own_server: EmbeddedRedis,
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as client:
-        link = Connection(discovery.connector(own_server.url, key="jobs", reply_timeout_seconds=5))
-        worker = Worker(link, "w1")
+        connection = make_connection(own_server.url)
+        worker = Worker(connection, "w1")
         ids = worker.publish(*([b"n", b"%d" % number] for number in range(5)))
         worker.read(5)
         client.config_set("maxmemory", 1)
         try:
-            worker.beat()
+            worker.heartbeat()
             assert worker.finish(ids[0], result("A")) == 1
             assert worker.park(ids[1], delay_ms=0) == 1
             assert worker.bury(ids[2], answer=result("gone")) == 1
             assert worker.hand_back(ids[3]) == [1, 0]
             assert worker.recover_id() == ids[1]
-            assert stream_commands.ensure_group(link, worker.commands) is Ensured.EXISTED
+            assert groups.ensure_group(connection, worker.commands) is Ensured.EXISTED
             worker.leave()
         finally:
-            link.close()
+            connection.close()
         assert client.xlen("results") == 2
         assert client.xlen("jobs") == 3

@@ -17,7 +17,7 @@ import pytest
 import redis
 from consumers import DEAD, GROUP, STREAM, Make
 from helpers import Gate, eventually
-from protocol_client import HOUR_MS, KEYS, Looker, Worker, make_link
+from protocol_client import HOUR_MS, KEYS, Looker, Worker, make_connection
 from servers import Cluster, Sentinels
 
 from shared_sync import RedisStreamProducer, Reject, Retry, RetryPolicy
@@ -145,7 +145,7 @@ def test_a_consumer_that_never_announced_itself_is_of_another_program(
 def test_one_that_has_announced_itself_and_read_nothing_is_listed_too(
     worker: Worker, view: GroupView
 ) -> None:
-    worker.take_name()
+    worker.claim()
     seen = consumers(view)["w1"]
     assert seen["present"] is True
     assert (seen["pending"], seen["idle_seconds"]) == (0, None)
@@ -507,8 +507,8 @@ def test_it_finds_the_node_of_a_cluster_that_has_the_group(cluster: Cluster) -> 
 
 
 def expect_a_view(url: str) -> None:
-    with closing(make_link(url)) as link:
-        worker = Worker(link, "w1", results=None)
+    with closing(make_connection(url)) as connection:
+        worker = Worker(connection, "w1", results=None)
         first, second = worker.publish([b"n", b"1"], [b"n", b"2"])
         assert len(worker.read()) == 2
         worker.park(first)

@@ -3,7 +3,7 @@
 Three consumers of one group, and one of a second, read, finish, fail, crash, freeze, drain and
 come back in every order that hypothesis thinks of, while replies are lost, commands arrive late,
 hints and bodies are deleted and groups destroyed. `model.py` says what each step must come to.
-At the end one survivor works off what is left.
+At the end one survivor processes what is left.
 
 `MODEL_EXAMPLES=500 pytest tests/protocol/test_model.py` tries that many lives.
 """
@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ from model import (
     NoGroup,
     Place,
     Process,
+    Scan,
     Stream,
 )
 from protocol_client import KEYS, Looker, Worker
@@ -46,17 +47,12 @@ from protocol_client import KEYS, Looker, Worker
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import GroupMissing, SharedSyncError
-from shared_sync.protocol import commands as stream_commands
-from shared_sync.protocol.commands import (
-    Answer,
-    Bury,
-    Entry,
-    Finish,
-    Keys,
-    Outcome,
-    Park,
-    Recovered,
-)
+from shared_sync.protocol import commands as group_commands
+from shared_sync.protocol import publishing
+from shared_sync.protocol.groups import ensure_group
+from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.messages import Answer, Bury, Entry, Finish, Outcome, Park
+from shared_sync.protocol.scan import Found
 
 EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "60"))
 STEPS = 50
@@ -201,11 +197,13 @@ class Seen:
 class Lives(RuleBasedStateMachine):
     """The consumers, the server they share, and the model beside it."""
 
-    def __init__(self, client: redis.Redis, link: Connection, keeps_lost_bodies: bool) -> None:
+    def __init__(
+        self, client: redis.Redis, connection: Connection, keeps_lost_bodies: bool
+    ) -> None:
         super().__init__()
         client.flushall()
         self.client = client
-        self.link = link
+        self.connection = connection
         self.ids: list[str] = []
         self.texts: list[bytes] = []
         self.stream = Stream()
@@ -243,10 +241,10 @@ class Lives(RuleBasedStateMachine):
     @happening(4, lambda lives: lives.stream.has_room, count=st.integers(1, 3))
     def publish(self, count: int) -> None:
         texts = [b"%d" % (self.stream.published + n) for n in range(count)]
-        reply = self.link.call(
-            *stream_commands.publish(KEYS.stream, ([b"text", one] for one in texts), None)
+        reply = self.connection.call(
+            *publishing.publish(KEYS.stream, ([b"text", one] for one in texts), None)
         )
-        ids, refusal = stream_commands.parse_published(reply)
+        ids, refusal = publishing.parse_published(reply)
         assert (len(ids), refusal) == (count, None)
         self.ids += ids
         self.texts += texts
@@ -320,103 +318,135 @@ class Lives(RuleBasedStateMachine):
     def _settle(self, consumer: Consumer, outcomes: Mapping[int, Outcome], reply: str) -> None:
         """Send outcomes as a reader does: those whose replies it has not seen go along."""
         consumer.unsettled.update(outcomes)
-        numbers = {outcome.id: number for number, outcome in consumer.unsettled.items()}
-        for command, settled in consumer.worker.commands.outcomes(consumer.unsettled.values()):
-            of_numbers = {numbers[outcome.id]: outcome for outcome in settled}
-            finishing = all(isinstance(outcome, Finish) for outcome in settled)
-            act = partial(self._settle_now, consumer, command, of_numbers)
+        for numbers in self._together(consumer.unsettled):
+            of_numbers = {number: consumer.unsettled[number] for number in numbers}
+            finishing = isinstance(of_numbers[numbers[0]], Finish)
+            act = partial(self._settle_now, consumer, of_numbers)
             if self._send(consumer, act, reply, outlives_its_sender=finishing) is not None:
-                for number in of_numbers:
+                for number in numbers:
                     del consumer.unsettled[number]
                     del consumer.held[number]
 
-    def _settle_now(
-        self, consumer: Consumer, command: Command, outcomes: Mapping[int, Outcome]
-    ) -> list[int]:
+    def _together(self, outcomes: Mapping[int, Outcome]) -> list[list[int]]:
+        """The numbers of the outcomes that one command settles."""
+
+        def of(kind: type[Outcome], *, has_answer: bool = True) -> list[int]:
+            return [
+                number
+                for number, one in outcomes.items()
+                if isinstance(one, kind)
+                and (not isinstance(one, Finish) or bool(one.answer.items) is has_answer)
+            ]
+
+        buried = [[number] for number in of(Bury)]
+        together = [of(Finish, has_answer=False), of(Finish), of(Park), *buried]
+        return [numbers for numbers in together if numbers]
+
+    def _settle_now(self, consumer: Consumer, outcomes: Mapping[int, Outcome]) -> list[int]:
         group, name = consumer.side.group, consumer.name
-        (number, first), *_ = outcomes.items()
+        numbers = list(outcomes)
+        first = outcomes[numbers[0]]
 
         def real() -> list[int]:
-            settled = stream_commands.parse_outcomes(self.link.call(*command))
-            assert settled.refusal is None
-            assert settled.unpublished is None
-            return list(settled.results)
+            if isinstance(first, Finish) and not first.answer.items:
+                return [consumer.worker.done(*(one.id for one in outcomes.values()))]
+            return consumer.worker.settle(*outcomes.values())
 
         def expected() -> list[int]:
-            if isinstance(first, Park):
-                delay = first.delay_ms // TICK_MS
-                return [group.park(name, number, first.delivery, first.failure, delay)]
+            if isinstance(first, Finish):
+                if first.answer.items:
+                    return group.finish_with_results(numbers)
+                return [group.finish(numbers)]
             if isinstance(first, Bury):
-                return [group.bury(name, number, first.failure)]
-            return group.finish({n: bool(one.answer.items) for n, one in outcomes.items()})
+                return [group.bury(name, numbers[0], first.failure)]
+            return [
+                group.park(name, n, one.delivery, one.failure, one.delay_ms // TICK_MS)
+                for n, one in outcomes.items()
+                if isinstance(one, Park)
+            ]
 
         kind = type(first).__name__.lower()
-        settled: list[int] = self._ask(f"{name}: {kind} {list(outcomes)}", expected, real)
+        settled: list[int] = self._ask(f"{name}: {kind} {numbers}", expected, real)
         return settled
 
     @act_of(
         lambda one: one.fetches and one.side.has(Place.PENDING, Place.PARKED),
         12,
         startable_crashes=st.sampled_from([2, 2, 1, 0]),
+        most=st.sampled_from([1, 1, 2, 4]),
+        due_comes_last=st.booleans(),
         reply=REPLY,
     )
-    def recovers(self, consumer: Consumer, startable_crashes: int, reply: str) -> None:
-        self._recover(consumer, startable_crashes, reply)
+    def recovers(
+        self,
+        consumer: Consumer,
+        startable_crashes: int,
+        most: int,
+        due_comes_last: bool,
+        reply: str,
+    ) -> None:
+        self._recover(consumer, startable_crashes, most, due_comes_last, reply)
 
     def _recover(
-        self, consumer: Consumer, startable_crashes: int = MAX_CRASHES, reply: str = "seen"
-    ) -> Recovered | None:
-        held = frozenset(consumer.held)
-        age = self.stream.now - consumer.born
-        act = partial(self._recover_now, consumer, startable_crashes, held, age)
-        found: Recovered | None = self._send(consumer, act, reply, outlives_its_sender=True)
-        if found is not None and found.entry is not None:
-            self._admit(consumer, [found.entry])
+        self,
+        consumer: Consumer,
+        startable_crashes: int = MAX_CRASHES,
+        most: int = 1,
+        due_comes_last: bool = False,
+        reply: str = "seen",
+    ) -> Found | None:
+        scan = Scan(
+            consumer.name,
+            age=self.stream.now - consumer.born,
+            startable_crashes=startable_crashes,
+            most=most,
+            in_flight=frozenset(consumer.held),
+            due_comes_last=due_comes_last,
+        )
+        act = partial(self._recover_now, consumer, scan)
+        found: Found | None = self._send(consumer, act, reply, outlives_its_sender=True)
+        if found is not None:
+            self._admit(consumer, found.entries)
         return found
 
-    def _recover_now(
-        self, consumer: Consumer, startable_crashes: int, held: frozenset[int], age: int
-    ) -> Recovered:
+    def _recover_now(self, consumer: Consumer, scan: Scan) -> Found:
         group = consumer.side.group
-        found: list[Recovered] = []
+        found: list[Found] = []
+        scan = replace(scan, taken=[])
         self._steady(consumer.side)
 
-        def real() -> tuple[int | None, int, int | None]:
-            recovered = consumer.worker.recover(
+        def real() -> tuple[list[int], int, int | None]:
+            recovered = consumer.worker.scan(
                 own_idle_ms=OWN_IDLE * TICK_MS,
-                since_ms=consumer.side.look.now_ms() - age * TICK_MS - TICK_MS // 2,
+                since_ms=consumer.side.look.now_ms() - scan.age * TICK_MS - TICK_MS // 2,
                 max_crashes=MAX_CRASHES,
-                startable_crashes=startable_crashes,
-                held=tuple(self.ids[number] for number in held),
+                startable_crashes=scan.startable_crashes,
+                most=scan.most,
+                in_flight=tuple(self.ids[number] for number in scan.in_flight),
+                due_comes_last=scan.due_comes_last,
             )
             found.append(recovered)
-            taken = None if recovered.entry is None else self._number_of(recovered.entry)
+            taken = [self._number_of(entry) for entry in recovered.entries]
             seconds = recovered.next_due_seconds
             ticks = None if seconds is None else round(seconds * 1000 / TICK_MS)
             return taken, recovered.lost_bodies, ticks
 
-        def expected() -> tuple[int | None, int, int | None]:
-            entry = found[0].entry if found else None
-            chosen = None if entry is None else self._number_of(entry)
-            was_parked = chosen in group.of(Place.PARKED)
-            lost = group.recover(
-                consumer.name,
-                age=age,
-                startable_crashes=startable_crashes,
-                held=held,
-                chosen=chosen,
-                still_pending=self._pending(consumer.side),
-            )
-            if entry is not None and chosen is not None:
-                message = group.messages[chosen]
+        def expected() -> tuple[list[int], int, int | None]:
+            entries = found[0].entries if found else ()
+            taken = [self._number_of(entry) for entry in entries]
+            were_parked = {n for n in taken if n in group.of(Place.PARKED)}
+            lost = group.recover(scan, taken, self._pending(consumer.side))
+            for number, entry in zip(taken, entries, strict=True):
+                message = group.messages[number]
                 assert entry.deliveries == message.deliveries
-                assert entry.history.decode() == _lines(group.notes.get(chosen, ()))
-                unnoted = message.failures - group.noted(chosen)
+                assert entry.history.decode() == _lines(group.notes.get(number, ()))
+                unnoted = message.failures - group.noted(number)
                 assert entry.crashes == max(0, message.crashes + unnoted)
-                assert (entry.left_by is None) is was_parked
-            return chosen, lost, group.next_due()
+                assert (entry.left_by is None) is (number in were_parked)
+            return taken, lost, scan.next_due
 
-        self._ask(f"{consumer.name} recovers, beside {sorted(held)}", expected, real)
+        what = f"{consumer.name} recovers {scan.most}, beside {sorted(scan.in_flight)}"
+        self._ask(what, expected, real)
         return found[0]
 
     def _admit(self, consumer: Consumer, entries: Sequence[Entry] | None) -> None:
@@ -459,10 +489,10 @@ class Lives(RuleBasedStateMachine):
     def _start(self, name: str, group_name: str) -> Consumer:
         side = self.sides[group_name]
         worker = Worker(
-            self.link, name, keys=side.keys, results=_results(side), lease_ms=LEASE * TICK_MS
+            self.connection, name, keys=side.keys, results=_results(side), lease_ms=LEASE * TICK_MS
         )
         side.group.ensure()
-        side.group.beat(name)
+        side.group.heartbeat(name)
         return Consumer(name, self.stream.now, side=side, worker=worker)
 
     @act_of(lambda one: one.is_awake and not one.idles, 4)
@@ -497,16 +527,20 @@ class Lives(RuleBasedStateMachine):
         self._send(consumer, act, reply)
 
     @act_of(lambda one: one.is_awake and not one.left, 3, reply=REPLY)
-    def beats(self, consumer: Consumer, reply: str) -> None:
-        self._send(consumer, partial(self._beat, consumer), reply, outlives_its_sender=True)
+    def sends_heartbeat(self, consumer: Consumer, reply: str) -> None:
+        self._send(consumer, partial(self._heartbeat, consumer), reply, outlives_its_sender=True)
 
-    def _beat(self, consumer: Consumer) -> None:
+    def _heartbeat(self, consumer: Consumer) -> None:
         def real() -> tuple[int | None, int, int, int | None]:
-            figures = consumer.worker.beat()
-            return figures.backlog, figures.pending, figures.parked, figures.dead
+            queue = consumer.worker.heartbeat()
+            return queue.backlog, queue.pending, queue.parked, queue.dead
 
         consumer.silent = False
-        self._ask(f"{consumer.name} beats", partial(consumer.side.group.beat, consumer.name), real)
+        self._ask(
+            f"{consumer.name} sends a heartbeat",
+            partial(consumer.side.group.heartbeat, consumer.name),
+            real,
+        )
 
     # --- what befalls them ---
 
@@ -523,29 +557,29 @@ class Lives(RuleBasedStateMachine):
 
     @act_of(lambda one: one.fetches, 3, ticks=st.sampled_from([1, LEASE // 3, LEASE, 30]))
     def returns_first_after_an_outage(self, consumer: Consumer, ticks: int) -> None:
-        """Nobody reaches the server for a while, and then one recovers before the others beat."""
-        self._all_beat()
+        """Nobody reaches the server for a while, and then one recovers before the others report."""
+        self._all_send_heartbeats()
         note(f"{ticks} ticks pass in an outage")
         self._shift(ticks)
         self._recover(consumer)
-        self._all_beat()
+        self._all_send_heartbeats()
 
     def _pass(self, ticks: int) -> None:
-        """Let time pass, in which the living beat all along."""
+        """Let time pass, in which the living send heartbeats all along."""
         self._shift(ticks)
         for consumer in self._living():
             side = consumer.side
             side.group.presence[consumer.name] = self.stream.now + LEASE
             lease_end = side.look.now_ms() + LEASE * TICK_MS
             self.client.zadd(side.keys.presence, {consumer.name: lease_end})
-        self._all_beat()
+        self._all_send_heartbeats()
 
-    def _all_beat(self) -> None:
+    def _all_send_heartbeats(self) -> None:
         for consumer in self._living():
-            self._beat_at_once(consumer)
+            self._send_heartbeat_at_once(consumer)
 
-    def _beat_at_once(self, consumer: Consumer) -> None:
-        self._send(consumer, partial(self._beat, consumer), "seen")
+    def _send_heartbeat_at_once(self, consumer: Consumer) -> None:
+        self._send(consumer, partial(self._heartbeat, consumer), "seen")
 
     def _shift(self, ticks: int) -> None:
         """Move all that the server compares with its clock.
@@ -561,6 +595,8 @@ class Lives(RuleBasedStateMachine):
             passed = -ticks * TICK_MS
             commands += [("ZINCRBY", keys.presence, passed, name) for name in group.presence]
             commands += [("ZINCRBY", keys.due, passed, self.ids[number]) for number in group.due]
+            if group.outage_until:
+                commands.append(("ZINCRBY", keys.outage, passed, "forgiven until"))
             for number in group.of(Place.PENDING) if group.exists else ():
                 message = group.messages[number]
                 if group.has_body(number):
@@ -569,7 +605,7 @@ class Lives(RuleBasedStateMachine):
                     commands.append(("XCLAIM", keys.stream, keys.group, *entry, *idle))
                 else:
                     message.delivered_at += ticks
-        replies = self.link.call_all(*commands)
+        replies = self.connection.call_all(*commands)
         assert not any(isinstance(reply, SharedSyncError) for reply in replies)
 
     @happening(2, lambda lives: bool(lives.stream.bodies), which=WHICH)
@@ -602,18 +638,18 @@ class Lives(RuleBasedStateMachine):
             for consumer in self._living():
                 owned = side.group.owned_by(consumer.name)
                 if consumer.side is side and any(side.group.idle(n) >= LEASE for n in owned):
-                    self._beat_at_once(consumer)
+                    self._send_heartbeat_at_once(consumer)
 
     @happening(3, lambda lives: bool(lives.letters()), which=WHICH)
     def a_dead_letter_is_replayed(self, which: int) -> None:
         (side, index), *_ = _some(self.letters(), which, 1)
         letter_id = self.client.xrange(side.keys.dead)[index][0].decode()
-        new_id = self.link.call(*stream_commands.replay(side.keys, letter_id))
+        new_id = self.connection.call(*publishing.replay(side.keys, letter_id))
         number, _ = side.group.letters.pop(index)
         self.ids.append(new_id.decode())
         self.texts.append(self.texts[number])
         note(f"{number} is replayed as {self.stream.publish()}")
-        assert self.link.call(*stream_commands.replay(side.keys, letter_id)) is None
+        assert self.connection.call(*publishing.replay(side.keys, letter_id)) is None
 
     def letters(self) -> list[tuple[Side, int]]:
         """All dead letters, each by its group and its place there."""
@@ -626,7 +662,7 @@ class Lives(RuleBasedStateMachine):
     # --- sending ---
 
     def _living(self) -> list[Consumer]:
-        return [consumer for consumer in self.consumers.values() if consumer.beats]
+        return [consumer for consumer in self.consumers.values() if consumer.sends_heartbeats]
 
     def _send(
         self,
@@ -647,7 +683,7 @@ class Lives(RuleBasedStateMachine):
         if reply == "lost":
             return None
         if isinstance(seen, NoGroup):
-            assert stream_commands.ensure_group(self.link, sender.worker.commands)
+            assert ensure_group(self.connection, sender.worker.commands)
             assert sender.side.group.ensure()
             note(f"{sender.name} creates the group again")
             return None
@@ -733,7 +769,7 @@ class Lives(RuleBasedStateMachine):
     def _steady(self, side: Side) -> None:
         """Messages due in the same tick are due in their order, so that every run is repeatable."""
         due_ms = self.began_ms - 1000
-        self.link.call_all(
+        self.connection.call_all(
             *(
                 (
                     "ZADD",
@@ -769,7 +805,7 @@ class Lives(RuleBasedStateMachine):
                 ("XRANGE", _results(side), "-", "+"),
                 ("XRANGE", side.keys.dead, "-", "+"),
             ]
-        (seconds, microseconds), entries, infos, *replies = self.link.call_all(*commands)
+        (seconds, microseconds), entries, infos, *replies = self.connection.call_all(*commands)
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
         read_up_to = {}
         for info in infos:
@@ -817,7 +853,7 @@ class Lives(RuleBasedStateMachine):
     # --- the end ---
 
     def teardown(self) -> None:
-        """All of them die, and a survivor in each group works off what is left."""
+        """All of them die, and a survivor in each group processes what is left."""
         if self.broken:
             return
         note("all die but one")
@@ -836,7 +872,7 @@ class Lives(RuleBasedStateMachine):
         self._pass(100)
         worked = 1
         while worked:
-            worked = sum(self._work_off_one(survivor) for survivor in survivors.values())
+            worked = sum(self._process_some(survivor) for survivor in survivors.values())
             self.all_is_as_it_must_be()
         assert self.stream.bodies == set()
         for side in self.sides.values():
@@ -846,11 +882,11 @@ class Lives(RuleBasedStateMachine):
             # Notes about messages that went with their group may be left.
             assert all(side.group.messages[number].begun_anew for number in side.group.notes)
 
-    def _work_off_one(self, survivor: Consumer) -> int:
-        self._beat_at_once(survivor)
+    def _process_some(self, survivor: Consumer) -> int:
+        self._send_heartbeat_at_once(survivor)
         found = self._recover(survivor)
         assert found is not None
-        if found.entry is None:
+        if not found.entries:
             self._admit(survivor, self._read(survivor, 10))
         held = list(survivor.held)
         outcomes = {number: Finish(self.ids[number], _answer(number, "done")) for number in held}
@@ -885,12 +921,12 @@ def _order(entry_id: str) -> tuple[int, ...]:
 
 
 def test_whatever_befalls_a_group_no_message_is_lost_and_none_is_answered_twice(
-    client: redis.Redis, link: Connection, look: Looker, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, connection: Connection, look: Looker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_commands, "LONGEST_GRACE_MS", LEASE * TICK_MS)
+    monkeypatch.setattr(group_commands, "LONGEST_GRACE_MS", LEASE * TICK_MS)
     keeps_lost_bodies = not look.drops_deleted_bodies_on_claim()
     run_state_machine_as_test(
-        lambda: Lives(client, link, keeps_lost_bodies),
+        lambda: Lives(client, connection, keeps_lost_bodies),
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,

@@ -1,7 +1,6 @@
 -- How many entries were ever added to a stream, and how many it has. Writes nothing.
 -- KEYS: stream
--- Returns {added, or -1 where the server does not count them, as before 7.0; entries in the
--- stream}.
+-- Returns {added, or -1 where the server does not count them, as before 7.0; entries in the stream}.
 --
 -- The reply of XINFO STREAM has the first and the last entry whole, which are left here.
 

@@ -1,9 +1,10 @@
 -- Publish the results of messages that are done, acknowledge these and delete their entries.
 -- KEYS: stream, history, due, and the result stream if there is one
--- ARGV: group, then for each message: id, number of result items, field, value, ..., channel,
--- payload Returns {outcomes, '' or the refusal of a result, '' or that of a channel}: 1 for each
--- message that this call ended, 0 for each that had ended before, nothing for a refused one and
--- those after.
+-- ARGV: group, then for each message:
+--       id, number of result items, field, value, ..., channel, payload
+-- Returns {outcomes, '' or the refusal of a result, '' or that of a channel}. An outcome is 1 for a
+-- message that this call ended, and 0 for one that had ended before. A refused message and those
+-- behind it have none.
 --
 -- A result is written before its message is acknowledged, if the message is pending: a result that
 -- the server refuses then leaves the message pending instead of acknowledged without a result.

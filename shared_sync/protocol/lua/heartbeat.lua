@@ -1,11 +1,12 @@
 -- Renew a consumer's lease, tidy up a bounded step, and report lengths.
 -- KEYS: stream, due, presence, dead, holders, outage
--- ARGV: group, consumer, identity, lease ms, grace ms, rank in the presence at which to go on
--- looking
---       for ended consumers, and after which parked id to go on restoring lost due times ('' for
--- not) Returns {entries in the stream, dead letters, due times, '' or what was refused, rank at
--- which to go on, parked id at which to go on or ''}; -1 where a length is unknown. An error HELD
--- if the name was claimed by another process meanwhile.
+-- ARGV:
+--   1 to 5  group, consumer, identity, lease ms, grace ms
+--   6       rank in the presence at which to go on looking for ended consumers
+--   7       parked id at which to go on restoring lost due times, or '' not to
+-- Returns {entries in the stream or -1 where unknown, dead letters or -1, due times, '' or what was
+-- refused, rank at which to go on, parked id at which to go on or ''}. An error HELD if another
+-- process has claimed the name meanwhile.
 
 local STEP = 100  -- consumers, and below due times, so that no call takes long
 

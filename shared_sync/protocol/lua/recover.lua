@@ -2,47 +2,40 @@
 --
 -- There are four places to look:
 --   due      parked messages whose time has come;
---   own      messages of this consumer's name that no reader has: what an earlier process of this
--- name
---            left, and what was lost with a reply on its way;
+--   own      messages of this consumer's name that no reader has: an earlier process of this name left
+--            them, or they were lost with a reply on its way;
 --   dead     messages of consumers whose lease has ended;
---   foreign  messages of consumers without a lease, such as other programs, after a lease of
--- idleness.
+--   foreign  messages of consumers without a lease, such as other programs, once idle for a lease.
+-- A step looks at no more than LOOK entries in each place, and returns where the next one goes on.
 --
--- A step looks at no more than LOOK entries in each place and tells where the next one has to go
--- on.
---
--- Crashes. The server counts the deliveries of a message, and `history` has a line for each that
--- ended in a failure; what is handed back is not counted. So
+-- Crash accounting. The server counts the deliveries of a message, and `history` has a line for each
+-- that ended in a failure. A delivery that was handed back is taken back. So
 --     crashes = deliveries before this one - failures.
 -- Taking a message from a dead consumer, or from an earlier process of this name, charges it with a
--- crash: its delivery ended in nothing. A reply that was lost on its way had reached nobody, so
--- taking that message again leaves its count.
+-- crash, because its delivery ended in nothing. A reply that was lost on its way has reached nobody,
+-- so taking that message again charges nothing. `redis_consumer/crashes.py` explains the rules:
 --   * Messages without a crash are taken many at a time.
---   * One with a crash behind it, a suspect, is taken alone. It may have to wait: with more than
---     `startable crashes` until less dangerous company runs, and while a message of the same read
---     of the same dead consumer runs in this process: whichever of them took the process down, it
---     shall not take the others along a second time.
---   * One that reached `max crashes` never runs, is only taken to be buried, and need not wait.
+--   * A suspect, which has a crash behind it, is taken alone. It waits while it has more crashes than
+--     `startable crashes`, and while a message of the same read of the same dead consumer runs again.
+--   * A message with `max crashes` never runs. It is taken to be buried, and does not wait.
 --
 -- KEYS: stream, history, due, presence, holders, outage
--- ARGV:  1 group, 2 consumer, 3 identity, 4 lease ms, 5 grace ms
---        6 idle ms after which an own message without a reader counts as left behind
---        7 ms at which this process claimed its name
---        8 '1' if the previous process of that name read one message at a time, or ''
---        9 max crashes, 10 startable crashes, 11 most messages without a crash to take
---       12 where to go on: the rank among the due times
---       13 ... the own id, or '' not to look there
---       14 ... the rank in the presence, or -1 not to look there, 15 ... the id of that consumer
---       16 ... the id of the first foreign consumer, 17 '1' to look at what is due last, or ''
---       18 number of foreign names, names ...
---       then the number of reads to keep apart, for each of these: consumer, ms of its delivery
---       then the ids that this process has in flight ...
+-- ARGV:
+--    1 to 5   group, consumer, identity, lease ms, grace ms
+--    6        idle ms after which an own message without a reader counts as left behind
+--    7        ms at which this process claimed its name
+--    8        '1' if the previous process of that name read one message at a time, or ''
+--    9 to 11  max crashes, startable crashes, most messages without a crash to take
+--   12 to 16  where to go on: rank among the due times; own id, or '' not to look there; rank in the
+--             presence, or -1 not to look there; id of that consumer; id of the first foreign consumer
+--   17        '1' to look at what is due last, or ''
+--   18        number of foreign names, followed by the names
+--   then      number of reads to keep apart, followed by consumer and ms of delivery of each
+--   then      the ids that this process has in flight
 -- Returns {taken, bodies gone, ms until the next parked message is due or -1, where to go on (five
--- values, as in 12 to 16), how many of the foreign consumers are done, 1 if there is more to look
--- at or 0}. Each taken message is {id, fields, deliveries,
--- history or false}, followed, if it was left behind, by the consumer that left it and the ms of
--- its delivery.
+-- values as in 12 to 16), how many of the foreign consumers are done, 1 if there is more or 0}.
+-- Each taken message is {id, fields, deliveries, history or nil}; if it was left behind, then also
+-- the consumer that left it, and the ms at which it had been delivered there.
 
 local LOOK = 100
 local PAGE = 10  -- entries of a consumer, as often the first one can be taken
@@ -56,8 +49,9 @@ local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders, outage = KEYS[5], KEYS[6]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
-local own_idle, since, predecessor_read_singly = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8] ==
-'1' local max_crashes, startable, most = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local own_idle, since = tonumber(ARGV[6]), tonumber(ARGV[7])
+local predecessor_read_singly = ARGV[8] == '1'
+local max_crashes, startable, most = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local due_rank, own_from = tonumber(ARGV[12]), ARGV[13]
 local dead_rank, dead_from, foreign_from = tonumber(ARGV[14]), ARGV[15], ARGV[16]
 local due_comes_last = ARGV[17] == '1'

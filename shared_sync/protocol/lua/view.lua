@@ -1,9 +1,9 @@
--- What a page shows of a group: its consumers, what is parked, what was given up on. Writes
--- nothing. KEYS: stream, presence, holders, due, history, dead
+-- What a page shows of a group: its consumers, what is parked, what was given up on. Writes nothing.
+-- KEYS: stream, presence, holders, due, history, dead
 -- ARGV: group, most consumers to return, most parked, most letters; and what the asker has of the
---       newest letters: how many, the newest id, the oldest id, and how many letters there were in
--- all Returns {now, consumers, parked, letters}, each of the three as its function below says, or
--- the text of the error where it was refused.
+--       newest letters: how many, the newest id, the oldest id, and how many letters there were in all
+-- Returns {now, consumers, parked, letters}, each of the three as its function below says, or the
+-- text of the error where it was refused.
 
 local MOST_NAMES = 1000  -- of consumers that are gone through
 local MOST_PAGES = 20  -- of due times, each of twice as many as are returned of what is parked
