@@ -50,6 +50,8 @@ class Connection:
         """The digests of the scripts that were sent over this connection, to be loaded."""
         self._unread_loads = 0
         """How many replies to SCRIPT LOAD come before those to the commands that were sent."""
+        self._unread = 0
+        """How many replies to the commands that were sent have not been read."""
         self._load_error: SharedSyncError | None = None
         """Why a script was not loaded."""
         # Written by the using thread; anyone may read.
@@ -80,6 +82,7 @@ class Connection:
         self._open = False
         self._loaded_scripts.clear()
         self._unread_loads = 0
+        self._unread = 0
         self._load_error = None
         self._connection.disconnect()
 
@@ -100,10 +103,15 @@ class Connection:
         """Send commands in one write, behind the scripts that they call and that are not loaded.
 
         Connects if needed. `receive()` must then be called once for each command, before anything
-        else is sent. Raises `RedisUnavailable`, after which the connection is closed.
+        else is sent. If an error has kept the caller from that, the next `send()` connects anew:
+        no reply is ever taken for the reply to another command. Raises `RedisUnavailable`, after
+        which the connection is closed.
         """
+        if self._unread:
+            self.close()
         if not self._open:
             self.open()
+        self._unread = len(commands)
         for command in commands:
             if command[0] == "EVALSHA" and command[1] not in self._loaded_scripts:
                 commands = [*self._load_scripts(commands), *commands]
@@ -133,8 +141,11 @@ class Connection:
         try:
             if self._unread_loads:
                 self._receive_loads()
-            return self._connection.read_response()
+            reply = self._connection.read_response()
+            self._unread -= 1
+            return reply
         except redis.ResponseError as error:
+            self._unread -= 1
             translated = translate(error)
             if isinstance(translated, RedisUnavailable):
                 if isinstance(translated, ScriptMissing):

@@ -76,6 +76,10 @@ class Outbox:
         self._outcomes: list[Outcome] = []
         self._returned: list[str] = []
         # Owned by the using thread.
+        self._sent: Sequence[_Parcel] = ()
+        """What the last exchange has sent."""
+        self._answered = 0
+        """How many of these were answered."""
         self._in_doubt: set[str] = set()
         """Messages whose outcome was sent before, and the reply was lost."""
         self.is_held_up = False
@@ -140,19 +144,10 @@ class Outbox:
             self._receive(parcels)
         self._activity.receives = True
         try:
-            return self._reply(blocking)
-        finally:
-            self._activity.receives = False
-
-    def _reply(self, blocking: bool) -> Any:
-        try:
             connection = self.connection
             reply = connection.receive_blocked() if blocking else connection.receive()
-        except RedisRefused:
-            raise
-        except BaseException:
-            self.connection.close()  # the reply may be left unread
-            raise
+        finally:
+            self._activity.receives = False
         self._availability.succeeded(self._name)
         return reply
 
@@ -181,17 +176,19 @@ class Outbox:
         return _Parcel(command, ids, lambda reply: self._confirm(outcomes, reply))
 
     def _send(self, parcels: Sequence[_Parcel], commands: Sequence[Command]) -> None:
+        self._doubt_unanswered()
+        self.is_held_up = bool(parcels)
         connection = self.connection
         connects = connection.connects
-        connection.open()
-        if connects and connects != connection.connects:
-            self._recorder.increment_counter("redis_reconnects")
-        self.is_held_up = bool(parcels)
         try:
+            connection.open()
+            self._sent, self._answered = parcels, 0
             connection.send([*(parcel.command for parcel in parcels), *commands])
         except BaseException:
-            self._doubt(parcels)
+            self._flush_metrics()
             raise
+        if connects and connects != connection.connects:
+            self._recorder.increment_counter("redis_reconnects")
         self._recorder.increment_counter("redis_operations", len(parcels) + len(commands))
         if not parcels:
             self._flush_metrics()
@@ -199,7 +196,6 @@ class Outbox:
     def _receive(self, parcels: Sequence[_Parcel]) -> SharedSyncError | None:
         """Read the replies to the parcels; return why one of them was refused."""
         refusal: SharedSyncError | None = None
-        answered = 0
         self._activity.receives = True
         try:
             for parcel in parcels:
@@ -207,23 +203,23 @@ class Outbox:
                     refused = parcel.confirm(self.connection.receive())
                 except RedisRefused as error:
                     refused = error
-                answered += 1
+                self._answered += 1
                 refusal = refused or refusal
                 if self._in_doubt:
                     self._in_doubt.difference_update(parcel.ids)
-        except BaseException:
-            self.connection.close()  # replies may be left unread
-            self._doubt(parcels[answered:])
-            raise
         finally:
             self._activity.receives = False
             self._flush_metrics()  # before a wait for a message, however long that takes
         self.is_held_up = refusal is not None
         return refusal
 
-    def _doubt(self, parcels: Sequence[_Parcel]) -> None:
-        for parcel in parcels:
-            self._in_doubt.update(parcel.ids)
+    def _doubt_unanswered(self) -> None:
+        """If the last exchange was broken off, note what Redis may have settled all the same."""
+        if self._answered < len(self._sent):
+            for parcel in self._sent[self._answered :]:
+                self._in_doubt.update(parcel.ids)
+            self._in_doubt.intersection_update(self.ids())
+        self._sent = ()
 
     # --- what Redis has confirmed ---
 
@@ -298,11 +294,8 @@ class Outbox:
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    if 0 < len(items) <= size:
-        yield items
-    else:
-        for start in range(0, len(items), size):
-            yield items[start : start + size]
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _without(ids: list[str], settled: Sequence[str]) -> list[str]:

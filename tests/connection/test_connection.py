@@ -42,6 +42,18 @@ def test_a_refusal_leaves_the_connection_in_step(connection: Connection) -> None
     assert connection.connects == 1
 
 
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_reply_that_was_not_read_is_not_taken_for_that_to_the_next_command(
+    connection: Connection, read: int
+) -> None:
+    """As when an error is thrown into the thread between sending and receiving."""
+    connection.send([("ECHO", "first"), ("ECHO", "second")])
+    for _ in range(read):
+        assert connection.receive() == b"first"
+    assert connection.call("ECHO", "third") == b"third"
+    assert connection.connects == 2
+
+
 def test_a_broken_connection_raises_once_and_then_connects_anew(
     connection: Connection, client: redis.Redis
 ) -> None:
