@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared_sync.connection.scripts import Command, scripts
+from shared_sync.errors import RedisUnavailable
 from shared_sync.protocol.messages import Entry, Read
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -82,6 +83,8 @@ class ScriptedConnection:
         reply = self.replies.popleft()
         if callable(reply):
             reply = reply()
+        if isinstance(reply, RedisUnavailable):
+            self.close()
         if isinstance(reply, BaseException):
             raise reply
         return reply

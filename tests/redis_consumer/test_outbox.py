@@ -231,7 +231,7 @@ def test_whoever_waits_for_a_reply_says_so_and_metrics_are_passed_on_before_the_
 def test_nobody_waits_for_a_reply_after_an_error(replies: list[Any]) -> None:
     sender = Sender(*replies)
     sender.put("1-0")
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - of whatever kind
+    with pytest.raises(BaseException):  # noqa: B017 - of whatever kind
         sender.outbox.exchange(READ)
     assert not sender.activity.receives
     assert sender.flushes > 0

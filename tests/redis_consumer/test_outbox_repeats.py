@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from types import FrameType
@@ -13,6 +13,7 @@ import pytest
 from outboxes import LOST, READ, Sender, bury, finish, park, settled
 from protocol_client import Looker, Worker, make_connection
 
+from shared_sync.connection import connection as connection_module
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisUnavailable
 from shared_sync.protocol.messages import Bury, Finish, Outcome, Park, parse_read
@@ -131,17 +132,6 @@ def test_a_lost_reply_to_the_command_leaves_what_was_settled_before_it_settled()
     assert sender.jobs() == {"jobs_processed": 1}
 
 
-@pytest.mark.parametrize("replies", [["nonsense"], [None], [MemoryError()], [1, KeyboardInterrupt()]])
-def test_after_an_error_in_the_middle_no_reply_is_taken_for_that_to_another_command(
-    replies: list[Any],
-) -> None:
-    sender = Sender(*replies)
-    sender.put("1-0")
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - of whatever kind
-        sender.outbox.exchange(READ)
-    assert sender.connection.closes == 1
-
-
 # --- on a real server -------------------------------------------------------------------------
 
 
@@ -163,8 +153,9 @@ class Losing(Connection):
 
 
 @pytest.fixture
-def losing(redis_url: str) -> Losing:
-    return Losing(make_connection(redis_url))
+def losing(redis_url: str) -> Iterator[Losing]:
+    with closing(Losing(make_connection(redis_url))) as made:
+        yield made
 
 
 def outbox_with_all(sender: Sender, worker: Worker) -> dict[str, str]:
@@ -181,7 +172,7 @@ def outbox_with_all(sender: Sender, worker: Worker) -> dict[str, str]:
 
 
 KINDS = ("done", "finish", "park", "bury", "return")
-SETTLED = {"jobs_processed": 2, "jobs_retried": 1, "jobs_dead": 1}
+COUNTED = {"jobs_processed": 2, "jobs_retried": 1, "jobs_dead": 1}
 
 
 def assert_settled_once(look: Looker, ids: dict[str, str]) -> None:
@@ -206,8 +197,8 @@ def test_however_often_the_reply_is_lost_redis_settles_each_message_once(
     sender.outbox.flush()
     assert sender.outbox.ids() == []
     assert_settled_once(look, ids)
-    assert sender.jobs() | {"jobs_handed_back": 1} == SETTLED | {"jobs_handed_back": 1}
-    losing.close()
+    handed_back = {"jobs_handed_back": 1} if lost == 0 else {}
+    assert sender.jobs() == COUNTED | handed_back, "what went back before counts no more"
 
 
 def sender_as(worker: Worker, connection: Connection) -> Sender:
@@ -217,17 +208,20 @@ def sender_as(worker: Worker, connection: Connection) -> Sender:
     return sender
 
 
+FILES = (outbox_module.__file__, connection_module.__file__)
+
+
 class Thrown(BaseException):
     """An error that another thread throws into this one, as a debugger does."""
 
 
 def throw_at(line_number: int) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that raises at the so many-th line of the outbox that is run."""
+    """A trace function that raises at the so many-th line that is run in an outbox or below."""
     lines = 0
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal lines
-        if frame.f_code.co_filename != outbox_module.__file__:
+        if frame.f_code.co_filename not in FILES:
             return None
         if event == "line":
             lines += 1
@@ -254,7 +248,7 @@ def broken_off(line_number: int, act: Callable[[], object]) -> bool:
 def test_wherever_an_error_strikes_each_message_is_settled_once_and_replies_stay_in_step(
     redis_url: str, look: Looker
 ) -> None:
-    line, struck, wrong = 0, True, []
+    line, struck = 0, True
     while struck:
         line += 1
         look.client.flushall()
@@ -267,14 +261,9 @@ def test_wherever_an_error_strikes_each_message_is_settled_once_and_replies_stay
             ids = outbox_with_all(sender, worker)
             exchange, commands = sender.outbox.exchange, worker.commands
             struck = broken_off(line, partial(exchange, commands.read(10)))
-            try:
-                assert exchange(("ECHO", f"line {line}")) == f"line {line}".encode()
-                assert parse_read(exchange(commands.read(10))) == []
-                assert sender.outbox.ids() == []
-                assert_settled_once(look, ids)
-                assert "jobs_lost" not in sender.jobs()
-            except Exception as e:
-                wrong.append((line, repr(e)[:150]))
-    for w in wrong: print(w)
-    assert wrong == []
-    assert line > 50
+            assert exchange(("ECHO", f"line {line}")) == f"line {line}".encode()
+            assert parse_read(exchange(commands.read(10))) == []
+            assert sender.outbox.ids() == []
+            assert_settled_once(look, ids)
+            assert "jobs_lost" not in sender.jobs()
+    assert line > 100
