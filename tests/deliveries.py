@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers import Clock, Figures
 
-from shared_sync.common.guarded import GuardedRecorder
+from shared_sync.common.guarded import GuardedRecorder, RecorderOfOneThread
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.messages import Answer, Bury, Entry, Outcome
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
@@ -43,7 +43,7 @@ class Deliveries:
         self.retries: list[float] = []
         self.figures = Figures()
         self.slot = Slot("reader-1")
-        recorder = GuardedRecorder(self.figures, LOGGER)
+        self._recorder = recorder = RecorderOfOneThread(GuardedRecorder(self.figures, LOGGER))
 
         def processor(message_id: str, fields: dict[str, Any]) -> object:
             self.calls.append((message_id, dict(fields)))
@@ -80,6 +80,13 @@ class Deliveries:
             return self.delivery.run(attempt, self.runner, self.slot)
         finally:
             self.slot.end_attempt()
+            self._recorder.flush()
+
+    def overdue(self, entry: Entry, deadline_seconds: float) -> Outcome:
+        """What becomes of a message that has run for too long."""
+        outcome = self.delivery.overdue(entry, deadline_seconds, "the stack")
+        self._recorder.flush()
+        return outcome
 
 
 def entry(*items: bytes, deliveries: int = 1, failures: int = 0) -> Entry:

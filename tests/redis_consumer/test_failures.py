@@ -269,7 +269,7 @@ def test_with_a_single_attempt_the_first_failure_is_the_end() -> None:
 
 def test_a_message_past_its_deadline_is_a_failure_that_says_so() -> None:
     deliveries = Deliveries(lambda *_: None)
-    outcome = deliveries.delivery.overdue(entry(failures=1, deliveries=2), 30.0, "the stack")
+    outcome = deliveries.overdue(entry(failures=1, deliveries=2), 30.0)
     assert isinstance(outcome, Park)
     failure = json.loads(outcome.failure)
     assert failure["error_type"] == "deadline"
@@ -280,7 +280,7 @@ def test_a_message_past_its_deadline_is_a_failure_that_says_so() -> None:
 
 def test_the_last_allowed_deadline_makes_a_dead_letter_with_the_stack() -> None:
     deliveries = Deliveries(lambda *_: None, retry=RetryPolicy(max_attempts=1))
-    outcome = deliveries.delivery.overdue(entry(), 0.5, "the stack")
+    outcome = deliveries.overdue(entry(), 0.5)
     assert metadata(outcome)["dead.reason"] == "failed 1 times"
     assert metadata(outcome)["dead.traceback"] == "the stack"
     assert isinstance(outcome, Bury)
