@@ -159,8 +159,7 @@ class Reader:
             attempt = slot.start_next(now)
             if attempt is None:
                 break
-            self._run(attempt)
-            now = attempt.ended_at
+            now = self._run(attempt)
             jobs += 1
             seconds = now - attempt.started_at
             longest = max(longest, seconds)
@@ -171,15 +170,18 @@ class Reader:
                     now = self._clock()
         self._prefetch.learn(jobs=jobs, seconds=now - began, longest_seconds=longest)
 
-    def _run(self, attempt: Attempt) -> None:
+    def _run(self, attempt: Attempt) -> float:
+        """Run an attempt; return when all is done that belongs to it."""
         slot, outbox = self.slot, self.outbox
         try:
             outcome = self._delivery.run(attempt, self._runner, slot)
             (entry,) = attempt.entries
+            ended_at = attempt.ended_at
             if outcome is None:
                 outbox.add_done(entry.id)
             else:
                 outbox.add(outcome)
+                ended_at = self._clock()
                 if isinstance(outcome, Finish):
                     self._result_bytes += sum(map(len, outcome.answer.items))
         finally:
@@ -187,3 +189,4 @@ class Reader:
         if entry.deliveries > 1 and entry.crashes:
             # What had to wait while a suspect ran may start now.
             self._recovery.due_in(0.0)
+        return ended_at
