@@ -155,18 +155,18 @@ class Outbox:
             for ids in _chunks(self._done, MOST_IDS):
                 parcels.append(_Parcel(commands.finish(ids), ids, self._confirm_done(ids)))
         if self._outcomes:
-            for finishes in _chunks(self._of_type(Finish), MOST_OUTCOMES):
+            by_type: dict[type, list[Any]] = {Finish: [], Park: [], Bury: []}
+            for outcome in self._outcomes:
+                by_type[type(outcome)].append(outcome)
+            for finishes in _chunks(by_type[Finish], MOST_OUTCOMES):
                 parcels.append(self._parcel(commands.finish_with_results(finishes), finishes))
-            for parks in _chunks(self._of_type(Park), MOST_OUTCOMES):
+            for parks in _chunks(by_type[Park], MOST_OUTCOMES):
                 parcels.append(self._parcel(commands.park(parks), parks))
-            parcels += [self._parcel(commands.bury(one), [one]) for one in self._of_type(Bury)]
+            parcels += [self._parcel(commands.bury(one), [one]) for one in by_type[Bury]]
         if self._returned:
             for ids in _chunks(self._returned, MOST_OUTCOMES):
                 parcels.append(_Parcel(commands.hand_back(ids), ids, self._confirm_returned(ids)))
         return parcels
-
-    def _of_type(self, kind: type[T]) -> list[T]:
-        return [outcome for outcome in self._outcomes if isinstance(outcome, kind)]
 
     def _parcel(self, command: Command, outcomes: Sequence[Outcome]) -> _Parcel:
         ids = [outcome.id for outcome in outcomes]
