@@ -18,6 +18,7 @@ from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.messages import Answer, Bury, Finish, Park
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.slot import Activity
+from shared_sync.redis_consumer.tally import Tally
 
 LOGGER = GuardedLogger(logging.getLogger("tests.outbox"))
 READ = ("XREADGROUP", "...")
@@ -61,8 +62,7 @@ class Sender:
             activity=self.activity,
             availability=self.availability,
             recorder=self.figures,
-            logger=LOGGER,
-            log_channel_refusal=LogOnce(LOGGER, logging.ERROR),
+            tally=Tally(self.figures, LOGGER, LogOnce(LOGGER, logging.ERROR)),
             flush_metrics=self._flush,
         )
 

@@ -25,6 +25,7 @@ from shared_sync.redis_consumer.recovery import Recovery
 from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import ThreadRunner
 from shared_sync.redis_consumer.slot import Slot
+from shared_sync.redis_consumer.tally import Tally
 
 LOGGER = GuardedLogger(logging.getLogger("tests.reader"))
 BLOCK_SECONDS = 1.0
@@ -101,11 +102,11 @@ class Pool:
             activity=slot,
             availability=self.availability,
             recorder=recorder,
-            logger=LOGGER,
-            log_channel_refusal=LogOnce(LOGGER, logging.ERROR),
+            tally=Tally(recorder, LOGGER, LogOnce(LOGGER, logging.ERROR)),
             flush_metrics=recorder.flush,
         )
-        self.in_flight.add(slot, outbox.ids)
+        self.in_flight.add_slot(slot)
+        self.in_flight.add_outbox(KEYS, outbox.ids)
 
         def processor(message_id: str, fields: dict[str, Any]) -> object:
             self.ran.append(message_id)

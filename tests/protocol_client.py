@@ -13,7 +13,6 @@ from helpers import eventually
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import SharedSyncError
 from shared_sync.protocol import publishing
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.groups import ensure_group
@@ -207,14 +206,11 @@ class Worker:
 
     def heartbeat(self, **options: Any) -> QueueMetrics:
         """Send a heartbeat; the sizes of the queue."""
-        pending, reply = self.connection.call_all(
-            self.commands.pending(), self.commands.heartbeat(**{"restore_from": START, **options})
-        )
-        for one in (pending, reply):
-            if isinstance(one, SharedSyncError):
-                raise one
-        summary, heartbeat = parse_pending(pending), parse_heartbeat(reply)
-        return QueueMetrics(heartbeat.backlog, summary.total, summary.parked, heartbeat.dead)
+        command = self.commands.heartbeat(**{"restore_from": START, **options})
+        heartbeat = parse_heartbeat(self.connection.call(*command))
+        assert heartbeat.pending is not None
+        pending = heartbeat.pending
+        return QueueMetrics(heartbeat.backlog, pending.total, pending.parked, heartbeat.dead)
 
     def claim(self) -> NameInUse | None:
         """None if the name is this worker's now, else who has it."""

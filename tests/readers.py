@@ -7,8 +7,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from protocol_client import KEYS
+
 from shared_sync.connection.scripts import Command, scripts
 from shared_sync.errors import RedisUnavailable
+from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry, Read
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -24,10 +27,11 @@ def suspect(entry_id: str, crashes: int = 1, left_by: Read | None = None) -> Ent
     return Entry(entry_id, [], deliveries=crashes + 1, left_by=left_by)
 
 
-def add_slot(in_flight: InFlight, name: str, *ids: str) -> Slot:
+def add_slot(in_flight: InFlight, name: str, *ids: str, source: Keys = KEYS) -> Slot:
     """The slot of a reader that has no outbox, and in which these messages wait."""
     slot = Slot(name)
-    in_flight.add(slot, list)
+    slot.source = source
+    in_flight.add_slot(slot)
     slot.waiting.extend(entries(*ids))
     return slot
 

@@ -87,9 +87,9 @@ def test_ids_are_returned_in_the_order_of_the_messages(
 
 
 def test_no_messages_are_no_round_trip(producer: RedisStreamProducer, client: redis.Redis) -> None:
-    before = other_connections(client)
+    before = set(other_connections(client))
     assert producer.publish_many([]) == []
-    assert other_connections(client) == before
+    assert set(other_connections(client)) <= before
 
 
 def test_without_a_limit_one_message_needs_no_right_but_to_add(own_server: EmbeddedRedis) -> None:
@@ -168,13 +168,13 @@ def test_an_error_of_the_generator_comes_through_and_the_producer_goes_on(
 def test_an_invalid_message_names_its_field_and_nothing_is_sent(
     producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    before = other_connections(client)
+    before = set(other_connections(client))
     with pytest.raises(InvalidMessage, match="'audio'") as caught:
         producer.publish({"client_id": "c1", "audio": object()})
     assert caught.value.field == "audio"
     assert caught.value.published == ()
     assert not client.exists(STREAM)
-    assert other_connections(client) == before
+    assert set(other_connections(client)) <= before
 
 
 @pytest.mark.parametrize("fields", [{}, None, "text", {1: "x"}, [("a", "b")]])

@@ -1,7 +1,7 @@
 """python -m shared_sync.health check: ask a health page, and report the answer by the exit status.
 
-Every probe starts it anew, so it loads next to nothing: neither Flask nor Redis, nor TLS unless the
-address asks for it.
+Every probe starts a new interpreter, so the command loads next to nothing: neither Flask nor Redis,
+nor TLS unless the address is https.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class _Routes:
     def _history(self) -> Response:
         since = request.args.get("since")
         if since is not None and not (since.isascii() and since.isdigit() and len(since) < 16):
-            return self._error("since must be the number that `next` told", 400)
+            return self._error("since must be the `next` of an earlier answer", 400)
         names = request.args.getlist("figure")
         return _json(self._answers.history(None if since is None else int(since), names))
 

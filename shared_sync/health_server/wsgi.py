@@ -269,6 +269,8 @@ class _Request(HTTPRequestParser):
             super().parse_header(header_plus)
         except ValueError:  # of http://[ for example, and of a length with thousands of digits
             raise ParsingError("Invalid address or number") from None
+        if not self.command:  # waitress 2 answers such a request, as if it had no method
+            raise ParsingError("Start line is invalid")
 
 
 class _EscapingLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11

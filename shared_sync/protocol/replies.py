@@ -80,11 +80,13 @@ class HeartbeatReply:
     """The rank at which the next heartbeat goes on looking for ended consumers."""
     restore_from: str
     """The parked id behind which to go on restoring due times; empty when that is done."""
+    pending: Pending | None
+    """What is pending; None if the group has so many consumers that it is to be asked apart."""
 
 
 def parse_heartbeat(reply: Any) -> HeartbeatReply:
     """Return what the heartbeat script says."""
-    backlog, dead, due_times, refusal, ended_from, restore_from = reply
+    backlog, dead, due_times, refusal, ended_from, restore_from, pending = reply
     return HeartbeatReply(
         backlog=None if backlog < 0 else backlog,
         dead=None if dead < 0 else dead,
@@ -92,6 +94,7 @@ def parse_heartbeat(reply: Any) -> HeartbeatReply:
         refusal=driver_errors.refusal(refusal),
         ended_from=ended_from,
         restore_from=restore_from.decode(),
+        pending=None if pending is None else parse_pending(pending),
     )
 
 

@@ -52,6 +52,7 @@ class Reader:
         self.slot = slot
         self.outbox = outbox
         self._commands = subscription.commands
+        self._source = subscription.commands.keys
         self._recovery = subscription.recovery
         self._in_flight = in_flight
         self._delivery = delivery
@@ -95,7 +96,7 @@ class Reader:
     def _is_finished(self) -> bool:
         """Return whether Redis knows all that this reader has to tell it."""
         try:
-            self._in_flight.withdraw(self.slot, into=self.outbox.hand_back)
+            self._in_flight.withdraw(self._source, self.slot, into=self.outbox.hand_back)
             self.outbox.flush()
         except GroupMissing:
             pass
@@ -109,7 +110,7 @@ class Reader:
     def _fetch(self) -> None:
         if self._recovery.take_turn():
             with self._recovery.scan(self.outbox.exchange, most=self._most_to_recover()) as found:
-                self._in_flight.admit(self.slot, found)
+                self._in_flight.admit(self.slot, self._source, found)
         elif self._stream_is_empty:
             self._wait_for_message()
         else:
@@ -139,14 +140,14 @@ class Reader:
             self._recovery.woke(self)
 
     def _read(self, count: int, wait_seconds: float = 0.0) -> None:
-        newest_before = self._in_flight.newest_id
+        newest_before = self._in_flight.newest(self._source)
         blocking = wait_seconds > 0
         if blocking:
             wait_seconds = max(wait_seconds, SHORTEST_WAIT_SECONDS)
         command = self._commands.read(count, round(wait_seconds * 1000))
         entries = parse_read(self.outbox.exchange(command, blocking=blocking))
         self._stream_is_empty = not entries
-        self._in_flight.admit_read(self.slot, entries, newest_before)
+        self._in_flight.admit_read(self.slot, self._source, entries, newest_before)
 
     # --- running ---
 

@@ -190,7 +190,7 @@ class Recovery:
             startable_crashes=startable,
             most=most,
             apart=crashes.reads_to_keep_apart(running),
-            in_flight=tuple(self._in_flight.ids()),
+            in_flight=tuple(self._in_flight.ids(self._commands.keys)),
             foreign=foreign if looks_at_foreign else (),
             position=position,
             looks_at_own=is_whole or position.own_from != START,

@@ -128,4 +128,4 @@ def test_the_history_outlives_a_restart_of_the_server(
 @pytest.mark.parametrize("since", ["", "-1", "x", "1.5", "9" * 400, "%F0%9F%98%80"])
 def test_a_strange_since_is_refused_with_the_remedy(serve: Serve, since: str) -> None:
     code, body = ask(f"{serve().url}/api/history?since={since}")
-    assert (code, body["error"]) == (400, "since must be the number that `next` told")
+    assert (code, body["error"]) == (400, "since must be the `next` of an earlier answer")

@@ -11,11 +11,15 @@ from functools import partial
 
 import pytest
 from helpers import returns
+from protocol_client import KEYS
 from readers import add_slot, entries, start, suspect, waiting
 
+from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Read
 from shared_sync.redis_consumer.in_flight import STEAL_AFTER_SECONDS, InFlight
 from shared_sync.redis_consumer.slot import Slot
+
+OTHER = Keys.of("jobs", "archive")
 
 
 @pytest.fixture
@@ -28,26 +32,26 @@ def in_flight() -> InFlight:
 
 def test_what_a_read_brings_waits_in_the_slot_of_its_reader_alone(in_flight: InFlight) -> None:
     first, second = add_slot(in_flight, "r1"), add_slot(in_flight, "r2")
-    in_flight.admit_read(first, entries("1-0", "2-0"), in_flight.newest_id)
+    in_flight.admit_read(first, KEYS, entries("1-0", "2-0"), in_flight.newest(KEYS))
     assert waiting(first) == ["1-0", "2-0"]
     assert waiting(second) == []
-    assert in_flight.newest_id == (2, 0)
+    assert in_flight.newest(KEYS) == (2, 0)
 
 
 def test_a_read_that_brought_nothing_changes_nothing(in_flight: InFlight) -> None:
     slot = add_slot(in_flight, "r1")
-    in_flight.admit_read(slot, entries("5-1"), in_flight.newest_id)
-    in_flight.admit_read(slot, [], in_flight.newest_id)
-    assert in_flight.newest_id == (5, 1)
+    in_flight.admit_read(slot, KEYS, entries("5-1"), in_flight.newest(KEYS))
+    in_flight.admit_read(slot, KEYS, [], in_flight.newest(KEYS))
+    assert in_flight.newest(KEYS) == (5, 1)
     assert waiting(slot) == ["5-1"]
 
 
 def test_a_reply_that_comes_late_does_not_make_the_newest_id_older(in_flight: InFlight) -> None:
     slow, quick = add_slot(in_flight, "r1"), add_slot(in_flight, "r2")
-    before = in_flight.newest_id
-    in_flight.admit_read(quick, entries("10-0"), before)
-    in_flight.admit_read(slow, entries("9-0"), before)
-    assert in_flight.newest_id == (10, 0)
+    before = in_flight.newest(KEYS)
+    in_flight.admit_read(quick, KEYS, entries("10-0"), before)
+    in_flight.admit_read(slow, KEYS, entries("9-0"), before)
+    assert in_flight.newest(KEYS) == (10, 0)
     assert waiting(slow) == ["9-0"]
 
 
@@ -56,37 +60,49 @@ def test_what_a_group_that_was_lost_delivers_anew_is_left_to_who_has_it(
 ) -> None:
     """Also with ids of which the older is not the smaller text."""
     first, second = add_slot(in_flight, "r1"), add_slot(in_flight, "r2")
-    in_flight.admit_read(first, entries("9-0", "10-0"), in_flight.newest_id)
+    in_flight.admit_read(first, KEYS, entries("9-0", "10-0"), in_flight.newest(KEYS))
     start(first)
-    in_flight.admit_read(second, entries("9-0", "10-0", "11-0"), in_flight.newest_id)
+    in_flight.admit_read(second, KEYS, entries("9-0", "10-0", "11-0"), in_flight.newest(KEYS))
     assert waiting(second) == ["11-0"]
 
 
 def test_a_message_that_is_in_flight_is_not_admitted_wherever_it_is(in_flight: InFlight) -> None:
     outbox = ["3-0"]
-    first = Slot("r1")
-    in_flight.add(first, lambda: outbox)
-    in_flight.add_outbox(lambda: ["4-0"])
+    first = add_slot(in_flight, "r1", "1-0", "2-0")
+    in_flight.add_outbox(KEYS, lambda: outbox)
+    in_flight.add_outbox(KEYS, lambda: ["4-0"])
     second = add_slot(in_flight, "r2", "5-0")
-    first.waiting.extend(entries("1-0", "2-0"))
     start(first)
-    in_flight.admit(second, entries("1-0", "2-0", "3-0", "4-0", "5-0", "6-0"))
+    in_flight.admit(second, KEYS, entries("1-0", "2-0", "3-0", "4-0", "5-0", "6-0"))
     assert waiting(second) == ["5-0", "6-0"]
     outbox.clear()
-    in_flight.admit(second, entries("3-0"))
+    in_flight.admit(second, KEYS, entries("3-0"))
     assert waiting(second) == ["5-0", "6-0", "3-0"], "what was settled can be fetched again"
 
 
 def test_all_that_waits_runs_or_is_not_settled_is_in_flight(in_flight: InFlight) -> None:
-    slot = Slot("r1")
-    in_flight.add(slot, lambda: ["3-0"])
-    in_flight.add_outbox(lambda: ["4-0"])
+    slot = add_slot(in_flight, "r1", "1-0", "2-0")
+    in_flight.add_outbox(KEYS, lambda: ["3-0"])
+    in_flight.add_outbox(KEYS, lambda: ["4-0"])
     add_slot(in_flight, "r2", "5-0")
-    slot.waiting.extend(entries("1-0", "2-0"))
     start(slot)
-    assert in_flight.ids() == {"1-0", "2-0", "3-0", "4-0", "5-0"}
+    assert in_flight.ids(KEYS) == {"1-0", "2-0", "3-0", "4-0", "5-0"}
     slot.end_attempt()
-    assert in_flight.ids() == {"2-0", "3-0", "4-0", "5-0"}
+    assert in_flight.ids(KEYS) == {"2-0", "3-0", "4-0", "5-0"}
+
+
+def test_messages_of_another_stream_or_group_may_have_the_same_ids(in_flight: InFlight) -> None:
+    first, second = add_slot(in_flight, "r1", "1-0", "2-0"), add_slot(in_flight, "r2")
+    in_flight.add_outbox(KEYS, lambda: ["3-0"])
+    in_flight.add_outbox(OTHER, lambda: ["4-0"])
+    in_flight.admit(second, OTHER, entries("1-0", "3-0", "4-0"))
+    assert waiting(second) == ["1-0", "3-0"]
+    assert in_flight.ids(KEYS) == {"1-0", "2-0", "3-0"}
+    assert in_flight.ids(OTHER) == {"1-0", "3-0", "4-0"}
+    assert in_flight.withdraw(OTHER) == ["1-0", "3-0"]
+    assert waiting(first) == ["1-0", "2-0"]
+    in_flight.admit_read(second, OTHER, entries("9-0"), in_flight.newest(OTHER))
+    assert (in_flight.newest(OTHER), in_flight.newest(KEYS)) == ((9, 0), (0, 0))
 
 
 # --- taking from a sibling --------------------------------------------------------------------
@@ -103,10 +119,14 @@ def test_an_idle_reader_takes_the_newer_half_of_what_waits_behind_a_long_job(
     assert waiting(idle) == ["4-0", "5-0", "6-0"]
 
 
-def test_a_single_message_behind_a_long_job_is_taken(in_flight: InFlight) -> None:
-    busy, idle = add_slot(in_flight, "r1", "1-0", "2-0"), add_slot(in_flight, "r2")
+def test_a_single_message_behind_a_long_job_is_taken_whatever_stream_it_is_of(
+    in_flight: InFlight,
+) -> None:
+    busy = add_slot(in_flight, "r1", "1-0", "2-0", source=OTHER)
+    idle = add_slot(in_flight, "r2")
     start(busy)
     assert in_flight.take_from_sibling(idle, 1.0)
+    assert idle.source == OTHER
     assert waiting(busy) == []
     assert waiting(idle) == ["2-0"]
 
@@ -154,16 +174,16 @@ def test_messages_are_taken_from_the_sibling_that_has_some_to_give(in_flight: In
 def test_withdrawing_takes_what_was_not_started_and_leaves_what_runs(in_flight: InFlight) -> None:
     slot = add_slot(in_flight, "r1", "1-0", "2-0", "3-0")
     attempt = start(slot)
-    assert in_flight.withdraw(slot) == ["2-0", "3-0"]
+    assert in_flight.withdraw(KEYS, slot) == ["2-0", "3-0"]
     assert slot.attempt is attempt
-    assert in_flight.ids() == {"1-0"}
+    assert in_flight.ids(KEYS) == {"1-0"}
     assert slot.start_next(0.0) is None
-    assert in_flight.withdraw(slot) == []
+    assert in_flight.withdraw(KEYS, slot) == []
 
 
 def test_withdrawing_from_one_reader_leaves_the_others_alone(in_flight: InFlight) -> None:
     first, second = add_slot(in_flight, "r1", "1-0"), add_slot(in_flight, "r2", "2-0")
-    assert in_flight.withdraw(first) == ["1-0"]
+    assert in_flight.withdraw(KEYS, first) == ["1-0"]
     assert waiting(second) == ["2-0"]
 
 
@@ -171,18 +191,18 @@ def test_withdrawing_from_all_takes_everything_that_was_not_started(in_flight: I
     first = add_slot(in_flight, "r1", "1-0", "2-0")
     add_slot(in_flight, "r2", "3-0")
     start(first)
-    assert sorted(in_flight.withdraw()) == ["2-0", "3-0"]
-    assert in_flight.ids() == {"1-0"}
+    assert sorted(in_flight.withdraw(KEYS)) == ["2-0", "3-0"]
+    assert in_flight.ids(KEYS) == {"1-0"}
 
 
 def test_what_arrives_after_closing_can_be_withdrawn(in_flight: InFlight) -> None:
     slot = add_slot(in_flight, "r1", "1-0")
     assert not in_flight.is_closed
     in_flight.close()
-    in_flight.admit_read(slot, entries("2-0"), in_flight.newest_id)
+    in_flight.admit_read(slot, KEYS, entries("2-0"), in_flight.newest(KEYS))
     assert in_flight.is_closed
-    assert in_flight.withdraw() == ["1-0", "2-0"]
-    assert in_flight.ids() == set()
+    assert in_flight.withdraw(KEYS) == ["1-0", "2-0"]
+    assert in_flight.ids(KEYS) == set()
 
 
 # --- suspects ---------------------------------------------------------------------------------
@@ -200,7 +220,7 @@ def test_suspects_are_the_messages_in_slots_that_have_a_crash_behind_them(
     start(first)
     assert in_flight.suspects() == [runs, waits]
     first.end_attempt()
-    in_flight.withdraw(second)
+    in_flight.withdraw(KEYS, second)
     assert in_flight.suspects() == []
 
 
@@ -213,12 +233,13 @@ def test_eight_readers_that_admit_the_same_messages_start_each_of_them_once() ->
     started: list[str] = []
     readers = [(Slot(f"r{number}"), deque[str]()) for number in range(8)]
     for slot, settling in readers:
-        in_flight.add(slot, settling.copy)
+        in_flight.add_slot(slot)
+        in_flight.add_outbox(KEYS, settling.copy)
 
     def read(slot: Slot, settling: deque[str]) -> None:
         together.wait(10)
         for number in range(200):
-            in_flight.admit(slot, entries(f"{number}-0"))
+            in_flight.admit(slot, KEYS, entries(f"{number}-0"))
             while (attempt := slot.start_next(0.0)) is not None:
                 started.append(attempt.entries[0].id)
                 settling.append(attempt.entries[0].id)
@@ -226,7 +247,7 @@ def test_eight_readers_that_admit_the_same_messages_start_each_of_them_once() ->
 
     run_together(*[partial(read, *reader) for reader in readers])
     assert sorted(started) == sorted(f"{number}-0" for number in range(200))
-    assert len(in_flight.ids()) == 200
+    assert len(in_flight.ids(KEYS)) == 200
 
 
 @pytest.fixture
@@ -256,7 +277,7 @@ def test_a_message_starts_once_or_goes_back_once_and_is_listed_all_the_time() ->
     assert crowd.overlooked == []
     assert Counter(crowd.ended) == Counter(crowd.fetched)
     assert crowd.has_done_enough
-    assert crowd.in_flight.ids() == set()
+    assert crowd.in_flight.ids(KEYS) == set()
 
 
 READERS = 8
@@ -274,8 +295,9 @@ class Crowd:
         self.outboxes = [deque[str]() for _ in self.slots]
         self.returning = deque[str]()
         for slot, outbox in zip(self.slots, self.outboxes, strict=True):
-            self.in_flight.add(slot, outbox.copy)
-        self.in_flight.add_outbox(self.returning.copy)
+            self.in_flight.add_slot(slot)
+            self.in_flight.add_outbox(KEYS, outbox.copy)
+        self.in_flight.add_outbox(KEYS, self.returning.copy)
         self.is_over = threading.Event()
         # What is done to each of these is one step for every thread.
         self.unsettled: dict[str, None] = {}
@@ -298,7 +320,7 @@ class Crowd:
             batches += 1
             ids = [f"{number + 1}-{batches * BATCH + n}" for n in range(BATCH)]
             self.unsettled.update(dict.fromkeys(ids))
-            self.in_flight.admit_read(slot, entries(*ids), (0, 0))
+            self.in_flight.admit_read(slot, KEYS, entries(*ids), (0, 0))
             self.fetched.update(ids)
             self._run_all(number)
             if self.in_flight.take_from_sibling(slot, 1.0) and slot.waiting:
@@ -325,14 +347,14 @@ class Crowd:
         number = 0
         while not self.is_over.is_set():
             number = (number + 1) % READERS
-            self.in_flight.withdraw(self.slots[number], into=self.returning.extend)
+            self.in_flight.withdraw(KEYS, self.slots[number], into=self.returning.extend)
             self.handed_back += len(self.returning)
             self._settle(self.returning)
 
     def list_all(self) -> None:
         while not self.is_over.is_set():
             unsettled = [one for one in list(self.unsettled) if one in self.fetched]
-            listed = self.in_flight.ids()
+            listed = self.in_flight.ids(KEYS)
             missing = [one for one in unsettled if one not in listed]
             self.overlooked += [one for one in missing if one in self.unsettled]
             self.listings += 1
@@ -364,11 +386,10 @@ def test_a_signal_handler_may_stop_the_consumer_while_its_thread_lists_what_is_t
 
     def interrupted() -> list[str]:
         in_flight.close()
-        withdrawn.extend(in_flight.withdraw())
+        withdrawn.extend(in_flight.withdraw(KEYS))
         return []
 
-    slot = Slot("r1")
-    in_flight.add(slot, interrupted)
-    slot.waiting.extend(entries("1-0"))
-    assert returns(in_flight.ids)
+    in_flight.add_outbox(KEYS, interrupted)
+    add_slot(in_flight, "r1", "1-0")
+    assert returns(partial(in_flight.ids, KEYS))
     assert withdrawn == ["1-0"]

@@ -18,6 +18,7 @@ from pools import (
     recovered,
     row,
 )
+from protocol_client import KEYS
 from readers import first, waiting
 
 from shared_sync.errors import GroupMissing, RedisRefused, RedisUnavailable
@@ -52,7 +53,7 @@ def test_a_pass_settles_the_messages_of_the_last_one_with_the_next_read(clock: C
     assert reader.make_pass(2, delivered("3-0")) == ["finish", "XREADGROUP"]
     assert pool.ran == ["1-0", "2-0", "3-0"]
     assert pool.figures.counters["jobs_processed"] == 2
-    assert pool.in_flight.ids() == {"3-0"}
+    assert pool.in_flight.ids(KEYS) == {"3-0"}
 
 
 def test_while_there_are_messages_a_read_asks_for_many_and_does_not_wait(clock: Clock) -> None:
@@ -128,7 +129,7 @@ def test_messages_that_an_error_left_in_the_slot_run_before_any_are_fetched(cloc
     reader._delivery.run = fails_once  # type: ignore[method-assign]
     with pytest.raises(MemoryError):
         reader.make_pass(delivered("1-0", "2-0"))
-    assert pool.in_flight.ids() == {"2-0"}, "the first is found in Redis and run again"
+    assert pool.in_flight.ids(KEYS) == {"2-0"}, "the first is found in Redis and run again"
     assert reader.make_pass() == []
     assert pool.ran == ["2-0"]
 
@@ -201,7 +202,7 @@ def test_while_an_outcome_is_not_confirmed_nothing_is_fetched(clock: Clock) -> N
     with pytest.raises(RedisRefused):
         reader.make_pass(REFUSED)
     assert reader.connection.names()[-1] == ["finish"]
-    assert pool.in_flight.ids() == {"1-0"}
+    assert pool.in_flight.ids(KEYS) == {"1-0"}
     assert reader.make_pass(1, delivered("2-0")) == ["finish"]
     assert reader.connection.names()[-1] == ["XREADGROUP"]
 
@@ -339,7 +340,7 @@ def test_when_the_pool_stops_nothing_more_starts_and_the_rest_goes_back(clock: C
     reader.connection.replies.extend([1, [2, 0]])
     reader.finish(threading.Event())
     assert reader.connection.names()[-1] == ["finish", "hand_back"]
-    assert pool.in_flight.ids() == set()
+    assert pool.in_flight.ids(KEYS) == set()
     assert pool.figures.counters["jobs_handed_back"] == 2
     assert reader.connection.closes == 1
 
@@ -368,12 +369,12 @@ def test_what_redis_does_not_confirm_is_sent_until_nobody_waits_for_it_any_more(
     reader.connection.replies.extend([LOST, REFUSED, LOST, 1])
     reader.finish(Abandon(3))
     assert reader.connection.names()[1:] == [["finish"]] * 3
-    assert pool.in_flight.ids() == {"1-0"}
+    assert pool.in_flight.ids(KEYS) == {"1-0"}
     assert not pool.availability.connected
     assert pool.figures.counters["redis_operations"] == 4
     assert closed == [True]
     reader.finish(Abandon(3))
-    assert pool.in_flight.ids() == set()
+    assert pool.in_flight.ids(KEYS) == set()
 
 
 def test_without_its_group_a_reader_has_nothing_left_to_settle(clock: Clock) -> None:

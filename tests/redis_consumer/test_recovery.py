@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from helpers import Clock, Figures
+from protocol_client import KEYS
 from readers import add_slot, entries, start, suspect
 
 from shared_sync.common.guarded import GuardedLogger
@@ -35,6 +36,7 @@ class Commands:
     """Stands in for the commands of a consumer: the request itself is sent."""
 
     consumer = "w1"
+    keys = KEYS
 
     def recover(self, request: ScanRequest) -> tuple[ScanRequest]:
         return (request,)
@@ -297,7 +299,7 @@ def test_what_runs_here_says_which_crashes_may_start_and_which_reads_stay_apart(
     slot = add_slot(scene.in_flight, "r1", "2-0")
     slot.waiting.appendleft(suspect("1-0", 1, LEFT))
     start(slot)
-    scene.in_flight.add_outbox(lambda: ["3-0"])
+    scene.in_flight.add_outbox(KEYS, lambda: ["3-0"])
     scene.scan(most=7)
     (request,) = scene.requests
     assert request.startable_crashes == 1

@@ -56,7 +56,7 @@ class Scene:
         self.availability = Availability("redis://somewhere:6379/0", LOGGER, clock)
         in_flight = InFlight()
         self.slot = Slot("reader-1")
-        in_flight.add(self.slot, list)
+        in_flight.add_slot(self.slot)
         self.running_jobs = RunningJobs(in_flight, clock=clock)
         heartbeat, *readers = [(stander, stander) for stander in everyone]
         self.watchdog = Watchdog(
