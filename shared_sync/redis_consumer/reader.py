@@ -25,7 +25,8 @@ LARGE_BYTES = 4 * 1024 * 1024
 """The same once prefetched messages have results of this size together."""
 
 SIBLING_WAIT_SECONDS: Final = 0.05
-"""How long an idle reader waits for a message while others wait behind a sibling's job."""
+"""How long an idle reader waits for a message while others wait, or may soon, behind a sibling's
+job."""
 
 SHORTEST_WAIT_SECONDS: Final = 0.01
 FINISH_PAUSE_SECONDS = 0.2
@@ -63,6 +64,8 @@ class Reader:
         # Owned by the reader's thread.
         self._prefetch = prefetch
         self._stream_is_empty = False
+        self._has_waited = False
+        """Whether it has waited for a message since the stream was found empty."""
         self._result_bytes = 0
 
     def step(self) -> None:
@@ -114,6 +117,7 @@ class Reader:
         elif self._stream_is_empty:
             self._wait_for_message()
         else:
+            self._has_waited = False
             self._read(self._prefetch.size)
 
     def _most_to_recover(self) -> int:
@@ -127,11 +131,15 @@ class Reader:
 
         One, so that of many that come at once each waiting reader gets its share.
         """
-        longest = self._block_seconds
-        if self._in_flight.take_from_sibling(self.slot, self._clock()):
-            longest = min(longest, SIBLING_WAIT_SECONDS)
+        in_flight = self._in_flight
+        has_busy_sibling = in_flight.take_from_sibling(self.slot, self._clock())
         if self.slot.waiting:
             return
+        longest = self._block_seconds
+        # While the stream becomes empty, the last of its messages may be on their way to a sibling.
+        if has_busy_sibling or not (self._has_waited or len(in_flight.slots) == 1):
+            longest = min(longest, SIBLING_WAIT_SECONDS)
+        self._has_waited = True
         self.slot.is_idle = True
         try:
             self._read(1, self._recovery.wait_seconds(self, longest))
