@@ -118,7 +118,7 @@ class InFlight:
             return known
 
     def suspects(self) -> list[Entry]:
-        """Return the messages in the readers' slots that have a crash behind them."""
+        """Return the messages that have a crash behind them and are not settled."""
         with self._lock:
             found: list[Entry] = []
             for slot in self._slots:
@@ -126,6 +126,7 @@ class InFlight:
                 attempt = slot.attempt
                 if attempt is not None:
                     found += crashes.suspects(attempt.entries)
+                found += slot.unsettled_suspects.copy()
             return found
 
     # --- for stopping, and for jobs that take long ---

@@ -77,8 +77,8 @@ class Reader:
         if not self.slot.thread_id:
             self._runner.start()
             self.slot.belongs_here()
-        if self.outbox.is_held_up:
-            self.outbox.flush()
+        if self.outbox.is_held_up or self.slot.unsettled_suspects:
+            self._settle()
         if not self.slot.waiting:  # else an error left them there
             self._fetch()
         self._run_waiting()
@@ -107,6 +107,12 @@ class Reader:
             self._availability.failed(self.slot.name, error)
             return False
         return True
+
+    def _settle(self) -> None:
+        self.outbox.flush()
+        if self.slot.unsettled_suspects:
+            self.slot.unsettled_suspects.clear()
+            self._recovery.due_in(0.0)  # what had to wait for them may start now
 
     # --- fetching ---
 
@@ -182,9 +188,9 @@ class Reader:
     def _run(self, attempt: Attempt) -> float:
         """Run an attempt; return when all is done that belongs to it."""
         slot, outbox = self.slot, self.outbox
+        (entry,) = attempt.entries
         try:
             outcome = self._delivery.run(attempt, self._runner, slot)
-            (entry,) = attempt.entries
             ended_at = attempt.ended_at
             if outcome is None:
                 outbox.add_done(entry.id)
@@ -194,8 +200,7 @@ class Reader:
                 if isinstance(outcome, Finish):
                     self._result_bytes += sum(map(len, outcome.answer.items))
         finally:
+            if entry.deliveries > 1 and entry.crashes:
+                slot.unsettled_suspects.append(entry)
             slot.end_attempt()
-        if entry.deliveries > 1 and entry.crashes:
-            # What had to wait while a suspect ran may start now.
-            self._recovery.due_in(0.0)
         return ended_at

@@ -69,6 +69,9 @@ class Slot(Activity):
         """The stream and group that its messages are of, all at a time of the same."""
         self.waiting: deque[Entry] = deque()
         self.attempt: Attempt | None = None
+        self.unsettled_suspects: list[Entry] = []
+        """Messages that have a crash behind them and have ended, which Redis has not confirmed: if
+        the process died now, they would be charged with another."""
         self.is_idle = False
         """Whether it waits for a message, with nothing to do."""
         self.runs_processor = False

@@ -208,7 +208,7 @@ def test_what_arrives_after_closing_can_be_withdrawn(in_flight: InFlight) -> Non
 # --- suspects ---------------------------------------------------------------------------------
 
 
-def test_suspects_are_the_messages_in_slots_that_have_a_crash_behind_them(
+def test_suspects_are_the_unsettled_messages_that_have_a_crash_behind_them(
     in_flight: InFlight,
 ) -> None:
     first, second = add_slot(in_flight, "r1"), add_slot(in_flight, "r2", "3-0")
@@ -222,6 +222,8 @@ def test_suspects_are_the_messages_in_slots_that_have_a_crash_behind_them(
     first.end_attempt()
     in_flight.withdraw(KEYS, second)
     assert in_flight.suspects() == []
+    first.unsettled_suspects.append(runs)
+    assert in_flight.suspects() == [runs], "until Redis has confirmed what became of it"
 
 
 # --- all at once ------------------------------------------------------------------------------

@@ -241,7 +241,8 @@ def test_after_a_suspect_what_had_to_wait_for_it_may_start_at_once(clock: Clock)
     clock.now += 1
     reader.make_pass(recovered(row("1-0", 2, b"dead", 5)))
     clock.now += 0.02
-    assert "recover" in reader.make_pass(1, NOTHING_FOUND)
+    assert reader.make_pass(1, NOTHING_FOUND) == ["finish"]
+    assert reader.connection.names()[-1] == ["recover"]
 
 
 def test_until_a_suspects_outcome_is_settled_nothing_that_crashed_starts_beside_it(
