@@ -17,7 +17,7 @@ import pytest
 import redis
 from consumers import GROUP, LOGGER, STREAM, Make
 from helpers import Clock
-from protocol_client import KEYS, Looker, Worker, make_connection
+from protocol_client import KEYS, GroupAdmin, Worker, make_connection
 from registries import StillResources, registry
 from servers import PATIENT_MS, Cluster, Sentinels, together
 
@@ -131,8 +131,8 @@ def other(connection: Connection) -> Worker:
 
 
 @pytest.fixture
-def look(client: redis.Redis) -> Looker:
-    return Looker(client)
+def admin(client: redis.Redis) -> GroupAdmin:
+    return GroupAdmin(client)
 
 
 @pytest.fixture

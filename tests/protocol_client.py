@@ -1,8 +1,8 @@
-"""The protocol act by act: one consumer's commands, sent and read, and a look from outside."""
+"""A consumer that sends single commands of the protocol, and access to its group from outside."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +48,7 @@ METADATA = [b"dead.id", b"?", b"dead.reason", b"rejected: no"]
 
 @dataclass(frozen=True)
 class Recovered:
-    """What some steps of recovery came to."""
+    """What some steps of recovery found."""
 
     entry: Entry | None
     lost_bodies: int
@@ -77,8 +77,17 @@ def result(text: str) -> Answer:
     return Answer(items=[b"text", text.encode()])
 
 
+def publish(
+    connection: Connection, count: int, limit: int | None
+) -> tuple[list[str], SharedSyncError | None]:
+    """Publish messages up to a limit; return the ids, and why the next one was refused."""
+    messages = [[b"n", b"%d" % number] for number in range(count)]
+    reply = connection.call(*publishing.publish(KEYS.stream, messages, limit))
+    return publishing.parse_published(reply)
+
+
 class Worker:
-    """One consumer of a group: sends what a real one sends, and reads what comes back."""
+    """One consumer of a group: sends the commands of a real one and parses the replies."""
 
     def __init__(
         self,
@@ -108,12 +117,12 @@ class Worker:
         return parse_read(self.connection.call(*self.commands.read(count)))
 
     def done(self, *ids: str) -> int:
-        """End messages without a result; how many this ended."""
+        """End messages without a result; return how many this ended."""
         ended: int = self.connection.call(*self.commands.finish(ids))
         return ended
 
     def settle(self, *outcomes: Outcome) -> list[int]:
-        """What each outcome came to; raises the refusal that ended them, if there was one."""
+        """Return what each outcome came to; raise the first refusal, which ended the rest."""
         settled: list[int] = []
         for command in commands_for(self.commands, outcomes):
             reply = parse_settled(self.connection.call(*command))
@@ -136,7 +145,7 @@ class Worker:
         failure: str = '{"n":1}',
         delivery: int | None = None,
     ) -> int:
-        """`delivery` None is the last one that there was."""
+        """Park a message after a failed delivery; `delivery` None stands for the last one."""
         if delivery is None:
             keys = self.commands.keys
             rows = self.connection.call(
@@ -169,7 +178,7 @@ class Worker:
         foreign: Sequence[str] | None = None,
         **options: Any,
     ) -> Found:
-        """One step of recovery. It asks about every consumer of the group, unless told which."""
+        """One step of recovery. `foreign` None stands for every consumer of the group."""
         if foreign is None:
             summary = parse_pending(self.connection.call(*self.commands.pending()))
             foreign = [name for name in summary.by_consumer if name != PARKED]
@@ -188,13 +197,23 @@ class Worker:
         )
         return parse_found(self.connection.call(*self.commands.recover(request)), request)
 
-    def recover(self, **options: Any) -> Recovered:
-        """Steps of recovery from the beginning, until one finds a message or all was looked at."""
-        lost_bodies, position = 0, BEGINNING
-        for _ in range(MOST_STEPS):
-            found = self.scan(position=position, **options)
-            lost_bodies += found.lost_bodies
+    def steps(self, count: int, **options: Any) -> Iterator[Found]:
+        """Take so many steps of recovery, each from where the last one ended.
+
+        What they take stays in flight.
+        """
+        position, in_flight = BEGINNING, list(options.pop("in_flight", ()))
+        for _ in range(count):
+            found = self.scan(position=position, in_flight=in_flight, **options)
             position = found.position
+            in_flight += (entry.id for entry in found.entries)
+            yield found
+
+    def recover(self, **options: Any) -> Recovered:
+        """Take steps from the beginning until one finds a message or there is no more."""
+        lost_bodies = 0
+        for found in self.steps(MOST_STEPS, **options):
+            lost_bodies += found.lost_bodies
             if found.entries or not found.more:
                 break
         (entry,) = found.entries or (None,)
@@ -205,7 +224,7 @@ class Worker:
         return entry and entry.id
 
     def heartbeat(self, **options: Any) -> QueueMetrics:
-        """Send a heartbeat; the sizes of the queue."""
+        """Send a heartbeat; return the sizes of the queue."""
         command = self.commands.heartbeat(**{"restore_from": START, **options})
         heartbeat = parse_heartbeat(self.connection.call(*command))
         assert heartbeat.pending is not None
@@ -213,12 +232,12 @@ class Worker:
         return QueueMetrics(heartbeat.backlog, pending.total, pending.parked, heartbeat.dead)
 
     def claim(self) -> NameInUse | None:
-        """None if the name is this worker's now, else who has it."""
+        """Claim the name; return None if it is this worker's now, or else who has it."""
         reply = parse_claim(self.connection.call(*self.commands.claim(b"")))
         return reply if isinstance(reply, NameInUse) else None
 
     def leave(self) -> list[int]:
-        """Leave in as many steps as it takes; how many went back, and bodies that were gone."""
+        """Leave in as many steps as needed; return how many went back, and how many were gone."""
         returned = lost_bodies = 0
         more = 1
         while more:
@@ -229,7 +248,7 @@ class Worker:
 
 
 def commands_for(commands: GroupCommands, outcomes: Sequence[Outcome]) -> list[Command]:
-    """The commands that settle the outcomes, in the order of an outbox."""
+    """Return the commands that settle the outcomes, in the order of an outbox."""
     finishes = [one for one in outcomes if isinstance(one, Finish)]
     parks = [one for one in outcomes if isinstance(one, Park)]
     buries = [one for one in outcomes if isinstance(one, Bury)]
@@ -238,8 +257,8 @@ def commands_for(commands: GroupCommands, outcomes: Sequence[Outcome]) -> list[C
     return [*settling, *(commands.bury(one) for one in buries)]
 
 
-class Looker:
-    """Looks at a stream and its group from outside."""
+class GroupAdmin:
+    """A stream and its group from outside: shows what is in Redis, and changes it for a test."""
 
     def __init__(self, client: redis.Redis, keys: Keys = KEYS) -> None:
         self.client = client
@@ -249,7 +268,7 @@ class Looker:
         return [entry_id.decode() for entry_id, _ in self.client.xrange(self.keys.stream)]
 
     def pending(self, group: str | None = None) -> dict[str, tuple[str, int]]:
-        """Owner and delivery count of everything pending."""
+        """Return owner and delivery count of everything pending."""
         rows = self.client.xpending_range(
             self.keys.stream, group or self.keys.group, "-", "+", 10_000
         )
@@ -283,7 +302,7 @@ class Looker:
         return [fields for _, fields in self.client.xrange("results")]
 
     def everything(self) -> dict[bytes, bytes | None]:
-        """All keys as the server would save them, the pending list included."""
+        """Return all keys as the server would save them, the pending list included."""
         return {key: self.client.dump(key) for key in self.client.keys("*")}
 
     def now_ms(self) -> int:
@@ -296,7 +315,7 @@ class Looker:
         eventually(lambda: self.now_ms() >= until)
 
     def set_idle(self, message_id: str, owner: str, idle_ms: int) -> None:
-        """Let time pass for a pending message."""
+        """Make a pending message idle for so long."""
         claimed = self.client.xclaim(
             self.keys.stream, self.keys.group, owner, 0, [message_id], idle=idle_ms, justid=True
         )
@@ -306,7 +325,7 @@ class Looker:
         self.client.zadd(self.keys.presence, {name: self.now_ms() - 1})
 
     def set_lease(self, name: str, ms: int) -> None:
-        """Let it end in so many milliseconds."""
+        """Make a lease end in so many milliseconds."""
         self.client.zadd(self.keys.presence, {name: self.now_ms() + ms})
 
     def remove_presence(self, name: str) -> None:
@@ -316,6 +335,6 @@ class Looker:
         self.set_lease(name, LEASE_MS)
 
     def drops_deleted_bodies_on_claim(self) -> bool:
-        """Servers from 7.0 on do; 6.2 keeps such a message pending."""
+        """Return whether a claim ends messages whose entries are gone; 6.2 keeps them pending."""
         version = str(self.client.info("server")["redis_version"])
         return int(version.partition(".")[0]) >= 7

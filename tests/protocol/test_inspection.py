@@ -17,7 +17,7 @@ import pytest
 import redis
 from consumers import DEAD, GROUP, STREAM, Make
 from helpers import Gate, eventually
-from protocol_client import HOUR_MS, KEYS, Looker, Worker, make_connection
+from protocol_client import HOUR_MS, KEYS, GroupAdmin, Worker, make_connection
 from servers import Cluster, Sentinels
 
 from shared_sync import RedisStreamProducer, Reject, Retry, RetryPolicy
@@ -159,12 +159,12 @@ def test_the_place_for_parked_messages_is_no_consumer(
 
 
 def test_of_many_consumers_those_that_left_something_come_first_then_the_present(
-    worker: Worker, taken: list[str], look: Looker, client: redis.Redis, view: GroupView
+    worker: Worker, taken: list[str], admin: GroupAdmin, client: redis.Redis, view: GroupView
 ) -> None:
-    look.end_lease("w1")
+    admin.end_lease("w1")
     for n in range(150):
         client.xgroup_createconsumer(STREAM, GROUP, f"idle-{n:03}")
-    look.keep_alive("w9")
+    admin.keep_alive("w9")
     seen = view.look()
     assert seen["consumers_total"] == 152
     names = [row["name"] for row in seen["consumers"]]
@@ -489,13 +489,13 @@ def test_a_look_is_one_command_and_leaves_no_connection(
 
 
 def test_a_look_writes_nothing(
-    worker: Worker, taken: list[str], look: Looker, view: GroupView
+    worker: Worker, taken: list[str], admin: GroupAdmin, view: GroupView
 ) -> None:
     worker.park(taken[0])
     worker.bury(taken[1])
-    before = look.everything()
+    before = admin.everything()
     assert view.look()["parked_total"] == 1
-    assert look.everything() == before
+    assert admin.everything() == before
 
 
 def test_it_finds_the_master_that_has_the_group(sentinels: Sentinels) -> None:

@@ -1,4 +1,4 @@
-"""Who holds a name, and when its process is known to have ended: real ones, and a fake /proc."""
+"""Identities of processes, and when one is known to have ended: real ones, and a fake /proc."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import eventually
 
-from shared_sync.protocol.process_identity import Holder
+from shared_sync.protocol.process_identity import ProcessIdentity
 
 BOOT = "5d3f0000-aaaa-bbbb-cccc-000000000000"
 
@@ -50,44 +50,46 @@ def write_stat(proc: Path, state: str, started: int) -> None:
     (folder / "stat").write_text(f"{os.getpid()} (a (b) c) {state} {before} {started} 0 0\n")
 
 
-def holder_of(process: subprocess.Popen[bytes]) -> Holder:
+def identity_of(process: subprocess.Popen[bytes]) -> ProcessIdentity:
     stat = Path(f"/proc/{process.pid}/stat").read_text()
-    return replace(Holder.here(), pid=process.pid, started=stat.rpartition(")")[2].split()[19])
+    return replace(
+        ProcessIdentity.here(), pid=process.pid, started=stat.rpartition(")")[2].split()[19]
+    )
 
 
-def test_this_process_is_not_gone_and_its_holders_are_not_the_same() -> None:
-    one, two = Holder.here(), Holder.here()
-    assert not one.is_gone()
+def test_this_process_has_not_ended_and_no_two_of_its_identities_are_the_same() -> None:
+    one, two = ProcessIdentity.here(), ProcessIdentity.here()
+    assert not one.has_ended()
     assert one != two
     assert (one.pid, one.host) == (os.getpid(), os.uname().nodename)
 
 
-def test_a_holder_is_read_back_from_its_text() -> None:
-    holder = Holder.here(prefetch=7)
-    assert Holder.parse(holder.text()) == holder
-    assert Holder.parse(holder.text() + " script: 0123, on line 4") == holder
+def test_an_identity_is_read_back_from_its_text() -> None:
+    identity = ProcessIdentity.here(prefetch=7)
+    assert ProcessIdentity.parse(identity.text()) == identity
+    assert ProcessIdentity.parse(identity.text() + " script: 0123, on line 4") == identity
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"token": "t"}', '"text"', "\ufffd"])
-def test_what_is_no_holder_is_none(text: str) -> None:
-    assert Holder.parse(text) is None
+def test_a_text_that_no_version_writes_has_no_identity(text: str) -> None:
+    assert ProcessIdentity.parse(text) is None
 
 
-def test_a_killed_process_is_gone_also_before_it_is_reaped(
+def test_a_killed_process_has_ended_also_before_it_is_reaped(
     sleeper: subprocess.Popen[bytes],
 ) -> None:
-    holder = holder_of(sleeper)
-    assert not holder.is_gone()
+    identity = identity_of(sleeper)
+    assert not identity.has_ended()
     sleeper.send_signal(signal.SIGSTOP)
-    assert not holder.is_gone(), "a stopped process may go on"
+    assert not identity.has_ended(), "a stopped process may go on"
     sleeper.kill()
-    eventually(holder.is_gone)
+    eventually(identity.has_ended)
     sleeper.wait()
-    assert holder.is_gone()
+    assert identity.has_ended()
 
 
 def test_a_pid_that_was_used_again_is_another_process() -> None:
-    assert replace(Holder.here(), started="1").is_gone()
+    assert replace(ProcessIdentity.here(), started="1").has_ended()
 
 
 @pytest.mark.parametrize(
@@ -99,29 +101,31 @@ def test_a_pid_that_was_used_again_is_another_process() -> None:
         {"started": ""},
     ],
 )
-def test_a_process_that_cannot_be_judged_from_here_is_not_gone(elsewhere: dict[str, str]) -> None:
-    assert not replace(Holder.here(), **elsewhere, pid=2**22 - 1).is_gone()
+def test_a_process_that_cannot_be_checked_from_here_has_not_ended(
+    elsewhere: dict[str, str],
+) -> None:
+    assert not replace(ProcessIdentity.here(), **elsewhere, pid=2**22 - 1).has_ended()
 
 
-def test_a_programs_name_may_hold_spaces_and_brackets(proc: Path) -> None:
-    holder = Holder.here(proc=proc)
-    assert holder.started == "777"
-    assert holder.machine == f"{BOOT} pid:[4026531836]"
-    assert not holder.is_gone(proc)
+def test_the_name_of_a_program_may_contain_spaces_and_brackets(proc: Path) -> None:
+    identity = ProcessIdentity.here(proc=proc)
+    assert identity.started == "777"
+    assert identity.machine == f"{BOOT} pid:[4026531836]"
+    assert not identity.has_ended(proc)
     write_stat(proc, "S", 778)
-    assert holder.is_gone(proc)
+    assert identity.has_ended(proc)
     write_stat(proc, "Z", 777)
-    assert holder.is_gone(proc)
+    assert identity.has_ended(proc)
 
 
 def test_without_proc_nothing_is_known(tmp_path: Path) -> None:
-    holder = Holder.here(proc=tmp_path)
-    assert (holder.machine, holder.started) == ("", "")
-    assert not holder.is_gone(tmp_path)
+    identity = ProcessIdentity.here(proc=tmp_path)
+    assert (identity.machine, identity.started) == ("", "")
+    assert not identity.has_ended(tmp_path)
 
 
-def test_a_process_that_may_not_be_looked_at_is_not_gone(proc: Path) -> None:
+def test_a_process_whose_folder_is_hidden_has_not_ended(proc: Path) -> None:
     """As with hidepid, where the folders of other users' processes are not there."""
-    holder = Holder.here(proc=proc)
+    identity = ProcessIdentity.here(proc=proc)
     (proc / str(os.getpid()) / "stat").unlink()
-    assert not holder.is_gone(proc)
+    assert not identity.has_ended(proc)

@@ -33,7 +33,8 @@ i = 2
 while ARGV[i] do
   local id, items = ARGV[i], tonumber(ARGV[i + 1])
   local channel, payload = ARGV[i + items + 2], ARGV[i + items + 3]
-  local pending = is_pending[id] or pending_entry(stream, group, id) ~= nil
+  local pending = is_pending[id]
+  if pending == nil then pending = pending_entry(stream, group, id) ~= nil end
   if pending and items > 0 then
     local added = redis.pcall('XADD', results, '*', unpack(ARGV, i + 2, i + 1 + items))
     if type(added) == 'table' and added.err then
@@ -42,7 +43,7 @@ while ARGV[i] do
     end
   end
   if pending then
-    is_pending[id] = nil  -- a message that comes twice ends once
+    is_pending[id] = false  -- a message that is named twice ends once
     ended[#ended + 1] = id
     if channel ~= '' then unpublished = publish(channel, payload) end
   end

@@ -1,0 +1,247 @@
+"""What consumers send. Each command is compared with what the model says it must do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from protocol_model.messages import LEASE, MAX_CRASHES, OWN_IDLE, Place
+from protocol_model.recovery import Recovery, Step
+from protocol_model.world import TICK_MS, Consumer, Side, World
+from shared_sync.protocol.messages import Answer, Bury, Entry, Finish, Outcome, Park
+from shared_sync.protocol.scan import Found, Position
+
+
+def answer(number: int, status: str) -> Answer:
+    """Return the result of a message."""
+    return Answer([b"number", b"%d" % number, b"status", status.encode()])
+
+
+def lines(failures: Sequence[str]) -> str:
+    """Return failures as the history has them."""
+    return "".join(f"{line}\n" for line in failures)
+
+
+# --- reading ---
+
+
+def read(world: World, consumer: Consumer, count: int, reply: str) -> None:
+    act = partial(_read, world, consumer, count)
+    _admit(world, consumer, world.send(consumer, act, reply, outlives_its_sender=True))
+
+
+def _read(world: World, consumer: Consumer, count: int) -> list[Entry]:
+    entries: list[Entry] = []
+
+    def real() -> list[int]:
+        entries.extend(consumer.worker.read(count))
+        return [world.number_of(entry) for entry in entries]
+
+    expected = partial(consumer.side.model.read, consumer.name, count)
+    world.compare(f"{consumer.name} reads {count}", expected, real)
+    return entries
+
+
+def _admit(world: World, consumer: Consumer, entries: Sequence[Entry] | None) -> None:
+    """Put what came in flight, unless it is in flight already."""
+    for entry in entries or ():
+        number = world.number_of(entry)
+        if number not in consumer.in_flight:
+            consumer.in_flight[number] = entry.deliveries
+            consumer.side.model.messages[number].received_by = consumer
+
+
+# --- settling ---
+
+
+def settle(world: World, consumer: Consumer, outcomes: Mapping[int, Outcome], reply: str) -> None:
+    """Send outcomes as an outbox does: those whose replies have not come go along."""
+    consumer.unsettled.update(outcomes)
+    for numbers in _together(consumer.unsettled):
+        of_numbers = {number: consumer.unsettled[number] for number in numbers}
+        is_finishing = isinstance(of_numbers[numbers[0]], Finish)
+        act = partial(_settle, world, consumer, of_numbers)
+        if world.send(consumer, act, reply, outlives_its_sender=is_finishing) is not None:
+            for number in numbers:
+                del consumer.unsettled[number]
+                del consumer.in_flight[number]
+
+
+def _together(outcomes: Mapping[int, Outcome]) -> list[list[int]]:
+    """Return the numbers of the outcomes that one command settles."""
+
+    def of(kind: type[Outcome], *, has_answer: bool = True) -> list[int]:
+        return [
+            number
+            for number, one in outcomes.items()
+            if isinstance(one, kind)
+            and (not isinstance(one, Finish) or bool(one.answer.items) is has_answer)
+        ]
+
+    buried = [[number] for number in of(Bury)]
+    together = [of(Finish, has_answer=False), of(Finish), of(Park), *buried]
+    return [numbers for numbers in together if numbers]
+
+
+def _settle(world: World, consumer: Consumer, outcomes: Mapping[int, Outcome]) -> list[int]:
+    group, name = consumer.side.model, consumer.name
+    numbers = list(outcomes)
+    first = outcomes[numbers[0]]
+
+    def real() -> list[int]:
+        if isinstance(first, Finish) and not first.answer.items:
+            return [consumer.worker.done(*(one.id for one in outcomes.values()))]
+        return consumer.worker.settle(*outcomes.values())
+
+    def expected() -> list[int]:
+        if isinstance(first, Finish):
+            if first.answer.items:
+                return group.finish_with_results(numbers)
+            return [group.finish(numbers)]
+        if isinstance(first, Bury):
+            return [group.bury(name, numbers[0], first.failure)]
+        return [
+            group.park(name, n, one.delivery, one.failure, one.delay_ms // TICK_MS)
+            for n, one in outcomes.items()
+            if isinstance(one, Park)
+        ]
+
+    kind = type(first).__name__.lower()
+    settled: list[int] = world.compare(f"{name}: {kind} {numbers}", expected, real)
+    return settled
+
+
+def hand_back(world: World, consumer: Consumer, numbers: Sequence[int], reply: str) -> None:
+    """Return messages, without waiting for the reply."""
+    for number in numbers:
+        del consumer.in_flight[number]
+    expected = partial(consumer.side.model.hand_back, consumer.name, list(numbers))
+    real = partial(consumer.worker.hand_back, *(world.ids[number] for number in numbers))
+    what = f"{consumer.name} hands back {numbers}"
+    world.send(consumer, partial(world.compare, what, expected, real), reply)
+
+
+def leave(world: World, consumer: Consumer, reply: str) -> None:
+    expected = partial(consumer.side.model.leave, consumer.name)
+    what = f"{consumer.name} leaves"
+    world.send(consumer, partial(world.compare, what, expected, consumer.worker.leave), reply)
+
+
+# --- recovery ---
+
+
+def recover(
+    world: World,
+    consumer: Consumer,
+    *,
+    startable_crashes: int = MAX_CRASHES,
+    most: int = 1,
+    due_comes_last: bool = False,
+    reply: str = "seen",
+) -> Found | None:
+    """Take one step of recovery from where the consumer's last one ended."""
+    position = consumer.position
+    step = Step(
+        consumer.name,
+        age=world.stream.now - consumer.born,
+        startable_crashes=startable_crashes,
+        most=most,
+        in_flight=frozenset(consumer.in_flight),
+        due_comes_last=due_comes_last,
+        due_rank=position.due_rank,
+        is_whole=replace(position, dead_rank=0) == Position(),
+    )
+    act = partial(_recover, world, consumer, step, position)
+    found: Found | None = world.send(consumer, act, reply, outlives_its_sender=True)
+    if found is not None:
+        consumer.position = found.position
+        _admit(world, consumer, found.entries)
+    return found
+
+
+def _recover(world: World, consumer: Consumer, step: Step, position: Position) -> Found:
+    side = consumer.side
+    found: list[Found] = []
+    world.order_due_times(side)
+
+    def real() -> tuple[list[int], int, int | None]:
+        recovered = consumer.worker.scan(
+            own_idle_ms=OWN_IDLE * TICK_MS,
+            since_ms=side.admin.now_ms() - step.age * TICK_MS - TICK_MS // 2,
+            max_crashes=MAX_CRASHES,
+            startable_crashes=step.startable_crashes,
+            most=step.most,
+            in_flight=tuple(world.ids[number] for number in step.in_flight),
+            due_comes_last=step.due_comes_last,
+            position=position,
+        )
+        found.append(recovered)
+        taken = [world.number_of(entry) for entry in recovered.entries]
+        seconds = recovered.next_due_seconds
+        ticks = None if seconds is None else round(seconds * 1000 / TICK_MS)
+        return taken, recovered.lost_bodies, ticks
+
+    def expected() -> tuple[list[int], int, int | None]:
+        entries = found[0].entries if found else ()
+        taken = [world.number_of(entry) for entry in entries]
+        were_parked = {n for n in taken if n in side.model.of(Place.PARKED)}
+        recovery = Recovery(side.model, step, pending_numbers(world, side))
+        recovery.check(taken)
+        for number, entry in zip(taken, entries, strict=True):
+            _check_entry(side, number, entry)
+            assert (entry.left_by is None) is (number in were_parked)
+        return taken, recovery.lost, recovery.next_due
+
+    what = f"{consumer.name} recovers {step.most} beside {sorted(step.in_flight)} from {position}"
+    world.compare(what, expected, real)
+    return found[0]
+
+
+def _check_entry(side: Side, number: int, entry: Entry) -> None:
+    message = side.model.messages[number]
+    assert entry.deliveries == message.deliveries
+    assert entry.history.decode() == lines(side.model.history.get(number, ()))
+    unrecorded = message.failures - side.model.recorded_failures(number)
+    assert entry.crashes == max(0, message.crashes + unrecorded)
+
+
+def pending_numbers(world: World, side: Side) -> set[int]:
+    """Return the messages that the group has pending on the server."""
+    if not side.model.exists:
+        return set()
+    return {world.ids.index(entry_id) for entry_id in side.admin.pending()}
+
+
+# --- heartbeats ---
+
+
+def heartbeat(world: World, consumer: Consumer, reply: str = "seen") -> None:
+    act = partial(_heartbeat, world, consumer)
+    world.send(consumer, act, reply, outlives_its_sender=True)
+
+
+def _heartbeat(world: World, consumer: Consumer) -> None:
+    def real() -> tuple[int | None, int, int, int | None]:
+        queue = consumer.worker.heartbeat()
+        return queue.backlog, queue.pending, queue.parked, queue.dead
+
+    consumer.silent = False
+    expected = partial(consumer.side.model.heartbeat, consumer.name)
+    world.compare(f"{consumer.name} sends a heartbeat", expected, real)
+
+
+def all_send_heartbeats(world: World) -> None:
+    for consumer in world.living():
+        heartbeat(world, consumer)
+
+
+def pass_time(world: World, ticks: int) -> None:
+    """Let time pass, during which the living send heartbeats all along."""
+    world.shift(ticks)
+    for consumer in world.living():
+        side = consumer.side
+        side.model.presence[consumer.name] = world.stream.now + LEASE
+        lease_end = side.admin.now_ms() + LEASE * TICK_MS
+        world.client.zadd(side.keys.presence, {consumer.name: lease_end})
+    all_send_heartbeats(world)

@@ -1,0 +1,301 @@
+"""What consumers do, and what happens to them: each with a weight, that is, how often it is drawn.
+
+Each event is a function of the world. `EVENTS` has them all, with the condition under which it is
+possible and the details that hypothesis draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from protocol_client import KEYS
+
+from protocol_model import commands
+from protocol_model.messages import LEASE, OWN_IDLE, Place
+from protocol_model.world import GROUPS, TICK_MS, Consumer, World
+from shared_sync.protocol import publishing
+from shared_sync.protocol.messages import Answer, Bury, Finish, Park
+
+T = TypeVar("T")
+
+WHO = st.integers(0, 3)
+WHICH = st.integers(0, 5)
+REPLY = st.sampled_from(["seen", "seen", "seen", "lost", "late", "doubled", "echoed"])
+"""What becomes of a command and its reply. Late: the sender takes it for lost, and it may arrive
+yet. Doubled: the first reply is lost, the second is seen. Echoed: the second sending is seen
+before the first arrives."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that may happen, and how often beside the others."""
+
+    weight: int
+    is_possible: Callable[[World], bool]
+    happen: Callable[..., None]
+    details: SearchStrategy[dict[str, Any]]
+
+
+EVENTS: dict[str, Event] = {}
+
+
+def event(
+    weight: int,
+    is_possible: Callable[[World], bool] = lambda _: True,
+    **details: SearchStrategy[Any],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a function be an event."""
+
+    def register(happen: Callable[..., None]) -> Callable[..., None]:
+        drawn = st.fixed_dictionaries(details)
+        EVENTS[happen.__name__] = Event(weight, is_possible, happen, drawn)
+        return happen
+
+    return register
+
+
+def event_of(
+    condition: Callable[[Consumer], bool], weight: int, **details: SearchStrategy[Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a function be an event of one consumer, which must meet the condition."""
+
+    def able(world: World) -> list[Consumer]:
+        return [consumer for consumer in world.consumers.values() if condition(consumer)]
+
+    def register(happen: Callable[..., None]) -> Callable[..., None]:
+        @wraps(happen)
+        def of_one(world: World, who: int, **drawn: Any) -> None:
+            consumers = able(world)
+            happen(world, consumers[who % len(consumers)], **drawn)
+
+        event(weight, lambda world: bool(able(world)), who=WHO, **details)(of_one)
+        return happen
+
+    return register
+
+
+def some(ones: list[T], which: int, count: int) -> list[T]:
+    """Return a few of them, from somewhere among them."""
+    start = which % len(ones)
+    return (ones[start:] + ones[:start])[:count]
+
+
+# --- messages ---
+
+
+@event(4, lambda world: world.stream.has_room, count=st.integers(1, 3))
+def publish(world: World, count: int) -> None:
+    texts = [b"%d" % (world.stream.published + n) for n in range(count)]
+    reply = world.connection.call(
+        *publishing.publish(KEYS.stream, ([b"text", one] for one in texts), None)
+    )
+    ids, refusal = publishing.parse_published(reply)
+    assert (len(ids), refusal) == (count, None)
+    world.ids += ids
+    world.texts += texts
+    note(f"published {[world.stream.publish() for _ in ids]}")
+
+
+@event_of(
+    lambda one: one.reads and one.side.has(Place.UNREAD), 8, count=st.integers(1, 4), reply=REPLY
+)
+def reads(world: World, consumer: Consumer, count: int, reply: str) -> None:
+    commands.read(world, consumer, count, reply)
+
+
+@event_of(
+    lambda one: one.is_at_work,
+    8,
+    which=WHICH,
+    count=st.integers(1, 4),
+    has_results=st.sampled_from([True, True, True, False]),
+    reply=REPLY,
+)
+def finishes(
+    world: World, consumer: Consumer, which: int, count: int, has_results: bool, reply: str
+) -> None:
+    numbers = some(consumer.undecided, which, count)
+    answers = {n: commands.answer(n, "done") if has_results else Answer() for n in numbers}
+    outcomes = {n: Finish(world.ids[n], answer) for n, answer in answers.items()}
+    commands.settle(world, consumer, outcomes, reply)
+
+
+@event_of(
+    lambda one: one.is_at_work,
+    10,
+    which=WHICH,
+    delay=st.sampled_from([0, 0, 1, 5, 30]),
+    reply=REPLY,
+)
+def fails(world: World, consumer: Consumer, which: int, delay: int, reply: str) -> None:
+    (number,) = some(consumer.undecided, which, 1)
+    delivery = consumer.in_flight[number]
+    outcome = Park(world.ids[number], _failure(world), delay * TICK_MS, delivery)
+    commands.settle(world, consumer, {number: outcome}, reply)
+
+
+@event_of(lambda one: one.is_at_work, 3, which=WHICH, reply=REPLY)
+def gives_up(world: World, consumer: Consumer, which: int, reply: str) -> None:
+    (number,) = some(consumer.undecided, which, 1)
+    metadata = [b"dead.id", world.ids[number].encode()]
+    answer = commands.answer(number, "dead")
+    outcome = Bury(world.ids[number], _failure(world), metadata, answer)
+    commands.settle(world, consumer, {number: outcome}, reply)
+
+
+@event_of(lambda one: one.is_awake and bool(one.unsettled), 10, reply=REPLY)
+def settles_again(world: World, consumer: Consumer, reply: str) -> None:
+    commands.settle(world, consumer, {}, reply)
+
+
+def _failure(world: World) -> str:
+    world.failures += 1
+    return f'{{"failure":{world.failures}}}'
+
+
+@event_of(
+    lambda one: one.reads and one.side.has(Place.PENDING, Place.PARKED),
+    12,
+    startable_crashes=st.sampled_from([2, 2, 1, 0]),
+    most=st.sampled_from([1, 1, 2, 4]),
+    due_comes_last=st.booleans(),
+    reply=REPLY,
+)
+def recovers(world: World, consumer: Consumer, **details: Any) -> None:
+    commands.recover(world, consumer, **details)
+
+
+# --- the life of a consumer ---
+
+
+@event_of(lambda one: not one.dead and one.owns_messages, 4, traceless=st.booleans())
+def dies(world: World, consumer: Consumer, traceless: bool) -> None:
+    note(f"{consumer.name} dies with {list(consumer.in_flight)}")
+    consumer.dead = True
+    if traceless:
+        consumer.side.admin.remove_presence(consumer.name)
+        consumer.side.model.presence.pop(consumer.name, None)
+
+
+@event_of(lambda one: one.dead or one.left, 6)
+def is_started_again(world: World, former: Consumer) -> None:
+    """The name gets its next process.
+
+    Late commands of the former one that only the owner of the name may send are not carried out.
+    """
+    former.dead = True
+    world.late = [
+        late for late in world.late if late.sender is not former or late.outlives_its_sender
+    ]
+    commands.pass_time(world, 1)
+    note(f"{former.name} starts again")
+    world.consumers[former.name] = world.start(former.name, former.side.model.name)
+
+
+@event_of(lambda one: one.is_awake and one.owns_messages, 4)
+def freezes(world: World, consumer: Consumer) -> None:
+    note(f"{consumer.name} freezes with {list(consumer.in_flight)}")
+    consumer.frozen = True
+
+
+@event_of(lambda one: one.frozen and not one.dead, 5)
+def thaws(world: World, consumer: Consumer) -> None:
+    note(f"{consumer.name} thaws")
+    consumer.frozen = False
+    consumer.silent = True
+
+
+@event_of(lambda one: one.is_at_work, 3, which=WHICH, count=st.integers(1, 3), reply=REPLY)
+def hands_back(world: World, consumer: Consumer, which: int, count: int, reply: str) -> None:
+    """The first command of draining, after which nothing is read any more. Sent only once."""
+    consumer.draining = True
+    commands.hand_back(world, consumer, some(consumer.undecided, which, count), reply)
+
+
+@event_of(lambda one: one.is_awake and not one.left and one.owns_messages, 3, reply=REPLY)
+def leaves(world: World, consumer: Consumer, reply: str) -> None:
+    """The last command of draining. What still runs then may be settled even later."""
+    consumer.draining = consumer.left = True
+    commands.leave(world, consumer, reply)
+
+
+@event_of(lambda one: one.is_awake and not one.left, 3, reply=REPLY)
+def sends_heartbeat(world: World, consumer: Consumer, reply: str) -> None:
+    commands.heartbeat(world, consumer, reply)
+
+
+# --- what happens to all of them ---
+
+
+@event(5, lambda world: bool(world.late), which=WHICH)
+def something_late_arrives(world: World, which: int) -> None:
+    late = world.late.pop(which % len(world.late))
+    note("late:")
+    world.attempt(late.act)
+
+
+@event(8, ticks=st.sampled_from([1, 1, OWN_IDLE, LEASE, LEASE, 30]))
+def time_passes(world: World, ticks: int) -> None:
+    note(f"{ticks} ticks pass")
+    commands.pass_time(world, ticks)
+
+
+@event_of(lambda one: one.reads, 3, ticks=st.sampled_from([1, LEASE // 3, LEASE, 30]))
+def returns_first_after_an_outage(world: World, consumer: Consumer, ticks: int) -> None:
+    """Nobody reaches the server for a while, and then one recovers before the others report."""
+    commands.all_send_heartbeats(world)
+    note(f"{ticks} ticks pass in an outage")
+    world.shift(ticks)
+    commands.recover(world, consumer)
+    commands.all_send_heartbeats(world)
+
+
+@event(2, lambda world: bool(world.stream.bodies), which=WHICH)
+def others_delete_an_entry(world: World, which: int) -> None:
+    (number,) = some(sorted(world.stream.bodies), which, 1)
+    note(f"the entry of {number} is deleted")
+    world.client.xdel(KEYS.stream, world.ids[number])
+    world.stream.delete_body(number)
+
+
+@event(1, group_name=st.sampled_from(GROUPS))
+def a_group_is_destroyed(world: World, group_name: str) -> None:
+    note(f"group {group_name} is destroyed")
+    world.client.xgroup_destroy(KEYS.stream, group_name)
+    world.sides[group_name].model.destroy()
+
+
+@event(2, group_name=st.sampled_from(GROUPS), hint=st.sampled_from(["due", "history", "presence"]))
+def a_hint_is_lost(world: World, group_name: str, hint: str) -> None:
+    """If it is the presence, living consumers with old messages send a heartbeat first."""
+    note(f"the {hint} of {group_name} is lost")
+    side = world.sides[group_name]
+    world.client.delete(getattr(side.keys, hint))
+    if hint == "due":
+        side.model.due.clear()
+    elif hint == "history":
+        side.model.history.clear()
+    else:
+        side.model.presence.clear()
+        for consumer in world.living():
+            owned = side.model.owned_by(consumer.name)
+            if consumer.side is side and any(side.model.idle(n) >= LEASE for n in owned):
+                commands.heartbeat(world, consumer)
+
+
+@event(3, lambda world: bool(world.letters()), which=WHICH)
+def a_dead_letter_is_replayed(world: World, which: int) -> None:
+    ((side, index),) = some(world.letters(), which, 1)
+    letter_id = world.client.xrange(side.keys.dead)[index][0].decode()
+    new_id = world.connection.call(*publishing.replay(side.keys, letter_id))
+    number, _ = side.model.letters.pop(index)
+    world.ids.append(new_id.decode())
+    world.texts.append(world.texts[number])
+    note(f"{number} is replayed as {world.stream.publish()}")
+    assert world.connection.call(*publishing.replay(side.keys, letter_id)) is None

@@ -1,0 +1,263 @@
+"""What a stream and its groups must be like after each command, stated without Redis.
+
+A method stands for one script of the protocol: it changes the state as the script must, and
+returns what the script must reply.
+"""
+
+from __future__ import annotations
+
+from protocol_model.messages import DELIVERED, GRACE, LEASE, NEEDED, Message, NoGroup, Place
+from shared_sync.protocol.keys import PARKED
+
+
+class Stream:
+    """The stream, which several groups share, and the time."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.published = 0
+        self.bodies: set[int] = set()
+        self.groups: list[Group] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether few enough messages are unread that more of them add something."""
+        return all(len(group.of(Place.UNREAD)) < 4 for group in self.groups)
+
+    def publish(self) -> int:
+        number = self.published
+        self.published += 1
+        self.bodies.add(number)
+        for group in self.groups:
+            group.messages.append(Message())
+        return number
+
+    def delete_body(self, number: int) -> None:
+        """Delete the entry, as others may."""
+        self.bodies.discard(number)
+        for group in self.groups:
+            message = group.messages[number]
+            if group.exists and message.place is Place.UNREAD:
+                message.place = Place.LOST
+
+    def is_needed(self, number: int) -> bool:
+        return any(group.exists and group.messages[number].place in NEEDED for group in self.groups)
+
+    def drop_unless_needed(self, number: int) -> None:
+        if not self.is_needed(number):
+            self.bodies.discard(number)
+
+
+class Group:
+    """One group and all that is kept for it. `check_exists()` raises `NoGroup`."""
+
+    def __init__(self, stream: Stream, name: str, *, keeps_lost_bodies: bool) -> None:
+        self.name = name
+        self.exists = True
+        self.messages: list[Message] = []
+        self.history: dict[int, list[str]] = {}
+        self.due: dict[int, int] = {}
+        self.presence: dict[str, int] = {}
+        self.outage_until = 0
+        """Until when nobody is taken for dead; 0 without an outage."""
+        self.letters: list[tuple[int, list[str]]] = []
+        """Dead letters: message and failures, in the order in which they were buried."""
+        self.results: list[tuple[int, str]] = []
+        self._stream = stream
+        self._keeps_lost_bodies = keeps_lost_bodies
+        stream.groups.append(self)
+
+    # --- where messages are ---
+
+    def of(self, *places: Place) -> list[int]:
+        return [n for n, message in enumerate(self.messages) if message.place in places]
+
+    def owned_by(self, name: str) -> list[int]:
+        return [n for n in self.of(Place.PENDING) if self.messages[n].owner == name]
+
+    def recorded_failures(self, number: int) -> int:
+        """Return how many failures are in the history."""
+        return len(self.history.get(number, ()))
+
+    def has_body(self, number: int) -> bool:
+        return number in self._stream.bodies
+
+    @property
+    def now(self) -> int:
+        return self._stream.now
+
+    def idle(self, number: int) -> int:
+        return self.now - self.messages[number].delivered_at
+
+    # --- the group itself ---
+
+    def destroy(self) -> None:
+        self.exists = False
+
+    def ensure(self) -> bool:
+        """Create it unless it exists; it begins again with everything in the stream."""
+        if self.exists:
+            return False
+        self.exists = True
+        for number, message in enumerate(self.messages):
+            message.begun_anew += 1
+            if self.has_body(number):
+                self.messages[number] = Message(begun_anew=message.begun_anew)
+            elif message.place in NEEDED:
+                message.place = Place.LOST
+        return True
+
+    def check_exists(self) -> None:
+        if not self.exists:
+            raise NoGroup
+
+    # --- reading and settling ---
+
+    def read(self, name: str, count: int) -> list[int]:
+        self.check_exists()
+        read = self.of(Place.UNREAD)[:count]
+        for number in read:
+            message = self.messages[number]
+            message.place = Place.PENDING
+            self.deliver(number, name, 1)
+        return read
+
+    def deliver(self, number: int, name: str, deliveries: int) -> None:
+        message = self.messages[number]
+        message.place = Place.PENDING
+        message.owner = name
+        message.deliveries = deliveries
+        message.delivered_at = self.now
+        message.received_by = None
+
+    def finish(self, numbers: list[int]) -> int:
+        """Finish messages without results; return how many of them this ended."""
+        ended = self._finish(numbers)
+        for number in numbers if ended else ():
+            self._stream.drop_unless_needed(number)
+        return len(ended)
+
+    def finish_with_results(self, numbers: list[int]) -> list[int]:
+        """Finish messages and publish their results."""
+        self.check_exists()
+        ended = self._finish(numbers)
+        self.results += [(number, "done") for number in ended]
+        for number in ended:
+            self._stream.drop_unless_needed(number)
+        return [int(number in ended) for number in numbers]
+
+    def _finish(self, numbers: list[int]) -> list[int]:
+        ended = [n for n in numbers if self.exists and self.messages[n].place in DELIVERED]
+        for number in ended:
+            self.messages[number].place = Place.FINISHED
+        has_failed = any(number in self.history for number in numbers)
+        for number in numbers:
+            self.history.pop(number, None)
+            if has_failed:
+                self.due.pop(number, None)
+        return ended
+
+    def park(self, name: str, number: int, deliveries: int, failure: str, delay: int) -> int:
+        self.check_exists()
+        message = self.messages[number]
+        if message.place not in DELIVERED:
+            self.forget(number)
+            return 0
+        if (message.owner, message.deliveries) != (name, deliveries):
+            return 0
+        if self._loses_body_on_claim(number):
+            self.forget(number)
+            return -1
+        message.place = Place.PARKED
+        message.owner = PARKED
+        failures = self.history.setdefault(number, [])
+        if failure not in failures:  # else a repetition, after the group had begun anew
+            failures.append(failure)
+        message.failures += 1
+        self.due[number] = self.now + delay
+        return 1
+
+    def bury(self, name: str, number: int, failure: str) -> int:
+        self.check_exists()
+        message = self.messages[number]
+        if message.place not in DELIVERED:
+            self.forget(number)
+            return 0
+        if message.owner != name:
+            return 0
+        lost = not self.has_body(number)
+        if lost:
+            message.place = Place.LOST
+        else:
+            message.place = Place.DEAD
+            self.letters.append((number, [*self.history.get(number, ()), failure]))
+            self.results.append((number, "dead"))
+        self.forget(number)
+        self._stream.drop_unless_needed(number)
+        return -1 if lost else 1
+
+    def forget(self, number: int) -> None:
+        self.history.pop(number, None)
+        self.due.pop(number, None)
+
+    def _loses_body_on_claim(self, number: int) -> bool:
+        if self.has_body(number) or self._keeps_lost_bodies:
+            return False
+        self.messages[number].place = Place.LOST
+        self.history.pop(number, None)
+        return True
+
+    def hand_back(self, name: str, numbers: list[int]) -> list[int]:
+        self.check_exists()
+        returned = gone = 0
+        for number in numbers:
+            message = self.messages[number]
+            if message.place is not Place.PENDING or message.owner != name:
+                continue
+            if self._loses_body_on_claim(number):
+                gone += 1
+                continue
+            message.place = Place.PARKED
+            message.owner = PARKED
+            message.deliveries -= 1
+            self.due[number] = self.now
+            returned += 1
+        return [returned, gone]
+
+    def leave(self, name: str) -> list[int]:
+        answer = self.hand_back(name, self.owned_by(name))
+        self.presence.pop(name, None)
+        return answer
+
+    # --- heartbeats ---
+
+    def heartbeat(self, name: str) -> tuple[int, int, int, int]:
+        """Return the numbers of entries in the stream, pending, parked and dead letters."""
+        self.forgive_outage()
+        self.presence[name] = self.now + LEASE
+        forgiven = self.is_forgiven()
+        self.check_exists()
+        for ended in [] if forgiven else self._ended_leases():
+            if not self.owned_by(ended):
+                del self.presence[ended]
+        parked = self.of(Place.PARKED)
+        for number in parked:
+            self.due.setdefault(number, self.now)
+        pending = len(self.of(*DELIVERED))
+        return len(self._stream.bodies), pending, len(parked), len(self.letters)
+
+    def _ended_leases(self) -> list[str]:
+        return [name for name, end in self.presence.items() if end <= self.now]
+
+    def forgive_outage(self) -> None:
+        newest = max(self.presence.values(), default=None)
+        if newest is None or newest - self.now > LEASE * 2 / 3:
+            return
+        if self._ended_leases():
+            self.outage_until = self.now + GRACE
+
+    def is_forgiven(self) -> bool:
+        if self.outage_until > self.now:
+            return True
+        self.outage_until = 0
+        return False
