@@ -1,123 +1,134 @@
-"""Messages per second with an empty processor, beside a loop written by hand, in one run.
+"""How fast the library is beside loops written by hand, dramatiq and mayu, in one run.
 
-    python benchmarks/bench_consumer.py [--redis-url URL] [--messages N] [--rounds N]
+    python benchmarks/bench_consumer.py [--cells empty,results] [--rounds N] [--messages N]
+                                        [--python-313 PATH] [--json FILE] [--redis-server PATH]
 
-The hand-written loop is what one writes first with redis-py: XREADGROUP, run, XACK and XDEL for
-each message, in as many threads. It has no retry, no dead letters, no recovery and no results.
-Quote the ratios: the two are measured in turn on the same machine.
+The opponents are those worth beating:
+
+- `one XACK a read`: the fastest loop on redis-py. 4 threads; all messages of a read are
+  acknowledged with one XACK, and nothing is deleted, so that the stream grows for ever;
+- `one XACK a message`: the usual one, an XACK for each message, all of a read in one pipeline;
+- `XACK and XDEL`: the same work as ours, one XACK and one XDEL a read;
+- dramatiq with a queue prefetch of 64 and no middleware but Retries, and mayu with
+  `--mode thread --threads 4 --prefetch-multiplier 64`; all three on Python 3.13.
+
+None of the loops has retries, dead letters, recovery or metrics; ours has all of them, and metrics
+on. Each worker is a process of its own. The server runs on one core and the worker on another, and
+the workers take turns, round after round. The medians of all rounds are compared with the bounds,
+and the exit status is 1 if one is missed. Quote the ratios: absolute values are of the machine.
+
+The cells: `empty` (empty jobs of 100 B), `results` (each with a result in a stream), `64k`
+(64 KB), `queues` (dramatiq and mayu; left out without `--python-313`), `20ms` (jobs that sleep for
+20 ms), `latency` (at 100 messages/s), `idle`, `startup` and `memory` (over 2 million messages).
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import statistics
-import threading
+import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 
 import redis
-
-from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
-from shared_sync.connection.embedded import EmbeddedRedis
-
-STREAM, GROUP = "bench", "workers"
+from consumer_cells import BOUNDS, CELLS, Bench, Candidate, Effort, candidates_of
+from measuring import describe_machine, pinned_redis
+from report import Measurements, add_common_options, show_and_keep
 
 
-class Countdown:
-    """An empty processor that notices when all messages have come."""
-
-    def __init__(self, messages: int) -> None:
-        self._left = messages
-        self._lock = threading.Lock()
-        self.done = threading.Event()
-
-    def __call__(self, _message_id: object, _fields: object) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                self.done.set()
+def cells(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(CELLS):
+        raise argparse.ArgumentTypeError(f"no such cell: {', '.join(sorted(unknown))}")
+    return names
 
 
-def fill(url: str, messages: int) -> None:
-    with redis.Redis.from_url(url) as client:
-        client.flushall()
-        client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
-    with RedisStreamProducer(url, STREAM) as producer:
-        producer.publish_many({"n": n} for n in range(messages))
-
-
-def ours(url: str, messages: int, threads: int, count: int) -> float:
-    fill(url, messages)
-    processor = Countdown(messages)
-    consumer = RedisStreamConsumer(
-        url,
-        STREAM,
-        GROUP,
-        "bench",
-        logging.getLogger("bench"),
-        processor,
-        threads=threads,
-        prefetch=count,
-        metrics=WorkerMetrics("bench"),
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cells", type=cells, default=list(CELLS), metavar="NAME,NAME")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--messages", type=int, default=300_000, help="empty messages of a round")
+    parser.add_argument("--memory-messages", type=int, default=2_000_000)
+    parser.add_argument("--jobs", type=int, default=1000, help="jobs of 20 ms of a round")
+    parser.add_argument("--latency-seconds", type=float, default=10.0)
+    parser.add_argument("--idle-seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--python-313",
+        metavar="PATH",
+        help="a Python 3.13 with mayu, dramatiq[redis] and the dependencies of shared_sync",
     )
-    started = time.perf_counter()
-    with consumer:
-        processor.done.wait()
-        return messages / (time.perf_counter() - started)
+    add_common_options(parser)
+    return parser.parse_args()
 
 
-def by_hand(url: str, messages: int, threads: int, count: int) -> float:
-    fill(url, messages)
-    processor = Countdown(messages)
-
-    def work() -> None:
-        with redis.Redis.from_url(url) as client:
-            while not processor.done.is_set():
-                reply = client.xreadgroup(GROUP, "hand", {STREAM: ">"}, count=count, block=100)
-                for _, entries in reply:
-                    for entry_id, fields in entries:
-                        processor(entry_id, fields)
-                        client.xack(STREAM, GROUP, entry_id)
-                        client.xdel(STREAM, entry_id)
-
-    pool = [threading.Thread(target=work) for _ in range(threads)]
-    started = time.perf_counter()
-    for thread in pool:
-        thread.start()
-    processor.done.wait()
-    rate = messages / (time.perf_counter() - started)
-    for thread in pool:
-        thread.join()
-    return rate
+VERSIONS = """
+import importlib.metadata, json, platform, sys
+versions = {"Python": platform.python_version()}
+for package in ("redis", "hiredis", "dramatiq", "mayu"):
+    try:
+        versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+json.dump(versions, sys.stdout)
+"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--redis-url")
-    parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    with ExitStack() as stack:
-        url = options.redis_url or stack.enter_context(EmbeddedRedis()).url
-        print(f"{'threads':>8}{'prefetch':>10}{'ours/s':>10}{'by hand/s':>11}{'ratio':>8}")
-        for threads in (1, 4):
-            for count in (1, 10, 100):
+def versions_of(python: str) -> dict[str, str]:
+    """Return the versions of Python and of the opponents that an interpreter has."""
+    done = subprocess.run([python, "-c", VERSIONS], stdout=subprocess.PIPE, check=True)
+    return dict(json.loads(done.stdout))
 
-                def median(measure: Callable[[str, int, int, int], float]) -> float:
-                    rates = [
-                        measure(url, options.messages, threads, count)  # noqa: B023
-                        for _ in range(options.rounds)
-                    ]
-                    return statistics.median(rates)
 
-                mine, theirs = median(ours), median(by_hand)
-                print(
-                    f"{threads:>8}{count:>10}{mine:>10.0f}{theirs:>11.0f}{mine / theirs:>8.2f}",
-                    flush=True,
-                )
+def measure(bench: Bench, candidates: list[Candidate], rounds: int) -> Measurements:
+    """Run all rounds; in each the workers take turns."""
+    measured = Measurements()
+    for number in range(1, rounds + 1):
+        for candidate in candidates:
+            if candidate.once and number > 1:
+                continue
+            values = candidate.measure(bench)
+            measured.add(candidate.label, values)
+            print(f"round {number}: {candidate.label}: {values}", file=sys.stderr, flush=True)
+    return measured
+
+
+def main() -> int:
+    options = parse()
+    names, versions = options.cells, {}
+    if "queues" in names and options.python_313:
+        versions = versions_of(options.python_313)
+    elif "queues" in names:
+        names = [name for name in names if name != "queues"]
+        print("dramatiq and mayu are left out: no --python-313")
+    missing = {"dramatiq", "mayu"} - set(versions)
+    if versions and missing:
+        print(f"{' and '.join(sorted(missing))} left out: not installed in {options.python_313}")
+    effort = Effort(
+        messages=options.messages,
+        memory_messages=options.memory_messages,
+        jobs=options.jobs,
+        latency_seconds=options.latency_seconds,
+        idle_seconds=options.idle_seconds,
+        automatic=options.prefetch,
+        python_313=options.python_313,
+    )
+    began = time.monotonic()
+    with (
+        pinned_redis(options.redis_server) as server,
+        redis.Redis.from_url(server.url, protocol=2) as client,
+    ):
+        facts: dict[str, object] = {**describe_machine(server)}
+        measured = measure(
+            Bench(server, client, effort), candidates_of(names, missing), options.rounds
+        )
+    if versions:
+        facts["queues on"] = ", ".join(" ".join(version) for version in versions.items())
+    facts["run"] = (
+        f"{options.rounds} rounds, {options.messages:,} messages, "
+        f"prefetch {options.prefetch} where it is automatic, {time.monotonic() - began:.0f} s"
+    )
+    return show_and_keep(measured, BOUNDS, facts, options.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

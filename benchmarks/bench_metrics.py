@@ -1,13 +1,13 @@
-"""What recording costs, how right the percentiles are, and how much memory all that takes.
+"""What recording costs, how exact the percentiles are, and how much memory all that takes.
 
     pip install 'shared_sync[bench]'
     python benchmarks/bench_metrics.py [--brief]
 
-Prints five tables: nanoseconds per recording call and per figure of a batch, milliseconds per
+Prints five tables: nanoseconds per recording call and per value of a batch, milliseconds per
 reading, errors of percentiles, and bytes per metric; beside the same of prometheus_client, the
-OpenTelemetry SDK and DDSketch where there is such a thing. Calls are measured in turns, so that all
-see the same weather, and the best of several rounds counts. Only the ratios mean something on a
-machine that does other work too.
+OpenTelemetry SDK and DDSketch where they have it. Calls are measured in turns, so that
+other load of the machine affects all of them, and the best of several rounds counts. On a machine
+that does other work too only the ratios mean something.
 
 Exit status 1 if `increment_counter` is slower than prometheus_client's `inc`, or `record_duration`
 than its `observe`, with one thread or with four. `--brief` takes seconds and shows that everything
@@ -74,7 +74,7 @@ BRIEF = Effort(calls=1000, rounds=2, readings=5, sample=20_000)
 
 @dataclass(frozen=True)
 class Call:
-    """The same thing in three libraries, as statements."""
+    """One thing to do, as a statement for each of three libraries."""
 
     ours: str
     theirs: str
@@ -110,7 +110,7 @@ JUDGED = {"increment_counter": "inc", "record_duration": "observe"}
 
 
 def instruments() -> dict[str, Any]:
-    """What the statements of CALLS speak of."""
+    """Return what the statements of CALLS name."""
     registry = CollectorRegistry()
     counters = Counter("audio", "Audio.", ["language"], registry=registry)
     histograms = Histogram("decoding", "Decoding.", ["language"], registry=registry)
@@ -172,11 +172,11 @@ def in_turns(
 
 
 def print_calls(effort: Effort) -> list[str]:
-    """Measure and print; return what is wrong with it."""
+    """Measure and print; return the bounds that were missed, as text."""
     print("Recording: ns per call (in brackets: ours divided by it)\n")
     print(f"{'':28}{'threads':>8}{'ours':>8}", end="")
     print(f"{'prometheus_client':>20}{'its kept child':>18}{'OpenTelemetry':>18}")
-    wrong = []
+    missed = []
     names = instruments()
     for name, call in CALLS.items():
         statements = {"ours": call.ours, "theirs": call.theirs}
@@ -193,15 +193,15 @@ def print_calls(effort: Effort) -> list[str]:
             print(f"{name:28}{threads:8}{ours:8.0f}{cells['theirs']:>20}", end="")
             print(f"{cells.get('kept child', '-'):>18}{cells.get('opentelemetry', ABSENT):>18}")
             if name in JUDGED and ours > took["theirs"]:
-                wrong.append(
+                missed.append(
                     f"{name} is slower than {JUDGED[name]}, {ours / took['theirs']:.2f} times the "
                     f"time with {threads} threads"
                 )
-    return wrong
+    return missed
 
 
 def print_batches(effort: Effort) -> None:
-    print("\nBatches: ns per figure of record_batch with so many durations and two counters\n")
+    print("\nBatches: ns per value of record_batch with so many durations and two counters\n")
     print(f"{'durations':>10}{'one batch':>12}{'one by one':>12}{'ratio':>8}")
     ours = WorkerMetrics("bench")
     for size in BATCHES:
@@ -224,9 +224,9 @@ def print_batches(effort: Effort) -> None:
                     ours.record_duration("latency", length)
 
         calls = max(effort.calls // size, 10)
-        figures = size + len(counters)
+        values = size + len(counters)
         together, apart = (
-            ns / figures for ns in in_turns((batch, one_by_one), 1, calls, effort.rounds)
+            ns / values for ns in in_turns((batch, one_by_one), 1, calls, effort.rounds)
         )
         print(f"{size:10}{together:12.0f}{apart:12.0f}{together / apart:8.2f}")
 
@@ -235,7 +235,7 @@ def print_batches(effort: Effort) -> None:
 
 
 class MovableClock:
-    """Counts seconds, and can be put forward."""
+    """A monotonic clock that can be set forward."""
 
     ahead = 0.0
 
@@ -244,7 +244,7 @@ class MovableClock:
 
 
 class TimedLock:
-    """A lock that knows how long it was held the last times."""
+    """A lock that measures how long it is held."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -327,7 +327,7 @@ def lognormal(size: int) -> list[float]:
 
 
 def bimodal(size: int) -> list[float]:
-    """Hits of a cache, and the misses."""
+    """Durations of cache hits and misses."""
     chance = random.Random(2)
     return [
         chance.gauss(0.05, 0.003) if chance.random() < 0.7 else chance.gauss(2, 0.1)
@@ -481,14 +481,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--brief", action="store_true", help="only show that everything works")
     effort = BRIEF if parser.parse_args().brief else Effort()
-    wrong = print_calls(effort)
+    missed = print_calls(effort)
     print_batches(effort)
     print_readings(effort)
     print_accuracy(effort)
     print_memory(effort)
     fast = "increment_counter and record_duration take no longer than inc and observe"
-    print("\nverdict:", f"broken: {'; '.join(wrong)}" if wrong else f"held: {fast}")
-    return 1 if wrong else 0
+    print("\nbounds:", f"MISSED: {'; '.join(missed)}" if missed else f"held: {fast}")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
                                         [--redis-url URL | --redis-server PATH]
 
 Two worker processes of 4 threads share 200 jobs of 50 ms. When half of them have run, the first
-worker is killed, and the clock runs until every job has its result. What the killed worker held
-is taken over when its lease has ended, so the bound is the lease and 2 s. The exit status is 1 if
-a run takes longer, or if a job is lost or its result published twice.
+worker is killed, and the clock runs until every job has its result. The jobs that the killed worker
+had fetched are taken over when its lease has ended, so the bound is the lease and 2 s. The exit
+status is 1 if a run takes longer, or if a job is lost or its result published twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from worker_reports import at_end_of_input
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.protocol.commands import Keys
 
 GROUP = "workers"
 JOB_SECONDS = 0.05
@@ -43,12 +42,15 @@ MAX_REPEATS = 5
 
 @dataclass(frozen=True)
 class Recovery:
-    """What one run came to."""
+    """The result of one run."""
 
     seconds: float
-    in_hand: int
-    """Jobs that the killed worker held."""
+    in_flight: int
+    """Jobs that the killed worker had fetched and not settled."""
+
     twice: int
+    """Results that were published a second time."""
+
     lost: int
 
 
@@ -56,8 +58,8 @@ class Recovery:
 
 
 def work(url: str, stream: str, name: str, lease: str) -> None:
-    """A worker, until SIGTERM; it does not outlive the program that started it."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Work until SIGTERM, or until the program that started this process ends."""
+    at_end_of_input(lambda: os._exit(1))
 
     def processor(_message_id: str, _job: object) -> dict[str, str]:
         time.sleep(JOB_SECONDS)
@@ -74,11 +76,6 @@ def work(url: str, stream: str, name: str, lease: str) -> None:
         lease_seconds=float(lease),
         result_stream=f"{stream}:results",
     ).start_consuming()
-
-
-def _end_with_parent() -> None:
-    os.read(0, 1)  # nothing is ever written there; the pipe closes when the parent ends
-    os._exit(1)
 
 
 @contextmanager
@@ -99,7 +96,7 @@ def worker(url: str, stream: str, name: str, lease: float) -> Iterator[subproces
 
 
 def recover(url: str, jobs: int, lease: float) -> Recovery | None:
-    """Kill a worker half way and see the jobs finished; None if it held none at that moment."""
+    """Kill a worker half way and wait for the rest; None if it had fetched none at that moment."""
     stream = f"crash-recovery-{secrets.token_hex(4)}"
     results = f"{stream}:results"
     with redis.Redis.from_url(url, protocol=2) as client:
@@ -108,7 +105,7 @@ def recover(url: str, jobs: int, lease: float) -> Recovery | None:
                 worker(url, stream, "first", lease) as first,
                 worker(url, stream, "second", lease) as second,
             ):
-                presence = Keys.of(stream, GROUP).presence
+                presence = f"{{{stream}}}:{GROUP}:presence"
                 must(lambda: client.zcard(presence) == 2, "both workers take part")
                 with RedisStreamProducer(url, stream) as producer:
                     ids = producer.publish_many({"n": n} for n in range(jobs))
@@ -117,8 +114,8 @@ def recover(url: str, jobs: int, lease: float) -> Recovery | None:
                 killed = time.monotonic()
                 first.wait()
                 client.ping()  # what the worker had sent before is carried out by now
-                in_hand = pending(client, stream).get(b"first", 0)
-                if not in_hand:
+                in_flight = pending(client, stream).get(b"first", 0)
+                if not in_flight:
                     return None
                 wait(
                     lambda: client.xlen(stream) == 0 and not pending(client, stream),
@@ -128,19 +125,19 @@ def recover(url: str, jobs: int, lease: float) -> Recovery | None:
                 second.send_signal(signal.SIGTERM)
                 second.wait(PATIENCE_SECONDS)
             reply: Any = client.xrange(results)
-            told = [fields[b"message_id"].decode() for _, fields in reply]
+            published = [fields[b"message_id"].decode() for _, fields in reply]
             return Recovery(
                 seconds=seconds,
-                in_hand=in_hand,
-                twice=len(told) - len(set(told)),
-                lost=len(set(ids) - set(told)),
+                in_flight=in_flight,
+                twice=len(published) - len(set(published)),
+                lost=len(set(ids) - set(published)),
             )
         finally:
-            client.delete(results, *Keys.of(stream, GROUP).all())
+            client.delete(stream, results, *client.scan_iter(match=f"{{{stream}}}:{GROUP}:*"))
 
 
 def wait(condition: Callable[[], object], within: float) -> bool:
-    """Wait until the condition holds, or for so long; whether it does."""
+    """Wait until the condition holds, or for so long; return whether it does."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() >= deadline:
@@ -161,7 +158,7 @@ def pending(client: redis.Redis, stream: str) -> dict[bytes, int]:
 
 @contextmanager
 def fresh_redis(options: argparse.Namespace) -> Iterator[str]:
-    """The address of a Redis of our own, or of the given one, where each run has its own keys."""
+    """The URL of a Redis of our own, or of the given one, where each run has its own keys."""
     if options.redis_url:
         yield options.redis_url
         return
@@ -175,8 +172,8 @@ def measure(options: argparse.Namespace) -> Recovery:
             recovery = recover(url, options.jobs, options.lease)
         if recovery is not None:
             return recovery
-        print("(the killed worker held nothing; once more)", flush=True)
-    raise SystemExit(f"in {MAX_REPEATS} runs the killed worker held nothing: give it more --jobs")
+        print("(the killed worker had fetched nothing; once more)", flush=True)
+    raise SystemExit(f"the killed worker had fetched nothing in {MAX_REPEATS} runs: raise --jobs")
 
 
 def main() -> int:
@@ -190,11 +187,11 @@ def main() -> int:
     options = parser.parse_args()
     bound = options.lease + TAKE_OVER_SECONDS
     held = True
-    print(f"{'run':>4}{'seconds':>10}{'in hand':>10}{'twice':>8}{'lost':>8}", flush=True)
+    print(f"{'run':>4}{'seconds':>10}{'in flight':>10}{'twice':>8}{'lost':>8}", flush=True)
     for run in range(1, options.runs + 1):
         found = measure(options)
         print(
-            f"{run:>4}{found.seconds:>10.2f}{found.in_hand:>10}{found.twice:>8}{found.lost:>8}",
+            f"{run:>4}{found.seconds:>10.2f}{found.in_flight:>10}{found.twice:>8}{found.lost:>8}",
             flush=True,
         )
         held = held and found.seconds <= bound and found.twice == found.lost == 0

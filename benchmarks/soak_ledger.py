@@ -1,4 +1,4 @@
-"""What soak.py knows of each message, and whether each that was accepted has ended once."""
+"""The fate of each message of a soak, and whether each that was accepted has ended once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ EXPECTED_REASONS = {
     "stubborn": ("failed", "crashed"),
     "work": ("failed", "crashed"),
 }
-"""How a message of each kind may die: any of them may have been in the hands of killed workers."""
-MUST_DIE = frozenset({"reject", "hopeless", "kill"})
+"""Why a message of each kind may become a dead letter. Any may have been in killed workers."""
+NEVER_DONE = frozenset({"reject", "hopeless", "kill"})
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Fate:
 
     @property
     def accepted(self) -> bool:
-        """It is in, or was: Redis said so, or somebody has seen it."""
+        """Whether it is or was in the stream: Redis answered so, or it has run or ended."""
         return bool(self.acknowledged or self.id or self.runs)
 
     @property
@@ -49,7 +49,7 @@ class Fate:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Totals:
     """The sums over all messages."""
 
     accepted: int
@@ -62,15 +62,15 @@ class Figures:
     dead: int
     deaths: Counter[str]
     innocent: int
-    """Messages that did nothing wrong and died of the crashes of others."""
+    """Dead letters of messages that did nothing wrong: their workers were killed too often."""
     lost: int
     published_twice: int
     runs: int
     failed: int
     cut_off: int
-    """Runs whose end is not noted: their process was killed, or killed by a neighbour."""
+    """Runs whose end is not noted: the process was killed, or taken down by another message."""
     done_again: int
-    """Runs that were completed although another run of the message was, too."""
+    """Runs that were completed although another run of the message was completed too."""
 
 
 class Ledger:
@@ -81,7 +81,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._fates: defaultdict[int, Fate] = defaultdict(Fate)
         self._unknown: set[int] = set()
-        self._troubles: list[str] = []
+        self._problems: list[str] = []
         self._ended = 0
 
     # --- what happens ---
@@ -115,41 +115,41 @@ class Ledger:
             else:
                 fate.dead += 1
 
-    def letter(self, number: int, message_id: str, act: str, reason: str) -> None:
+    def dead_letter(self, number: int, message_id: str, act: str, reason: str) -> None:
         with self._lock:
             fate = self._identify(number, message_id)
             self._ended += not fate.ended
             fate.letters += 1
             fate.act, fate.reason = act, reason
 
-    def trouble(self, text: str) -> None:
-        """Something that must not be and is about no single message."""
+    def problem(self, text: str) -> None:
+        """Note what must not happen and is about no single message."""
         with self._lock:
-            self._troubles.append(text)
+            self._problems.append(text)
 
     def _identify(self, number: int, message_id: str) -> Fate:
         fate = self._fates[number]
         if fate.id and fate.id != message_id:
-            self._troubles.append(f"message {number} has the ids {fate.id} and {message_id}")
+            self._problems.append(f"message {number} has the ids {fate.id} and {message_id}")
         fate.id = message_id
         return fate
 
-    # --- what it comes to ---
+    # --- what became of them ---
 
     @property
     def ended(self) -> int:
         return self._ended
 
     @property
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         with self._lock:
-            return list(self._troubles)
+            return list(self._problems)
 
-    def figures(self) -> Figures:
+    def totals(self) -> Totals:
         with self._lock:
             fates = [fate for fate in self._fates.values() if fate.accepted]
             deaths = Counter(fate.reason.split()[0].rstrip(":") for fate in fates if fate.letters)
-            return Figures(
+            return Totals(
                 accepted=len(fates),
                 acknowledged=sum(fate.acknowledged for fate in fates),
                 unknown=len(self._unknown),
@@ -165,7 +165,7 @@ class Ledger:
                     fate.reason.startswith("crashed") and fate.act != "kill" for fate in fates
                 ),
                 lost=sum(not fate.ended for fate in fates),
-                published_twice=sum(_doubled(fate) for fate in fates),
+                published_twice=sum(_published_twice(fate) for fate in fates),
                 runs=sum(fate.runs for fate in fates),
                 failed=sum(fate.failed for fate in fates),
                 cut_off=sum(
@@ -174,31 +174,31 @@ class Ledger:
                 done_again=sum(max(0, fate.completed - 1) for fate in fates),
             )
 
-    def wrongs(self, act_of: Callable[[int], str]) -> dict[int, tuple[str, Fate]]:
-        """The messages whose end is not as it should be, by number, and what is wrong."""
+    def mistakes(self, act_of: Callable[[int], str]) -> dict[int, tuple[str, Fate]]:
+        """Return the messages whose end is not as it should be, by number, and what is wrong."""
         with self._lock:
             found = {}
             for number, fate in self._fates.items():
-                wrong = _wrong(fate, act_of(number)) if fate.accepted else ""
-                if wrong:
-                    found[number] = (wrong, fate)
+                mistake = _mistake(fate, act_of(number)) if fate.accepted else ""
+                if mistake:
+                    found[number] = (mistake, fate)
             return found
 
 
-def _doubled(fate: Fate) -> bool:
+def _published_twice(fate: Fate) -> bool:
     return fate.done + fate.letters > 1 or fate.done + fate.dead > 1
 
 
-def _wrong(fate: Fate, act: str) -> str:
-    """What is wrong with the end of an accepted message, if anything."""
+def _mistake(fate: Fate, act: str) -> str:
+    """Return what is wrong with the end of an accepted message, or nothing."""
     if not fate.ended:
         return "it has not ended"
-    if _doubled(fate):
+    if _published_twice(fate):
         return "it has ended more than once"
     if fate.dead != fate.letters:
         return "its result and its dead letter do not agree"
-    if fate.done and act in MUST_DIE:
+    if fate.done and act in NEVER_DONE:
         return f"a message that is to {act} is done"
     if fate.letters and not fate.reason.startswith(EXPECTED_REASONS[act]):
-        return f"a message that is to {act} died of {fate.reason!r}"
+        return f"a message that is to {act} is a dead letter because of {fate.reason!r}"
     return ""

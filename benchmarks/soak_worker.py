@@ -1,9 +1,10 @@
-"""One worker process of soak.py, and the jobs that it is given.
+"""One worker process of a soak, and the jobs that it is given.
 
-    python benchmarks/soak_worker.py URL NAME JOURNAL SEED LEASE
+    python benchmarks/soak_worker.py URL NAME JOURNAL SEED LEASE PREFETCH
 
-What it runs it notes in its journal, a file that outlives it: a line `event number attempt thread
-moment` when a run begins and one when it ends, unless the process ends first.
+The worker writes a journal, a file that outlives it: a line `event number attempt thread moment`
+when a run begins and one when it ends, unless the process ends first. It works with any release of
+shared_sync that Python finds, see rolling_upgrade.py.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ import threading
 import time
 from pathlib import Path
 
+from worker_reports import at_end_of_input
+
 from shared_sync import RedisStreamConsumer, Reject, RetryPolicy, WorkerMetrics, current_message
 from shared_sync.errors import ConsumerBroken, RedisUnavailable
 
 STREAM, GROUP, RESULTS = "soak", "workers", "soak:results"
 THREADS = 4
-PREFETCH = 5
 DRAIN_SECONDS = 5.0
 RETRY = RetryPolicy(max_attempts=5, base_seconds=0.1, max_seconds=1.0)
 
 # Exit statuses.
 CRASHED = 77
-"""A job took the process down, as it was told to."""
+"""A message took the process down, as it is meant to."""
 UNAVAILABLE = 75
-"""Redis was away when the worker started."""
+"""Redis was not reachable when the worker started."""
 BROKEN = 70
-"""The consumer could not go on; another process holds its name, for one."""
+"""The consumer could not go on, because another process holds its name, for example."""
 
 KILLER_EVERY = 2000
 """One message in so many takes its process down."""
@@ -41,7 +43,7 @@ ACTS = {"work": 0.94, "stubborn": 0.03, "reject": 0.02, "hopeless": 0.01}
 
 
 def job(seed: int, number: int) -> dict[str, object]:
-    """The message of that number; the same for the same seed."""
+    """Return the message of that number; the same for the same seed."""
     chance = random.Random(f"{seed}/{number}")
     (act,) = chance.choices(list(ACTS), list(ACTS.values()))
     if number % KILLER_EVERY == KILLER_EVERY // 10:
@@ -56,7 +58,7 @@ def job(seed: int, number: int) -> dict[str, object]:
 
 
 class Journal:
-    """Notes of what this process ran. Safe from any thread."""
+    """The file with the runs of this process. Safe from any thread."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -82,16 +84,16 @@ class Processor:
             os._exit(CRASHED)
         if act == "reject":
             self._journal.note("rejected", number, attempt)
-            raise Reject("as it was told to")
+            raise Reject("as it is meant to")
         unlucky = random.Random(f"{self._seed}/{number}/{attempt}").random() < FAILING
         if act == "hopeless" or attempt <= int(job["failures"]) or unlucky:
             self._journal.note("failed", number, attempt)
-            raise RuntimeError("as it was told to")
+            raise RuntimeError("as it is meant to")
         self._journal.note("done", number, attempt)
         return {"by": self._name}
 
 
-def main(url: str, name: str, journal_path: str, seed: str, lease: str) -> int:
+def main(url: str, name: str, journal_path: str, seed: str, lease: str, prefetch: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     journal = Journal(Path(journal_path))
     consumer = RedisStreamConsumer(
@@ -103,14 +105,14 @@ def main(url: str, name: str, journal_path: str, seed: str, lease: str) -> int:
         Processor(name, int(seed), journal),
         metrics=WorkerMetrics(name),
         threads=THREADS,
-        prefetch=PREFETCH,
+        prefetch=int(prefetch) if prefetch.isdigit() else prefetch,
         result_stream=RESULTS,
         carry_fields=("n",),
         lease_seconds=float(lease),
         retry=RETRY,
         drain_seconds=DRAIN_SECONDS,
     )
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    at_end_of_input(lambda: os._exit(1))  # it does not outlive the program that started it
     threading.Thread(
         target=_note_when_ready, args=(consumer, journal), name="ready", daemon=True
     ).start()
@@ -125,13 +127,8 @@ def main(url: str, name: str, journal_path: str, seed: str, lease: str) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
-    os.read(0, 1)  # nothing is ever written there; the pipe closes when the parent ends
-    os._exit(1)
-
-
 def _note_when_ready(consumer: RedisStreamConsumer, journal: Journal) -> None:
-    """From then on SIGTERM drains."""
+    """Note the moment from which on SIGTERM drains."""
     while consumer.state != "running":
         time.sleep(0.01)
     journal.note("ready")

@@ -6,12 +6,13 @@
     server.add_check("consumer", checks.consumer(consumer), liveness=True)
     server.add_check("metrics", checks.metric_thresholds(metrics))
 
-Each of these functions looks at its arguments at once, and raises `ConfigurationError` for one that
-cannot work. It returns the check: a function without arguments that returns health data, which
-`HealthServer` calls from a thread of its own, never two calls of one check at the same time.
+Each of these functions validates its arguments at once, and raises `ConfigurationError` for one
+that cannot work. It returns the check: a function without arguments that returns health data.
+`HealthServer` calls it from a background thread, one call at a time. A check raises nothing.
 
-What may name machines, files and errors is under `details`, which the server keeps to itself unless
-it was told otherwise. A figure that is not known is None. Redis is loaded by `redis()` only.
+Names of machines and files and texts of errors are under the key `details`, which the server only
+shows if it was made with `details=True`. Values that are not known are None. Only `redis()` loads
+Redis.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _MEGABYTE: Final = 1024**2
 _GIGABYTE: Final = 1024**3
 
 _MEANINGS: Final = frozenset({"status", "reasons", "live", "ready", "started", "details"})
-"""What is no figure in health data."""
+"""Keys of health data with a meaning, which no metric may replace."""
 
 
 class HasHealthData(Protocol):
@@ -50,15 +51,15 @@ class HasAlerts(Protocol):
 
 
 def redis(redis_url: str, *, timeout_seconds: float = 1.5) -> Check:
-    """Return a check that Redis answers: unhealthy where it does not.
+    """Return a check that Redis answers: unhealthy if it does not.
 
-    It asks PING over one connection, which is kept and opened anew after an error. A user without
-    the right to PING is asked for TIME instead, which is among a worker's least rights; then a
-    server that still loads its data counts as healthy. `redis_url` is as for a consumer; that of a
-    cluster asks any of its nodes.
+    The check sends PING over one connection, which stays open and is opened again after an error.
+    If the user lacks the right to PING, it sends TIME instead, which is among the least rights of a
+    worker; a server that is still loading its data counts as healthy then. `redis_url` is as for a
+    consumer; for a cluster, any node may answer.
 
-    Blocks up to `timeout_seconds` for the answer, and as long again for a new connection. The
-    figure `round_trip_ms` is the time of the answer alone.
+    The check blocks for up to `timeout_seconds` (0.01 to 60) for the answer, and as long again for
+    a new connection. Its value `round_trip_ms` is the time of the answer alone.
     """
     from shared_sync.connection.ping import RedisPing  # noqa: PLC0415 - loads Redis
 
@@ -72,16 +73,16 @@ def disk_space(
     degraded_below: float = 0.10,
     unhealthy_below: float = 0.05,
 ) -> Check:
-    """Return a check of what is free on the disk that has `path`, for users other than root.
+    """Return a check of the free space on the disk that holds `path`, for users other than root.
 
-    The limits are shares from 0 to 1, of space and of inodes: files there may be. Like `df` it
-    counts no space that is reserved for root. The figures are `free_mb`, `free_ratio` and
-    `free_inodes_ratio`, None where the file system does not count. A path that is not there is
-    unhealthy. A relative path is meant from the folder that is the current one now.
+    The limits are ratios from 0 to 1, and apply to space and to inodes (the number of files). Like
+    `df`, the check does not count space that is reserved for root. Its values are `free_mb`,
+    `free_ratio` and `free_inodes_ratio`, None if the file system does not count them. A path that
+    does not exist is unhealthy. A relative path is resolved now.
 
-    Blocks as long as the file system does; a network's may do so for ever.
+    The check blocks as long as the file system does; a network file system may block for ever.
     """
-    _check_shares(unhealthy_below=unhealthy_below, degraded_below=degraded_below)
+    _check_ratios(unhealthy_below=unhealthy_below, degraded_below=degraded_below)
     folder = _absolute(path)
 
     def check() -> dict[str, Any]:
@@ -89,7 +90,7 @@ def disk_space(
             disk = os.statvfs(folder)
         except OSError as error:
             return {
-                **_verdict(("unhealthy", "the disk cannot be looked at")),
+                **_health_of(("unhealthy", "the disk cannot be inspected")),
                 **dict.fromkeys(("free_mb", "free_ratio", "free_inodes_ratio")),
                 "details": {"path": folder, "error": error.strerror},
             }
@@ -105,7 +106,7 @@ def disk_space(
                 status = "unhealthy" if ratio < unhealthy_below else "degraded"
                 problems.append((status, f"{_percent(ratio)} {free}"))
         return {
-            **_verdict(*problems),
+            **_health_of(*problems),
             "free_mb": None if space is None else round(free_bytes / _MEGABYTE, 2),
             "free_ratio": space,
             "free_inodes_ratio": inodes,
@@ -118,12 +119,12 @@ def disk_space(
 def memory_headroom(*, degraded_above: float = 0.85, unhealthy_above: float = 0.95) -> Check:
     """Return a check of the memory in use, of the container's limit or else of the machine.
 
-    The limits are shares from 0 to 1. What counts of a container is what the kernel cannot drop,
-    itself or one around it, whichever has the tightest limit; one that is beyond the machine's
-    memory is none. The figures are `used_mb`, `limit_mb` and `used_ratio`, and `limited_by` is
-    "container" or "machine".
+    The limits are ratios from 0 to 1. In a container the check counts the memory that the kernel
+    cannot drop, in the container with the tightest limit if several are nested; a limit above the
+    machine's memory does not count. The values are `used_mb`, `limit_mb` and `used_ratio`, and
+    `limited_by` is "container" or "machine".
     """
-    _check_shares(degraded_above=degraded_above, unhealthy_above=unhealthy_above)
+    _check_ratios(degraded_above=degraded_above, unhealthy_above=unhealthy_above)
 
     def check() -> dict[str, Any]:
         machine = psutil.virtual_memory()
@@ -139,7 +140,7 @@ def memory_headroom(*, degraded_above: float = 0.85, unhealthy_above: float = 0.
             status = "unhealthy" if ratio > unhealthy_above else "degraded"
             problems.append((status, f"{_percent(ratio)} of the {limited_by}'s memory in use"))
         return {
-            **_verdict(*problems),
+            **_health_of(*problems),
             "used_mb": round(used / _MEGABYTE, 2),
             "limit_mb": round(limit / _MEGABYTE, 2),
             "used_ratio": round(ratio, 4),
@@ -150,11 +151,11 @@ def memory_headroom(*, degraded_above: float = 0.85, unhealthy_above: float = 0.
 
 
 def consumer(consumer: HasHealthData) -> Check:
-    """Return a check that passes on what a consumer tells of itself by `get_health_data()`.
+    """Return a check of a consumer: its `get_health_data()`.
 
-    Give it to `add_check` with `liveness=True`: a consumer that is not live makes no progress until
-    its process is restarted. Its `redis_connected` does not count as live: a restart brings no
-    Redis back.
+    Register it with `liveness=True`: a consumer that is not live makes no progress until its
+    process is restarted. A consumer that cannot reach Redis is still live, because a restart would
+    not help.
     """
     if not callable(getattr(consumer, "get_health_data", None)):
         raise ConfigurationError(
@@ -165,9 +166,9 @@ def consumer(consumer: HasHealthData) -> Check:
 
 
 def metric_thresholds(metrics: HasAlerts) -> Check:
-    """Return a check of the alerts of a WorkerMetrics: as bad as the worst one that fires.
+    """Return a check of the alerts of a WorkerMetrics: as unhealthy as the worst alert that fires.
 
-    Each figure that has an alert is shown with its value. Without alerts it is always healthy.
+    Shows the value of each metric that has an alert. Without alerts it is always healthy.
     """
     if not callable(getattr(metrics, "get_alerts", None)):
         raise ConfigurationError(
@@ -176,9 +177,9 @@ def metric_thresholds(metrics: HasAlerts) -> Check:
 
     def check() -> dict[str, Any]:
         states = metrics.get_alerts()
-        figures = {state["figure"]: state["value"] for state in states}
-        named = {name: value for name, value in figures.items() if name not in _MEANINGS}
-        return {**named, **metrics_alerts.health_of(states)}
+        values = {state["figure"]: state["value"] for state in states}
+        shown = {name: value for name, value in values.items() if name not in _MEANINGS}
+        return {**shown, **metrics_alerts.health_of(states)}
 
     return check
 
@@ -186,8 +187,8 @@ def metric_thresholds(metrics: HasAlerts) -> Check:
 # --- inside -----------------------------------------------------------------------------------
 
 
-def _check_shares(**limits: float) -> None:
-    """Raise unless these are shares of a whole, in ascending order."""
+def _check_ratios(**limits: float) -> None:
+    """Raise unless the limits are ratios from 0 to 1, in ascending order."""
     for name, limit in limits.items():
         arguments_check.number(name, limit, 0, 1)
     (lower_name, lower), (upper_name, upper) = limits.items()
@@ -208,7 +209,7 @@ def _absolute(path: object) -> str:
 
 
 def _free_ratio(total: int, free: int, available: int) -> float | None:
-    """The share that is left to users, of what is in use or left to them; None of nothing."""
+    """Return the ratio of what users may still take to that plus what is in use; None for 0 / 0."""
     whole = total - free + available
     return round(available / whole, 4) if whole > 0 else None
 
@@ -217,8 +218,8 @@ def _percent(ratio: float) -> str:
     return f"{100 * ratio:.0f} %"
 
 
-def _verdict(*problems: tuple[str, str]) -> dict[str, Any]:
-    """The `status` and `reasons` of these problems, each a status and a reason."""
+def _health_of(*problems: tuple[str, str]) -> dict[str, Any]:
+    """Return `status` and `reasons` of some problems, each a status and a reason."""
     if not problems:
         return {}
     return {

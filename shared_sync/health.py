@@ -1,11 +1,11 @@
 """python -m shared_sync.health: serve | check | advise.
 
     serve    /health, /metrics and the dashboard of a Redis, a stream and a group, seen from outside
-    check    ask a health page and tell the answer by the exit status, for Docker and Kubernetes
+    check    ask a health page and report the answer by the exit status, for Docker and Kubernetes
     advise   print probes for Kubernetes and Compose that suit a worker
 
-Without a command it serves. Each command loads only what it needs itself: a check is started anew
-every few seconds, beside a worker that wants the processor for itself.
+Without a command it serves. Each command loads only the modules that it needs: probes start a new
+`check` every few seconds, on a machine whose processor belongs to a worker.
 """
 
 from __future__ import annotations

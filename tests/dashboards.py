@@ -1,4 +1,4 @@
-"""A worker whose figures a test sets, and the browser that looks at it."""
+"""A worker whose values a test sets, and the browser that looks at its page."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Worker:
         if self._server is None:
             self._server = self._make()
         # The server's own samples go where nobody reads them: the past is the test's.
-        self._server._board.history = History()
+        self._server._state.history = History()
         self._server.start_server()
-        self._server._board.history = self.history
+        self._server._state.history = self.history
 
     def stop(self) -> None:
         if self._server is not None:
@@ -90,21 +90,23 @@ class Worker:
             **self.options,
         )
         for name in self.views:
-            server.add_view(name, lambda name=name: _told(self.views[name]), timeout_seconds=0.5)
+            server.add_view(
+                name, lambda name=name: _result_of(self.views[name]), timeout_seconds=0.5
+            )
         for name in self.checks:
             options = {"period_seconds": 0.05, **self.check_options.get(name, {})}
-            server.add_check(name, lambda name=name: _told(self.checks[name]), **options)
+            server.add_check(name, lambda name=name: _result_of(self.checks[name]), **options)
         return server
 
     def sample(self, at: float | None = None) -> None:
-        """Take the figures of now into the history."""
+        """Take the values of now into the history."""
         self.history.record(time.time() if at is None else at, {**self.health, **self.metrics})
 
-    def past(self, figures: Callable[[int], dict[str, float | None]], number: int = 720) -> None:
-        """So many samples before now, each with the figures that a function gives to its place."""
+    def past(self, values: Callable[[int], dict[str, float | None]], number: int = 720) -> None:
+        """So many samples before now, each with the values that a function gives to its place."""
         end = time.time()
         for place in range(number):
-            self.metrics |= figures(place)
+            self.metrics |= values(place)
             self.sample(end - (number - 1 - place) * PERIOD)
 
     def api(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ class Worker:
         ask(f"{self.url}metrics")
 
 
-def _told(source: Any) -> Any:
+def _result_of(source: Any) -> Any:
     return source() if callable(source) else source
 
 
@@ -190,13 +192,13 @@ class Page:
         """Wait until an element shows a text."""
         eventually(lambda: text in self.text(css), within=within)
 
-    def open_figures(self) -> None:
-        """Unfold the table of all figures."""
-        self.shows("All figures", "#figures")
+    def open_values(self) -> None:
+        """Unfold the table of all values."""
+        self.shows("All values", "#figures")
         self.run("document.querySelector('#figures details').open = true")
         eventually(lambda: self.rows("#figures .body"))
 
-    def figures(self) -> dict[str, str]:
+    def values(self) -> dict[str, str]:
         return {name: value for name, value, _ in self.rows("#figures .body")}
 
     def look_at(self, worker: Worker) -> None:
@@ -270,3 +272,46 @@ def pictures_folder(otherwise: Path) -> Path:
     folder = Path(os.environ.get("DASHBOARD_SCREENSHOTS") or otherwise)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def too_faint(page: Page) -> list[list[Any]]:
+    """The visible texts whose contrast with their background is below 4.5:1."""
+    faint: list[list[Any]] = page.run(
+        """
+        const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+        const rgba = (colour) => {
+          canvas.clearRect(0, 0, 1, 1);
+          canvas.fillStyle = colour;
+          canvas.fillRect(0, 0, 1, 1);
+          return [...canvas.getImageData(0, 0, 1, 1).data];
+        };
+        const luminance = (colour) => {
+          const [r, g, b] = colour.map((c) => c / 255)
+            .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const ground = (node) => {
+          for (; node; node = node.parentElement) {
+            const colour = rgba(getComputedStyle(node).backgroundColor);
+            if (colour[3] === 255) return colour;
+            if (colour[3] !== 0) throw Error('half transparent ground of ' + node.outerHTML);
+          }
+          throw Error('no ground');
+        };
+        const faint = [];
+        let seen = 0;
+        for (const node of document.querySelectorAll('body *')) {
+          const own = [...node.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+          if (!own || !node.checkVisibility() || node.matches('.unseen, option')) continue;
+          const style = getComputedStyle(node);
+          const colour = node instanceof SVGElement ? style.fill : style.color;
+          const [a, b] = [luminance(rgba(colour)), luminance(ground(node))].sort((x, y) => y - x);
+          const contrast = (a + 0.05) / (b + 0.05);
+          seen += 1;
+          if (contrast < 4.5) faint.push([node.textContent.trim().slice(0, 40), contrast]);
+        }
+        if (seen < 60) throw Error('only ' + seen + ' texts');
+        return faint;
+        """
+    )
+    return faint

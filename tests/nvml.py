@@ -1,4 +1,4 @@
-"""A stand-in for the module `pynvml`: GPUs whose figures are set by the test."""
+"""A stand-in for the module `pynvml`: GPUs whose values are set by the test."""
 
 # ruff: noqa: N801, N802 (the names are NVIDIA's)
 
@@ -38,7 +38,7 @@ class NVMLError_GpuIsLost(NVMLError):
 
 
 class FakeNvml(ModuleType):
-    """Two GPUs. What is in `trouble` is raised by the function of that name.
+    """Two GPUs. What is in `errors` is raised by the function of that name.
 
     A call of the function in `hangs` says so by `hanging`, and returns when `go_on` is set.
     """
@@ -47,10 +47,10 @@ class FakeNvml(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("pynvml")
-        self.trouble: dict[str, Exception] = {}
+        self.errors: dict[str, Exception] = {}
         self.hangs = ""
         self.hanging, self.go_on = threading.Event(), threading.Event()
-        self.read_once = threading.Event()  # up to its last figure
+        self.read_once = threading.Event()  # up to its last value
         self.devices = ["gpu 0", "gpu 1"]
         self.calls: list[str] = []
         self.threads: set[int] = set()
@@ -64,8 +64,8 @@ class FakeNvml(ModuleType):
         if name == self.hangs:
             self.hanging.set()
             assert self.go_on.wait(20)
-        if name in self.trouble:
-            raise self.trouble[name]
+        if name in self.errors:
+            raise self.errors[name]
         if name != "nvmlInit" and not self.begun:
             raise NVMLError_Uninitialized
 

@@ -226,14 +226,11 @@ class Worker:
 
     def heartbeat(self, **options: Any) -> QueueMetrics:
         """Send a heartbeat; return the sizes of the queue."""
-        pending, reply = self.connection.call_all(
-            self.commands.pending(), self.commands.heartbeat(**{"restore_from": START, **options})
-        )
-        for one in (pending, reply):
-            if isinstance(one, SharedSyncError):
-                raise one
-        summary, heartbeat = parse_pending(pending), parse_heartbeat(reply)
-        return QueueMetrics(heartbeat.backlog, summary.total, summary.parked, heartbeat.dead)
+        command = self.commands.heartbeat(**{"restore_from": START, **options})
+        heartbeat = parse_heartbeat(self.connection.call(*command))
+        assert heartbeat.pending is not None
+        pending = heartbeat.pending
+        return QueueMetrics(heartbeat.backlog, pending.total, pending.parked, heartbeat.dead)
 
     def claim(self) -> NameInUse | None:
         """Claim the name; return None if it is this worker's now, or else who has it."""

@@ -18,7 +18,7 @@ class StillResources:
     """Stands in for Resources of a process that never changes."""
 
     def __init__(self) -> None:
-        self.figures = ResourceSample(
+        self.values = ResourceSample(
             process=ProcessSample(
                 memory_bytes=64 * MEGABYTE,
                 cpu_percent=12.34,
@@ -37,11 +37,11 @@ class StillResources:
         pass
 
     def sample(self) -> ResourceSample:
-        return self.figures
+        return self.values
 
     def become(self, **changes: Any) -> None:
         """Let the next sample differ in these fields."""
-        self.figures = replace(self.figures, **changes)
+        self.values = replace(self.values, **changes)
 
 
 def registry(

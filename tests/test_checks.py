@@ -1,193 +1,24 @@
-"""The ready-made checks: a real Redis that comes and goes, disks and machines that are made up."""
+"""The ready-made checks other than that of Redis: disks and machines that are made up."""
 
 from __future__ import annotations
 
-import gc
 import os
-import socket
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import redis
 from consumers import Make
-from helpers import Clock, ask, eventually, in_a_fork
+from helpers import Clock, ask, eventually
 
 from shared_sync import HealthServer, WorkerMetrics, checks
-from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError
 from shared_sync.metrics import cgroup as metrics_cgroup
 
 MIB = 2**20
 GIB = 2**30
-
-
-# --- Redis ------------------------------------------------------------------------------------
-
-
-def connections_made(client: redis.Redis) -> int:
-    return int(client.info("stats")["total_connections_received"])
-
-
-def test_a_redis_that_answers_is_healthy_and_tells_how_fast(
-    redis_url: str, client: redis.Redis
-) -> None:
-    check = checks.redis(redis_url)
-    seen = check()
-    assert "status" not in seen
-    assert 0 < seen["round_trip_ms"] < 1500
-    assert seen["details"] == {"address": redis_url}
-
-
-def test_one_connection_is_kept_and_loads_no_scripts(redis_url: str, client: redis.Redis) -> None:
-    client.script_flush()
-    check = checks.redis(redis_url)
-    before = connections_made(client)
-    for _ in range(3):
-        check()
-    assert connections_made(client) == before + 1
-    assert client.info("memory")["number_of_cached_scripts"] == 0
-
-
-def test_it_sees_redis_go_and_come_back(own_server: EmbeddedRedis) -> None:
-    check = checks.redis(own_server.url)
-    assert "status" not in check()
-    own_server.kill()
-    for _ in range(2):
-        seen = check()
-        assert seen["status"] == "unhealthy"
-        assert seen["reasons"] == ["Redis has not answered"]
-        assert seen["round_trip_ms"] is None
-        assert seen["details"]["address"] == own_server.url
-        assert str(own_server.port) in seen["details"]["error"]
-    own_server.start()
-    assert "status" not in check()
-
-
-def test_a_restart_between_two_looks_is_no_failure(own_server: EmbeddedRedis) -> None:
-    check = checks.redis(own_server.url)
-    check()
-    own_server.kill()
-    own_server.start()
-    assert "status" not in check()
-
-
-def test_a_connection_that_redis_closed_for_idling_is_no_failure(
-    redis_url: str, client: redis.Redis
-) -> None:
-    check = checks.redis(redis_url)
-    check()
-    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    assert "status" not in check()
-
-
-def test_a_redis_that_hangs_is_unhealthy_after_the_time_limit() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        seen = checks.redis(f"redis://127.0.0.1:{port}/0", timeout_seconds=0.1)()
-    assert seen["reasons"] == ["Redis has not answered"]
-    assert "Timeout" in seen["details"]["error"]
-
-
-@contextmanager
-def answering(reply: bytes) -> Iterator[int]:
-    """A port where whatever is asked gets this reply."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                while asked := connection.recv(4096):
-                    connection.sendall(reply * asked.count(b"*"))
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield listener.getsockname()[1]
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        b"-LOADING Redis is loading the dataset in memory\r\n",
-        b"-ERR no\r\n",
-        b"HTTP/1.1 400 no\r\n",
-    ],
-)
-def test_an_error_is_no_answer_and_ends_the_connection(reply: bytes) -> None:
-    with answering(reply) as port:
-        seen = checks.redis(f"redis://127.0.0.1:{port}/0")()
-    assert seen["reasons"] == ["Redis has not answered"]
-    assert seen["details"]["error"]
-
-
-def user(server: EmbeddedRedis, *rights: str) -> str:
-    """Make a user with these rights; an address for it."""
-    with redis.Redis.from_url(server.url, protocol=2) as admin:
-        admin.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">pw", *rights)
-    return server.url.replace("redis://", "redis://worker:pw@")
-
-
-def test_a_worker_without_the_right_to_ping_is_asked_for_the_time(
-    own_server: EmbeddedRedis,
-) -> None:
-    check = checks.redis(user(own_server, "+time"))
-    for _ in range(2):
-        assert "status" not in check()
-    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
-        # It does not fill the server's log with refusals.
-        (refusal,) = [entry for entry in admin.acl_log() if entry["object"] == "ping"]
-    assert int(refusal["count"]) == 1
-
-
-def test_a_user_who_may_neither_ping_nor_ask_the_time_is_told_apart(
-    own_server: EmbeddedRedis,
-) -> None:
-    seen = checks.redis(user(own_server, "+get"))()
-    assert seen["reasons"] == ["Redis refuses this user"]
-    assert "NOPERM" in seen["details"]["error"]
-    wrong = user(own_server, "+ping").replace(":pw@", ":wr0ng@")
-    seen = checks.redis(wrong)()
-    assert seen["reasons"] == ["Redis refuses this user"]
-    assert "wr0ng" not in str(seen)
-
-
-def test_a_fork_has_a_connection_of_its_own(redis_url: str, client: redis.Redis) -> None:
-    check = checks.redis(redis_url)
-    check()
-    before = connections_made(client)
-    assert "status" not in in_a_fork(check)
-    assert connections_made(client) == before + 1
-    assert "status" not in check()
-    assert connections_made(client) == before + 1
-
-
-def test_who_forgets_the_check_leaves_no_connection(redis_url: str, client: redis.Redis) -> None:
-    def ids() -> set[str]:
-        return {each["id"] for each in client.client_list()}
-
-    before = ids()
-    check = checks.redis(redis_url)
-    check()
-    (ours,) = ids() - before
-    del check
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # of what others left behind
-        gc.collect()  # errors that the driver has caught may still hold on to its frames
-    eventually(lambda: ours not in ids())
-
-
-def test_nothing_is_connected_before_the_first_look(redis_url: str, client: redis.Redis) -> None:
-    before = connections_made(client)
-    checks.redis(redis_url)
-    assert connections_made(client) == before
 
 
 # --- disk -------------------------------------------------------------------------------------
@@ -219,7 +50,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return make
 
 
-def test_a_real_folder_has_figures(tmp_path: Path) -> None:
+def test_a_real_folder_has_values(tmp_path: Path) -> None:
     seen = checks.disk_space(tmp_path, degraded_below=0, unhealthy_below=0)()
     real = os.statvfs(tmp_path)
     assert seen["free_mb"] == pytest.approx(real.f_bavail * real.f_frsize / MIB, rel=0.5)
@@ -245,7 +76,7 @@ def test_what_is_reserved_for_root_is_neither_free_nor_counted(disk: Disk) -> No
         (0, "unhealthy", "0 % of the disk free, 0.0 GB"),
     ],
 )
-def test_little_space_is_told_without_the_path(
+def test_little_space_is_reported_without_the_path(
     disk: Disk, available: float, status: str, reason: str
 ) -> None:
     disk(available=available)
@@ -267,7 +98,7 @@ def test_inodes_run_out_too_and_the_worse_of_both_counts(disk: Disk) -> None:
     assert seen["reasons"] == ["8 % of the disk free, 7.2 GB", "2 % of the disk's inodes free"]
 
 
-def test_a_file_system_that_does_not_count_is_not_judged(disk: Disk) -> None:
+def test_a_file_system_that_does_not_count_is_healthy(disk: Disk) -> None:
     disk(available=45, f_files=0, f_ffree=0, f_favail=0)
     seen = checks.disk_space("/data")()
     assert (seen["free_ratio"], seen["free_inodes_ratio"]) == (0.5, None)
@@ -283,7 +114,7 @@ def test_a_path_that_is_not_there_is_unhealthy_until_it_comes(tmp_path: Path) ->
     seen = check()
     assert seen == {
         "status": "unhealthy",
-        "reasons": ["the disk cannot be looked at"],
+        "reasons": ["the disk cannot be inspected"],
         "free_mb": None,
         "free_ratio": None,
         "free_inodes_ratio": None,
@@ -374,7 +205,7 @@ def test_without_a_limit_or_with_one_out_of_reach_it_is_the_machine(
 # --- a consumer, and metrics ------------------------------------------------------------------
 
 
-def test_a_consumer_tells_of_itself(make: Make) -> None:
+def test_a_consumer_reports_its_own_health(make: Make) -> None:
     consumer = make(lambda *_: None)
     check = checks.consumer(consumer)
     assert check() == consumer.get_health_data()
@@ -387,7 +218,7 @@ def test_metrics_without_alerts_are_healthy(metrics: WorkerMetrics) -> None:
     assert checks.metric_thresholds(metrics)() == {}
 
 
-def test_an_alert_that_fires_is_told_and_every_figure_that_has_one_is_shown(
+def test_an_alert_that_fires_is_reported_and_every_value_with_an_alert_is_shown(
     metrics: WorkerMetrics, clock: Clock
 ) -> None:
     metrics.alert("queue_depth", above=10, status="degraded")
@@ -406,7 +237,7 @@ def test_an_alert_that_fires_is_told_and_every_figure_that_has_one_is_shown(
     assert len(check()["reasons"]) == 2
 
 
-def test_a_metric_that_is_named_like_a_verdict_is_none() -> None:
+def test_a_metric_that_is_named_like_a_status_replaces_none() -> None:
     def get_alerts() -> list[dict[str, Any]]:
         common = {"status": "healthy", "reason": None}
         return [
@@ -420,7 +251,7 @@ def test_a_metric_that_is_named_like_a_verdict_is_none() -> None:
 # --- all of them in a server ------------------------------------------------------------------
 
 
-def test_a_health_server_tells_their_figures_and_keeps_their_details(
+def test_a_health_server_shows_their_values_and_hides_their_details(
     redis_url: str, make: Make, metrics: WorkerMetrics, disk: Disk
 ) -> None:
     disk(available=7.2)

@@ -10,11 +10,11 @@ from shared_sync.cli.options import Parser
 from shared_sync.errors import ConfigurationError
 
 LONGEST_SECONDS = 30 * 86_400
-GOODBYE_SECONDS = 3
-"""What a consumer takes beyond `drain_seconds` to tell Redis, at most."""
+SHUTDOWN_GRACE_SECONDS = 3
+"""How long a consumer takes at most, beyond `drain_seconds`, to settle its messages in Redis."""
 
 ENDPOINT_SECONDS = 5
-"""For a preStop hook, or until nobody routes to the pod any more."""
+"""For a preStop hook, or until no traffic is routed to the pod any more."""
 
 MARGIN_SECONDS = 2
 
@@ -23,12 +23,12 @@ READY_PERIOD, READY_TIMEOUT, READY_FAILURES = 5, 3, 2
 STARTUP_PERIOD, STARTUP_TIMEOUT = 5, 3
 LEAST_SECONDS_TO_KILL = 60
 COMMAND_STARTS_SECONDS = 2
-"""What a probe that is a command gets on top: an interpreter starts, perhaps on a busy core."""
+"""Added to the time limit of a probe that is a command, because an interpreter has to start."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """What the probes are for."""
+    """The worker that the probes are for."""
 
     port: int
     job_seconds: float
@@ -39,10 +39,10 @@ class Service:
 
     @property
     def seconds_to_kill(self) -> int:
-        """Two leases: after one without a sign of life the work is taken over anyway.
+        """Two leases: after one without a heartbeat, other workers take over the messages anyway.
 
-        A process that holds the interpreter lock answers nothing meanwhile, and is healthy. It
-        may do so for up to a lease at a time, which is what a lease is to be chosen for.
+        A process that holds the interpreter lock is healthy although it answers nothing. It may
+        hold the lock for up to one lease, which is how a lease has to be chosen.
         """
         return max(LEAST_SECONDS_TO_KILL, math.ceil(2 * self.lease_seconds))
 
@@ -52,7 +52,7 @@ class Service:
 
     @property
     def startup_seconds(self) -> int:
-        """Twice the loading, and a lease: so long may a dead process of the same name hold it."""
+        """Twice the time to load, and a lease: so long a dead process may occupy the same name."""
         return max(30, math.ceil(2 * self.loading_seconds + self.lease_seconds))
 
     @property
@@ -61,11 +61,13 @@ class Service:
 
     @property
     def grace_seconds(self) -> int:
-        return math.ceil(self.drain_seconds + GOODBYE_SECONDS + ENDPOINT_SECONDS + MARGIN_SECONDS)
+        return math.ceil(
+            self.drain_seconds + SHUTDOWN_GRACE_SECONDS + ENDPOINT_SECONDS + MARGIN_SECONDS
+        )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the advice. Raises `ConfigurationError` for numbers that cannot be."""
+    """Print the advice, and return 0. Raises `ConfigurationError` for impossible numbers."""
     options = _parser().parse_args(arguments)
     service = Service(
         port=options.port,
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def advice(service: Service) -> Iterator[str]:
-    """The lines of two YAML documents: a pod template's spec, and a Compose file."""
+    """Yield the lines of two YAML documents: the spec of a pod template, and a Compose file."""
     yield from _consumer(service)
     yield from _kubernetes(service)
     yield "---"
@@ -95,7 +97,7 @@ def _consumer(service: Service) -> Iterator[str]:
     yield f"# and jobs of up to {service.job_seconds:g} s."
     if service.job_seconds > service.drain_seconds:
         yield (
-            "# A job that does not end within drain_seconds is begun anew elsewhere after each "
+            "# A job that does not end within drain_seconds starts again elsewhere after each "
             "deploy;"
         )
         yield f"# --drain-seconds {service.job_seconds:g} lets every job end."
@@ -111,7 +113,7 @@ def _kubernetes(service: Service) -> Iterator[str]:
     yield ""
     yield "# Kubernetes: into the spec of the pod template."
     yield (
-        f"# drain_seconds {service.drain_seconds:g} + {GOODBYE_SECONDS} to tell Redis + "
+        f"# drain_seconds {service.drain_seconds:g} + {SHUTDOWN_GRACE_SECONDS} to settle + "
         f"{ENDPOINT_SECONDS} for a preStop hook or endpoints + {MARGIN_SECONDS}."
     )
     yield f"terminationGracePeriodSeconds: {service.grace_seconds}"
@@ -119,7 +121,7 @@ def _kubernetes(service: Service) -> Iterator[str]:
     yield "  - name: worker"
     yield (
         f"    # Up to {service.startup_failures * STARTUP_PERIOD} s: twice the loading of "
-        f"{service.loading_seconds:g} s, and a lease, for which a dead process may hold the name."
+        f"{service.loading_seconds:g} s, and a lease: a dead process may occupy the name so long."
     )
     yield from _probe(
         service,
@@ -136,7 +138,7 @@ def _kubernetes(service: Service) -> Iterator[str]:
     yield from _probe(
         service, "live", period=LIVE_PERIOD, timeout=LIVE_TIMEOUT, failures=service.live_failures
     )
-    yield "    # Quick, as it costs nothing to be wrong: the pod only gets no traffic meanwhile."
+    yield "    # Fast, because a wrong answer costs little: the pod gets no traffic for a moment."
     yield from _probe(
         service, "ready", period=READY_PERIOD, timeout=READY_TIMEOUT, failures=READY_FAILURES
     )
@@ -191,13 +193,13 @@ def _parser() -> Parser:
     parser = Parser(
         prog="python -m shared_sync.health advise",
         description="Print probes for Kubernetes and a healthcheck for Compose that never kill a "
-        "healthy worker and never wait for a dead one for long, with the reasons.",
+        "healthy worker and never wait long for a dead one, with the reasons.",
     )
     for option, default, lowest, text in (
         ("--job-seconds", 60.0, 0.0, "longest job"),
         ("--lease-seconds", 30.0, 1.0, "the consumer's lease_seconds"),
         ("--drain-seconds", 25.0, 0.0, "the consumer's drain_seconds"),
-        ("--loading-seconds", 60.0, 0.0, "how long it takes to load the model"),
+        ("--loading-seconds", 60.0, 0.0, "time to load the model"),
     ):
         parser.add_argument(
             option,
@@ -212,7 +214,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--exec",
         action="store_true",
-        help="ask by a command in the container, where the kubelet cannot reach its network",
+        help="run a command in the container, if the kubelet cannot reach the container's network",
     )
     return parser
 

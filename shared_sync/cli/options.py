@@ -1,4 +1,4 @@
-"""What the commands of shared_sync.health share: mistakes told in one line, and the token."""
+"""Command-line options that the health commands share: one-line errors, and the token."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ LONGEST_TOKEN = 4096
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises `ConfigurationError` for what cannot be read, instead of printing the usage."""
+    """Raises `ConfigurationError` for a wrong command line, instead of printing the usage."""
 
     def __init__(self, *, prog: str, description: str, usage: str | None = None) -> None:
-        # Unabbreviated: --token must not be taken for --token-file, which shows its value.
+        # No abbreviations: --token would be taken for --token-file, whose value errors show.
         super().__init__(prog=prog, description=description, usage=usage, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message}; --help tells what can be given")
+        raise ConfigurationError(f"{message}; --help lists the options")
 
 
 def add_token_file(parser: argparse.ArgumentParser) -> None:
-    """Add the option whose value `read_token()` takes."""
+    """Add the option whose value `read_token()` expects."""
     parser.add_argument(
         "--token-file",
         metavar="FILE",
@@ -41,7 +41,7 @@ def _no_token(_token: str) -> NoReturn:
 
 
 def read_token(token_file: str | None) -> str | None:
-    """The token in the file, else in HEALTH_TOKEN; None for none.
+    """Return the token in the file, else in HEALTH_TOKEN; None if there is none.
 
     Raises `ConfigurationError`, which never shows what was read.
     """
@@ -55,17 +55,17 @@ def read_token(token_file: str | None) -> str | None:
             with open(token_file, encoding="utf-8") as file:
                 token = file.read(LONGEST_TOKEN + 1).strip()
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"{source} cannot be read: {_why(error)}") from None
-    if not token or len(token) > LONGEST_TOKEN or not _may_stand_in_a_header(token):
+            raise ConfigurationError(f"{source} cannot be read: {_reason(error)}") from None
+    if not token or len(token) > LONGEST_TOKEN or not _fits_into_a_header(token):
         raise ConfigurationError(
             f"{source} holds no token: give one line of letters, digits and signs without spaces"
         )
     return token
 
 
-def _may_stand_in_a_header(token: str) -> bool:
+def _fits_into_a_header(token: str) -> bool:
     return token.isascii() and token.isprintable() and " " not in token
 
 
-def _why(error: OSError | ValueError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     return error.strerror or "?" if isinstance(error, OSError) else "it is not UTF-8 text"

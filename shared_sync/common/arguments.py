@@ -1,4 +1,4 @@
-"""Checks of arguments: each names the argument, what it may be, and what it was."""
+"""Checks of arguments: each error names the argument, what it may be, and what it was."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from shared_sync.errors import ConfigurationError
 
 
 def text(name: str, value: object) -> None:
+    """Raise ConfigurationError unless `value` is non-empty text of valid Unicode."""
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{name} must be text and not empty, not {value!r}")
     try:
@@ -18,12 +19,13 @@ def text(name: str, value: object) -> None:
 
 
 def number(name: str, value: object, lowest: float, highest: float = math.inf) -> None:
-    """A finite number, the limits included."""
+    """Raise ConfigurationError unless `value` is a finite number within the limits, inclusive."""
     if not _is_number(value, (int, float), lowest, highest) or value == math.inf:
         raise ConfigurationError(f"{name} must be a number {_span(lowest, highest)}, not {value!r}")
 
 
 def whole_number(name: str, value: object, lowest: int, highest: float = math.inf) -> None:
+    """Raise ConfigurationError unless `value` is an int within the limits, inclusive."""
     if not _is_number(value, (int,), lowest, highest):
         raise ConfigurationError(
             f"{name} must be a whole number {_span(lowest, highest)}, not {value!r}"
@@ -31,6 +33,7 @@ def whole_number(name: str, value: object, lowest: int, highest: float = math.in
 
 
 def names(name: str, value: object) -> None:
+    """Raise ConfigurationError unless `value` is a collection of texts, and not a text itself."""
     if (
         isinstance(value, str)
         or not isinstance(value, Collection)

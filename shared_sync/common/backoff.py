@@ -1,4 +1,4 @@
-"""From the number of a try to the delay before the next one."""
+"""The delay before another attempt, which grows with the number of failures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ def exponential(
     jitter: float,
     chance: Chance = random.random,
 ) -> float:
-    """Seconds to wait after failure `number` (1, 2, ...): doubled each time, capped, then jittered.
+    """Return the seconds to wait after failure `number` (1, 2, ...).
 
-    `jitter` is the share of the delay that is left to chance: 0 none, 1 all. It keeps many
-    clients that failed together from coming back together (Marc Brooker, "Exponential Backoff
-    And Jitter", AWS Architecture Blog, 2015).
+    The delay is `base_seconds` at first, doubles with each failure up to `max_seconds`, and is then
+    reduced by chance. `jitter` is the largest share that may be taken off: 0 is none, 1 is all. It
+    keeps many clients that failed together from coming back together (Marc Brooker, "Exponential
+    Backoff And Jitter", AWS Architecture Blog, 2015).
     """
     doublings = min(number - 1, 60)
     delay = min(max_seconds, base_seconds * 2.0**doublings)

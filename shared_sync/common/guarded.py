@@ -1,5 +1,4 @@
-"""The user's metrics and logger, wrapped so that they cannot hurt: no message is lost for a figure
-or for a line in a log."""
+"""The user's metrics and logger, wrapped so that their errors never cost a message."""
 
 from __future__ import annotations
 
@@ -16,48 +15,55 @@ Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 class Recorder(Protocol):
     """What the consumer needs of a metrics registry; `WorkerMetrics` is one.
 
-    Three more methods of it are used where there are any: `record_error(error)`, instead of the
+    Three more methods are used if the registry has them: `record_error(error)`, instead of the
     counter `errors.<type>`; `record_batch(counters=..., durations=...)`, which records all of its
-    figures or, if it raises, none; and `quantile_seconds(name, share, min_count=...)`, which tells
+    values or, if it raises, none; and `quantile_seconds(name, share, min_count=...)`, which returns
     how long such a duration takes, or None.
     """
 
-    def increment_counter(self, name: str, value: float = 1) -> None: ...
-    def record_duration(self, name: str, seconds: float) -> None: ...
-    def set_gauge(self, name: str, value: float) -> None: ...
+    def increment_counter(self, name: str, value: float = 1) -> None:
+        """Add `value` to a counter."""
+
+    def record_duration(self, name: str, seconds: float) -> None:
+        """Record that something took so many seconds."""
+
+    def set_gauge(self, name: str, value: float) -> None:
+        """Set a gauge to `value`."""
 
 
 class ErrorRecorder(Recorder, Protocol):
-    """A recorder that knows what to do with errors."""
+    """A recorder that counts errors."""
 
     def record_error(self, error: BaseException | str) -> None:
-        """Count an error, or one of which there is only the name of its type."""
+        """Count an error, or one of which only the name of the type is known."""
 
 
 class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11
-    """Passes every record on; what a handler or filter raises goes no further."""
+    """Passes every record on, and drops what a handler or a filter raises."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__(logger, {})
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
-        with suppress(BaseException):  # of any kind: a line is never worth a message
+        with suppress(BaseException):  # of any kind: no log line is worth a message
             super().log(level, msg, *args, stacklevel=2, **options)
 
 
 class GuardedRecorder:
-    """Passes every figure on, if there is a recorder; what that raises is told once.
+    """Passes every value on if there is a recorder, and logs the first error that it raises.
 
-    Safe from any thread if the recorder is.
+    Any thread may call any method if the recorder allows it.
     """
 
     def __init__(self, recorder: Recorder | None, logger: Logger) -> None:
+        # Fixed after construction.
         self._recorder = recorder
         self._record_error = getattr(recorder, "record_error", None)
         self._record_batch = getattr(recorder, "record_batch", None)
         self._quantile_seconds = getattr(recorder, "quantile_seconds", None)
         self._logger = logger
-        self._told = False
+        # Only ever set, by any thread.
+        self._warned = False
 
     @property
     def records(self) -> bool:
@@ -65,18 +71,22 @@ class GuardedRecorder:
         return self._recorder is not None
 
     def increment_counter(self, name: str, value: float = 1) -> None:
+        """Add `value` to a counter."""
         if self._recorder is not None:
             self._guard(name, self._recorder.increment_counter, name, value)
 
     def record_duration(self, name: str, seconds: float) -> None:
+        """Record that something took so many seconds."""
         if self._recorder is not None:
             self._guard(name, self._recorder.record_duration, name, seconds)
 
     def set_gauge(self, name: str, value: float) -> None:
+        """Set a gauge to `value`."""
         if self._recorder is not None:
             self._guard(name, self._recorder.set_gauge, name, value)
 
     def record_error(self, error: BaseException | str) -> None:
+        """Count an error, or one of which only the name of the type is known."""
         if self._record_error is not None and not isinstance(error, str):
             self._guard("an error", self._record_error, error)
         else:
@@ -86,12 +96,12 @@ class GuardedRecorder:
     def record_batch(
         self, counters: Mapping[str, float], durations: Mapping[str, Sequence[float]]
     ) -> None:
-        """Record many figures at once if the recorder can, else one after the other."""
+        """Record many values at once if the recorder can, otherwise one by one."""
         if self._record_batch is not None:
             try:
                 self._record_batch(counters=counters, durations=durations)
-            except BaseException:  # noqa: BLE001, S110 - of any kind; none of it was recorded
-                pass  # then one by one, to lose only those that are refused
+            except BaseException:  # noqa: BLE001, S110 - of any kind; nothing was recorded
+                pass  # then one by one, so that only what is refused is lost
             else:
                 return
         for name, value in counters.items():
@@ -101,38 +111,40 @@ class GuardedRecorder:
                 self.record_duration(name, seconds)
 
     def quantile_seconds(self, name: str, share: float, min_count: int) -> float | None:
-        """What the recorder says of a duration; None if it has nothing to say that makes sense."""
+        """Return a quantile of a duration; None if the recorder has none that makes sense."""
         if self._quantile_seconds is None:
             return None
-        told = self._guard(
+        seconds = self._guard(
             f"the question how long {name} takes",
             partial(self._quantile_seconds, min_count=min_count),
             name,
             share,
         )
-        return float(told) if isinstance(told, (int, float)) and 0 <= told < math.inf else None
+        known = isinstance(seconds, (int, float)) and 0 <= seconds < math.inf
+        return float(seconds) if known else None
 
-    def _guard(self, what: str, call: Callable[..., Any], *figure: Any) -> Any:
+    def _guard(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return call(*figure)
-        except BaseException as error:  # noqa: BLE001 - of any kind: nor is a figure
-            if not self._told:
-                self._told = True
+            return call(*arguments)
+        except BaseException as error:  # noqa: BLE001 - of any kind: no metric is worth a message
+            if not self._warned:
+                self._warned = True
                 self._logger.warning(
-                    "metrics refuse %s (%s); this is said once, messages go on", what, error
+                    "metrics refuse %s (%s); this is logged once, and costs no message", what, error
                 )
             return None
 
 
 class RecorderOfOneThread:
-    """Keeps the counters and durations of one thread until `flush()`, which passes them on as one.
+    """Collects the counters and durations of one thread until `flush()`, which records them as one.
 
-    So that a whole read of messages costs the registry's lock once. All but these two are passed
-    on at once.
+    So all messages of a read together cost the registry's lock once. Gauges and errors are recorded
+    at once.
     """
 
     def __init__(self, recorder: GuardedRecorder) -> None:
-        self._recorder = recorder
+        self._recorder = recorder  # fixed after construction
+        # Owned by the thread.
         self._counters: dict[str, float] = {}
         self._durations: dict[str, list[float]] = {}
 
@@ -141,20 +153,24 @@ class RecorderOfOneThread:
         return self._durations.setdefault(name, [])
 
     def increment_counter(self, name: str, value: float = 1) -> None:
+        """Add `value` to a counter, at the next flush."""
         self._counters[name] = self._counters.get(name, 0) + value
 
     def record_duration(self, name: str, seconds: float) -> None:
+        """Record that something took so many seconds, at the next flush."""
         self._durations.setdefault(name, []).append(seconds)
 
     def set_gauge(self, name: str, value: float) -> None:
+        """Set a gauge to `value` at once."""
         self._recorder.set_gauge(name, value)
 
     def record_error(self, error: BaseException | str) -> None:
-        self.flush()  # which has the failure that it belongs to
+        """Count an error at once, after a flush: the failure that it belongs to comes first."""
+        self.flush()
         self._recorder.record_error(error)
 
     def flush(self) -> None:
-        """Pass on what has been kept."""
+        """Record what has been collected."""
         counters, self._counters = self._counters, {}
         durations = {name: seconds.copy() for name, seconds in self._durations.items() if seconds}
         for seconds in self._durations.values():

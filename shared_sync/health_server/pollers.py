@@ -3,23 +3,20 @@ and one thread that watches them."""
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared_sync.common.clock import StallTolerantClock
+from shared_sync.common.guarded import Logger
 from shared_sync.common.loop import Loop
+from shared_sync.common.outage import Outage
 from shared_sync.common.poller import Poller, text_of
 from shared_sync.health_server import payload
-from shared_sync.health_server.check_result import HEALTH, Check
+from shared_sync.health_server.checks import HEALTH, Check
 from shared_sync.health_server.payload import HealthData
-
-if TYPE_CHECKING:
-    Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 WATCH_SECONDS = 0.25
 """Between two checks whether a call is overdue."""
@@ -31,14 +28,12 @@ class CallbackLog:
     def __init__(self, name: str, logger: Logger) -> None:
         self._name = name
         self._logger = logger
-        self._lock = threading.Lock()
-        # Guarded by the lock.
-        self._problem: str | None = None
-        self._since = 0.0
+        self._outage = Outage()
 
     def failed(self, error: BaseException) -> None:
-        # Texts that differ only in numbers (durations, addresses, counts) are the same problem.
-        if self._is_new(re.sub(r"0x[0-9a-fA-F]+|\d+", "#", text_of(error))):
+        """Log an error with its traceback, unless it was logged already."""
+        # Texts that differ only in numbers (durations, addresses, counts) are the same error.
+        if self._outage.begins(re.sub(r"0x[0-9a-fA-F]+|\d+", "#", text_of(error))):
             self._logger.error(
                 "%s failed; what depends on it is answered as unhealthy until it recovers",
                 self._name,
@@ -46,7 +41,8 @@ class CallbackLog:
             )
 
     def hung(self, timeout_seconds: float) -> Callable[[], None] | None:
-        if not self._is_new("hangs"):
+        """Return what logs that a call hangs; None if that was logged already."""
+        if not self._outage.begins("hangs"):
             return None
         return partial(
             self._logger.error,
@@ -57,21 +53,10 @@ class CallbackLog:
         )
 
     def succeeded(self) -> None:
-        with self._lock:
-            if self._problem is None:
-                return
-            self._problem = None
-            seconds = monotonic() - self._since
-        self._logger.info("%s recovered after %.1f s", self._name, seconds)
-
-    def _is_new(self, problem: str) -> bool:
-        with self._lock:
-            if problem == self._problem:
-                return False
-            if self._problem is None:
-                self._since = monotonic()
-            self._problem = problem
-            return True
+        """Log the end of an outage, if there was one."""
+        seconds = self._outage.ends()
+        if seconds is not None:
+            self._logger.info("%s recovered after %.1f s", self._name, seconds)
 
 
 class Pollers:

@@ -1,31 +1,30 @@
-"""What a health server knows: its checks, figures and views, and what they amount to.
+"""What a health server knows: its checks and views, and the newest results of everything it calls.
 
-It knows nothing of HTTP. All that is of the user runs in background threads; whoever asks reads
-what the last calls gave, and waits for a moment at most.
+Nothing here concerns HTTP. The user's functions run in background threads; a request is answered
+from their newest results, and waits for a new one for a limited time at most.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from shared_sync.common.guarded import Logger
 from shared_sync.common.poller import Poller, PollResult
 from shared_sync.errors import ConfigurationError
-from shared_sync.health_server import payload
-from shared_sync.health_server.check_result import HEALTH, Check, Finding, age, as_detail
+from shared_sync.health_server import payload, views
+from shared_sync.health_server.checks import HEALTH, Check, CheckResult, CheckResults
 from shared_sync.health_server.content_negotiation import Format
-from shared_sync.health_server.payload import DEGRADED, HEALTHY, UNHEALTHY, HealthData
+from shared_sync.health_server.payload import DEGRADED, HealthData
 from shared_sync.health_server.pollers import Pollers
+from shared_sync.health_server.sampler import Sampler
 from shared_sync.health_server.time_series import History
-
-if TYPE_CHECKING:
-    from shared_sync.health_server.pollers import Logger
+from shared_sync.health_server.views import View
+from shared_sync.health_server.waiting import CallFailed, Waiting
 
 T = TypeVar("T")
 
@@ -33,46 +32,22 @@ METRICS: Final = "get_metrics_data"
 
 CALLBACK_PERIOD_SECONDS = 1.0
 CALLBACK_TIMEOUT_SECONDS = 2.0
-FRESH_SECONDS = 0.25
-"""How long a request waits for the health data of this moment, before it takes the last ones."""
+REFRESH_SECONDS = 0.25
+"""How long a request waits for new health data before it is answered from the last ones."""
 
 VIEW_PERIOD_SECONDS = 2.0
-VIEW_TIMEOUT_SECONDS = 8.0
-"""More than a look at a group takes where each step of reaching Redis takes its longest."""
-
-HISTORY_PERIOD_SECONDS = 5.0
-HISTORY_POINTS = 720
+HISTORY_SAMPLES = 720
 """An hour."""
 
 GIVE_UP_SECONDS = 1.0
-"""How long a start that failed waits for the threads that it began."""
-
-WAITING = 2
-"""Requests that may wait for a call at the same time; others take what is there, or come again."""
+"""How long a start that failed waits for the threads that it has started."""
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A function that makes tables for the page."""
+class HealthState:
+    """Holds the registered checks and views, and their newest results while the server runs.
 
-    function: Callable[[], object]
-    timeout_seconds: float
-
-
-class Busy(Exception):
-    """Too many requests wait for figures already."""
-
-
-class CallFailed(Exception):
-    """A function of the user raised, or did not return in time."""
-
-    def __init__(self, told: str, detail: str | None) -> None:
-        super().__init__(told)
-        self.detail = detail
-
-
-class Board:
-    """All methods may be called from any thread."""
+    Any thread may call any method.
+    """
 
     def __init__(
         self,
@@ -89,19 +64,14 @@ class Board:
         self._critical = tuple(critical)
         self._details = details
         self._logger = logger
-        self._metrics_source = get_metrics_data or dict
-        self._judges = {
-            "live": self._not_live,
-            "ready": self._not_ready,
-            "startup": self._not_started,
-        }
-        self._renew()
+        self._get_metrics_data = get_metrics_data or dict
+        self._make_own()
         # Guarded by the lock.
         self._checks: dict[str, Check] = {}
-        self._views: dict[str, View] = {}
-        self._calls: Pollers | None = None
-        # Replaced by anyone as a whole; the first only ever becomes true.
-        self._started = False
+        self._views: dict[str, View] = views.views_of(get_health_data)
+        self._pollers: Pollers | None = None
+        # Written by any thread; the first one only ever becomes true.
+        self._was_started = False
         self._draining = False
 
         self.add_check(
@@ -116,332 +86,205 @@ class Board:
                 timeout_seconds=CALLBACK_TIMEOUT_SECONDS,
             )
         )
-        for name, function in _views_of(get_health_data).items():
-            self.add_view(name, View(function, timeout_seconds=VIEW_TIMEOUT_SECONDS))
 
-    def _renew(self) -> None:
-        """Make what each process has of its own."""
+    def _make_own(self) -> None:
+        """Make what each process has for itself."""
         self.run = uuid.uuid4().hex[:8]
-        self._lock = threading.RLock()  # a signal handler may stop what its thread was just asking
-        self._waiting = threading.BoundedSemaphore(WAITING)
-        self._telling = threading.Lock()  # a whole history is made once at a time
-        self.history = History(capacity=HISTORY_POINTS)
+        self._lock = threading.RLock()  # a signal handler may stop what its own thread is starting
+        self._waiting = Waiting()
+        self._reading_history = threading.Lock()  # an answer with the whole history is large
+        self.history = History(capacity=HISTORY_SAMPLES)
 
-    def forked(self) -> None:
-        """In a forked process: begin anew, as what the parent's threads were at is unknown."""
-        self._renew()
-        self._calls = None
+    def begin_anew(self) -> None:
+        """Forget what the parent's threads were doing. For a forked process."""
+        self._make_own()
+        self._pollers = None
 
-    # --- what it is made of ---
+    # --- registering and life cycle ---------------------------------------------------------------
 
     def add_check(self, check: Check) -> None:
+        """Register a check; it is called from now on, or from the next start.
+
+        Raises ConfigurationError if there is a check of that name.
+        """
         with self._lock:
             if check.name in self._checks:
                 raise ConfigurationError(f"there is a check named {check.name!r} already")
-            if self._calls is not None:
-                self._calls.add_check(check)
+            if self._pollers is not None:
+                self._pollers.add_check(check)
             self._checks[check.name] = check
 
-    def add_view(self, name: str, view: View) -> None:
+    def add_view(self, view: View) -> None:
+        """Register a view. Raises ConfigurationError if there is a view of that name."""
         with self._lock:
-            if name in self._views:
-                raise ConfigurationError(f"there is a view named {name!r} already")
-            self._views[name] = view
+            if view.name in self._views:
+                raise ConfigurationError(f"there is a view named {view.name!r} already")
+            self._views[view.name] = view
 
     def drain(self) -> None:
+        """Report the process as draining until the next start."""
         self._draining = True
 
     def start(self) -> Pollers:
-        """Begin to call, and return what `stop` takes to end that.
+        """Start to call the checks, and return the threads that do, which `stop` takes.
 
-        Raises RuntimeError where the system gives no more threads.
+        Raises RuntimeError if the system has no more threads.
         """
         with self._lock:
-            calls = Pollers(self._critical, self._details, self._logger)
-            before, self._calls = self._calls, calls
+            pollers = Pollers(self._critical, self._details, self._logger)
+            before, self._pollers = self._pollers, pollers
             try:
                 for check in self._checks.values():
-                    calls.add_check(check)
-                calls.start(_Sampler(self.history, calls, self._metrics_call()).step)
+                    pollers.add_check(check)
+                samples = Sampler(self.history, self._metrics_poller())
+                pollers.start(lambda: samples.step(pollers.checks))
             except BaseException:
-                self._calls = before
-                calls.stop()
-                calls.join(monotonic() + GIVE_UP_SECONDS)
+                self._pollers = before
+                pollers.stop()
+                pollers.join(monotonic() + GIVE_UP_SECONDS)
                 raise
             self._draining = False
-        return calls
+        return pollers
 
-    def stop(self, calls: Pollers) -> None:
-        """End the calls of one start; never waits."""
+    def stop(self, pollers: Pollers) -> None:
+        """Ask the threads of one start to stop; never blocks."""
         with self._lock:
-            if self._calls is calls:
-                self._calls = None
-            calls.stop()
+            if self._pollers is pollers:
+                self._pollers = None
+            pollers.stop()
 
-    # --- what it tells ---
+    # --- results of checks ------------------------------------------------------------------------
 
-    def health(self) -> tuple[dict[str, Any], bool]:
-        """The body of /health, and whether all is at least not unhealthy."""
-        results = self._results(fresh=True)
-        data, failure = results[HEALTH].data, results[HEALTH].failure
-        status, reasons = self._overall(results.values())
-        body = self.headed(data.figures if data and not failure else {}, status=status)
-        if failure is not None:
-            body["error"] = failure.told
-        if reasons:
-            body["reasons"] = reasons
-        checks = {name: one.told() for name, one in results.items() if name != HEALTH}
-        if checks:
-            body["checks"] = checks
-        self._add_details(body, results.values())
-        return body, status != UNHEALTHY
+    def results(self, *, refresh: bool = False) -> CheckResults:
+        """Return the newest results of all checks.
 
-    def probe(self, name: str) -> tuple[bool, list[str]]:
-        """Whether a probe (live, ready or startup) is answered well, and why not. Never waits."""
-        results = self._results()
-        reasons = self._judges[name](results)
-        return not reasons, reasons
-
-    def metrics(self) -> dict[str, Any]:
-        """What get_metrics_data gives now. Waits up to its time limit.
-
-        Raises `CallFailed`, and `Busy` if too many wait already.
+        With `refresh`, waits up to `REFRESH_SECONDS` for new data of the callback; never blocks
+        without.
         """
-        return self.headed(self._wait_for(self._metrics_call()))
+        with self._lock:
+            checks = list(self._checks.values())
+            pollers = self._pollers.checks if self._pollers is not None else {}
+        results = CheckResults(
+            CheckResult(check, self._newest(check.name, pollers, refresh=refresh))
+            for check in checks
+        )
+        if not self._was_started:
+            self._was_started = not results.not_started()
+        return results
 
-    def rendered(self, form: Format) -> bytes:
-        """The metrics in one of Prometheus's formats. Waits and raises as `metrics` does."""
+    def overall(self, results: CheckResults) -> tuple[str, list[str]]:
+        """Return the status of the whole process, and why it is not healthy."""
+        if not self._draining:
+            return results.status, results.reasons
+        return payload.worst([results.status, DEGRADED]), [*results.reasons, "draining"]
+
+    def failed_probes(self, results: CheckResults) -> dict[str, list[str]]:
+        """Return why each probe (live, ready, startup) fails; empty for one that succeeds."""
+        # Once everything was loaded, it stays so.
+        not_started = [] if self._was_started else results.not_started()
+        not_ready = [
+            *not_started,
+            *(reason for reason in results.not_ready() if reason not in not_started),
+            *(["draining"] if self._draining else []),
+        ]
+        return {"live": results.not_live(), "ready": not_ready, "startup": not_started}
+
+    # --- metrics and views ------------------------------------------------------------------------
+
+    def new_metrics(self) -> dict[str, Any]:
+        """Return what a new call of `get_metrics_data` returns. Waits up to its time limit.
+
+        Raises `CallFailed`, and `Busy` if too many requests wait already.
+        """
+        return self._waiting.new_result(self._metrics_poller()).value or {}
+
+    def newest_metrics(self) -> dict[str, Any]:
+        """Return new metrics if they come within `REFRESH_SECONDS`, else the last ones.
+
+        Empty if the last call failed. Raises `CallFailed` while the server stops.
+        """
+        return self._waiting.newest(self._metrics_poller(), REFRESH_SECONDS).value or {}
+
+    def rendered_metrics(self, form: Format) -> bytes:
+        """Return new metrics in a format of Prometheus. Waits and raises as `new_metrics` does."""
         open_metrics = form is Format.OPENMETRICS
-        owner = getattr(self._metrics_source, "__self__", None)
+        owner = getattr(self._get_metrics_data, "__self__", None)
         name = "render_openmetrics" if open_metrics else "render_prometheus"
         render = getattr(owner, name, None)
         if callable(render):
-            rendered: bytes = self._wait_for(
-                self._call(name, render, _bytes, CALLBACK_TIMEOUT_SECONDS)
-            )
-            return rendered
+            poller = self._poller(name, lambda: _as_bytes(render()), CALLBACK_TIMEOUT_SECONDS)
+            return self._waiting.new_result(poller).value or b""
         from shared_sync.common import exposition  # noqa: PLC0415 - loads prometheus_client
 
-        figures = self._wait_for(self._metrics_call())
-        return exposition.render_plain(figures, self._instance_id, open_metrics=open_metrics)
+        metrics = self.new_metrics()
+        return exposition.render_plain(metrics, self._instance_id, open_metrics=open_metrics)
 
-    def state(self) -> dict[str, Any]:
-        """All that the page shows but for the history."""
+    def shown_views(self) -> dict[str, Any]:
+        """Return what each view shows, and have those called again that are out of date.
+
+        Waits up to `REFRESH_SECONDS` for views that were never called. Raises `CallFailed` while
+        the server stops.
+        """
         with self._lock:
-            views = dict(self._views)
-        known = self._look_at(views)
-        results = self._results(fresh=True)
-        data = results[HEALTH].data
-        status, reasons = self._overall(results.values())
-        metrics = self._freshened(self._metrics_call()).value
-        body: dict[str, Any] = {
-            "run": self.run,
-            **self.headed({}),
-            "status": status,
-            "reasons": reasons,
-            "live": not self._not_live(results),
-            "ready": not self._not_ready(results),
-            "started": not self._not_started(results),
-            "checks": [one.listed() for one in results.values()],
-            "health": data.figures if data else {},
-            "metrics": metrics or {},
-            "views": known,
+            registered = dict(self._views)
+        pollers = {
+            name: self._poller(
+                f"view {name}", partial(self._call, view.function), view.timeout_seconds
+            )
+            for name, view in registered.items()
         }
-        self._add_details(body, results.values())
-        return body
-
-    def past(self, since: int | None, figures: Collection[str]) -> dict[str, Any]:
-        """The history, or what is newer than the `next` of an earlier answer; of all figures, or
-        of some."""
-        with self._telling:
-            told = self.history.read(since, figures or None)
-        return {"run": self.run, "period_seconds": HISTORY_PERIOD_SECONDS, **told}
-
-    def headed(self, data: Mapping[str, Any], **first: str) -> dict[str, Any]:
-        """The data behind who tells them and when, which win over their namesakes."""
-        head = {
-            **first,
-            "instance_id": self._instance_id,
-            "timestamp": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        deadline = monotonic() + REFRESH_SECONDS
+        for poller in pollers.values():
+            result = poller.result
+            now = monotonic()
+            if result.ended_at is None:
+                poller.refresh(max(0.0, deadline - now))
+            elif result.running_since is None and now - result.ended_at >= VIEW_PERIOD_SECONDS:
+                poller.request()
+        return {
+            name: views.to_dict(poller, details=self._details) for name, poller in pollers.items()
         }
-        return {**head, **data, **head}
 
-    # --- inside: results ---
+    def history_since(self, since: int | None, names: Collection[str]) -> dict[str, Any]:
+        """Return the history of the named values, or of all if there are no names.
 
-    def _results(self, *, fresh: bool = False) -> dict[str, Finding]:
+        `since` is the `next` of an earlier answer; None for everything that is kept.
+        """
+        with self._reading_history:
+            return self.history.read(since, names or None)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _newest(
+        self, name: str, pollers: Mapping[str, Poller[HealthData]], *, refresh: bool
+    ) -> PollResult[HealthData]:
+        poller = pollers.get(name)
+        if poller is None:
+            return PollResult()
+        if refresh and name == HEALTH:
+            return self._waiting.newest(poller, REFRESH_SECONDS)
+        return poller.result
+
+    def _metrics_poller(self) -> Poller[dict[str, Any]]:
+        return self._poller(
+            METRICS, partial(self._call, self._get_metrics_data), CALLBACK_TIMEOUT_SECONDS
+        )
+
+    def _poller(self, name: str, function: Callable[[], T], timeout_seconds: float) -> Poller[T]:
+        """Return the poller of that name, which is started when it is first needed."""
         with self._lock:
-            checks = list(self._checks.values())
-            calls = self._calls
-        results = {}
-        for check in checks:
-            call = calls.checks.get(check.name) if calls is not None else None
-            if call is None:
-                last: PollResult[HealthData] = PollResult()
-            elif fresh and check.name == HEALTH:
-                last = self._freshened(call)
-            else:
-                last = call.result
-            results[check.name] = Finding(check, last)
-        if not self._started:
-            self._started = not self._loading(results)
-        return results
+            if self._pollers is None:
+                raise CallFailed("the server stops")
+            return self._pollers.add_on_demand(name, function, timeout_seconds)
 
-    def _freshened(self, call: Poller[T]) -> PollResult[T]:
-        if not self._waiting.acquire(blocking=False):
-            return call.result
-        try:
-            return call.refresh(FRESH_SECONDS)[0]
-        finally:
-            self._waiting.release()
-
-    def _overall(self, results: Iterable[Finding]) -> tuple[str, list[str]]:
-        results = list(results)
-        reasons = [reason for one in results for reason in one.reasons]
-        if self._draining:
-            reasons.append("draining")
-        statuses = [one.status for one in results]
-        return payload.worst([*statuses, DEGRADED if self._draining else HEALTHY]), reasons
-
-    def _not_live(self, results: Mapping[str, Finding]) -> list[str]:
-        return [reason for one in results.values() if not one.live for reason in one.whys]
-
-    def _not_ready(self, results: Mapping[str, Finding]) -> list[str]:
-        reasons = self._not_started(results)
-        reasons += [
-            reason
-            for one in results.values()
-            if not one.ready
-            for reason in one.whys
-            if reason not in reasons
-        ]
-        return [*reasons, "draining"] if self._draining else reasons
-
-    def _not_started(self, results: Mapping[str, Finding]) -> list[str]:
-        return [] if self._started else self._loading(results)
-
-    def _loading(self, results: Mapping[str, Finding]) -> list[str]:
-        """What is still to come before everything is loaded; once that is so, it stays so."""
-        return [reason for one in results.values() if not one.started for reason in one.whys]
-
-    def _add_details(self, body: dict[str, Any], results: Iterable[Finding]) -> None:
-        if not self._details:
-            return
-        failures = {one.check.name: one.failure for one in results if one.failure is not None}
-        told = {name: one.detail for name, one in failures.items() if one.detail is not None}
-        if told:
-            body["failures"] = told
-
-    # --- inside: calls ---
-
-    def _metrics_call(self) -> Poller[dict[str, Any]]:
-        return self._call(METRICS, self._metrics_source, self._mapping, CALLBACK_TIMEOUT_SECONDS)
-
-    def _call(
-        self,
-        name: str,
-        function: Callable[[], object],
-        convert: Callable[[object], Any],
-        timeout_seconds: float,
-    ) -> Poller[Any]:
-        """The call of that name, begun when it is first wanted."""
-        with self._lock:
-            if self._calls is None:
-                raise CallFailed("the server stops", None)
-            return self._calls.add_on_demand(name, lambda: convert(function()), timeout_seconds)
-
-    def _mapping(self, returned: object) -> dict[str, Any]:
+    def _call(self, function: Callable[[], object]) -> dict[str, Any]:
+        returned = function()
         if not isinstance(returned, Mapping):
             raise TypeError(f"it must return a mapping, not {type(returned).__name__}")
-        return payload.presentable_mapping(returned, details=self._details)
-
-    def _wait_for(self, call: Poller[Any]) -> Any:
-        if not self._waiting.acquire(blocking=False):
-            raise Busy
-        try:
-            last, fresh = call.refresh(call.timeout_seconds)
-        finally:
-            self._waiting.release()
-        if not fresh:
-            raise CallFailed(f"{call.name} timed out after {call.timeout_seconds:g} s", None)
-        if last.error is not None:
-            detail = as_detail(last.error) if self._details else None
-            raise CallFailed(f"{call.name} failed", detail)
-        return last.value
-
-    def _look_at(self, views: Mapping[str, View]) -> dict[str, Any]:
-        """What the views show; has those called again that are out of date."""
-        calls = {
-            name: self._call(f"view {name}", view.function, self._mapping, view.timeout_seconds)
-            for name, view in views.items()
-        }
-        deadline = monotonic() + FRESH_SECONDS
-        for call in calls.values():
-            last = call.result
-            now = monotonic()
-            if last.ended_at is None:
-                call.refresh(max(0.0, deadline - now))
-            elif last.running_since is None and now - last.ended_at >= VIEW_PERIOD_SECONDS:
-                call.request()
-        return {name: _view(call, details=self._details) for name, call in calls.items()}
+        return payload.public_mapping(returned, details=self._details)
 
 
-class _Sampler:
-    """Adds a point to the history every few seconds, of figures that are fetched for it.
-
-    For the thread of the pulse.
-    """
-
-    def __init__(self, history: History, calls: Pollers, metrics: Poller[Any]) -> None:
-        self._history = history
-        self._calls = calls
-        self._metrics = metrics
-        self._due = monotonic()
-        self._ticket: int | None = None
-
-    def step(self) -> None:
-        now = monotonic()
-        due = now >= self._due
-        if self._ticket is not None:
-            served = self._metrics.has_answered(self._ticket)
-            if served or due:
-                self._ticket = None
-                self._record(self._metrics.result.value if served else None)
-        if due:
-            self._due = max(self._due + HISTORY_PERIOD_SECONDS, now)
-            self._ticket = self._metrics.request()
-
-    def _record(self, metrics: Mapping[str, Any] | None) -> None:
-        figures: dict[str, Any] = {}
-        for name, check in reversed(self._calls.checks.items()):  # the callback's come last and win
-            data = check.result.value
-            if data is not None and not (check.result.hangs and name != HEALTH):
-                figures |= data.figures
-        self._history.record(time.time(), {**figures, **(metrics or {})})
-
-
-def _views_of(function: Callable[[], object]) -> dict[str, Callable[[], object]]:
-    """What else the object of a method has to show, where that is a consumer or the like."""
-    get_views = getattr(getattr(function, "__self__", None), "get_views", None)
-    try:
-        views = get_views() if callable(get_views) else {}
-    except Exception:  # noqa: BLE001 - another method of that name, which is not meant for this
-        return {}
-    if not isinstance(views, Mapping):
-        return {}
-    return {name: view for name, view in views.items() if isinstance(name, str) and callable(view)}
-
-
-def _view(call: Poller[Any], *, details: bool) -> dict[str, Any]:
-    last = call.result
-    problem = None
-    if last.hangs:
-        problem = f"timed out after {call.timeout_seconds:g} s"
-    elif last.error is not None:
-        problem = f"failed: {as_detail(last.error)}" if details else "failed"
-    return {"age_seconds": age(last.ended_at), "problem": problem, "data": last.value}
-
-
-def _bytes(rendered: object) -> bytes:
+def _as_bytes(rendered: object) -> bytes:
     if isinstance(rendered, str):
         return rendered.encode()
     if not isinstance(rendered, bytes):

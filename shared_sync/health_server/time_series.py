@@ -1,4 +1,4 @@
-"""The figures of the last while: a ring of samples in columns, small enough to be always kept."""
+"""The history of all values: a ring buffer of samples, in columns, small enough to keep always."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _LARGEST_EXACT: Final = 2**53
 
 
 class _Column:
-    """One figure, unknown so far: a value for each place of the ring."""
+    """The values of one name, unknown at first: one for each place of the ring."""
 
     __slots__ = ("known_at", "values")
 
     def __init__(self, capacity: int, sequence: int) -> None:
         self.values = array("d", [_UNKNOWN]) * capacity
-        self.known_at = sequence  # the number of its last sample that was known
+        self.known_at = sequence  # the number of the last sample with a known value
 
 
 class History:
-    """Keeps the last `capacity` samples of up to `max_figures` figures. Safe from any thread.
+    """Keeps the last `capacity` samples of up to `max_names` values. Safe from any thread.
 
-    A figure takes 8 bytes a sample from its first one on: 256 figures of 720 samples, which is an
-    hour at one in 5 s, take 1.5 MB. A figure beyond `max_figures` is dropped until one of the
-    others has been unknown throughout, which gives up its place.
+    Each name takes 8 bytes a sample from its first known value on: 256 names with 720 samples (an
+    hour with one sample in 5 s) take 1.5 MB. A name beyond `max_names` is dropped until another one
+    has had no known value for `capacity` samples, and gives up its place.
 
     Samples are numbered from 0 as long as the process lives. Integers are exact up to 2**53.
     """
 
-    def __init__(self, *, capacity: int = 720, max_figures: int = 256) -> None:
+    def __init__(self, *, capacity: int = 720, max_names: int = 256) -> None:
         # Fixed after construction.
         self.capacity = capacity
-        self._max_figures = max_figures
+        self._max_names = max_names
         # Guarded by the lock. A sample's place in the ring is its number modulo the capacity.
         self._lock = threading.Lock()
         self._next = 0
@@ -44,9 +44,9 @@ class History:
         self._columns: dict[str, _Column] = {}
         self._dropped = 0
 
-    def record(self, unix_seconds: float, figures: Mapping[str, object]) -> None:
-        """Add a sample. What is no finite number is unknown, such as a text, None and True."""
-        values = {name: _as_double(value) for name, value in figures.items()}
+    def record(self, unix_seconds: float, sample: Mapping[str, object]) -> None:
+        """Add a sample. Anything but a finite number counts as unknown, also True and False."""
+        values = {name: _as_double(value) for name, value in sample.items()}
         with self._lock:
             sequence, place = self._next, self._next % self.capacity
             self._next += 1
@@ -63,23 +63,25 @@ class History:
             for name, value in values.items():
                 if math.isnan(value):
                     continue
-                if len(self._columns) < self._max_figures:
+                if len(self._columns) < self._max_names:
                     column = self._columns[name] = _Column(self.capacity, sequence)
                     column.values[place] = value
                 else:
                     self._dropped += 1
 
     def read(
-        self, since: int | None = None, figures: Collection[str] | None = None
+        self, since: int | None = None, names: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """Return the samples from the number `since` on, of all figures or of those named.
+        """Return the samples from the number `since` on, of all names or of some.
 
-        `next` is the number to go on with; `sequences` and `times` (Unix seconds) are those of the
-        samples, oldest first, and `figures` has as many values of each figure, None where it was
-        unknown. A number that is no longer kept, or not reached yet as after a restart, means all.
-        `dropped` figures of the last sample found no place.
+        In the result, `next` is the number to continue with; `sequences` and `times` (Unix seconds)
+        belong to the samples, oldest first; `figures` has one value per sample for each name, None
+        if it was unknown; `dropped` is the number of names of the last sample that found no place.
+
+        All samples are returned if `since` is None, is no longer kept, or lies in the future (as
+        after a restart).
         """
-        wanted = None if figures is None else frozenset(figures)
+        wanted = None if names is None else frozenset(names)
         with self._lock:
             oldest = max(0, self._next - self.capacity)
             first = since if since is not None and oldest <= since <= self._next else oldest
@@ -118,7 +120,7 @@ def _as_double(value: object) -> float:
 
 
 def _shown(value: float) -> float | None:
-    """The value for JSON, where 5 is shorter than 5.0 and says the same."""
+    """Return the value for JSON; an integer without a decimal point, which is shorter."""
     if value.is_integer():
         return int(value) if -_LARGEST_EXACT <= value <= _LARGEST_EXACT else value
     return None if math.isnan(value) else value

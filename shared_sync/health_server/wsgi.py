@@ -1,4 +1,4 @@
-"""One start of an HTTP server: waitress in background threads, until all of it has ended."""
+"""Serves a WSGI application over HTTP: one start of waitress, in background threads."""
 
 from __future__ import annotations
 
@@ -16,32 +16,49 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import create_server
 from waitress.task import ThreadedTaskDispatcher
 
+from shared_sync.common.loop import Loop
 from shared_sync.errors import PortUnavailable
 
 WORKERS = 4
-"""Threads that make answers. A few may wait for a figure; the others stay free for probes."""
+"""Threads that make answers. A few may wait for a callback; the others stay free for probes."""
 
-CROWDED_TURN_SECONDS = 0.05  # the same while clients are about to be sent away to make room
-TURN_SECONDS = 1.0  # longest wait of an idle serving loop; stopping wakes it at once
-JOIN_SECONDS = 0.1  # at stop, between two looks for clients that wait for nothing
-FLUSH_SECONDS = 1.0  # at stop, for a client that has not yet taken its whole answer
-REQUEST_SECONDS = 10.0  # for a client to send a request, from its first byte to the last
-ANSWER_SECONDS = 30.0  # for a client to take its answer
+WAIT_SECONDS = 1.0
+"""How long one step of the serving thread waits for its sockets; stopping wakes it at once."""
+
+CROWDED_WAIT_SECONDS = 0.05
+"""The same while some connections have to be closed to make room for new ones."""
+
+JOIN_SECONDS = 0.1
+"""At stop, between two checks for idle connections."""
+
+FLUSH_SECONDS = 1.0
+"""At stop, for clients that have not received their whole answer yet."""
+
+REQUEST_SECONDS = 10.0
+"""For a client to send a request, from its first byte to the last."""
+
+ANSWER_SECONDS = 30.0
+"""For a client to receive an answer."""
+
 CONNECTIONS = 100
-ROOM = 10  # connections that are left free for newcomers, at the cost of those that wait longest
-NEWCOMER_SECONDS = 0.25  # for which nobody is sent away to make room
+FREE_CONNECTIONS = 10
+"""Kept free for new clients, by closing the connections that have waited longest."""
+
+NEW_SECONDS = 0.25
+"""How old a connection must be before it may be closed to make room."""
+
 _WAITRESS: dict[str, Any] = {
     "channel_timeout": 10,
     "cleanup_interval": 5,
     "connection_limit": CONNECTIONS + 2,  # the listener and the trigger are counted
     "max_request_header_size": 16 * 1024,
     "max_request_body_size": 64 * 1024,
-    # An answer is made whole and then sent, however long that takes: with a mark that is reached, a
-    # client that does not read would hold up the thread that makes answers.
+    # An answer is made as a whole and then sent, however long that takes. If it could reach the
+    # high watermark, a client that does not read would block the thread that makes answers.
     "outbuf_high_watermark": 1 << 40,
     "outbuf_overflow": 4 * 1024 * 1024,  # the largest answer needs no temporary file
     "ident": "",
-    "clear_untrusted_proxy_headers": True,  # stated because waitress 2 warns when it is not
+    "clear_untrusted_proxy_headers": True,  # stated because waitress 2 warns if it is not
 }
 
 _NOT_HERE = "give an address of this machine, or 0.0.0.0 for all of them"
@@ -53,86 +70,121 @@ _REMEDIES = {
     errno.EADDRNOTAVAIL: f"the host is not this machine; {_NOT_HERE}",
 }
 
+_logger = logging.getLogger("waitress")
 
-class Serving:
-    """One start of the server: its socket, its workers and its serving thread, until all end.
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on the host, on IPv4 if it has both; "::" listens on both.
+
+    Raises `PortUnavailable`, which names the remedy.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        both = address[0] == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address, family=family, dualstack_ipv6=both)
+    except (OSError, ValueError) as error:  # ValueError: a host that no resolver accepts
+        number = error.errno if isinstance(error, OSError) else None
+        known = _REMEDIES.get(number) if number else None
+        raise PortUnavailable(
+            f"health server cannot listen on host {host!r}, port {port}: "
+            + (known or f"{error}; {_NOT_HERE}")
+        ) from error
+
+
+class HttpServer:
+    """Serves from a listening socket, from construction until `stop`.
 
     Only the serving thread touches waitress's sockets, from the first client to the last close.
-    Others ask it to end by waking it through waitress's trigger.
+    Other threads ask it to stop by waking it through waitress's trigger.
+
+    Any thread may call any method. The constructor takes over `listener`, also if it raises: the
+    RuntimeError of a system that has no more threads, say.
     """
 
     def __init__(self, app: Callable[..., Any], listener: socket.socket) -> None:
         self.port: int = listener.getsockname()[1]
-        self._map: dict[int, Any] = {}
+        self._sockets: dict[int, Any] = {}  # by descriptor; waitress calls it the map
         self._workers = _Workers(f"health-server-{self.port}")
-        self._thread = threading.Thread(
-            target=self._serve, name=f"health-server-{self.port}", daemon=True
+        self._stopping = threading.Event()
+        self._loop = Loop(
+            f"health-server-{self.port}",
+            step=self._serve,
+            stop=self._stopping,
+            on_error=_log_error,
+            finish=self._close,
         )
-        # Held while the trigger is pulled or closed: a pull of a closed one would write its byte
-        # into whatever file has got the descriptor since. Re-entrant for signal handlers.
+        # Held while the trigger is pulled or closed: pulling a closed one would write its byte
+        # into whatever file has the descriptor by then. Re-entrant for signal handlers.
         self._trigger_lock = threading.RLock()
-        self._ending = threading.Event()
-        self._patience = _Patience()  # owned by the serving thread
+        # Owned by the serving thread.
+        self._slow_clients = _SlowClients()
+        self._is_crowded = False
         try:
-            self._server: Any = create_server(
-                app, map=self._map, sockets=[listener], _dispatcher=self._workers, **_WAITRESS
-            )
+            self._server = self._make_server(app, listener)
+            self._server.channel_class = _Channel
             self._workers.set_thread_count(WORKERS)
-            self._thread.start()
+            self._loop.start()
         except BaseException:
             self._workers.set_thread_count(0)
-            wasyncore.close_all(self._map)
+            wasyncore.close_all(self._sockets)
             listener.close()
             raise
 
     @property
-    def ending(self) -> bool:
-        return self._ending.is_set()
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
 
-    def end(self) -> None:
-        """Have everything end; never waits. Requests that are being answered are finished."""
+    def stop(self) -> None:
+        """Stop listening, and end all threads once the current requests are answered.
+
+        Never blocks.
+        """
         with self._trigger_lock:
-            if not self._ending.is_set():
-                self._ending.set()
+            if not self._stopping.is_set():
+                self._stopping.set()
                 self._server.pull_trigger()
 
-    def join(self, timeout: float) -> bool:
-        """Wait until everything has ended, unless called by one of its threads; whether it has."""
-        if threading.current_thread() not in self._workers.started:
-            self._thread.join(max(timeout, 0.0))
-        return not self._thread.is_alive()
+    def join(self, deadline: float) -> bool:
+        """Wait until all threads have ended or until `deadline` (monotonic clock).
+
+        Returns whether they have ended. Does not wait if one of them calls this.
+        """
+        if threading.current_thread() in self._workers.started:
+            return False
+        return self._loop.join(deadline)
 
     def close_copies(self) -> None:
-        """In a forked process, which has no thread of the server: close its copies of the sockets.
+        """Close this process's copies of the sockets. For a forked process, which has no thread.
 
-        Else they would keep the port taken, and clients connected, as long as that process lives.
+        While they are open, the port stays taken and clients stay connected.
         """
-        for owner in list(self._map.values()):
+        for owner in list(self._sockets.values()):
             if isinstance(owner, wasyncore.dispatcher):
                 wasyncore.dispatcher.close(owner)  # without the locks of a channel
             else:
                 owner.close()
 
-    def _serve(self) -> None:
-        self._server.channel_class = _Channel
-        try:
-            crowded = False
-            while not self._ending.is_set():
-                self._turn(CROWDED_TURN_SECONDS if crowded else TURN_SECONDS)
-                crowded = self._patience.look(self._channels())
-        finally:
-            self._close()
+    def _make_server(self, app: Callable[..., Any], listener: socket.socket) -> Any:
+        return create_server(
+            app, map=self._sockets, sockets=[listener], _dispatcher=self._workers, **_WAITRESS
+        )
 
-    def _turn(self, seconds: float) -> None:
-        wasyncore.loop(timeout=seconds, use_poll=True, map=self._map, count=1)
+    def _serve(self) -> None:
+        """One step of the serving thread."""
+        self._handle_sockets(CROWDED_WAIT_SECONDS if self._is_crowded else WAIT_SECONDS)
+        self._is_crowded = self._slow_clients.disconnect(self._channels())
+
+    def _handle_sockets(self, wait_seconds: float) -> None:
+        wasyncore.loop(timeout=wait_seconds, use_poll=True, map=self._sockets, count=1)
 
     def _close(self) -> None:
-        # First the listener, so that new clients are refused at once. Its own close() would take
-        # the trigger along, which the workers pull after each answer.
-        self._ending.set()
+        # First the listener, so that new clients are refused at once. Its own close() would close
+        # the trigger too, which the workers pull after each answer.
         wasyncore.dispatcher.close(self._server)
-        # Then the workers, each after the request it is at; they send their answers themselves.
-        # Meanwhile clients that wait for nothing are let go: keep-alive would hold them for ever.
+        # Then the workers, each after its current request; they send their answers themselves.
+        # Meanwhile idle connections are closed: keep-alive would hold them open for ever.
         self._workers.set_thread_count(0)
         for worker in self._workers.started:
             while worker.is_alive():
@@ -140,66 +192,71 @@ class Serving:
                     if not (channel.requests or channel.total_outbufs_len):
                         channel.handle_close()
                 worker.join(JOIN_SECONDS)
-        # Then what a slow client did not take yet is left to this thread, for a moment.
-        give_up = monotonic() + FLUSH_SECONDS
-        while monotonic() < give_up and any(c.total_outbufs_len for c in self._channels()):
-            self._turn(0.1)
+        # Then this thread sends what slow clients have not received yet, for a moment.
+        deadline = monotonic() + FLUSH_SECONDS
+        while monotonic() < deadline and any(c.total_outbufs_len for c in self._channels()):
+            self._handle_sockets(0.1)
         for channel in self._channels():
             channel.handle_close()
-        # The trigger last, now that nobody is left to pull it.
+        # The trigger last, when no thread is left that could pull it.
         with self._trigger_lock:
-            wasyncore.close_all(self._map)
+            wasyncore.close_all(self._sockets)
 
     def _channels(self) -> list[Any]:
         return list(self._server.active_channels.values())
 
 
-class _Patience:
-    """Sends clients away that take too long, or that wait while others need the room.
+def _log_error(error: BaseException, _failures: int) -> float:
+    _logger.error("serving HTTP failed and goes on in a second", exc_info=error)
+    return 1.0
 
-    Waitress itself does so only where nothing at all was sent for a while, which a client that
-    sends a byte now and then never lets happen. For the serving thread.
+
+class _SlowClients:
+    """Disconnects clients that take too long, or that wait while others need the room.
+
+    Waitress itself only disconnects a client that has sent nothing at all for a while, and a client
+    can prevent that by sending a byte now and then. For the serving thread.
     """
 
     def __init__(self) -> None:
-        # What each client is at, and since when.
-        self._at: dict[Any, tuple[object, float]] = {}
+        # What each client is doing, and since when.
+        self._activities: dict[Any, tuple[object, float]] = {}
 
-    def look(self, channels: list[Any]) -> bool:
-        """Send away whom that befalls, and tell whether there are more than there is room for."""
+    def disconnect(self, channels: list[Any]) -> bool:
+        """Disconnect the clients that are too slow; return whether there are too many clients."""
         now = monotonic()
-        before = self._at
-        self._at = {}
+        before = self._activities
+        self._activities = {}
         waiting: list[tuple[bool, float, Any]] = []
         for channel in channels:
-            # Of a request, the parser that collects it: the next request has another one.
-            at = "answer" if channel.total_outbufs_len else channel.request
-            was_at, since = before.get(channel, (None, now))
-            if was_at is not at:
+            # A request is identified by its parser: the next request has another one.
+            activity = "answer" if channel.total_outbufs_len else channel.request
+            previous, since = before.get(channel, (None, now))
+            if previous is not activity:
                 since = now
-            self._at[channel] = (at, since)
-            limit = ANSWER_SECONDS if at == "answer" else REQUEST_SECONDS
-            if at is not None and now - since > limit:
-                channel.handle_close()  # not when it can be written to, which may be never
-            elif now - since > NEWCOMER_SECONDS and not channel.requests:
-                waiting.append((at != "answer", since, channel))
-        excess = len(channels) - (CONNECTIONS - ROOM)
+            self._activities[channel] = (activity, since)
+            limit = ANSWER_SECONDS if activity == "answer" else REQUEST_SECONDS
+            if activity is not None and now - since > limit:
+                channel.handle_close()  # and not once it can be written to, which may be never
+            elif now - since > NEW_SECONDS and not channel.requests:
+                waiting.append((activity != "answer", since, channel))
+        excess = len(channels) - (CONNECTIONS - FREE_CONNECTIONS)
         if excess > 0:
-            # Those with an answer that they do not take go first: they cost the most.
+            # Those that do not receive their answer first: they cost the most memory.
             for _, _, channel in sorted(waiting, key=lambda entry: entry[:2])[:excess]:
                 channel.handle_close()
         return excess > 0
 
 
 class _Request(HTTPRequestParser):
-    """Waitress's reading of a request, but one at a time and without tracebacks in the log.
+    """Waitress's parser, but for one request at a time and without tracebacks in the log.
 
-    What a client sends behind a request before it has the answer is dropped, and the connection
-    closed after that answer (RFC 9112, section 9.3.2, has it ask again): else one connection could
-    call for hundreds of answers and take none.
+    Bytes that a client sends behind a request, before it has the answer, are dropped, and the
+    connection is closed after that answer (RFC 9112, section 9.3.2, has the client repeat them).
+    Otherwise one connection could request hundreds of answers and receive none.
     """
 
-    path = ""  # logged when a client has gone before its answer, also if no path was ever read
+    path = ""  # logged if a client leaves before its answer, even if no path was ever read
 
     def received(self, data: bytes) -> int:
         consumed: int = super().received(data)
@@ -210,12 +267,14 @@ class _Request(HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
-        except ValueError:  # such as of http://[ and of a length with thousands of digits
+        except ValueError:  # of http://[ for example, and of a length with thousands of digits
             raise ParsingError("Invalid address or number") from None
+        if not self.command:  # waitress 2 answers such a request, as if it had no method
+            raise ParsingError("Start line is invalid")
 
 
 class _EscapingLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11
-    """Waitress's log, which has paths as clients send them: line breaks in there forge no lines."""
+    """Waitress's log. It has paths as clients send them, so line breaks in it are escaped."""
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
         return str(msg).encode("unicode_escape").decode(), kwargs
@@ -223,13 +282,13 @@ class _EscapingLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not b
 
 class _Channel(HTTPChannel):
     parser_class = _Request
-    logger = _EscapingLogger(logging.getLogger("waitress"), {})  # type: ignore[assignment]
+    logger = _EscapingLogger(_logger, {})  # type: ignore[assignment]
 
 
 class _Workers(ThreadedTaskDispatcher):
     """Waitress's worker threads, with names, and kept so that they can be joined."""
 
-    # Waitress warns about every request that waits for a moment. Here that is no news.
+    # Waitress warns about every request that waits for a moment; that is normal here.
     queue_logger = logging.Logger(__name__, level=logging.CRITICAL)
 
     def __init__(self, name: str) -> None:
@@ -243,22 +302,3 @@ class _Workers(ThreadedTaskDispatcher):
         )
         thread.start()
         self.started.append(thread)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on the host, on IPv4 where it has both; "::" takes both.
-
-    Raises `PortUnavailable`, which names the remedy.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        both = address[0] == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address, family=family, dualstack_ipv6=both)
-    except (OSError, ValueError) as error:  # ValueError: a host no resolver takes
-        number = error.errno if isinstance(error, OSError) else None
-        known = _REMEDIES.get(number) if number else None
-        raise PortUnavailable(
-            f"health server cannot listen on host {host!r}, port {port}: "
-            + (known or f"{error}; {_NOT_HERE}")
-        ) from error

@@ -1,8 +1,9 @@
-"""The metrics that have names of their own: what each one is, and which service has it."""
+"""The metrics that the library knows by name: what each one is, and which service has it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal, TypeAlias
 
 from shared_sync.common import queue_metrics
@@ -13,7 +14,7 @@ KINDS: Final[tuple[Kind, ...]] = ("counter", "gauge", "duration")
 
 @dataclass(frozen=True, slots=True)
 class MetricDescription:
-    """What a metric is. `unit` is empty for a plain number; a duration's is "seconds"."""
+    """What a metric is. `unit` is empty for a plain number, and "seconds" for a duration."""
 
     name: str
     kind: Kind
@@ -111,13 +112,13 @@ OWN: Final[tuple[MetricDescription, ...]] = (
     _counter("errors", "Errors by category and type."),
     _counter(
         "metrics_dropped_label_sets",
-        'Recordings counted under the label value "other", for want of room.',
+        'Recordings counted under the label value "other", because there are too many.',
     ),
 )
 
 KNOWN: Final[dict[str, MetricDescription]] = {
-    about.name: about
-    for about in (*(about for service in SERVICES.values() for about in service), *CONSUMER, *OWN)
-    if isinstance(about, MetricDescription)
+    metric.name: metric
+    for metric in chain(*SERVICES.values(), CONSUMER, OWN)
+    if isinstance(metric, MetricDescription)
 }
-"""All of them by name, whether declared or not."""
+"""All of these metrics by name, whether declared or not."""

@@ -13,9 +13,9 @@ from typing import NamedTuple
 class ContainerMemory:
     """Memory of the container at one moment, in bytes.
 
-    `used_bytes` is the working set as Kubernetes counts it: all that is charged to the container
-    but file pages the kernel would drop first. What is left up to `limit_bytes` is what the
-    container can still take before the kernel kills in it.
+    `used_bytes` is the working set as Kubernetes counts it: all that is charged to the container,
+    without the file pages that the kernel would drop first. When it reaches `limit_bytes`, the
+    kernel kills a process in the container.
     """
 
     used_bytes: int
@@ -23,12 +23,12 @@ class ContainerMemory:
 
     @property
     def used_ratio(self) -> float:
-        """The share of the limit that is in use; can pass 1 for a moment."""
+        """The share of the limit that is in use; can be more than 1 for a moment."""
         return self.used_bytes / self.limit_bytes if self.limit_bytes else 1.0
 
 
 class _Files(NamedTuple):
-    """What one version of cgroups calls its files, and the line of memory.stat that counts."""
+    """The names of the files in one version of cgroups, and of a line in memory.stat."""
 
     limit: str
     usage: str
@@ -37,19 +37,19 @@ class _Files(NamedTuple):
 
 _V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = _Files("memory.max", "memory.current", "inactive_file")
-_NO_LIMIT = 2**62  # v1 has no word for it: it says 2**63 less a page, whatever a page's size is
+_NO_LIMIT = 2**62  # without a limit v1 reports 2**63 less a page, whatever the size of a page
 
 
 def container_memory(root: Path = Path("/")) -> ContainerMemory | None:
     """Return the memory of the cgroup that limits this process most, itself or one above it.
 
-    None where there is no limit, no cgroup, or nothing that may be read. A limit is reported even
-    if it is larger than the machine's memory. A file that holds something else than it should
-    raises ValueError. Blocks for a few reads of files that the kernel answers from memory.
+    None if there is no limit, no cgroup, or nothing that may be read. A limit is reported even if
+    it is larger than the machine's memory. Raises ValueError if a file contains something else than
+    it should. Blocks for a few reads of files that the kernel answers from memory.
 
     Written after the kernel's Documentation/admin-guide/cgroup-v2.rst (memory.max, memory.current,
     memory.stat; /proc/self/cgroup and namespaces) and cgroup-v1/memory.rst (section 5.2, stat
-    file). Both versions are looked at, since a machine may run them side by side.
+    file). Both versions are read, because a machine may run them side by side.
     """
     limits = [
         (limit, folder, files)
@@ -58,7 +58,7 @@ def container_memory(root: Path = Path("/")) -> ContainerMemory | None:
     ]
     if not limits:
         return None
-    # Of equal limits min takes the first, which is the outermost: that one is reached first.
+    # Of equal limits min returns the first, which is the outermost: that one is reached first.
     limit, folder, files = min(limits, key=lambda found: found[0])
     usage = _read(folder / files.usage)
     if usage is None:
@@ -81,10 +81,10 @@ def _cgroups(root: Path) -> Iterator[tuple[Path, _Files]]:
 
 
 def _way_down(mount: Path, path: str) -> list[Path]:
-    """Return the folders from the mount down to the cgroup, or the mount alone.
+    """Return the folders from the mount down to the cgroup, or only the mount.
 
-    Alone, because a path that is not there, or leads out of the mount, is that of the host: then
-    the mount begins at the container's own cgroup.
+    A path that does not exist, or leads out of the mount, is that of the host. Then the mount
+    begins at the container's own cgroup.
     """
     parts = [part for part in path.split("/") if part]
     if ".." in parts or not mount.joinpath(*parts).is_dir():
@@ -100,16 +100,16 @@ def _limit(file: Path) -> int | None:
 
 
 def _inactive(folder: Path, files: _Files) -> int:
-    """Return the bytes of inactive file pages; 0 where they are not told."""
+    """Return the bytes of inactive file pages; 0 if they are not reported."""
     for line in (_read(folder / "memory.stat") or "").splitlines():
-        name, _, figure = line.partition(" ")
+        name, _, number = line.partition(" ")
         if name == files.inactive:
-            return int(figure)
+            return int(number)
     return 0
 
 
 def _read(file: Path) -> str | None:
-    """Return the text of a file, or None if it may not be read, is not there, or just went."""
+    """Return the text of a file, or None if it cannot be read."""
     try:
         return os.fsdecode(file.read_bytes()).strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""What kind of trouble an error is, judged by its type and never by its text."""
+"""The category of an error, which depends on its type and never on its text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEPENDENCY: Final = "dependency"
 INTERNAL: Final = "internal"
 
 CATEGORIES: Final = (BAD_INPUT, TIMEOUT, OUT_OF_MEMORY, DEVICE, DEPENDENCY, INTERNAL)
-"""All there are. An error of a type that nothing is known about is internal."""
+"""All categories. An error of a type that is not known is internal."""
 
 _KNOWN: Final[dict[type[BaseException], str]] = {
     ValueError: BAD_INPUT,  # with UnicodeError and json.JSONDecodeError
@@ -29,13 +29,13 @@ _KNOWN: Final[dict[type[BaseException], str]] = {
     concurrent.futures.TimeoutError: TIMEOUT,  # a type of its own before Python 3.11
     subprocess.TimeoutExpired: TIMEOUT,
     MemoryError: OUT_OF_MEMORY,
-    OSError: DEPENDENCY,  # with ConnectionError and what disks and name servers say
+    OSError: DEPENDENCY,  # with ConnectionError and errors of disks and name servers
     errors.RedisUnavailable: DEPENDENCY,
     errors.RedisRefused: DEPENDENCY,
     errors.QueueFull: DEPENDENCY,
 }
 
-# By the place where the class is defined, so that nothing has to be imported to know it.
+# By the place where the class is defined, so that nothing has to be imported.
 _KNOWN_ELSEWHERE: Final = {
     "torch.OutOfMemoryError": OUT_OF_MEMORY,
     "torch.cuda.OutOfMemoryError": OUT_OF_MEMORY,
@@ -55,20 +55,23 @@ _KNOWN_ELSEWHERE: Final = {
     "botocore.exceptions.BotoCoreError": DEPENDENCY,
 }
 
-_DEADLINE: Final = "deadline"  # what the consumer calls a job that ran for too long
+_DEADLINE: Final = "deadline"  # the consumer's error type for a job that ran for too long
 
 
 class Categories:
     """Sorts error types into categories. Any thread may call any method."""
 
     def __init__(self) -> None:
-        # Written under the interpreter's lock, one entry at a time; read without another.
+        # Written one entry at a time, which is atomic; any thread may read.
         self._registered: dict[type[BaseException], str] = {}
 
     def register(self, error_type: type[BaseException], category: str) -> None:
-        """Sort errors of this type, and of types derived from it, into this category."""
+        """Put errors of this type, and of types derived from it, into a category.
+
+        Raises ConfigurationError for what is no type of an exception, or no category.
+        """
         if not (isinstance(error_type, type) and issubclass(error_type, BaseException)):
-            raise ConfigurationError(f"an exception type is wanted, not {error_type!r}")
+            raise ConfigurationError(f"error_type must be an exception type, not {error_type!r}")
         if category not in CATEGORIES:
             raise ConfigurationError(
                 f"category must be one of {', '.join(CATEGORIES)}; not {category!r}"
@@ -76,7 +79,7 @@ class Categories:
         self._registered[error_type] = category
 
     def of(self, error_type: type[BaseException]) -> str:
-        """Return the category of the nearest type in its ancestry that is known."""
+        """Return the category of the type, or of its nearest ancestor that has one."""
         for ancestor in error_type.__mro__:
             place = f"{ancestor.__module__}.{ancestor.__qualname__}"
             category = (
@@ -89,7 +92,7 @@ class Categories:
         return INTERNAL
 
     def of_name(self, name: str) -> str:
-        """Return the category of a type of which only the name is told."""
+        """Return the category of a type of which only the name is known."""
         known = (*self._registered, *_KNOWN, getattr(builtins, name, None))
         for error_type in known:
             if isinstance(error_type, type) and error_type.__name__ == name:

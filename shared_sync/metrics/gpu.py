@@ -1,4 +1,4 @@
-"""The GPUs, as NVIDIA's management library sees them; none where it is not installed."""
+"""The GPUs, as NVIDIA's management library reports them; none if it is not installed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MODULE = "pynvml"  # of the package nvidia-ml-py
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """One GPU at one moment. A figure it does not support, or may not tell us, is None.
+    """One GPU at one moment. A value that it does not support, or that we may not read, is None.
 
     `index` is the number that nvidia-smi shows. Memory and utilization are of the whole device,
-    whoever uses it; `utilization_ratio` is the share of the last moments, 0 to 1, in which anything
-    ran on it, and says nothing of how much.
+    whoever uses it. `utilization_ratio` is the share of the last moments, 0 to 1, in which anything
+    ran on the device, whether it was busy with little or with much.
     """
 
     index: int
@@ -34,39 +34,39 @@ def may_have_gpus() -> bool:
 
 
 class Gpus:
-    """Reads all GPUs of this machine. For one thread at a time, and not one that is in a hurry.
+    """Reads all GPUs of this machine. One thread at a time may read.
 
-    The library's driver may take seconds to begin, and may hang.
+    A read may block for seconds while the driver begins, and may hang.
     """
 
     def __init__(self) -> None:
         # Owned by the thread that reads; `available` and `failures` may be read by any.
         self.failures = 0
-        """GPUs that failed, one for each read, where others did not."""
-        self._asked = False
+        """GPUs that failed in a read in which others did not."""
+        self._began = False
         self._nvml: Any = None
 
     @property
     def available(self) -> bool:
-        """Whether the library and a driver are there; not before the first `read`."""
+        """Whether there are the library and a driver; False before the first `read`."""
         return self._nvml is not None
 
     def read(self) -> tuple[GpuSample, ...]:
-        """Return a sample of each GPU that we may look at. May block for long.
+        """Return a sample of each GPU that this process may read. May block for long.
 
-        The first call imports the library and begins it. Where either is not possible, there are
-        no GPUs from then on, and it is not tried again. A GPU that fails, such as one that fell off
-        the bus, is left out; if no other is there, what the library raised is raised.
+        The first call imports and initializes the library. If that is not possible, there are no
+        GPUs from then on, and it is not tried again. A GPU that fails, such as one that fell off
+        the bus, is left out; if there is no other, the error of the library is raised.
         """
-        if not self._asked:
-            self._asked = True
+        if not self._began:
+            self._began = True
             self._nvml = _begin()
         if self._nvml is None:
             return ()
         try:
             return self._samples()
         except self._nvml.NVMLError_Uninitialized:
-            # Others in this process use the library too, and one of them has ended it for all.
+            # Other code in this process uses the library too, and has shut it down for all.
             self._nvml.nvmlInit()
             return self._samples()
 
@@ -89,7 +89,7 @@ class Gpus:
 
 
 def _begin() -> Any:
-    """Return the library, ready for use, or None if it is not here or finds no driver."""
+    """Return the library, initialized, or None if it is not installed or finds no driver."""
     try:
         nvml = importlib.import_module(_MODULE)
     except ImportError:
@@ -105,9 +105,9 @@ def _sample(nvml: Any, index: int) -> GpuSample | None:
     try:
         device = nvml.nvmlDeviceGetHandleByIndex(index)
     except nvml.NVMLError_NoPermission:
-        return None  # the count has GPUs in it that were given to other containers
+        return None  # the count includes GPUs that were given to other containers
 
-    def figure(read: Callable[..., Any], *arguments: Any) -> Any:
+    def query(read: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return read(device, *arguments)
         except (
@@ -117,12 +117,12 @@ def _sample(nvml: Any, index: int) -> GpuSample | None:
         ):
             return None
 
-    memory = figure(nvml.nvmlDeviceGetMemoryInfo)
-    utilization = figure(nvml.nvmlDeviceGetUtilizationRates)
+    memory = query(nvml.nvmlDeviceGetMemoryInfo)
+    utilization = query(nvml.nvmlDeviceGetUtilizationRates)
     return GpuSample(
         index=index,
         memory_used_bytes=None if memory is None else memory.used,
         memory_total_bytes=None if memory is None else memory.total,
         utilization_ratio=None if utilization is None else utilization.gpu / 100,
-        temperature_celsius=figure(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        temperature_celsius=query(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
     )

@@ -1,12 +1,10 @@
-"""Where durations are kept: how many fell into which of 1164 fixed buckets.
+"""Histograms of durations: how many fell into each of 1164 fixed buckets.
 
 A bucket is 2 % wide, so a quantile is wrong by at most 1 %, whatever the shape of the data, and no
-bucket has to be chosen in advance. Lengths from 10 µs to 100,000 s are told apart; shorter and
+bucket has to be chosen in advance. Durations from 10 µs to 100,000 s are distinguished; shorter and
 longer ones share the first and the last bucket. The idea of buckets that grow by a constant factor,
 which makes the relative error constant and histograms mergeable, is that of DDSketch (Masson, Rim,
 Lee: "DDSketch: a fast and fully-mergeable quantile sketch with relative-error guarantees", 2019).
-
-Nothing here locks: whoever owns a histogram guards it.
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ LONGEST_SECONDS = 1e5
 GAMMA = 1.02  # the upper edge of a bucket divided by its lower edge
 PER_LOG = 1 / log(GAMMA)
 OFFSET = 1 - log(SHORTEST_SECONDS) * PER_LOG
-"""Bucket of a length between the shortest and the longest: `int(log(seconds) * PER_LOG + OFFSET)`,
-for those who cannot afford a call."""
+"""The bucket of a duration between the shortest and the longest is
+`int(log(seconds) * PER_LOG + OFFSET)`, where a call of `bucket_of` would cost too much."""
 
 _LAST = int(log(LONGEST_SECONDS) * PER_LOG + OFFSET)
 _EMPTY = [0] * (_LAST + 1)
@@ -42,7 +40,7 @@ def bucket_of(seconds: float) -> int:
 
 
 def upper_edge(bucket: int) -> float:
-    """Return the length in seconds at which the next bucket begins."""
+    """Return the duration in seconds at which the next bucket begins."""
     return float(SHORTEST_SECONDS * GAMMA**bucket)
 
 
@@ -51,14 +49,14 @@ class Histogram:
 
     Never changes after construction. Only the buckets between the first and the last one in use
     are kept, each in as few bytes as the largest count needs: some hundred bytes for durations
-    within a factor of ten of each other, 10 KB at the very most. `low` is infinite and `high` is 0
-    where nothing was recorded.
+    within a factor of ten of each other, 10 KB at most. If nothing was recorded, `low` is infinite
+    and `high` is 0.
     """
 
     __slots__ = ("_counts", "_first", "count", "high", "low", "total")
 
     def __init__(self, counts: Sequence[int], first: int, total: float, low: float, high: float):
-        """Keep `counts`, which begin with bucket `first`."""
+        """`counts` begin with bucket `first`."""
         self._first = first
         self._counts = _packed(counts)
         self.count = sum(counts)
@@ -68,7 +66,7 @@ class Histogram:
 
     @classmethod
     def merged(cls, parts: Iterable[Histogram]) -> Histogram:
-        """Return what would be there if everything had been recorded in one."""
+        """Return the histogram of all durations of the parts."""
         used = [part for part in parts if part.count]
         if len(used) == 1:
             return used[0]
@@ -98,8 +96,8 @@ class Histogram:
     def quantile(self, share: float) -> float | None:
         """Return the shortest duration that at least `share` (0 to 1) of all do not exceed.
 
-        At most 1 % off between 10 µs and 100,000 s, and never outside of what was recorded. None if
-        nothing was.
+        At most 1 % off between 10 µs and 100,000 s, and never outside the range of what was
+        recorded. None if nothing was recorded.
         """
         if not self.count:
             return None
@@ -107,18 +105,18 @@ class Histogram:
         if rank == self.count:
             return self.high
         bucket = self._first + bisect_left(list(accumulate(self._counts)), rank)
-        # 2 / (GAMMA + 1) of the upper edge is equally far, as a ratio, from both edges.
+        # 2 / (GAMMA + 1) of the upper edge has the same ratio to both edges.
         return min(max(upper_edge(bucket) * 2 / (GAMMA + 1), self.low), self.high)
 
     def up_to(self, buckets: Iterable[int]) -> list[int]:
-        """Return for each of these buckets how many durations are in it or in one before it."""
+        """Return for each bucket how many durations are in it or in a bucket before it."""
         sums = [0, *accumulate(self._counts)]
         last = len(self._counts)
         return [sums[min(max(bucket - self._first + 1, 0), last)] for bucket in buckets]
 
 
 def _packed(counts: Sequence[int]) -> array[int]:
-    """The counts in the smallest kind of array that holds them."""
+    """Return the counts in the array with the smallest items that can hold them."""
     most = max(counts, default=0)
     code = next(
         code for code, bits in (("B", 8), ("H", 16), ("I", 32), ("Q", 64)) if most < 1 << bits
@@ -131,7 +129,7 @@ NOTHING = Histogram((), 0, 0.0, inf, 0.0)
 
 
 class SlidingHistogram:
-    """Durations of the last few minutes, and of the whole life, as histograms.
+    """Durations of the last few minutes, and of all time, as histograms.
 
     The current slice of the window is a list of counts, because counting in an array takes longer:
     9 KB. Slices that have ended are kept as histograms, usually as much again; those that have left
@@ -191,7 +189,7 @@ class SlidingHistogram:
         return twin
 
     def read(self, now: float) -> tuple[Histogram, Histogram]:
-        """Return the durations of the window that ends at `now`, and those of the whole life."""
+        """Return the durations of the window that ends at `now`, and those of all time."""
         parts = [*self._window.slices, (self.ends, self._current())]
         recent = Histogram.merged(
             part for ended_at, part in parts if self._window.is_within(ended_at, now)

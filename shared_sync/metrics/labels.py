@@ -15,7 +15,7 @@ LabelSet: TypeAlias = tuple[tuple[str, str], ...]
 """Names and values, sorted by name; empty for a series without labels."""
 
 MAX_LABEL_SETS = 200
-"""Label sets that are told apart for each metric; the others count under the value "other"."""
+"""Label sets that are distinguished for each metric; the others count under the value "other"."""
 
 OTHER = "other"
 _EMPTY = "unknown"

@@ -9,7 +9,7 @@ from shared_sync.errors import ConfigurationError
 from shared_sync.metrics.labels import MAX_LABEL_SETS, LabelSet, shown
 
 MAX_ERROR_TYPES: Final = 100
-"""Error types that are told apart; the others count as the type "other" of their category."""
+"""Error types that are distinguished; the others count as the type "other" of their category."""
 
 ERRORS: Final = "errors"
 ERRORS_PREFIX: Final = "errors."
@@ -75,7 +75,7 @@ class MetricNames:
             )
 
     def admit(self, metric: str, labels: LabelSet) -> bool:
-        """Return whether the label set is told apart; False if the metric has enough others."""
+        """Return whether the label set is distinguished; False if the metric has enough others."""
         known = self._label_sets.setdefault(metric, set())
         if labels in known:
             return True

@@ -1,16 +1,16 @@
-"""A source of figures that may hang or fail: read from its own thread, so nobody waits for it."""
+"""A source of values that may hang or fail: a background thread reads it, so that nobody waits."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from shared_sync.common.fork import PerProcess
-from shared_sync.common.loop import BackgroundLoop
+from shared_sync.common.outage import Outage
+from shared_sync.common.poller import Poller, PollResult
 
 T = TypeVar("T")
 
@@ -18,46 +18,59 @@ _logger = logging.getLogger(__name__)
 
 
 class NothingToRead(Exception):
-    """Raised by what a source calls: there is nothing here, and never will be. No failure."""
+    """Raised by the function of a source: there is nothing to read, and never will be."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call. Whoever gets the lock tells that it went wrong; it is never given back."""
+class _SourceLog:
+    """Logs the first failure or hang of a source, and its recovery; errors only by their type."""
 
-    began: float
-    told: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        # Fixed after construction.
+        self._name = name
+        # Each process's own: a fork does not recover from an outage of its parent.
+        self._outages = PerProcess(partial(Outage, clock))
+        # Written by the source's thread; any thread may read.
+        self.call_began_at = 0.0
+
+    def failed(self, error: BaseException) -> None:
+        if self._begins():
+            self._warn(f"fails: {type(error).__name__}")
+
+    def hung(self, timeout_seconds: float) -> Callable[[], None] | None:
+        if not self._begins():
+            return None
+        return partial(self._warn, f"has not answered for {timeout_seconds:g} s")
+
+    def succeeded(self) -> None:
+        seconds = self._outages.get().ends()
+        if seconds is not None:
+            _logger.info("source %s answers again after %.1f s", self._name, seconds)
+
+    def _begins(self) -> bool:
+        return self._outages.get().begins(since=self.call_began_at)
+
+    def _warn(self, problem: str) -> None:
+        _logger.warning(
+            "source %s %s; its values are missing until it answers again", self._name, problem
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class _State(Generic[T]):
-    """All that is known, as of one moment."""
-
-    result: T | None = None
-    running: _Call | None = None
-    raised: int = 0
-    hung: int = 0  # without the call that runs
-    in_trouble_since: float | None = None
-
-
-class _Held(Generic[T]):
-    """The state. The source's thread alone replaces it, as a whole; anyone may read it."""
-
-    __slots__ = ("state",)
-
-    def __init__(self) -> None:
-        self.state: _State[T] = _State()
-
-
-class Source(Generic[T]):
+class PolledSource(Generic[T]):
     """Calls `read` from a daemon thread, at once and then `period_seconds` after each return.
 
-    A call that takes longer than `limit_seconds` hangs: nothing is known until it returns, and
-    there is no way to end it. The first failure or hang is logged, by the type of the error, then
-    nothing until the recovery. `name` is for the log and the thread.
+    A call that takes longer than `limit_seconds` hangs: there is no value until it returns, and no
+    way to interrupt it. The first failure or hang is logged, then nothing until the recovery.
 
-    The thread holds on to `read` and whatever that refers to, until `stop`; so that must not be
-    the owner who would call `stop` on its end. Any thread may call any method; none waits.
+    The thread keeps `read` alive, and whatever that refers to, until `stop`. So `read` must not
+    refer to the object whose finalizer calls `stop`. Any thread may call any method; none blocks.
+
+    Args:
+        name: The name of the source, for the log and the thread.
+        read: Returns the values. May block and may raise anything. If it raises `NothingToRead`,
+            the thread ends, and that is no failure.
+        period_seconds: Seconds from the end of one call to the beginning of the next.
+        limit_seconds: Time limit of one call.
+        clock: Counts seconds and never runs backwards.
     """
 
     def __init__(
@@ -70,81 +83,51 @@ class Source(Generic[T]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Fixed after construction.
-        self._name = name
         self._read = read
-        self._limit_seconds = limit_seconds
         self._clock = clock
-        self._background = BackgroundLoop(
-            f"shared-sync-{name}", self._step, period_seconds=period_seconds
+        self._log = _SourceLog(name, clock)
+        self._poller: Poller[T | None] = Poller(
+            name,
+            self._call,
+            period_seconds=period_seconds,
+            timeout_seconds=limit_seconds,
+            log=self._log,
+            thread_name=f"shared-sync-{name}",
+            clock=clock,
         )
-        # Each process's own: a call of the parent's never returns in a fork.
-        self._held: PerProcess[_Held[T]] = PerProcess(_Held)
 
     def start(self) -> None:
         """Start the thread, once in each process; a fork starts its own by calling this again.
 
-        Raises RuntimeError where the system gives no more threads.
+        Raises RuntimeError if the system gives no more threads.
         """
-        self._background.start()
+        self._poller.start()
 
     def stop(self) -> None:
-        """End the thread for good: at once, or when the call it is in returns. Never waits."""
-        self._background.stop()
+        """End the thread for good: at once, or when the running call returns. Never blocks."""
+        self._poller.stop()
 
     def latest(self) -> T | None:
         """Return what the last call returned.
 
-        None while there was none, the last one raised or the one that runs hangs, and after `stop`.
+        None before the first call has returned, if the last one raised, while one hangs, and after
+        `stop`.
         """
-        state, hanging = self._look()
-        return None if hanging is not None or self._background.stopped else state.result
+        result = self._result()
+        return None if result.hangs or self._poller.stopped else result.value
 
     @property
     def failures(self) -> int:
-        """Calls of this process that raised, and those that hung, which count from then on."""
-        state, hanging = self._look()
-        return state.raised + state.hung + (hanging is not None)
+        """The calls of this process that raised, and those that hung, counted from then on."""
+        return self._result().failures
 
-    def _look(self) -> tuple[_State[T], _Call | None]:
-        """Return the state, and the running call if it hangs, which is told here."""
-        # The clock first: a call that is still running afterwards was running at that moment.
-        now = self._clock()
-        state = self._held.get().state
-        call = state.running
-        if call is None or now - call.began <= self._limit_seconds:
-            return state, None
-        self._tell(state, call, f"has not answered for {self._limit_seconds:g} s")
-        return state, call
+    def _result(self) -> PollResult[T | None]:
+        return self._poller.check_overdue()
 
-    def _step(self) -> None:
-        held: _Held[T] = self._held.get()
-        call = _Call(self._clock())
-        before = held.state = replace(held.state, running=call)
-        error = ""
-        result: T | None = None
+    def _call(self) -> T | None:
+        self._log.call_began_at = self._clock()
         try:
-            result = self._read()
+            return self._read()
         except NothingToRead:
             self.stop()
-        except BaseException as raised:  # noqa: BLE001 - whatever it is, the next call may go well
-            error = type(raised).__name__
-        now = self._clock()
-        hung = now - call.began > self._limit_seconds
-        since = call.began if before.in_trouble_since is None else before.in_trouble_since
-        held.state = _State(
-            result=result,
-            raised=before.raised + bool(error),
-            hung=before.hung + hung,
-            in_trouble_since=since if error else None,
-        )
-        if error:
-            self._tell(before, call, f"fails: {error}")
-        elif hung or before.in_trouble_since is not None:
-            _logger.info("source %s answers again after %.1f s", self._name, now - since)
-
-    def _tell(self, state: _State[T], call: _Call, what: str) -> None:
-        """Log that a call went wrong, unless the one before did or someone has told of this one."""
-        if state.in_trouble_since is None and call.told.acquire(blocking=False):
-            _logger.warning(
-                "source %s %s; its figures are missing until it answers again", self._name, what
-            )
+            return None

@@ -17,10 +17,10 @@ SHORTEST_CPU_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ProcessSample:
-    """The process at one moment. A figure the machine does not give away is None.
+    """The process at one moment. A value that the system does not reveal is None.
 
-    `cpu_percent` is the use since the sample before, 100 for one busy core, so it can pass 100.
-    `cpu_seconds` is user and system time since the process began.
+    `cpu_percent` is the CPU use since the sample before; one busy core is 100, so it can be more.
+    `cpu_seconds` is the user and system time since the process began.
     """
 
     memory_bytes: int | None
@@ -31,9 +31,9 @@ class ProcessSample:
 
 
 class ProcessProbe:
-    """Samples this process, at most once in `max_age_seconds`. Any thread may ask.
+    """Samples this process, at most once in `max_age_seconds`. Any thread may call.
 
-    `process` is the process to look at, this one by default; `clock` counts seconds and never runs
+    `process` is the process to sample, this one by default; `clock` counts seconds and never runs
     backwards.
     """
 
@@ -48,8 +48,8 @@ class ProcessProbe:
         self._process = psutil.Process() if process is None else process
         self._clock = clock
         self._max_age_seconds = max_age_seconds
-        # Guarded by the lock, which is held while sampling: whoever comes meanwhile wants that
-        # same sample, and a second look at the CPU a moment later would measure nothing.
+        # Guarded by the lock, which is held while sampling: a thread that comes meanwhile wants the
+        # same sample, and to measure the CPU use again a moment later would make no sense.
         self._lock = threading.Lock()
         self._sampled_at = clock()
         self._sample: ProcessSample | None = None
@@ -57,10 +57,10 @@ class ProcessProbe:
         self._cpu_seconds_then = self._read_cpu_seconds()
 
     def sample(self) -> ProcessSample:
-        """Return the figures of now, or the last ones if they are fresh. Raises nothing.
+        """Return the current values, or the last ones if they are fresh. Raises nothing.
 
-        The first sample's `cpu_percent` is the use since the probe was made, None if that is less
-        than a tenth of a second ago: CPU time is told in steps of a hundredth.
+        The `cpu_percent` of the first sample is the use since construction, and None if that is
+        less than a tenth of a second ago: the system counts CPU time in steps of a hundredth.
         """
         with self._lock:
             now = self._clock()
@@ -77,22 +77,22 @@ class ProcessProbe:
             if cpu_seconds is not None and self._cpu_seconds_then is not None:
                 used = 100 * (cpu_seconds - self._cpu_seconds_then) / elapsed
             self._cpu_since, self._cpu_seconds_then = now, cpu_seconds
-        memory = _figure(self._process.memory_info)
+        memory = _read_or_none(self._process.memory_info)
         return ProcessSample(
             memory_bytes=None if memory is None else memory.rss,
             cpu_percent=used,
             cpu_seconds=cpu_seconds,
-            open_descriptors=_figure(self._process.num_fds),
-            threads=_figure(self._process.num_threads),
+            open_descriptors=_read_or_none(self._process.num_fds),
+            threads=_read_or_none(self._process.num_threads),
         )
 
     def _read_cpu_seconds(self) -> float | None:
-        times = _figure(self._process.cpu_times)
+        times = _read_or_none(self._process.cpu_times)
         return None if times is None else times.user + times.system
 
 
-def _figure(read: Callable[[], T]) -> T | None:
-    """Return what `read` returns, or None where the system does not tell, as in some containers."""
+def _read_or_none(read: Callable[[], T]) -> T | None:
+    """Return what `read` returns, or None if the system does not reveal it."""
     try:
         return read()
     except (psutil.Error, OSError):

@@ -1,7 +1,7 @@
-"""Metrics in the words of Prometheus: a snapshot as metric families.
+"""A snapshot as metric families of prometheus_client.
 
-The only module that knows prometheus_client, which takes some 80 ms to load; so it is itself
-loaded only when somebody asks for this format.
+It loads prometheus_client, which takes some 80 ms. So import this module where these formats are
+asked for, and not before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROUND_BOUNDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0),
 )
-"""Bounds in seconds that can be asked for by name, from a cache hit to an hour of speech."""
+"""Bounds in seconds that are there for every `bound_ratio`, so that queries can name them."""
 
 _FINE_FROM_SECONDS: Final = 1e-3
 _FINE_TO_SECONDS: Final = 3600.0
@@ -41,15 +41,16 @@ _BASE_UNITS: Final = {
     "megabytes": ("bytes", MEGABYTE),
     "percent": ("ratio", 0.01),
 }
-_SPOKEN_UNITS: Final = ("seconds", "bytes", "ratio", "celsius")  # at the end of a name
+_UNITS_IN_NAMES: Final = ("seconds", "bytes", "ratio", "celsius")
+"""Units that the name of a metric ends with."""
 
 
 def families(snapshot: MetricsSnapshot, namespace: str, bound_ratio: float) -> Iterator[Metric]:
     """Yield one family per metric, in base units and labelled with the instance.
 
     Counters end in `_total`; durations are lifetime histograms in `_seconds`, with bounds at most
-    `bound_ratio` apart. Names are put into the letters that Prometheus allows; should two become
-    equal by that, the later one gets a trailing underscore.
+    `bound_ratio` apart. Names are put into the letters that Prometheus allows; if two become equal
+    by that, the later one gets a trailing underscore.
     """
     return _Families(snapshot, namespace, bounds_at_most(bound_ratio)).all()
 
@@ -62,11 +63,12 @@ class _Families:
         self._namespace = namespace
         self._bounds = bounds
         self._taken: set[str] = set()
-        self._own_gauges = {
+        self._gauge_names = {
             _in_base_unit(name, self._about(name, "gauge").unit)[0] for name in snapshot.gauges
         }
 
     def all(self) -> Iterator[Metric]:
+        """Yield all families."""
         snapshot = self._snapshot
         yield self._counter("errors", {k: s.total for k, s in snapshot.counters["errors"].items()})
         yield from self._resources()
@@ -94,9 +96,9 @@ class _Families:
         yield self._counter(
             "metrics_source_failures",
             {(("source", name),): number for name, number in resources.source_failures.items()},
-            "Times that a source of these figures failed or hung.",
+            "Times that a source of these values failed or hung.",
         )
-        for name, figure, text in (
+        for name, value, text in (
             ("uptime_seconds", self._snapshot.uptime_seconds, "Age of these metrics."),
             ("memory_usage_bytes", process.memory_bytes, "Resident memory of the process."),
             (
@@ -117,25 +119,25 @@ class _Families:
                 "Longest time within the window that no Python code could run.",
             ),
         ):
-            yield from self._derived(name, figure, text)
-        for name, figure_of, text in (
+            yield from self._derived(name, value, text)
+        for name, attribute, text in (
             ("gpu_memory_used_bytes", "memory_used_bytes", "Memory of the GPU in use."),
             ("gpu_memory_total_bytes", "memory_total_bytes", "Memory of the GPU."),
             ("gpu_utilization_ratio", "utilization_ratio", "Share of time the GPU is busy."),
             ("gpu_temperature_celsius", "temperature_celsius", "Temperature of the GPU."),
         ):
             levels: dict[LabelSet, float] = {
-                (("gpu", str(gpu.index)),): getattr(gpu, figure_of)
+                (("gpu", str(gpu.index)),): getattr(gpu, attribute)
                 for gpu in resources.gpus
-                if getattr(gpu, figure_of) is not None
+                if getattr(gpu, attribute) is not None
             }
             if levels:
                 yield self._gauge(name, levels, text)
 
-    def _derived(self, name: str, figure: float | None, text: str) -> Iterator[Metric]:
-        """A figure that is no metric; left out where it is not known, or a gauge has its name."""
-        if figure is not None and name not in self._own_gauges:
-            yield self._gauge(name, {(): figure}, text)
+    def _derived(self, name: str, value: float | None, text: str) -> Iterator[Metric]:
+        """Yield a value that is no metric, unless it is unknown or a gauge has its name."""
+        if value is not None and name not in self._gauge_names:
+            yield self._gauge(name, {(): value}, text)
 
     def _counter(
         self, name: str, totals: Mapping[LabelSet, float], text: str | None = None
@@ -144,7 +146,7 @@ class _Families:
         base, unit, factor = _in_base_unit(name, about.unit)
         full = self._family_name(base.removesuffix("_total"), "_total", "_created")
         family = CounterMetricFamily(
-            full, text or about.help, labels=_label_names(totals), unit=_told_unit(full, unit)
+            full, text or about.help, labels=_label_names(totals), unit=_unit_in(full, unit)
         )
         return self._filled(family, totals, factor)
 
@@ -155,19 +157,19 @@ class _Families:
         base, unit, factor = _in_base_unit(name, about.unit)
         full = self._family_name(base)
         family = GaugeMetricFamily(
-            full, text or about.help, labels=_label_names(levels), unit=_told_unit(full, unit)
+            full, text or about.help, labels=_label_names(levels), unit=_unit_in(full, unit)
         )
         return self._filled(family, levels, factor)
 
     def _filled(
         self,
         family: CounterMetricFamily | GaugeMetricFamily,
-        figures: Mapping[LabelSet, float],
+        values: Mapping[LabelSet, float],
         factor: float,
     ) -> Metric:
-        labels = _label_names(figures)
-        for key, figure in figures.items():
-            family.add_metric(self._label_values(labels, key), within(float(figure) * factor))
+        labels = _label_names(values)
+        for key, value in values.items():
+            family.add_metric(self._label_values(labels, key), within(float(value) * factor))
         return family
 
     def _histogram(self, name: str, lifetimes: Mapping[LabelSet, Histogram]) -> Metric:
@@ -177,7 +179,7 @@ class _Families:
             full,
             self._about(name, "duration").help,
             labels=labels,
-            unit=_told_unit(full, "seconds"),
+            unit=_unit_in(full, "seconds"),
         )
         for key, whole in lifetimes.items():
             counts = whole.up_to(bound.bucket for bound in self._bounds)
@@ -213,7 +215,7 @@ class _Families:
 
 
 class Bound(NamedTuple):
-    """An upper bound of a bucket for Prometheus: all durations up to the end of one of ours."""
+    """An upper bound of a bucket for Prometheus: the upper edge of one of our buckets."""
 
     text: str
     bucket: int
@@ -223,14 +225,14 @@ class Bound(NamedTuple):
 def bounds_at_most(ratio: float) -> tuple[Bound, ...]:
     """Return the bounds to show, from 1 ms to an hour, at most `ratio` apart and rising.
 
-    They are edges of our own buckets: every one, every second, every fourth and so on; so those
-    for a larger ratio are among those for a smaller one. The round ones lie between them, and take
-    in durations that are up to 2 % longer.
+    They are edges of our own buckets: every one, every second, every fourth and so on. So the
+    bounds for a larger ratio are a subset of those for a smaller one. The round bounds lie between
+    them, and include durations that are up to 2 % longer.
 
-    All workers show the same, always. Bounds that follow what each of them has seen would be fewer,
-    but Prometheus adds up buckets by their bounds (`sum by (le)`), and where one worker lacks a
-    bound that another has, it would count as if it had no durations up to there. And of a bound
-    that is new it does not know that what is counted there has come since the last time.
+    All workers always show the same bounds. Bounds that depend on what a worker has recorded would
+    be fewer. But Prometheus adds buckets up by their bounds (`sum by (le)`): a worker without a
+    bound that another one has would count as if it had no durations up to there. And for a new
+    bound, Prometheus would not see that its first count has been added since the last scrape.
     """
     step = 1
     while GAMMA ** (2 * step) <= ratio:
@@ -243,23 +245,23 @@ def bounds_at_most(ratio: float) -> tuple[Bound, ...]:
 
 
 def _in_base_unit(name: str, unit: str) -> tuple[str, str, float]:
-    """Return the name in letters that are allowed, its unit, and what to multiply numbers by."""
+    """Return the name in the letters allowed, the base unit, and the factor for the numbers."""
     name = plain_name(name)
     stem, _, last = name.rpartition("_")
     if stem and last in _BASE_UNITS and not stem.endswith("_per"):
         unit, factor = _BASE_UNITS[last]
         return f"{stem}_{unit}", unit, factor
     unit, factor = _BASE_UNITS.get(unit, (unit, 1))
-    if unit in _SPOKEN_UNITS and unit not in name.split("_"):
+    if unit in _UNITS_IN_NAMES and unit not in name.split("_"):
         name = f"{name}_{unit}"
     return name, unit, factor
 
 
-def _told_unit(name: str, unit: str) -> str:
-    """The unit if the name ends with it, as OpenMetrics asks for; else none."""
+def _unit_in(name: str, unit: str) -> str:
+    """Return the unit if the name ends with it, as OpenMetrics demands; otherwise none."""
     return unit if unit and name.endswith(f"_{unit}") else ""
 
 
 def _label_names(series: Mapping[LabelSet, Any]) -> list[str]:
-    """The labels of a family: those of the one of its series that has the most."""
+    """Return the label names of a family: those of its series with the most labels."""
     return ["instance_id", *(name for name, _ in max(series, key=len, default=()))]

@@ -60,7 +60,7 @@ class SeriesRecorder(SeriesStore):
         """Count an error by its category and type, never by its text.
 
         The category is that of the type, or of its nearest ancestor that has one. MAX_ERROR_TYPES
-        types are told apart; the others count as the type "other" of their category.
+        types are distinguished; the others count as the type "other" of their category.
         """
         kind = error if isinstance(error, type) else type(error)
         key = self._error_key(self._categories.of(kind), kind.__name__)

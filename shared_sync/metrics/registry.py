@@ -54,7 +54,7 @@ class WorkerMetrics(SeriesRecorder):
 
     `labels`, such as `{"language": "en"}`, tell the series of one metric from each other. All calls
     for one metric use the same label names. Values must come from a small set, never from ids: for
-    each metric MAX_LABEL_SETS label sets are told apart. Recordings with others count under the
+    each metric MAX_LABEL_SETS label sets are distinguished. Recordings with others count under the
     value "other", and in the counter `metrics_dropped_label_sets`. Labels written in the order of
     their names are the fastest.
 

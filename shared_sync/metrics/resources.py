@@ -1,4 +1,4 @@
-"""All that this process has and uses of its machine, in one sample."""
+"""What this process uses of its machine, in one sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 from shared_sync.common.fork import PerProcess
 from shared_sync.metrics.cgroup import ContainerMemory, container_memory
 from shared_sync.metrics.gpu import Gpus, GpuSample, may_have_gpus
-from shared_sync.metrics.polled_source import NothingToRead, Source
+from shared_sync.metrics.polled_source import NothingToRead, PolledSource
 from shared_sync.metrics.process import ProcessProbe, ProcessSample
 from shared_sync.metrics.stall_detector import StallDetector
 
@@ -29,12 +29,13 @@ _NOTHING_KNOWN = ProcessSample(
 
 @dataclass(frozen=True, slots=True)
 class ResourceSample:
-    """Everything at one moment. What is missing, failed or is not known is None or empty.
+    """Everything at one moment. What is missing, has failed or is not known is None or empty.
 
     `gc_collections` is of all generations, since the process began. `stall_seconds` is the longest
-    that the interpreter let its threads wait within the window; None before `Resources.start`.
-    `source_failures` has each of "process", "container" and "gpu", also those that never failed, so
-    that a counter made of it begins at 0; they count from the first sample of this process.
+    time within the window in which the interpreter let no thread run; None before
+    `Resources.start`. `source_failures` is the number of failures of each source ("process",
+    "container" and "gpu") since the first sample of this process, also of those that never failed,
+    so that a counter begins at 0.
     """
 
     process: ProcessSample
@@ -48,12 +49,17 @@ class ResourceSample:
 class Resources:
     """Samples the process, its container and the GPUs. Any thread may call any method.
 
-    `root` is where the files of the kernel are looked for; `process` is the process to look at,
-    by default the one that asks; `clock` counts seconds and never runs backwards. `on_tick` is
-    called about once a second by a thread of this object, from `start` on; see `StallDetector`.
+    The background threads may keep this object alive, but not its owner. So an owner should have it
+    stopped when the owner itself ends: `weakref.finalize(owner, resources.stop)`.
 
-    Its threads refer to this object at most, never to who made it. So an owner does well to have
-    it stopped on its own end: `weakref.finalize(owner, resources.stop)`.
+    Args:
+        root: The folder that has the kernel's files; `/` except in tests.
+        clock: Counts seconds and never runs backwards.
+        process: The process to sample; None for the one that calls.
+        max_age_seconds: For how long a sample counts as fresh.
+        window_seconds: How far back a stall counts.
+        on_tick: Called about once a second by a background thread, from `start` on; see
+            `StallDetector`.
     """
 
     def __init__(
@@ -71,21 +77,21 @@ class Resources:
         self._max_age_seconds = max_age_seconds
         self._stall_detector = StallDetector(on_tick, window_seconds=window_seconds, clock=clock)
         self._gpus = Gpus()
-        self._gpu_source = Source("gpu", partial(_read, self._gpus), clock=clock)
-        # Each process's own: a fork is another process to look at.
-        self._looks = PerProcess(partial(_Look, root, process, clock))
-        self._looks.get()  # the first use of CPU counts from now on
+        self._gpu_source = PolledSource("gpu", partial(_read, self._gpus), clock=clock)
+        # Each process's own: a fork is another process to sample.
+        self._samplers = PerProcess(partial(_Sampler, root, process, clock))
+        self._samplers.get()  # the first CPU use is measured from now on
 
     def start(self) -> None:
         """Start the threads, once in each process; a fork starts its own by calling this again.
 
-        One keeps time; one reads the GPUs, if NVIDIA's library is installed, and ends when there is
-        no driver. Raises RuntimeError where the system gives no more threads.
+        One thread measures stalls. Another reads the GPUs if NVIDIA's library is installed, and
+        ends if there is no driver. Raises RuntimeError if the system gives no more threads.
         """
         self._stall_detector.start()
-        look = self._looks.get()
-        if not look.has_asked_for_gpus:
-            look.has_asked_for_gpus = True
+        sampler = self._samplers.get()
+        if not sampler.has_started_gpus:
+            sampler.has_started_gpus = True
             if may_have_gpus():
                 self._gpu_source.start()
 
@@ -95,21 +101,21 @@ class Resources:
         self._gpu_source.stop()
 
     def sample(self) -> ResourceSample:
-        """Return everything as of now, or the last sample if it is fresh. Raises nothing.
+        """Return a current sample, or the last one if it is fresh. Raises nothing.
 
-        A part that fails is counted under its name, and the others are there.
+        A source that fails is counted under its name, and the others are sampled all the same.
         """
-        look = self._looks.get()
-        with look.lock:
+        sampler = self._samplers.get()
+        with sampler.lock:
             now = self._clock()
-            if look.sample is None or now - look.sampled_at >= self._max_age_seconds:
-                look.sample = self._take(look)
-                look.sampled_at = now
-            return look.sample
+            if sampler.sample is None or now - sampler.sampled_at >= self._max_age_seconds:
+                sampler.sample = self._take(sampler)
+                sampler.sampled_at = now
+            return sampler.sample
 
-    def _take(self, look: _Look) -> ResourceSample:
-        process = look.part("process", look.look_at_process)
-        container = look.part("container", look.look_at_container)
+    def _take(self, sampler: _Sampler) -> ResourceSample:
+        process = sampler.read_source("process", sampler.sample_process)
+        container = sampler.read_source("container", sampler.sample_container)
         return ResourceSample(
             process=_NOTHING_KNOWN if process is None else process,
             container=container,
@@ -117,14 +123,14 @@ class Resources:
             gc_collections=sum(generation["collections"] for generation in gc.get_stats()),
             stall_seconds=self._stall_detector.stall_seconds(),
             source_failures={
-                **look.failures,
+                **sampler.failures,
                 "gpu": self._gpu_source.failures + self._gpus.failures,
             },
         )
 
 
-class _Look:
-    """One process's look at itself."""
+class _Sampler:
+    """Samples one process and its container."""
 
     def __init__(
         self, root: Path, process: psutil.Process | None, clock: Callable[[], float]
@@ -133,34 +139,34 @@ class _Look:
         self._root = root
         self._process = process
         self._clock = clock
-        self.has_asked_for_gpus = False  # twice does no harm
-        # Guarded by the lock, which is held while sampling: whoever comes meanwhile wants that
-        # same sample. Re-entrant, because a signal handler may read metrics, too.
+        self.has_started_gpus = False  # starting twice does no harm
+        # Guarded by the lock, which is held while sampling: a thread that comes meanwhile wants the
+        # same sample. Re-entrant, because a signal handler may read metrics.
         self.lock = threading.RLock()
         self.failures = {"process": 0, "container": 0}
         self.sample: ResourceSample | None = None
         self.sampled_at = 0.0
         self._probe: ProcessProbe | None = None
-        self.part("process", self._make_probe)
+        self.read_source("process", self._get_probe)
 
-    def part(self, name: str, look: Callable[[], T]) -> T | None:
-        """Return what `look` returns, or None if it fails, which is counted."""
+    def read_source(self, name: str, read: Callable[[], T]) -> T | None:
+        """Return what `read` returns, or None if it fails, which is counted."""
         try:
-            return look()
-        except Exception:  # noqa: BLE001 - no part takes the others with it
+            return read()
+        except Exception:  # noqa: BLE001 - if one source fails, the others are read all the same
             self.failures[name] += 1
             return None
 
-    def look_at_process(self) -> ProcessSample:
-        return self._make_probe().sample()
+    def sample_process(self) -> ProcessSample:
+        return self._get_probe().sample()
 
-    def look_at_container(self) -> ContainerMemory | None:
+    def sample_container(self) -> ContainerMemory | None:
         return container_memory(self._root)
 
-    def _make_probe(self) -> ProcessProbe:
-        """Return the probe; make it if that has not succeeded so far."""
+    def _get_probe(self) -> ProcessProbe:
+        """Return the probe; construct it if that has not succeeded so far."""
         if self._probe is None:
-            # How old a sample may be is decided once, above, not by two clocks' looks.
+            # `Resources.sample` alone decides how old a sample may be.
             self._probe = ProcessProbe(process=self._process, clock=self._clock, max_age_seconds=0)
         return self._probe
 

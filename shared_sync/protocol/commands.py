@@ -57,9 +57,8 @@ class GroupCommands:
     def finish_with_results(self, outcomes: Iterable[Finish]) -> Command:
         """Publish results and end their messages; the reply is for `parse_settled()`."""
         arguments: list[object] = []
-        for outcome in outcomes:
-            arguments.append(outcome.id)
-            arguments += _answer(outcome.answer)
+        for message_id, (items, channel, payload) in outcomes:
+            arguments += (message_id, len(items), *items, channel, payload)
         keys = [*self._common_keys(), *self._result_key()]
         return scripts.call("finish_with_results", keys, self.keys.group, *arguments)
 

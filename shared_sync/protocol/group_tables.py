@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from shared_sync.connection import connection, scripts
+from shared_sync.connection import driver_errors, scripts
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import SharedSyncError
 from shared_sync.protocol.keys import NO_ID, Keys
@@ -114,7 +114,7 @@ def parse(reply: Any, *, most_letters: int, known: Table[DeadLetterRow]) -> Grou
 
 
 def _refusal(table: Any) -> SharedSyncError | None:
-    return connection.refusal(table) if isinstance(table, bytes) else None
+    return driver_errors.refusal(table) if isinstance(table, bytes) else None
 
 
 def _parse_table(table: Any, parse_row: Callable[..., T]) -> Table[T]:

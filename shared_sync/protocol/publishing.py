@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shared_sync.connection import connection, scripts
+from shared_sync.connection import driver_errors, scripts
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import SharedSyncError
 from shared_sync.protocol.keys import Keys
@@ -25,7 +25,7 @@ def publish(
 def parse_published(reply: Any) -> tuple[list[str], SharedSyncError | None]:
     """The ids of the accepted messages, and why the next one was refused, if it was."""
     ids, refusal = reply
-    return [entry_id.decode() for entry_id in ids], connection.refusal(refusal)
+    return [entry_id.decode() for entry_id in ids], driver_errors.refusal(refusal)
 
 
 def replay(keys: Keys, letter_id: str) -> Command:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared_sync.connection import connection
+from shared_sync.connection import driver_errors
 from shared_sync.errors import SharedSyncError
 from shared_sync.protocol.keys import PARKED
 
@@ -27,7 +27,7 @@ class Settled:
 def parse_settled(reply: Any) -> Settled:
     """Return what a script that settles outcomes says."""
     results, refusal, unpublished = reply
-    return Settled(results, connection.refusal(refusal), connection.refusal(unpublished))
+    return Settled(results, driver_errors.refusal(refusal), driver_errors.refusal(unpublished))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +80,21 @@ class HeartbeatReply:
     """The rank at which the next heartbeat goes on looking for ended consumers."""
     restore_from: str
     """The parked id behind which to go on restoring due times; empty when that is done."""
+    pending: Pending | None
+    """What is pending; None if the group has so many consumers that it is to be asked apart."""
 
 
 def parse_heartbeat(reply: Any) -> HeartbeatReply:
     """Return what the heartbeat script says."""
-    backlog, dead, due_times, refusal, ended_from, restore_from = reply
+    backlog, dead, due_times, refusal, ended_from, restore_from, pending = reply
     return HeartbeatReply(
         backlog=None if backlog < 0 else backlog,
         dead=None if dead < 0 else dead,
         due_times=due_times,
-        refusal=connection.refusal(refusal),
+        refusal=driver_errors.refusal(refusal),
         ended_from=ended_from,
         restore_from=restore_from.decode(),
+        pending=None if pending is None else parse_pending(pending),
     )
 
 

@@ -20,6 +20,9 @@ the guilty:
 5. While one reader looks for suspects and its reply is on its way, no other reader looks for any:
    what may run beside the one that is coming is not known yet.
 
+A suspect counts as running until Redis has confirmed its outcome: until then it is charged if the
+process dies.
+
 Example with `max_crashes=3`: a worker with one thread has read A, B and C and dies. All three have
 two deliveries when they are taken over, so one crash each. A runs first, alone in its process, and
 ends well. B runs, and the process dies again: it was B. C is still with the first dead worker's

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.common.log_once import LogOnce
 from shared_sync.common.queue_metrics import queue_values
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
-from shared_sync.errors import RedisAccessDenied, SharedSyncError
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import RedisAccessDenied
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.keys import PARKED
 from shared_sync.protocol.replies import (
@@ -73,25 +74,22 @@ class Heartbeat:
         command = self._commands.heartbeat(
             ended_from=self._ended_from, restore_from=self._restore_from
         )
-        pending, heartbeat = self._exchange(self._commands.pending(), command)
-        summary, reply = parse_pending(pending), parse_heartbeat(heartbeat)
+        reply = parse_heartbeat(self._call(command))
+        summary = reply.pending or parse_pending(self._call(self._commands.pending()))
         self._availability.succeeded(self._name)
-        self._recorder.increment_counter("redis_operations", 2)
         self._ended_from = reply.ended_from
         self._restore_from = self._next_to_restore(summary, reply)
         self._recovery.found_consumers(name for name in summary.by_consumer if name != PARKED)
         self._report(summary, reply)
 
-    def _exchange(self, *commands: tuple[object, ...]) -> list[object]:
+    def _call(self, command: Command) -> Any:
         self._activity.receives = True
         try:
-            replies = self._connection.call_all(*commands)
+            reply = self._connection.call(*command)
         finally:
             self._activity.receives = False
-        for reply in replies:
-            if isinstance(reply, SharedSyncError):
-                raise reply
-        return replies
+        self._recorder.increment_counter("redis_operations")
+        return reply
 
     def _next_to_restore(self, summary: Pending, reply: HeartbeatReply) -> str:
         """Where to go on restoring due times, if fewer are there than messages are parked."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
+from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.slot import Slot
@@ -30,22 +31,20 @@ class InFlight:
         self._lock = threading.RLock()
         # Fixed before the pool starts.
         self._slots: list[Slot] = []
-        self._unsettled: list[Ids] = []
+        self._outboxes: list[tuple[Keys, Ids]] = []
         # Written under the lock; read without it.
         self.is_closed = False
         """Whether nothing starts any more."""
         # Written by any reader, each time as a whole.
-        self.newest_id = (0, 0)
-        """The newest id that a read has brought; perhaps a moment old."""
+        self._newest: dict[Keys, tuple[int, int]] = {}
 
-    def add(self, slot: Slot, unsettled: Ids) -> None:
-        """Let a slot take part, and the outbox of its reader, before the pool starts."""
+    def add_slot(self, slot: Slot) -> None:
+        """Let a slot take part, before the pool starts."""
         self._slots.append(slot)
-        self._unsettled.append(unsettled)
 
-    def add_outbox(self, unsettled: Ids) -> None:
-        """Let an outbox take part that belongs to no reader, before the pool starts."""
-        self._unsettled.append(unsettled)
+    def add_outbox(self, source: Keys, ids: Ids) -> None:
+        """Let an outbox take part, which settles messages of this stream and group."""
+        self._outboxes.append((source, ids))
 
     @property
     def slots(self) -> Sequence[Slot]:
@@ -54,26 +53,32 @@ class InFlight:
 
     # --- for readers ---
 
-    def admit_read(
-        self, slot: Slot, entries: Sequence[Entry], newest_before: tuple[int, int]
-    ) -> None:
-        """Put what a read has brought into its reader's slot.
+    def newest(self, source: Keys) -> tuple[int, int]:
+        """Return the newest id that a read of a stream has brought; perhaps a moment old."""
+        return self._newest.get(source, (0, 0))
 
-        `newest_before` is what `newest_id` was before the read was sent: a message that is not
-        newer was delivered anew, because its group was lost, and may still be in flight here.
+    def admit_read(
+        self, slot: Slot, source: Keys, entries: Sequence[Entry], newest_before: tuple[int, int]
+    ) -> None:
+        """Put what a read has brought into its reader's slot, which is empty.
+
+        `newest_before` is what `newest()` was before the read was sent: a message that is not newer
+        was delivered anew, because its group was lost, and may still be in flight here.
         """
         if not entries:
             return
         if _number(entries[0].id) <= newest_before:
-            self.admit(slot, entries)
+            self.admit(slot, source, entries)
         else:
+            slot.source = source
             slot.waiting.extend(entries)
-        self.newest_id = max(self.newest_id, _number(entries[-1].id))
+        self._newest[source] = max(self.newest(source), _number(entries[-1].id))
 
-    def admit(self, slot: Slot, entries: Iterable[Entry]) -> None:
-        """Put messages into a slot, except those that are in flight here already."""
+    def admit(self, slot: Slot, source: Keys, entries: Iterable[Entry]) -> None:
+        """Put messages into a slot, which is empty, except those in flight here already."""
         with self._lock:
-            known = self.ids()
+            known = self.ids(source)
+            slot.source = source
             slot.waiting.extend(entry for entry in entries if entry.id not in known)
 
     def take_from_sibling(self, slot: Slot, now: float) -> bool:
@@ -90,27 +95,30 @@ class InFlight:
                     continue
                 taken = _take_from_right(sibling, math.ceil(len(sibling.waiting) / 2))
                 if taken:
+                    slot.source = sibling.source
                     slot.waiting.extend(taken)
                     break
         return bool(behind)
 
     # --- for recovery ---
 
-    def ids(self) -> set[str]:
-        """Return the ids of all messages that are in flight here."""
+    def ids(self, source: Keys) -> set[str]:
+        """Return the ids of the messages of a stream and group that are in flight here."""
         with self._lock:
             known: set[str] = set()
             for slot in self._slots:
-                known.update(entry.id for entry in slot.waiting.copy())
-                attempt = slot.attempt
-                if attempt is not None:
-                    known.update(entry.id for entry in attempt.entries)
-            for ids in self._unsettled:
-                known.update(ids())
+                if slot.source == source:
+                    known.update(entry.id for entry in slot.waiting.copy())
+                    attempt = slot.attempt
+                    if attempt is not None:
+                        known.update(entry.id for entry in attempt.entries)
+            for of, ids in self._outboxes:
+                if of == source:
+                    known.update(ids())
             return known
 
     def suspects(self) -> list[Entry]:
-        """Return the messages in the readers' slots that have a crash behind them."""
+        """Return the messages that have a crash behind them and are not settled."""
         with self._lock:
             found: list[Entry] = []
             for slot in self._slots:
@@ -118,6 +126,7 @@ class InFlight:
                 attempt = slot.attempt
                 if attempt is not None:
                     found += crashes.suspects(attempt.entries)
+                found += slot.unsettled_suspects.copy()
             return found
 
     # --- for stopping, and for jobs that take long ---
@@ -127,17 +136,24 @@ class InFlight:
         with self._lock:
             self.is_closed = True
 
-    def withdraw(self, *slots: Slot) -> list[str]:
-        """Take what was not started away from readers, and return the ids.
+    def withdraw(
+        self, source: Keys, *slots: Slot, into: Callable[[Sequence[str]], None] = lambda _: None
+    ) -> list[str]:
+        """Take messages of a stream and group that were not started away from readers.
 
-        Without arguments, from all of them. The caller is to hand these messages back.
+        From all of them, if none is named. Returns the ids; the caller is to hand them back. `into`
+        is called with the ids while nobody can list what is in flight: an outbox that they are put
+        into has them before they could be missed.
         """
         with self._lock:
-            return [
+            ids = [
                 entry.id
                 for slot in slots or self._slots
+                if slot.source == source
                 for entry in _take_from_right(slot, len(slot.waiting))
             ]
+            into(ids)
+            return ids
 
 
 def _take_from_right(slot: Slot, count: int) -> list[Entry]:

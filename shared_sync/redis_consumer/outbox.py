@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
-from shared_sync.common.guarded import Logger, Recorder
-from shared_sync.common.log_once import LogOnce
+from shared_sync.common.guarded import Recorder
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
@@ -15,18 +14,13 @@ from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.messages import Bury, Finish, Outcome, Park
 from shared_sync.protocol.replies import parse_settled
 from shared_sync.redis_consumer.slot import Activity
+from shared_sync.redis_consumer.tally import Tally
 
 MOST_IDS: Final = 500
 """Messages without a result that one call of a script ends, so that no call takes long."""
 
 MOST_OUTCOMES: Final = 100
 """The same for messages that have a result or have failed, or go back."""
-
-_COUNTERS: Final[dict[type[Outcome], str]] = {
-    Finish: "jobs_processed",
-    Park: "jobs_retried",
-    Bury: "jobs_dead",
-}
 
 T = TypeVar("T")
 
@@ -57,8 +51,7 @@ class Outbox:
         activity: Activity,
         availability: Availability,
         recorder: Recorder,
-        logger: Logger,
-        log_channel_refusal: LogOnce,
+        tally: Tally,
         flush_metrics: Callable[[], None] = lambda: None,
     ) -> None:
         # Fixed after construction.
@@ -68,14 +61,17 @@ class Outbox:
         self._activity = activity
         self._availability = availability
         self._recorder = recorder
-        self._logger = logger
-        self._log_channel_refusal = log_channel_refusal
+        self._tally = tally
         self._flush_metrics = flush_metrics
         # Written by the using thread; any thread may read.
         self._done: list[str] = []
         self._outcomes: list[Outcome] = []
         self._returned: list[str] = []
         # Owned by the using thread.
+        self._sent: Sequence[_Parcel] = ()
+        """What the last exchange has sent."""
+        self._answered = 0
+        """How many of these were answered."""
         self._in_doubt: set[str] = set()
         """Messages whose outcome was sent before, and the reply was lost."""
         self.is_held_up = False
@@ -140,19 +136,10 @@ class Outbox:
             self._receive(parcels)
         self._activity.receives = True
         try:
-            return self._reply(blocking)
-        finally:
-            self._activity.receives = False
-
-    def _reply(self, blocking: bool) -> Any:
-        try:
             connection = self.connection
             reply = connection.receive_blocked() if blocking else connection.receive()
-        except RedisRefused:
-            raise
-        except BaseException:
-            self.connection.close()  # the reply may be left unread
-            raise
+        finally:
+            self._activity.receives = False
         self._availability.succeeded(self._name)
         return reply
 
@@ -163,35 +150,37 @@ class Outbox:
             for ids in _chunks(self._done, MOST_IDS):
                 parcels.append(_Parcel(commands.finish(ids), ids, self._confirm_done(ids)))
         if self._outcomes:
-            for finishes in _chunks(self._of_type(Finish), MOST_OUTCOMES):
+            by_type: dict[type, list[Any]] = {Finish: [], Park: [], Bury: []}
+            for outcome in self._outcomes:
+                by_type[type(outcome)].append(outcome)
+            for finishes in _chunks(by_type[Finish], MOST_OUTCOMES):
                 parcels.append(self._parcel(commands.finish_with_results(finishes), finishes))
-            for parks in _chunks(self._of_type(Park), MOST_OUTCOMES):
+            for parks in _chunks(by_type[Park], MOST_OUTCOMES):
                 parcels.append(self._parcel(commands.park(parks), parks))
-            parcels += [self._parcel(commands.bury(one), [one]) for one in self._of_type(Bury)]
+            parcels += [self._parcel(commands.bury(one), [one]) for one in by_type[Bury]]
         if self._returned:
             for ids in _chunks(self._returned, MOST_OUTCOMES):
                 parcels.append(_Parcel(commands.hand_back(ids), ids, self._confirm_returned(ids)))
         return parcels
-
-    def _of_type(self, kind: type[T]) -> list[T]:
-        return [outcome for outcome in self._outcomes if isinstance(outcome, kind)]
 
     def _parcel(self, command: Command, outcomes: Sequence[Outcome]) -> _Parcel:
         ids = [outcome.id for outcome in outcomes]
         return _Parcel(command, ids, lambda reply: self._confirm(outcomes, reply))
 
     def _send(self, parcels: Sequence[_Parcel], commands: Sequence[Command]) -> None:
+        self._doubt_unanswered()
+        self.is_held_up = bool(parcels)
         connection = self.connection
         connects = connection.connects
-        connection.open()
-        if connects and connects != connection.connects:
-            self._recorder.increment_counter("redis_reconnects")
-        self.is_held_up = bool(parcels)
         try:
+            connection.open()
+            self._sent, self._answered = parcels, 0
             connection.send([*(parcel.command for parcel in parcels), *commands])
         except BaseException:
-            self._doubt(parcels)
+            self._flush_metrics()
             raise
+        if connects and connects != connection.connects:
+            self._recorder.increment_counter("redis_reconnects")
         self._recorder.increment_counter("redis_operations", len(parcels) + len(commands))
         if not parcels:
             self._flush_metrics()
@@ -199,7 +188,6 @@ class Outbox:
     def _receive(self, parcels: Sequence[_Parcel]) -> SharedSyncError | None:
         """Read the replies to the parcels; return why one of them was refused."""
         refusal: SharedSyncError | None = None
-        answered = 0
         self._activity.receives = True
         try:
             for parcel in parcels:
@@ -207,23 +195,23 @@ class Outbox:
                     refused = parcel.confirm(self.connection.receive())
                 except RedisRefused as error:
                     refused = error
-                answered += 1
+                self._answered += 1
                 refusal = refused or refusal
                 if self._in_doubt:
                     self._in_doubt.difference_update(parcel.ids)
-        except BaseException:
-            self.connection.close()  # replies may be left unread
-            self._doubt(parcels[answered:])
-            raise
         finally:
             self._activity.receives = False
             self._flush_metrics()  # before a wait for a message, however long that takes
         self.is_held_up = refusal is not None
         return refusal
 
-    def _doubt(self, parcels: Sequence[_Parcel]) -> None:
-        for parcel in parcels:
-            self._in_doubt.update(parcel.ids)
+    def _doubt_unanswered(self) -> None:
+        """If the last exchange was broken off, note what Redis may have settled all the same."""
+        if self._answered < len(self._sent):
+            for parcel in self._sent[self._answered :]:
+                self._in_doubt.update(parcel.ids)
+            self._in_doubt.intersection_update(self.ids())
+        self._sent = ()
 
     # --- what Redis has confirmed ---
 
@@ -232,26 +220,15 @@ class Outbox:
             self._done = _without(self._done, ids)
             # Of a message whose outcome was sent before, the first sending most likely ended it.
             missing = len(ids) - ended
-            lost = max(0, missing - sum(one in self._in_doubt for one in ids)) if missing else 0
-            self._recorder.increment_counter("jobs_processed", len(ids) - lost)
-            if lost:
-                self._recorder.increment_counter("jobs_lost", lost)
-                self._logger.warning(
-                    "%d messages that are done here were taken over by other consumers or deleted; "
-                    "what became of them here does not count",
-                    lost,
-                )
+            explained = sum(one in self._in_doubt for one in ids) if missing else 0
+            self._tally.done(len(ids), lost=max(0, missing - explained))
 
         return confirm
 
     def _confirm_returned(self, ids: Sequence[str]) -> Callable[[Any], None]:
         def confirm(reply: Any) -> None:
             self._returned = _without(self._returned, ids)
-            returned, lost_bodies = reply
-            if returned:
-                self._recorder.increment_counter("jobs_handed_back", returned)
-            if lost_bodies:
-                self._recorder.increment_counter("lost_bodies", lost_bodies)
+            self._tally.handed_back(*reply)
 
         return confirm
 
@@ -263,46 +240,15 @@ class Outbox:
         else:
             gone = {id(outcome) for outcome in confirmed}
             self._outcomes = [outcome for outcome in self._outcomes if id(outcome) not in gone]
-        self._record(confirmed, settled.results)
+        self._tally.outcomes(confirmed, settled.results, self._in_doubt)
         if settled.unpublished is not None:
-            self._recorder.increment_counter("results_unpublished")
-            self._log_channel_refusal(
-                "results cannot be published on their channels: %s; grant the worker's user the "
-                "right to them. Messages go on; this is logged once",
-                settled.unpublished,
-            )
+            self._tally.unpublished(settled.unpublished)
         return settled.refusal
-
-    def _record(self, outcomes: Sequence[Outcome], results: Sequence[int]) -> None:
-        """Count what outcomes of one kind came to, and log what was in vain."""
-        counted = 0
-        for outcome, result in zip(outcomes, results, strict=True):
-            if result > 0 or (result == 0 and outcome.id in self._in_doubt):
-                counted += 1
-            elif result == 0:
-                self._recorder.increment_counter("jobs_lost")
-                self._logger.warning(
-                    "message %s was taken over by another consumer or deleted; "
-                    "what became of it here (%s) does not count",
-                    outcome.id,
-                    type(outcome).__name__.lower(),
-                )
-            else:
-                self._recorder.increment_counter("lost_bodies")
-                self._logger.warning(
-                    "message %s cannot be kept: its entry was deleted from the stream by others",
-                    outcome.id,
-                )
-        if counted:
-            self._recorder.increment_counter(_COUNTERS[type(outcomes[0])], counted)
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    if 0 < len(items) <= size:
-        yield items
-    else:
-        for start in range(0, len(items), size):
-            yield items[start : start + size]
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _without(ids: list[str], settled: Sequence[str]) -> list[str]:

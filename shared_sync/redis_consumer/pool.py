@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -12,15 +11,13 @@ from functools import partial
 from shared_sync.common.guarded import GuardedRecorder, Logger, RecorderOfOneThread
 from shared_sync.common.log_once import LogOnce
 from shared_sync.common.loop import Loop
-from shared_sync.connection import connection as redis_connection
 from shared_sync.connection import url
 from shared_sync.connection.availability import Availability
-from shared_sync.connection.connection import Connection
 from shared_sync.errors import ConsumerBroken
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.error_handling import ErrorHandling
-from shared_sync.redis_consumer.heartbeat import Heartbeat
+from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.job_budget import Budget
 from shared_sync.redis_consumer.options import Options
@@ -30,9 +27,10 @@ from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import MessageProcessor, ThreadRunner
 from shared_sync.redis_consumer.running_jobs import RunningJobs
-from shared_sync.redis_consumer.slot import Activity, Slot
+from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
-from shared_sync.redis_consumer.timeouts import Timeouts, longest_step_seconds
+from shared_sync.redis_consumer.tally import Tally
+from shared_sync.redis_consumer.timeouts import longest_step_seconds
 from shared_sync.redis_consumer.watchdog import Watchdog
 
 POLL_SECONDS = 0.05
@@ -72,43 +70,41 @@ class Pool:
         self._stop_heartbeats = threading.Event()
         self._abandon = threading.Event()
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
-        self._heartbeat_name = f"{options.consumer_id}-heartbeat"
-        self._heartbeat_activity = Activity()
-        # A connection that hangs must be given up on before the lease ends.
-        reply_seconds = min(redis_connection.REPLY_MARGIN_SECONDS, options.lease_seconds / 4)
-        (subscription,) = self.subscriptions
-        self._heartbeat_connection = Connection(subscription.connector(reply_seconds))
-        self.heartbeats = [self._new_heartbeat(one) for one in self.subscriptions]
         self._running_jobs = RunningJobs(
             self._in_flight,
             longest_step_seconds=longest_step_seconds(options.job_deadline_seconds),
         )
-        self._heartbeat_outbox = self._new_heartbeat_outbox()
-        self._timeouts = Timeouts(
-            running_jobs=self._running_jobs,
+        (subscription,) = self.subscriptions
+        self.heartbeat = heartbeat = HeartbeatThread(
+            f"{options.consumer_id}-heartbeat",
+            subscription,
+            options,
+            rules=self._rules,
             in_flight=self._in_flight,
-            outbox=self._heartbeat_outbox,
-            delivery=Delivery(self._rules, recorder=recorder, logger=logger),
-            job_deadline_seconds=options.job_deadline_seconds or math.inf,
+            running_jobs=self._running_jobs,
+            availability=self.availability,
+            recorder=recorder,
+            logger=logger,
+            log_channel_refusal=self._log_channel_refusal,
         )
         errors = ErrorHandling(
             subscription,
             availability=self.availability,
             recorder=recorder,
             logger=logger,
-            longest_pause_seconds=self.heartbeats[0].interval_seconds,
+            longest_pause_seconds=heartbeat.heartbeat.interval_seconds,
             on_broken=on_broken,
         )
         self.reader_loops = [self._new_reader_loop(reader, errors) for reader in self.readers]
         self.heartbeat_loop = Loop(
-            self._heartbeat_name,
-            step=self._send_heartbeats,
+            heartbeat.name,
+            step=self._step_heartbeat,
             stop=self._stop_heartbeats,
-            on_error=partial(errors.handle, self._heartbeat_name),
-            finish=self._heartbeat_connection.close,
+            on_error=partial(errors.handle, heartbeat.name),
+            finish=heartbeat.close,
         )
         self.watchdog = Watchdog(
-            heartbeat=(self.heartbeat_loop, self._heartbeat_activity),
+            heartbeat=(self.heartbeat_loop, heartbeat.activity),
             readers=[
                 (loop, reader.slot)
                 for loop, reader in zip(self.reader_loops, self.readers, strict=True)
@@ -138,11 +134,11 @@ class Pool:
             activity=slot,
             availability=self.availability,
             recorder=recorder,
-            logger=self._logger,
-            log_channel_refusal=self._log_channel_refusal,
+            tally=Tally(recorder, self._logger, self._log_channel_refusal),
             flush_metrics=recorder.flush,
         )
-        self._in_flight.add(slot, outbox.ids)
+        self._in_flight.add_slot(slot)
+        self._in_flight.add_outbox(subscription.commands.keys, outbox.ids)
         return Reader(
             slot,
             subscription=subscription,
@@ -168,34 +164,6 @@ class Pool:
             on_error=partial(errors.handle, reader.slot.name),
             finish=partial(reader.finish, self._abandon),
         )
-
-    def _new_heartbeat(self, subscription: Subscription) -> Heartbeat:
-        return Heartbeat(
-            self._heartbeat_name,
-            connection=self._heartbeat_connection,
-            commands=subscription.commands,
-            activity=self._heartbeat_activity,
-            recovery=subscription.recovery,
-            availability=self.availability,
-            recorder=self._recorder,
-            logger=self._logger,
-            lease_seconds=self._options.lease_seconds,
-        )
-
-    def _new_heartbeat_outbox(self) -> Outbox:
-        (subscription,) = self.subscriptions
-        outbox = Outbox(
-            self._heartbeat_name,
-            connection=self._heartbeat_connection,
-            commands=subscription.commands,
-            activity=self._heartbeat_activity,
-            availability=self.availability,
-            recorder=self._recorder,
-            logger=self._logger,
-            log_channel_refusal=self._log_channel_refusal,
-        )
-        self._in_flight.add_outbox(outbox.ids)
-        return outbox
 
     # --- running ---
 
@@ -224,18 +192,12 @@ class Pool:
         """Return whether a thread is one of the readers."""
         return any(loop.thread is thread for loop in self.reader_loops)
 
-    def _send_heartbeats(self) -> None:
+    def _step_heartbeat(self) -> None:
         """Make one pass of the heartbeat thread."""
         snapshot = self.watchdog.check()
         self.watchdog.learn()
-        self._recorder.set_gauge("jobs_late", snapshot.jobs_late)
-        self._recorder.set_gauge("jobs_unsettled", self.unsettled)
-        self._timeouts.check()
-        for heartbeat in self.heartbeats:
-            heartbeat.step()
-        self._heartbeat_outbox.flush()
-        pause = min(heartbeat.interval_seconds for heartbeat in self.heartbeats)
-        self._stop_heartbeats.wait(min(pause, self._timeouts.interval_seconds))
+        self.heartbeat.step(jobs_late=snapshot.jobs_late, jobs_unsettled=self.unsettled)
+        self._stop_heartbeats.wait(self.heartbeat.interval_seconds)
 
     # --- stopping ---
 
@@ -256,10 +218,11 @@ class Pool:
         for reader in self.readers:
             reader.interrupt()
         # What was fetched and not started goes back now, not after the running messages.
-        unstarted = self._in_flight.withdraw()
-        if unstarted and self.availability.connected:
-            seconds_left = stop_by() + SHUTDOWN_GRACE_SECONDS / 3 - time.monotonic()
-            self.subscriptions[0].hand_back(unstarted, seconds_left)
+        for subscription in self.subscriptions:
+            unstarted = self._in_flight.withdraw(subscription.commands.keys)
+            if unstarted and self.availability.connected:
+                seconds_left = stop_by() + SHUTDOWN_GRACE_SECONDS / 3 - time.monotonic()
+                subscription.hand_back(unstarted, seconds_left)
         clean = self._await_readers(stop_by)
         self._abandon.set()
         # Heartbeats end last: until here the running messages were this consumer's.

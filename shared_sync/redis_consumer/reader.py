@@ -25,7 +25,8 @@ LARGE_BYTES = 4 * 1024 * 1024
 """The same once prefetched messages have results of this size together."""
 
 SIBLING_WAIT_SECONDS: Final = 0.05
-"""How long an idle reader waits for a message while others wait behind a sibling's job."""
+"""How long an idle reader waits for a message while others wait, or may soon, behind a sibling's
+job."""
 
 SHORTEST_WAIT_SECONDS: Final = 0.01
 FINISH_PAUSE_SECONDS = 0.2
@@ -52,6 +53,7 @@ class Reader:
         self.slot = slot
         self.outbox = outbox
         self._commands = subscription.commands
+        self._source = subscription.commands.keys
         self._recovery = subscription.recovery
         self._in_flight = in_flight
         self._delivery = delivery
@@ -62,6 +64,8 @@ class Reader:
         # Owned by the reader's thread.
         self._prefetch = prefetch
         self._stream_is_empty = False
+        self._has_waited = False
+        """Whether it has waited for a message since the stream was found empty."""
         self._result_bytes = 0
 
     def step(self) -> None:
@@ -70,8 +74,11 @@ class Reader:
         Raises what the connection raises, or why Redis refused an outcome. Outcomes that were not
         confirmed are kept; the next pass sends them again, and fetches nothing until they are.
         """
-        if self.outbox.is_held_up:
-            self.outbox.flush()
+        if not self.slot.thread_id:
+            self._runner.start()
+            self.slot.belongs_here()
+        if self.outbox.is_held_up or self.slot.unsettled_suspects:
+            self._settle()
         if not self.slot.waiting:  # else an error left them there
             self._fetch()
         self._run_waiting()
@@ -92,7 +99,7 @@ class Reader:
     def _is_finished(self) -> bool:
         """Return whether Redis knows all that this reader has to tell it."""
         try:
-            self.outbox.hand_back(self._in_flight.withdraw(self.slot))
+            self._in_flight.withdraw(self._source, self.slot, into=self.outbox.hand_back)
             self.outbox.flush()
         except GroupMissing:
             pass
@@ -101,15 +108,22 @@ class Reader:
             return False
         return True
 
+    def _settle(self) -> None:
+        self.outbox.flush()
+        if self.slot.unsettled_suspects:
+            self.slot.unsettled_suspects.clear()
+            self._recovery.due_in(0.0)  # what had to wait for them may start now
+
     # --- fetching ---
 
     def _fetch(self) -> None:
         if self._recovery.take_turn():
             with self._recovery.scan(self.outbox.exchange, most=self._most_to_recover()) as found:
-                self._in_flight.admit(self.slot, found)
+                self._in_flight.admit(self.slot, self._source, found)
         elif self._stream_is_empty:
             self._wait_for_message()
         else:
+            self._has_waited = False
             self._read(self._prefetch.size)
 
     def _most_to_recover(self) -> int:
@@ -123,11 +137,15 @@ class Reader:
 
         One, so that of many that come at once each waiting reader gets its share.
         """
-        longest = self._block_seconds
-        if self._in_flight.take_from_sibling(self.slot, self._clock()):
-            longest = min(longest, SIBLING_WAIT_SECONDS)
+        in_flight = self._in_flight
+        has_busy_sibling = in_flight.take_from_sibling(self.slot, self._clock())
         if self.slot.waiting:
             return
+        longest = self._block_seconds
+        # While the stream becomes empty, the last of its messages may be on their way to a sibling.
+        if has_busy_sibling or not (self._has_waited or len(in_flight.slots) == 1):
+            longest = min(longest, SIBLING_WAIT_SECONDS)
+        self._has_waited = True
         self.slot.is_idle = True
         try:
             self._read(1, self._recovery.wait_seconds(self, longest))
@@ -136,14 +154,14 @@ class Reader:
             self._recovery.woke(self)
 
     def _read(self, count: int, wait_seconds: float = 0.0) -> None:
-        newest_before = self._in_flight.newest_id
+        newest_before = self._in_flight.newest(self._source)
         blocking = wait_seconds > 0
         if blocking:
             wait_seconds = max(wait_seconds, SHORTEST_WAIT_SECONDS)
         command = self._commands.read(count, round(wait_seconds * 1000))
         entries = parse_read(self.outbox.exchange(command, blocking=blocking))
         self._stream_is_empty = not entries
-        self._in_flight.admit_read(self.slot, entries, newest_before)
+        self._in_flight.admit_read(self.slot, self._source, entries, newest_before)
 
     # --- running ---
 
@@ -156,8 +174,7 @@ class Reader:
             attempt = slot.start_next(now)
             if attempt is None:
                 break
-            self._run(attempt)
-            now = attempt.ended_at
+            now = self._run(attempt)
             jobs += 1
             seconds = now - attempt.started_at
             longest = max(longest, seconds)
@@ -168,19 +185,22 @@ class Reader:
                     now = self._clock()
         self._prefetch.learn(jobs=jobs, seconds=now - began, longest_seconds=longest)
 
-    def _run(self, attempt: Attempt) -> None:
+    def _run(self, attempt: Attempt) -> float:
+        """Run an attempt; return when all is done that belongs to it."""
         slot, outbox = self.slot, self.outbox
+        (entry,) = attempt.entries
         try:
             outcome = self._delivery.run(attempt, self._runner, slot)
-            (entry,) = attempt.entries
+            ended_at = attempt.ended_at
             if outcome is None:
                 outbox.add_done(entry.id)
             else:
                 outbox.add(outcome)
+                ended_at = self._clock()
                 if isinstance(outcome, Finish):
                     self._result_bytes += sum(map(len, outcome.answer.items))
         finally:
+            if entry.deliveries > 1 and entry.crashes:
+                slot.unsettled_suspects.append(entry)
             slot.end_attempt()
-        if entry.deliveries > 1 and entry.crashes:
-            # What had to wait while a suspect ran may start now.
-            self._recovery.due_in(0.0)
+        return ended_at

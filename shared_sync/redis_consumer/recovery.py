@@ -26,6 +26,9 @@ from shared_sync.redis_consumer.in_flight import InFlight
 INTERVAL_SECONDS = 1.0
 """How often a process looks for messages to take over, if nothing else calls for it."""
 
+SPACING_SECONDS: Final = 0.02
+"""At least so much lies between two turns that fall due, so that many retries come together."""
+
 BUSY_SECONDS: Final = 0.0025
 """The same while messages of dead consumers are left, so that new messages are read as well."""
 
@@ -71,6 +74,7 @@ class Recovery:
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._next_turn = clock()
+        self._last_turn = -math.inf
         self._next_whole_look = clock()
         self._waiter: object = None  # the reader that waits for the next turn
         self._wakes_at = math.inf  # and when it wakes
@@ -123,11 +127,18 @@ class Recovery:
             now = self._clock()
             if now < self._next_turn:
                 return False
-            self._next_turn = now + INTERVAL_SECONDS * (1.0 + 0.25 * self._chance())
+            self._last_turn = now
+            self._next_turn = now + INTERVAL_SECONDS * (1.0 + 0.5 * self._chance())
             return True
 
     def due_in(self, seconds: float) -> None:
-        """There will be something to take over in so long; the next turn comes no later."""
+        """Note that there will be something to take over in so long."""
+        with self._lock:
+            earliest = self._last_turn + SPACING_SECONDS
+            self._next_turn = min(self._next_turn, max(self._clock() + seconds, earliest))
+
+    def _go_on_in(self, seconds: float) -> None:
+        """Have the next turn in so long, as the last one has left something to look at."""
         with self._lock:
             self._next_turn = min(self._next_turn, self._clock() + seconds)
 
@@ -179,7 +190,7 @@ class Recovery:
             startable_crashes=startable,
             most=most,
             apart=crashes.reads_to_keep_apart(running),
-            in_flight=tuple(self._in_flight.ids()),
+            in_flight=tuple(self._in_flight.ids(self._commands.keys)),
             foreign=foreign if looks_at_foreign else (),
             position=position,
             looks_at_own=is_whole or position.own_from != START,
@@ -192,10 +203,10 @@ class Recovery:
         left_behind = [entry for entry in found.entries if entry.left_by is not None]
         self._go_on_from(request, found)
         if left_behind:
-            self.due_in(BUSY_SECONDS)
+            self._go_on_in(BUSY_SECONDS)
         elif found.more:
             took = found.entries or found.lost_bodies
-            self.due_in(0.0 if took else self._fruitless_pause())
+            self._go_on_in(0.0 if took else self._fruitless_pause())
         if found.next_due_seconds is not None:
             self.due_in(found.next_due_seconds)
         if found.lost_bodies:

@@ -31,7 +31,7 @@ class Report:
 
     def health_data(self) -> dict[str, Any]:
         """Return what `RedisStreamConsumer.get_health_data()` promises."""
-        queue = self._pool.heartbeats[0].queue
+        queue = self._pool.heartbeat.heartbeat.queue
         state = self._life.state
         snapshot = self._pool.watchdog.check()
         health = self._judge(state, snapshot)

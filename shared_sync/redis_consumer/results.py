@@ -30,6 +30,7 @@ class Results:
         self.channel_fields = _channel_fields(result_channel) if result_channel else ()
         self.wanted = self._to_stream or result_channel is not None
         """Whether results go anywhere."""
+        self._is_plain = self._channel is None and not self._carry
         self.reads_fields = bool(self._carry or self.channel_fields)
         """Whether fields of the message go along with its result, or name its channel."""
         unprintable = set(self._carry if result_channel else ()) & set(binary_fields)
@@ -55,6 +56,10 @@ class Results:
         if result is None or not self.wanted:
             return Answer()
         own = result if isinstance(result, Mapping) else {"result": result}
+        if self._is_plain and "message_id" not in own and "status" not in own:
+            # The usual result, the shortest way.
+            items = [b"message_id", message_id.encode(), b"status", b"done"]
+            return Answer(items + encode_fields(own) if own else items)
         return self._answer(fields, {**self._envelope(message_id, fields, "done"), **own})
 
     def death(self, message_id: str, fields: Fields, metadata: Metadata) -> Answer:

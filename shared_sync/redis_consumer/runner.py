@@ -11,6 +11,9 @@ from shared_sync.errors import ConfigurationError
 from shared_sync.message import Message, current
 from shared_sync.redis_consumer.slot import Attempt
 
+_PLAIN_TYPES = frozenset({type(None), bool, bytes, dict, float, int, list, str, tuple})
+"""Types of results that have certainly run, which saves a slower check."""
+
 MessageProcessor = Callable[[str, dict[str, Any]], object]
 """The user's function: message id and fields in, a result or None out; raising is a failure."""
 
@@ -71,7 +74,7 @@ class ThreadRunner:
         token = current.set(message)
         try:
             result = self._processor(message.id, message.fields)
-            if result is not None:
+            if type(result) not in _PLAIN_TYPES:
                 _refuse_unstarted(result)
         except BaseException as error:
             raised = error

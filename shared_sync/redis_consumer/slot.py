@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
+from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry
 
 
@@ -64,8 +65,13 @@ class Slot(Activity):
         self.name = name
         # Written by the reader's thread, any thread may read; see above for `waiting`.
         self.thread_id = 0
+        self.source: Keys | None = None
+        """The stream and group that its messages are of, all at a time of the same."""
         self.waiting: deque[Entry] = deque()
         self.attempt: Attempt | None = None
+        self.unsettled_suspects: list[Entry] = []
+        """Messages that have a crash behind them and have ended, which Redis has not confirmed: if
+        the process died now, they would be charged with another."""
         self.is_idle = False
         """Whether it waits for a message, with nothing to do."""
         self.runs_processor = False

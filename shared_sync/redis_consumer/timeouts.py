@@ -6,6 +6,7 @@ import sys
 import traceback
 from typing import Final
 
+from shared_sync.protocol.keys import Keys
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
@@ -42,12 +43,14 @@ class Timeouts:
         *,
         running_jobs: RunningJobs,
         in_flight: InFlight,
+        source: Keys,
         outbox: Outbox,
         delivery: Delivery,
         job_deadline_seconds: float,
     ) -> None:
         self._running_jobs = running_jobs
         self._in_flight = in_flight
+        self._source = source
         self._outbox = outbox
         self._delivery = delivery
         self._deadline_seconds = job_deadline_seconds
@@ -66,7 +69,7 @@ class Timeouts:
 
     def _hand_back_waiting(self, job: RunningJob) -> None:
         if job.slot.waiting:
-            self._outbox.hand_back(self._in_flight.withdraw(job.slot))
+            self._in_flight.withdraw(self._source, job.slot, into=self._outbox.hand_back)
 
 
 def _stack_of(job: RunningJob) -> str:

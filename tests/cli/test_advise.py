@@ -98,11 +98,12 @@ def test_each_block_says_why() -> None:
     assert max(map(len, lines)) <= 120
 
 
-def test_jobs_that_are_cut_short_or_look_dead_are_told_of() -> None:
+def test_jobs_that_are_cut_short_or_look_dead_are_mentioned() -> None:
     def remarks(job_seconds: float) -> str:
         return "\n".join(advice(Service(8080, job_seconds, 30, 25, 60)))
 
-    assert "begun anew" not in remarks(20)
+    assert "starts again elsewhere" not in remarks(20)
+    assert "starts again elsewhere" in remarks(28)
     assert "--drain-seconds 28 lets every job end" in remarks(28)
     assert "raise that" not in remarks(28)
     assert "raise that" in remarks(300)
@@ -122,9 +123,7 @@ def test_jobs_that_are_cut_short_or_look_dead_are_told_of() -> None:
         (["more"], "--help"),
     ],
 )
-def test_numbers_that_cannot_be_are_one_line_with_the_remedy(
-    arguments: list[str], remedy: str
-) -> None:
+def test_impossible_numbers_are_one_line_with_the_remedy(arguments: list[str], remedy: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         cli_advise.main(arguments)
     assert remedy in str(caught.value)

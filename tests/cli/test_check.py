@@ -18,7 +18,8 @@ import pytest
 from helpers import Gate, free_port
 
 from shared_sync import HealthServer
-from shared_sync.cli.check import LONGEST_LINE, Answer, ask, main, read_address
+from shared_sync.cli.check import LONGEST_LINE, main, read_address
+from shared_sync.cli.http_client import Answer, get
 
 TOKEN = "s3cret-t0ken"
 
@@ -80,11 +81,11 @@ def response(body: bytes | dict[str, object], status: str = "200 OK", head: str 
 def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """The same as `check()`, in this process."""
     status = main(arguments)
-    told = capsys.readouterr()
-    assert (told.err, told.out.count("\n"), told.out[-1:]) == ("", 1, "\n")
-    assert told.out[:-1].isprintable()
-    assert told.out.isascii()
-    return status, told.out[:-1]
+    printed = capsys.readouterr()
+    assert (printed.err, printed.out.count("\n"), printed.out[-1:]) == ("", 1, "\n")
+    assert printed.out[:-1].isprintable()
+    assert printed.out.isascii()
+    return status, printed.out[:-1]
 
 
 # --- a real health server -----------------------------------------------------------------------
@@ -201,8 +202,8 @@ def test_the_token_goes_along_from_the_environment_or_a_file_and_is_never_shown(
         assert line_of(capsys, url) == (0, "healthy: a")
         monkeypatch.delenv("HEALTH_TOKEN")
         assert line_of(capsys, url) == (0, "healthy: a")
-    told = [b"Authorization: Bearer " + TOKEN.encode() in request for request in sent]
-    assert told == [True, True, False]
+    has_token = [b"Authorization: Bearer " + TOKEN.encode() in request for request in sent]
+    assert has_token == [True, True, False]
 
 
 def test_a_page_that_wants_a_token_says_how_to_give_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +216,7 @@ def test_a_page_that_wants_a_token_says_how_to_give_one(capsys: pytest.CaptureFi
 # --- servers that are slow, broken or hostile -------------------------------------------------
 
 
-def test_nobody_listening_is_told_with_the_remedy() -> None:
+def test_nobody_listening_is_reported_with_the_remedy() -> None:
     status, line = check(f"http://127.0.0.1:{free_port()}")
     assert status == 1
     assert line.startswith("no answer from http://127.0.0.1:")
@@ -268,7 +269,7 @@ def test_an_answer_is_whole_when_it_is_as_long_as_it_says() -> None:
         gate()
 
     with page(answer_and_stay) as url:
-        answer = ask(read_address(url, None), None, 20)
+        answer = get(read_address(url, None), None, 20)
         gate.opened.set()
     assert answer == Answer(200, b'{"status": "healthy"}')
 
@@ -282,7 +283,7 @@ def test_a_redirect_is_not_followed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"+PONG\r\n", b"HTTP/1.1", b"HTTP/1.1 2x0 OK\r\n\r\n"])
-def test_what_does_not_speak_http_is_told(said: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_does_not_speak_http_is_named(said: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     with page(said) as url:
         status, line = line_of(capsys, url)
     assert status == 1
@@ -290,7 +291,7 @@ def test_what_does_not_speak_http_is_told(said: bytes, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "printed"),
     [
         (b"", "healthy: {url}"),
         (b"<html>", "healthy: {url}"),
@@ -304,10 +305,10 @@ def test_what_does_not_speak_http_is_told(said: bytes, capsys: pytest.CaptureFix
     ],
 )
 def test_whatever_the_server_says_becomes_one_harmless_line(
-    body: bytes, told: str, capsys: pytest.CaptureFixture[str]
+    body: bytes, printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with page(response(body)) as url:
-        assert line_of(capsys, url) == (0, told.format(url=f"{url}/health"))
+        assert line_of(capsys, url) == (0, printed.format(url=f"{url}/health"))
 
 
 def test_a_long_answer_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +324,7 @@ def test_a_bad_status_is_never_called_healthy(capsys: pytest.CaptureFixture[str]
         assert line_of(capsys, url) == (1, "unhealthy (503): a")
 
 
-def test_a_name_that_has_no_address_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_has_no_address_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     status, line = line_of(capsys, "http://no-such-host.invalid:1", "--timeout", "20")
     assert status == 1
     assert "check its name" in line or "within 20 s" in line
@@ -349,8 +350,8 @@ def test_it_loads_nothing_heavy() -> None:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
         )
-    told, loaded = done.stdout.splitlines()
-    assert told == "healthy: a"
+    printed, loaded = done.stdout.splitlines()
+    assert printed == "healthy: a"
     heavy = {"flask", "redis", "waitress", "werkzeug", "prometheus_client", "psutil", "ssl"}
     heavy |= {"http", "email", "logging", "asyncio"}
     assert not heavy & set(ast.literal_eval(loaded))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,31 +15,18 @@ from typing import Any
 
 import pytest
 import redis
-from helpers import ENVIRONMENT, Clock, Gate, ask, eventually, free_port, health_command
+from helpers import ENVIRONMENT, Gate, ask, eventually, free_port, health_command
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
-from shared_sync.cli.serve import Watch
-from shared_sync.connection import discovery
+from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.health import main
-from shared_sync.protocol.commands import Keys
-from shared_sync.protocol.inspection import GroupView
 
 Serve = Callable[..., str]
 Ended = dict[tuple[str, ...], "Future[subprocess.CompletedProcess[str]]"]
-REDIS_PAGE = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
-(SERVES_RIGHTS,) = re.findall(r"`(\+time [^`]+)`", REDIS_PAGE)
-VIEWERS_RIGHTS = (*SERVES_RIGHTS.split(), "+xinfo|consumers", "+xrevrange")
 
 
 def where(redis_url: str) -> tuple[str, ...]:
     return ("--port", "0", "--redis-url", redis_url, "--stream", "jobs", "--group", "workers")
-
-
-def watching(redis_url: str, clock: Callable[[], float] = time.monotonic) -> Watch:
-    """A watch that looks only when it is told to."""
-    keys = Keys.of("jobs", "workers")
-    return Watch(redis_url, keys, WorkerMetrics("watch"), logging.getLogger("test"), clock=clock)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -68,7 +52,7 @@ def serve() -> Iterator[Serve]:
         yield start
 
 
-def test_it_tells_the_figures_of_a_stream_and_group(
+def test_it_shows_the_metrics_of_a_stream_and_group(
     serve: Serve, redis_url: str, client: redis.Redis
 ) -> None:
     hold = Gate()
@@ -110,7 +94,7 @@ def test_a_group_that_does_not_exist_is_degraded_and_says_what_creates_it(
         eventually(lambda: ask(f"{url}/health")[1]["status"] == "healthy")
 
 
-def test_it_sees_redis_go_and_come_back_and_lives_through_it(
+def test_it_notices_redis_go_and_come_back_and_lives_through_it(
     serve: Serve, own_server: EmbeddedRedis
 ) -> None:
     url = serve(*where(own_server.url))
@@ -164,81 +148,7 @@ def test_the_dashboard_has_the_whole_group(
         hold.opened.set()
 
 
-def test_what_was_added_and_finished_is_counted_where_the_server_counts(
-    redis_url: str, client: redis.Redis
-) -> None:
-    watch = watching(redis_url)
-    watch.look()
-    assert watch.get_metrics_data()["entries_added_total"] is None
-    with RedisStreamProducer(redis_url, "jobs") as producer:
-        producer.publish_many({"n": n, "audio": "x" * 1000} for n in range(5))
-    client.xgroup_create("jobs", "workers", id="0")
-    client.xdel("jobs", *(entry_id for entry_id, _ in client.xrange("jobs", count=2)))
-    watch = watching(redis_url)
-    watch.look()
-    figures = watch.get_metrics_data()
-    counted = (figures["entries_added_total"], figures["entries_finished_total"])
-    old = str(client.info("server")["redis_version"]).startswith("6.")
-    assert counted == ((None, None) if old else (5, 2))
-    watch.stop()
-
-
-def test_metrics_are_there_for_prometheus_without_what_is_not_known(
-    redis_url: str, client: redis.Redis
-) -> None:
-    client.xadd("jobs", {"n": 1})
-    client.xgroup_create("jobs", "workers", id="0")
-    watch = watching(redis_url)
-    before = watch.render_prometheus().decode()
-    assert "queue_depth" not in before
-    watch.look()
-    text = watch.render_prometheus().decode()
-    assert '\nqueue_depth{instance_id="watch"} 1.0\n' in text
-    assert "# HELP queue_depth Messages that are not finished." in text
-    assert "# TYPE consumers_alive gauge" in text
-    if not str(client.info("server")["redis_version"]).startswith("6."):
-        assert '\nentries_added_total{instance_id="watch"} 1.0\n' in text
-    assert watch.render_openmetrics().decode().endswith("# EOF\n")
-    watch.stop()
-
-
-def test_without_the_right_to_count_all_else_goes_on_and_it_is_said_once(
-    own_server: EmbeddedRedis, caplog: pytest.LogCaptureFixture
-) -> None:
-    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
-        admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
-        # What docs/redis.md names for the page alone.
-        rights = ("~jobs", "~{jobs}:*", *VIEWERS_RIGHTS)
-        admin.execute_command("ACL", "SETUSER", "viewer", "on", ">pw", *rights)
-    clock = Clock()
-    url = own_server.url.replace("redis://", "redis://viewer:pw@")
-    watch = watching(url, clock)
-    for _ in range(3):
-        watch.look()
-        clock.now += 10
-    assert watch.get_metrics_data()["queue_depth"] == 0
-    assert watch.get_metrics_data()["entries_added_total"] is None
-    assert sum("+xinfo|stream" in text for text in caplog.messages) == 1
-    assert "viewer" not in caplog.text
-    watch.stop()
-    connect = discovery.connector(url, key="jobs", reply_timeout_seconds=5)
-    assert "reasons" not in GroupView(connect, Keys.of("jobs", "workers")).read()
-
-
-def test_an_answer_that_is_too_old_is_none(redis_url: str) -> None:
-    clock = Clock()
-    watch = watching(redis_url, clock)
-    assert watch.check_redis()["reasons"] == ["Redis has never answered"]
-    watch.look()
-    assert watch.check_redis() == {"seconds_since_answer": 0}
-    clock.now += 60
-    assert watch.check_redis()["ready"] is False
-    assert watch.check_redis()["reasons"] == ["Redis does not answer"]
-    assert watch.get_health_data()["live"] is True
-    watch.stop()
-
-
-def test_a_user_that_is_refused_is_told_apart_from_a_redis_that_is_away(
+def test_a_user_that_is_refused_is_not_mistaken_for_a_redis_that_is_away(
     own_server: EmbeddedRedis, serve: Serve
 ) -> None:
     url = serve(*where(own_server.url.replace("redis://", "redis://viewer:s3cret@")))
@@ -313,7 +223,7 @@ def test_what_cannot_work_is_one_line_with_the_remedy(
     assert "s3cret" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_told_with_the_remedy(redis_url: str) -> None:
+def test_a_port_that_is_taken_is_reported_with_the_remedy(redis_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = command("--host", "127.0.0.1", "--port", port, "--redis-url", redis_url)
@@ -323,7 +233,7 @@ def test_a_port_that_is_taken_is_told_with_the_remedy(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_tells_its_options(ended: Ended, name: str) -> None:
+def test_each_command_lists_its_options(ended: Ended, name: str) -> None:
     done = ended[name, "--help"].result()
     assert done.returncode == 0
     assert "--port" in done.stdout or "--timeout" in done.stdout

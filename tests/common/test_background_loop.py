@@ -90,9 +90,9 @@ def test_a_stop_is_not_forgotten_in_a_fork_and_one_of_a_fork_is_its_own() -> Non
     before, after = ReentrantStop(), ReentrantStop()
     before.set()
 
-    def look_in_the_child() -> list[bool]:
+    def check_the_child() -> list[bool]:
         after.set()
         return [before.wait(3600), after.wait(3600)]
 
-    assert in_a_fork(look_in_the_child) == [True, True]
+    assert in_a_fork(check_the_child) == [True, True]
     assert not after.is_set()

@@ -20,12 +20,12 @@ def test_each_process_has_one_of_its_own() -> None:
     first = own.get()
     assert own.get() is first
 
-    def look_in_the_child() -> None:
+    def check_the_child() -> None:
         second = own.get()
         assert second is not first
         assert own.get() is second
 
-    in_a_fork(look_in_the_child)
+    in_a_fork(check_the_child)
     assert own.get() is first
 
 
@@ -64,12 +64,12 @@ class Locked:
 def test_a_lock_that_was_held_at_the_fork_is_free_in_the_child_only() -> None:
     locked = Locked()
 
-    def look_in_the_child() -> list[int]:
+    def check_the_child() -> list[int]:
         assert locked.lock.acquire(timeout=WITHIN)
         return [locked.renewed]
 
     with locked.lock:
-        assert in_a_fork(look_in_the_child) == [1]
+        assert in_a_fork(check_the_child) == [1]
     assert locked.renewed == 0
 
 

@@ -1,4 +1,4 @@
-"""No figure and no line of a log is worth a message; and a whole read costs one lock."""
+"""Errors of metrics and loggers cost no message, and a whole read takes one lock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOGGER = logging.getLogger("test_guarded")
 
 
 class Batches(Figures):
-    """A recorder that takes batches and keeps them."""
+    """A recorder that keeps the batches that it gets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Batches(Figures):
 
 
 class Refusing(Figures):
-    """A recorder to which some names mean something else."""
+    """A recorder that refuses one name."""
 
     def increment_counter(self, name: str, value: float = 1) -> None:
         if name == "jobs_processed":
@@ -48,7 +48,7 @@ def kept(recorder: Any) -> RecorderOfOneThread:
     return own
 
 
-def test_a_threads_figures_are_passed_on_as_one_batch() -> None:
+def test_what_a_thread_records_is_passed_on_as_one_batch() -> None:
     batches = Batches()
     own = kept(batches)
     assert batches.batches == []
@@ -64,14 +64,14 @@ def test_a_threads_figures_are_passed_on_as_one_batch() -> None:
     assert not batches.durations
 
 
-def test_a_recorder_without_batches_is_told_one_by_one() -> None:
+def test_a_recorder_without_batches_gets_the_values_one_by_one() -> None:
     figures = Figures()
     kept(figures).flush()
     assert figures.counters == {"jobs_processed": 3, "redis_operations": 4}
     assert figures.durations == {"processing_latency": 2}
 
 
-def test_of_a_batch_that_is_refused_only_the_offending_figure_is_lost(
+def test_of_a_batch_that_is_refused_only_the_refused_value_is_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     metrics = WorkerMetrics("w")
@@ -85,7 +85,7 @@ def test_of_a_batch_that_is_refused_only_the_offending_figure_is_lost(
     assert data["processing_latency_count"] == 2
     assert [record.message for record in caplog.records] == [
         "metrics refuse jobs_processed ('jobs_processed' is a gauge already and cannot be a "
-        "counter too; choose another name); this is said once, messages go on"
+        "counter too; choose another name); this is logged once, and costs no message"
     ]
 
 
@@ -95,7 +95,7 @@ def test_whatever_a_recorder_raises_goes_no_further() -> None:
     assert refusing.counters == {"redis_operations": 4}
 
 
-def test_errors_are_told_as_such_or_by_the_name_of_their_type() -> None:
+def test_errors_are_passed_on_as_such_or_by_the_name_of_their_type() -> None:
     metrics, figures = WorkerMetrics("w"), Figures()
     for recorder in (metrics, figures):
         own = RecorderOfOneThread(GuardedRecorder(recorder, LOGGER))

@@ -71,3 +71,10 @@ def test_a_signal_handler_may_fail_while_its_own_thread_fails() -> None:
     outage = Outage(clock)
     clock.handler = lambda: outage.begins("in the handler")
     assert returns(lambda: outage.begins("refused"))
+
+
+def test_an_outage_may_have_begun_earlier_than_it_was_noticed(outage: Outage, clock: Clock) -> None:
+    assert outage.begins("hangs", since=clock.now - 6.0)
+    assert not outage.begins("hangs", since=clock.now)
+    clock.now += 4.0
+    assert outage.ends() == 10.0

@@ -1,4 +1,4 @@
-"""Errors and connections, against a real server."""
+"""A connection sends, receives and loads scripts, and after a break it connects anew."""
 
 from __future__ import annotations
 
@@ -10,145 +10,15 @@ from typing import Any
 import pytest
 import redis
 from helpers import eventually
-from protocol_client import KEYS, Worker, interrupted_wait, make_link
+from protocol_client import KEYS, Worker, interrupted_wait, make_connection
 
-from shared_sync.connection import connection as redis_connection
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.errors import (
-    GroupMissing,
-    RedisAccessDenied,
-    RedisRefused,
-    RedisUnavailable,
-)
-from shared_sync.protocol import commands as stream_commands
-
-
-@pytest.fixture
-def connection(link: Connection) -> Connection:
-    return link
-
-
-# --- errors -----------------------------------------------------------------------------------
-
-
-def driver_error(line: str) -> Exception:
-    """What the driver makes of an error line; it strips the code when it has a class for it."""
-    parser = pytest.importorskip("redis._parsers.base")
-    error: Exception = parser.BaseParser.parse_error(line)
-    return error
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "READONLY You can't write against a read only replica.",
-        "LOADING Redis is loading the dataset in memory",
-        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        "CLUSTERDOWN The cluster is down",
-        "TRYAGAIN Multiple keys request during rehashing of slot",
-        "MOVED 3999 127.0.0.1:6381",
-        "ASK 3999 127.0.0.1:6381",
-        "NOREPLICAS Not enough good replicas to write.",
-        "NOSCRIPT No matching script. Please use EVAL.",
-        "ERR max number of clients reached",
-        "ERR Error running script (call to f_1): @user_script:9: -READONLY You can't write "
-        "against a read only replica.",
-    ],
-)
-def test_a_server_that_cannot_serve_now_counts_as_unavailable(line: str) -> None:
-    translated = redis_connection.translate(driver_error(line))
-    assert isinstance(translated, RedisUnavailable)
-    assert not isinstance(translated, RedisAccessDenied)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "NOAUTH Authentication required.",
-        "WRONGPASS invalid username-password pair or user is disabled.",
-        "NOPERM this user has no permissions to run the 'xadd' command",
-        "ERR invalid password",
-        "ERR Client sent AUTH, but no password is set",
-        "ERR Error running script: -NOPERM this user has no permissions to access a key",
-    ],
-)
-def test_a_server_that_refuses_the_user_denies_access(line: str) -> None:
-    assert isinstance(redis_connection.translate(driver_error(line)), RedisAccessDenied)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "NOGROUP No such key 'jobs' or consumer group 'workers' in XREADGROUP",
-        "UNBLOCKED the stream key no longer exists",
-        "ERR Error running script (call to f_1): @user_script:9: -NOGROUP No such key 'jobs'",
-    ],
-)
-def test_a_group_that_is_gone_is_missing(line: str) -> None:
-    assert isinstance(redis_connection.translate(driver_error(line)), GroupMissing)
-
-
-@pytest.mark.parametrize(
-    ("line", "code"),
-    [
-        ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
-        ("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
-        ("MISCONF Redis is configured to save RDB snapshots", "MISCONF"),
-        ("ERR unknown command 'XADD'", "ERR"),
-        ("ERR value is not an integer or out of range", "ERR"),
-        ("BUSYGROUP Consumer Group name already exists", "ERR"),
-    ],
-)
-def test_any_other_answer_is_a_refusal_that_keeps_its_code(line: str, code: str) -> None:
-    translated = redis_connection.translate(driver_error(line))
-    assert type(translated) is RedisRefused
-    assert translated.code == code
-    assert line.removeprefix("ERR ") in str(translated)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        redis.ConnectionError("Connection refused"),
-        redis.ConnectionError(),
-        redis.TimeoutError("Timeout reading from socket"),
-        OSError("no route to host"),
-        BrokenPipeError(),
-        TimeoutError(),
-        ValueError("I/O operation on closed file"),
-        AttributeError("'NoneType' object has no attribute 'recv'"),
-        redis.exceptions.InvalidResponse("Protocol Error: b'x'"),
-    ],
-    ids=repr,
-)
-def test_a_broken_connection_is_unavailable_however_the_driver_puts_it(error: Exception) -> None:
-    translated = redis_connection.translate(error)
-    assert isinstance(translated, RedisUnavailable | RedisRefused)
-    assert str(translated)
-    if not isinstance(error, redis.exceptions.InvalidResponse):
-        assert type(translated) is RedisUnavailable
-
-
-@pytest.mark.parametrize("act", ["XGROUP DELCONSUMER", "GET"])
-def test_what_a_user_may_not_do_inside_a_script_is_denied_too(
-    own_server: EmbeddedRedis, act: str
-) -> None:
-    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
-        rights = ("on", ">pw", "~mine", "+eval", "+script|load", "+get")
-        admin.execute_command("ACL", "SETUSER", "worker", *rights)
-    call = "redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'g', 'c')"
-    if act == "GET":
-        call = "redis.call('GET', 'not-' .. KEYS[1])"
-    url = own_server.url.replace("redis://", "redis://worker:pw@")
-    connection: Any = discovery.connector(url, key=None, reply_timeout_seconds=5)()
-    connection.connect()
-    connection.send_command("EVAL", f"return {call}", 1, "mine")
-    with pytest.raises(redis.ResponseError) as refused:
-        connection.read_response()
-    assert isinstance(redis_connection.translate(refused.value), RedisAccessDenied)
-
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable
+from shared_sync.protocol import publishing
+from shared_sync.protocol.groups import entries
 
 SECRET = "s3cr3t"
 
@@ -170,6 +40,18 @@ def test_a_refusal_leaves_the_connection_in_step(connection: Connection) -> None
         connection.receive()
     assert connection.receive() == b"after"
     assert connection.connects == 1
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_reply_that_was_not_read_is_not_taken_for_that_to_the_next_command(
+    connection: Connection, read: int
+) -> None:
+    """As when an error is thrown into the thread between sending and receiving."""
+    connection.send([("ECHO", "first"), ("ECHO", "second")])
+    for _ in range(read):
+        assert connection.receive() == b"first"
+    assert connection.call("ECHO", "third") == b"third"
+    assert connection.connects == 2
 
 
 def test_a_broken_connection_raises_once_and_then_connects_anew(
@@ -196,7 +78,7 @@ def test_a_connection_notices_without_asking_that_the_server_has_closed_it(
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    connection = make_link(f"redis://127.0.0.1:{port}/0")
+    connection = make_connection(f"redis://127.0.0.1:{port}/0")
     with pytest.raises(RedisUnavailable):
         connection.open()
     assert connection.connects == 0
@@ -209,7 +91,7 @@ def test_a_wrong_password_is_denied_and_not_shown(redis_server: EmbeddedRedis) -
         url = server.url.replace("redis://", f"redis://:{SECRET}@")
         for address in (url, server.url):
             with pytest.raises(RedisAccessDenied) as caught:
-                make_link(address).call("PING")
+                make_connection(address).call("PING")
             assert SECRET not in str(caught.value)
 
 
@@ -253,11 +135,11 @@ def calls_of(client: redis.Redis, command: str) -> int:
     return int(counted["calls"]) if counted else 0
 
 
-ENTRIES = stream_commands.entries(KEYS)
+ENTRIES = entries(KEYS)
 
 
-def publishing() -> tuple[Any, ...]:
-    return stream_commands.publish("jobs", [[b"a", b"1"]], None)
+def publish() -> Command:
+    return publishing.publish("jobs", [[b"a", b"1"]], None)
 
 
 def test_a_script_is_loaded_with_its_first_call_in_the_same_write(
@@ -275,7 +157,7 @@ def test_a_script_is_loaded_with_its_first_call_in_the_same_write(
         made[0].writes = 0
         client.config_resetstat()
         for number in range(1, 4):
-            connection.call(*publishing())
+            connection.call(*publish())
             assert made[0].writes == number
     assert calls_of(client, "script|load") == 1
     assert client.info("memory")["number_of_cached_scripts"] == 1
@@ -293,50 +175,69 @@ def test_opening_and_plain_commands_load_no_scripts(
 def test_replies_are_those_to_the_commands_also_where_scripts_were_loaded_before_them(
     connection: Connection,
 ) -> None:
-    connection.send([("ECHO", "1"), publishing(), ENTRIES, ("ECHO", "2"), publishing()])
+    connection.send([("ECHO", "1"), publish(), ENTRIES, ("ECHO", "2"), publish()])
     assert connection.receive() == b"1"
     assert len(connection.receive()[0]) == 1
     assert connection.receive()[1] == 1
     assert connection.receive() == b"2"
     assert len(connection.receive()[0]) == 1
-    replies = connection.call_all(ENTRIES, ("NO-SUCH-COMMAND",), publishing())
+    replies = connection.call_all(ENTRIES, ("NO-SUCH-COMMAND",), publish())
     assert replies[0][1] == 2
     assert isinstance(replies[1], RedisRefused)
     assert len(replies[2][0]) == 1
 
 
 def test_a_new_connection_loads_the_scripts_again(own_server: EmbeddedRedis) -> None:
-    with closing(make_link(own_server.url)) as connection:
-        connection.call(*publishing())
+    with closing(make_connection(own_server.url)) as connection:
+        connection.call(*publish())
         own_server.kill()
         with pytest.raises(RedisUnavailable):
-            connection.call(*publishing())
+            connection.call(*publish())
         own_server.start()
-        assert len(connection.call(*publishing())[0]) == 1
+        assert len(connection.call(*publish())[0]) == 1
         assert connection.connects == 2
 
 
 def test_scripts_that_the_server_forgot_are_loaded_again_by_themselves(
     connection: Connection, client: redis.Redis
 ) -> None:
-    connection.call(*publishing())
+    connection.call(*publish())
     client.script_flush()
-    assert len(connection.call(*publishing())[0]) == 1
+    assert len(connection.call(*publish())[0]) == 1
     assert client.xlen("jobs") == 2
 
 
 def test_commands_that_are_sent_together_are_not_repeated_when_the_server_forgot_a_script(
     connection: Connection, client: redis.Redis
 ) -> None:
-    connection.call(*publishing())
+    connection.call(*publish())
     client.script_flush()
-    connection.send([publishing(), ("ECHO", "after")])
+    connection.send([publish(), ("ECHO", "after")])
     with pytest.raises(RedisUnavailable, match="NOSCRIPT"):
         connection.receive()
     assert client.xlen("jobs") == 1
-    connection.send([publishing(), ("ECHO", "after")])
+    connection.send([publish(), ("ECHO", "after")])
     assert len(connection.receive()[0]) == 1
     assert connection.receive() == b"after"
+
+
+def test_a_wait_that_is_broken_off_leaves_no_reply_to_a_script_behind(redis_url: str) -> None:
+    class BrokenOff(Written):
+        breaks = True
+
+        def read_response(self) -> Any:
+            if self.breaks:
+                self.breaks = False
+                raise KeyboardInterrupt
+            return self._connection.read_response()
+
+    connect = discovery.connector(redis_url, key=None, reply_timeout_seconds=5)
+    with closing(Connection(lambda: BrokenOff(connect()))) as connection:
+        with pytest.raises(KeyboardInterrupt):
+            connection.call(*publish())
+        assert connection.call("ECHO", "next") == b"next"
+        assert connection.call(*ENTRIES)[1] >= 0
+        assert connection.connects == 2
 
 
 @pytest.fixture
@@ -345,15 +246,15 @@ def unable_to_load(own_server: EmbeddedRedis) -> Iterator[Connection]:
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
         admin.execute_command("ACL", "SETUSER", "worker", "on", ">pw", "~*", "+@all", "-script")
     url = own_server.url.replace("redis://", "redis://worker:pw@")
-    with closing(make_link(url)) as connection:
+    with closing(make_connection(url)) as connection:
         yield connection
 
 
 def test_a_user_who_may_not_load_scripts_is_denied_access(unable_to_load: Connection) -> None:
     for _ in range(2):
         with pytest.raises(RedisAccessDenied, match="script"):
-            unable_to_load.call(*publishing())
-    unable_to_load.send([("ECHO", "before"), publishing(), ("ECHO", "after")])
+            unable_to_load.call(*publish())
+    unable_to_load.send([("ECHO", "before"), publish(), ("ECHO", "after")])
     assert unable_to_load.receive() == b"before"
     with pytest.raises(RedisAccessDenied, match="script"):
         unable_to_load.receive()
@@ -363,7 +264,7 @@ def test_a_user_who_may_not_load_scripts_is_denied_access(unable_to_load: Connec
 def test_a_user_who_may_not_load_scripts_may_call_those_that_the_server_has(
     unable_to_load: Connection, own_server: EmbeddedRedis
 ) -> None:
-    with closing(make_link(own_server.url)) as connection:
-        connection.call(*publishing())
-    assert len(unable_to_load.call(*publishing())[0]) == 1
-    assert len(unable_to_load.call(*publishing())[0]) == 1
+    with closing(make_connection(own_server.url)) as connection:
+        connection.call(*publish())
+    assert len(unable_to_load.call(*publish())[0]) == 1
+    assert len(unable_to_load.call(*publish())[0]) == 1

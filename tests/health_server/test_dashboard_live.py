@@ -27,6 +27,7 @@ from shared_sync import (
     WorkerMetrics,
 )
 from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.health_server import sampler
 from shared_sync.health_server import state as health_server_state
 from shared_sync.redis_consumer import job_budget
 
@@ -56,7 +57,7 @@ def server_of(consumer: RedisStreamConsumer, metrics: WorkerMetrics) -> Iterator
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers of this process take samples often, and ask for views whenever the page does."""
-    monkeypatch.setattr(health_server_state, "HISTORY_PERIOD_SECONDS", 0.5)
+    monkeypatch.setattr(sampler, "PERIOD_SECONDS", 0.5)
     monkeypatch.setattr(health_server_state, "VIEW_PERIOD_SECONDS", 0.0)
 
 
@@ -79,7 +80,7 @@ def state(server: HealthServer) -> dict[str, Any]:
 
 def shown(page: Page, name: str) -> int:
     """A number of the table of all figures."""
-    text = page.figures().get(name, "0")
+    text = page.values().get(name, "0")
     return int(text.replace(",", ""))
 
 
@@ -130,7 +131,7 @@ def test_under_load_the_page_shows_what_the_api_and_redis_say(
     publisher = threading.Thread(target=load)
     with server_of(consumer, metrics) as server:
         page.open(server.url)
-        page.open_figures()
+        page.open_values()
         publisher.start()
         while publisher.is_alive():
             before = state(server)["metrics"].get("jobs_processed", 0)
@@ -163,7 +164,7 @@ def test_under_load_the_page_shows_what_the_api_and_redis_say(
         assert [row[0], *row[2:]] == [soonest, "1", "TimeoutError"]
         (row,) = page.rows("#consumers")
         (consumer_in_redis,) = client.zrange("{jobs}:workers:presence", 0, -1)
-        assert row[:2] == [consumer_in_redis.decode(), "present"]
+        assert row[:2] == [consumer_in_redis.decode(), "alive"]
         assert row[3] == "0"
         page.picture("live")
 
@@ -249,15 +250,15 @@ def test_while_redis_is_away_the_page_keeps_what_it_knew_of_the_group(
         own_server.kill()
         page.asks_until("Unhealthy", "#status")
         page.asks_until("Redis ", "#reasons")
-        page.asks_until("ago: asking for it failed", "#consumers")
+        page.asks_until("ago: the view failed", "#consumers")
         assert [row[0] for row in page.rows("#consumers")] == ["stt-1"]
         page.picture("redis-gone")
         own_server.start()
         page.asks_until("Healthy", "#status", within=30)
-        eventually(lambda: "asking for it" not in page.text("#consumers"))
+        eventually(lambda: "the view failed" not in page.text("#consumers"))
 
 
-def test_a_right_that_is_missing_is_told_and_once_granted_the_table_is_there(
+def test_a_right_that_is_missing_is_named_and_once_granted_the_table_is_there(
     page: Page, make: Make, own_server: EmbeddedRedis, metrics: WorkerMetrics
 ) -> None:
     consumer = make(lambda *_: None, url=own_server.url, consumer_id="stt-1", metrics=metrics)
@@ -296,10 +297,10 @@ def test_the_health_command_shows_the_group_from_outside(
         page.asks_until("10", "#parked .note")
         rows = {row[0]: row for row in page.rows("#consumers")}
         assert set(rows) == {"stt-1", "stt-2"}
-        assert {row[1] for row in rows.values()} == {"present"}
+        assert {row[1] for row in rows.values()} == {"alive"}
         assert f"pid {os.getpid()}" in rows["stt-1"][5]
         assert f"{STREAM} · {GROUP}" in page.text("#queues")
-        assert "Jobs and readers are told by the worker's own page" in page.text("#missing")
+        assert "Jobs and readers are on the worker's own page" in page.text("#missing")
         page.asks_until("10", ".chart[aria-label^=Queue] .legend")
         if not str(client.info("server")["redis_version"]).startswith("6."):
             page.asks_until("finished", ".chart[aria-label^=Throughput] .legend")

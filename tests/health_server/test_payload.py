@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_sync.health_server import payload
-from shared_sync.health_server.payload import HealthData, parse, presentable
+from shared_sync.health_server.payload import HealthData, parse, public
 
 CRITICAL = ("redis_connected", "model_loaded")
 
@@ -64,10 +64,10 @@ def test_another_word_for_the_status_is_degraded_and_told(status: object) -> Non
 
 
 @pytest.mark.parametrize("reasons", ["one text", 5, None, {"a": 1}])
-def test_reasons_that_are_no_list_are_left_as_figures(reasons: object) -> None:
+def test_reasons_that_are_no_list_are_left_as_values(reasons: object) -> None:
     data = data_of({"status": "degraded", "reasons": reasons})
     assert data.reasons == ()
-    assert data.figures["reasons"] == reasons
+    assert data.values["reasons"] == reasons
 
 
 @pytest.mark.parametrize("returned", [1, 1.5, "healthy", b"x", ["a"], object()])
@@ -78,8 +78,8 @@ def test_what_is_no_health_data_is_refused_with_the_remedy(returned: object) -> 
 
 def test_details_are_shown_only_where_that_was_asked_for_at_any_depth() -> None:
     data = {"details": "x", "rows": [{"a": 1, "details": {"path": "/secret"}}], "b": {"details": 1}}
-    assert data_of(data).figures == {"rows": [{"a": 1}], "b": {}}
-    assert data_of(data, details=True).figures == data
+    assert data_of(data).values == {"rows": [{"a": 1}], "b": {}}
+    assert data_of(data, details=True).values == data
 
 
 @pytest.mark.parametrize("details", [False, True])
@@ -96,40 +96,40 @@ def test_details_are_shown_only_where_that_was_asked_for_at_any_depth() -> None:
     ],
 )
 def test_passwords_in_urls_are_never_shown(text: str, shown: str, details: bool) -> None:
-    assert presentable(text, details=details) == shown
-    assert presentable({"a": [text]}, details=details) == {"a": [shown]}
+    assert public(text, details=details) == shown
+    assert public({"a": [text]}, details=details) == {"a": [shown]}
     assert data_of({"status": "degraded", "reasons": [text]}).reasons == (shown,)
 
 
 def test_numbers_that_json_has_not_become_null() -> None:
-    assert presentable([math.nan, math.inf, -math.inf, 1.5, 10**400], details=False) == [
+    assert public([math.nan, math.inf, -math.inf, 1.5, 10**400], details=False) == [
         None,
         None,
         None,
         1.5,
         None,
     ]
-    assert presentable(2**1023 - 1, details=False) == 2**1023 - 1
+    assert public(2**1023 - 1, details=False) == 2**1023 - 1
 
 
 @pytest.mark.parametrize("value", [b"x", {1, 2}, object(), {("a", 1): 1}, {b"a": 1}])
 def test_what_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(TypeError):
-        presentable({"a": value}, details=False)
+        public({"a": value}, details=False)
 
 
 def test_a_password_in_a_key_is_not_shown_either() -> None:
-    assert presentable({"redis://me:s3cret@host": 1}, details=True) == {"redis://***@host": 1}
+    assert public({"redis://me:s3cret@host": 1}, details=True) == {"redis://***@host": 1}
 
 
 def test_moments_decimals_and_uuids_become_text() -> None:
     moment, name = datetime(2026, 1, 2, tzinfo=timezone.utc), UUID(int=7)
-    shown = presentable([moment, moment.date(), Decimal("1.50"), name], details=False)
+    shown = public([moment, moment.date(), Decimal("1.50"), name], details=False)
     assert shown == [str(moment), "2026-01-02", "1.50", str(name)]
 
 
 def test_keys_become_text_as_json_has_them() -> None:
-    assert presentable({1: "a", None: "b", False: "c", "d": "e"}, details=False) == {
+    assert public({1: "a", None: "b", False: "c", "d": "e"}, details=False) == {
         "1": "a",
         "null": "b",
         "false": "c",
@@ -146,9 +146,9 @@ JSONABLE = st.recursive(
 
 @given(JSONABLE)
 def test_whatever_is_presentable_is_json_and_stays_as_it_is(value: Any) -> None:
-    shown = presentable(value, details=False)
+    shown = public(value, details=False)
     assert json.loads(json.dumps(shown, allow_nan=False)) == shown
-    assert presentable(shown, details=False) == shown
+    assert public(shown, details=False) == shown
 
 
 def test_the_worst_of_several_counts() -> None:

@@ -1,4 +1,4 @@
-"""The ring of figures: what is kept, for how long, in how little memory, and how it is read on."""
+"""The ring of samples: what is kept, for how long, in how little memory, and how it is read."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ def test_whole_numbers_are_written_without_a_point_unless_they_would_fill_a_line
     assert written == "[5, 5, 0, 9007199254740992, 1e+300]"
 
 
-# --- too many figures -------------------------------------------------------------------------
+# --- too many values --------------------------------------------------------------------------
 
 
-def test_figures_that_find_no_place_are_dropped_and_counted() -> None:
-    history = History(max_figures=2)
+def test_values_that_find_no_place_are_dropped_and_counted() -> None:
+    history = History(max_names=2)
     record(history, {"a": 1, "b": 2, "c": 3, "d": 4})
     read = history.read()
     assert read["figures"] == {"a": [1], "b": [2]}
@@ -117,7 +117,7 @@ def test_figures_that_find_no_place_are_dropped_and_counted() -> None:
 
 
 def test_a_figure_gives_up_its_place_when_it_was_unknown_throughout() -> None:
-    history = History(capacity=3, max_figures=1)
+    history = History(capacity=3, max_names=1)
     record(history, {"a": 1}, {"b": 2}, {"b": 2})
     assert history.read()["figures"] == {"a": [1, None, None]}
     record(history, {"b": 2})
@@ -125,7 +125,7 @@ def test_a_figure_gives_up_its_place_when_it_was_unknown_throughout() -> None:
 
 
 def test_a_figure_that_comes_back_in_time_keeps_its_place() -> None:
-    history = History(capacity=3, max_figures=1)
+    history = History(capacity=3, max_names=1)
     record(history, {"a": 1}, {}, {}, {"a": 4}, {}, {})
     assert history.read()["figures"] == {"a": [4, None, None]}
     record(history, {})
@@ -133,11 +133,11 @@ def test_a_figure_that_comes_back_in_time_keeps_its_place() -> None:
 
 
 def test_names_that_change_with_every_sample_take_no_more_memory_than_there_is() -> None:
-    history = History(capacity=4, max_figures=3)
+    history = History(capacity=4, max_names=3)
     record(history, *({f"error {n}": 1} for n in range(100)))
-    figures = history.read()["figures"]
-    assert len(figures) == 3
-    assert all(any(value is not None for value in values) for values in figures.values())
+    columns = history.read()["figures"]
+    assert len(columns) == 3
+    assert all(any(value is not None for value in values) for values in columns.values())
 
 
 # --- reading on -------------------------------------------------------------------------------
@@ -172,11 +172,11 @@ def test_a_number_that_is_kept_begins_there(since: int, sequences: list[int]) ->
     assert read["figures"] == {"a": sequences}
 
 
-def test_figures_may_be_named() -> None:
+def test_values_may_be_named() -> None:
     history = History()
     record(history, {"a": 1, "b": 2, "c": 3})
-    assert history.read(figures=["c", "a", "nothing"])["figures"] == {"a": [1], "c": [3]}
-    assert history.read(figures=[])["figures"] == {}
+    assert history.read(names=["c", "a", "nothing"])["figures"] == {"a": [1], "c": [3]}
+    assert history.read(names=[])["figures"] == {}
 
 
 VALUES = st.none() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
@@ -191,7 +191,7 @@ VALUES = st.none() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, a
 def test_it_reads_as_a_list_of_the_last_samples_would(
     capacity: int, samples: list[dict[str, Any]], since: int | None
 ) -> None:
-    history = History(capacity=capacity, max_figures=3)
+    history = History(capacity=capacity, max_names=3)
     record(history, *samples)
     kept = list(enumerate(samples))[-capacity:]
     names = {name for _, sample in kept for name, value in sample.items() if value is not None}
@@ -205,16 +205,16 @@ def test_it_reads_as_a_list_of_the_last_samples_would(
 # --- memory and threads -----------------------------------------------------------------------
 
 
-def test_an_hour_of_256_figures_takes_no_more_than_it_says() -> None:
-    figures = {f"figure_{n}": n + 0.5 for n in range(256)}
+def test_an_hour_of_256_values_takes_no_more_than_it_says() -> None:
+    values = {f"figure_{n}": n + 0.5 for n in range(256)}
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         history = History()
-        history.record(NOON, figures)
+        history.record(NOON, values)
         after_one, _ = tracemalloc.get_traced_memory()
         for n in range(1000):
-            history.record(NOON + n, figures)
+            history.record(NOON + n, values)
         after_all, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -225,7 +225,7 @@ def test_an_hour_of_256_figures_takes_no_more_than_it_says() -> None:
 
 def test_a_sample_is_read_whole_or_not_at_all_whoever_records_meanwhile() -> None:
     writers, each = 4, 500
-    history = History(capacity=50, max_figures=4)
+    history = History(capacity=50, max_names=4)
     done = threading.Event()
 
     def write(writer: int) -> None:

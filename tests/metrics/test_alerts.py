@@ -11,7 +11,7 @@ from shared_sync.errors import ConfigurationError
 from shared_sync.metrics import WorkerMetrics
 
 
-def test_an_alert_fires_once_its_figure_has_been_beyond_the_limit_for_long(
+def test_an_alert_fires_once_its_value_has_been_beyond_the_limit_for_long(
     metrics: WorkerMetrics, clock: Clock
 ) -> None:
     metrics.alert("queue_depth", above=100, for_seconds=60)
@@ -42,7 +42,7 @@ def test_an_alert_fires_once_its_figure_has_been_beyond_the_limit_for_long(
     assert health["alerts"][0]["beyond_seconds"] == 0.0
 
 
-def test_a_figure_that_was_back_for_a_moment_starts_anew(
+def test_a_value_that_was_back_within_its_limit_starts_anew(
     metrics: WorkerMetrics, clock: Clock
 ) -> None:
     metrics.alert("queue_depth", above=100, for_seconds=60)
@@ -54,7 +54,7 @@ def test_a_figure_that_was_back_for_a_moment_starts_anew(
     assert [state["beyond_seconds"] for state in metrics.get_alerts()] == [50.0]
 
 
-def test_of_several_alerts_the_worst_counts_and_all_are_told(metrics: WorkerMetrics) -> None:
+def test_of_several_alerts_the_worst_counts_and_all_are_shown(metrics: WorkerMetrics) -> None:
     metrics.alert("cache_hit_ratio", below=0.5)
     metrics.alert("error_rate", above=0.05, status="unhealthy")
     metrics.alert("avg_work_ms", above=1)

@@ -12,7 +12,7 @@ from registries import StillResources, registry
 
 from shared_sync.metrics.catalogue import CONSUMER, KNOWN, OWN, SERVICES, MetricDescription, Ratio
 from shared_sync.metrics.error_categories import CATEGORIES
-from shared_sync.redis_consumer.consumer import COUNTERS
+from shared_sync.redis_consumer.lifecycle import COUNTERS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "metrics.md").read_text()
@@ -24,7 +24,7 @@ def test_the_table_of_names_is_that_of_the_code() -> None:
         DOCUMENT,
         re.MULTILINE,
     )
-    told = {
+    documented = {
         (name, kind, unit, owner, meaning)
         for name, kind, unit, owners, meaning in rows
         for owner in owners.split(", ")
@@ -37,10 +37,10 @@ def test_the_table_of_names_is_that_of_the_code() -> None:
         for owner, metrics in owned.items()
         for metric in metrics
     }
-    assert told == built
+    assert documented == built
 
 
-def test_every_figure_of_an_empty_registry_is_documented() -> None:
+def test_every_value_of_an_empty_registry_is_documented() -> None:
     data = registry("w", Clock(), StillResources()).get_metrics_data()
     assert [name for name in data if f"`{name}" not in DOCUMENT] == [
         "metrics_dropped_label_sets_per_second"  # as every counter has
@@ -57,7 +57,7 @@ def test_every_name_that_the_library_records_is_in_the_table() -> None:
     }
     recorded = set()
     files = set((ROOT / "shared_sync").rglob("*.py"))
-    files.remove(ROOT / "shared_sync" / "cli" / "serve.py")  # the health command's own metrics
+    files.remove(ROOT / "shared_sync" / "cli" / "monitor.py")  # the health command's own metrics
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             if (

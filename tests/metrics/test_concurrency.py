@@ -71,7 +71,7 @@ def test_a_forked_process_records_and_reads_although_a_lock_was_held() -> None:
     assert metrics.get_metrics_data()["sent"] == 1
 
 
-def test_without_threads_to_be_had_the_figures_are_shown_all_the_same(
+def test_without_more_threads_the_metrics_are_shown_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(_thread: threading.Thread) -> None:

@@ -45,7 +45,7 @@ def test_a_type_of_ones_own_can_be_given_a_category(metrics: WorkerMetrics) -> N
     assert data["errors"] == {"Mp3Broken": 2, "CodecBroken": 1}
     with pytest.raises(ConfigurationError, match="category must be one of bad_input, timeout"):
         metrics.register_error(CodecBroken, "codec")
-    with pytest.raises(ConfigurationError, match="an exception type is wanted"):
+    with pytest.raises(ConfigurationError, match="error_type must be an exception type"):
         metrics.register_error("CodecBroken", "bad_input")  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""GPUs as a stand-in for NVIDIA's library tells of them."""
+"""GPUs as a stand-in for NVIDIA's library reports them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def whole(index: int) -> GpuSample:
     )
 
 
-def test_each_gpu_has_its_figures(library: nvml.FakeNvml) -> None:
+def test_each_gpu_has_its_values(library: nvml.FakeNvml) -> None:
     gpus = Gpus()
     assert not gpus.available
     assert gpus.read() == (whole(0), whole(1))
@@ -51,11 +51,11 @@ def test_making_it_touches_nothing(library: nvml.FakeNvml) -> None:
     "error",
     [nvml.NVMLError_NotSupported, nvml.NVMLError_NoPermission, nvml.NVMLError_FunctionNotFound],
 )
-def test_a_figure_that_is_not_supported_is_none_and_the_others_are_there(
+def test_a_value_that_is_not_supported_is_none_and_the_others_are_there(
     library: nvml.FakeNvml, error: type[Exception]
 ) -> None:
     def shown(function: str) -> GpuSample:
-        library.trouble = {f"{function} gpu 0": error()}
+        library.errors = {f"{function} gpu 0": error()}
         first, second = Gpus().read()
         assert second == whole(1)
         return first
@@ -66,7 +66,7 @@ def test_a_figure_that_is_not_supported_is_none_and_the_others_are_there(
 
 
 def test_a_gpu_that_was_given_to_others_is_left_out(library: nvml.FakeNvml) -> None:
-    library.trouble = {"nvmlDeviceGetHandleByIndex 0": nvml.NVMLError_NoPermission()}
+    library.errors = {"nvmlDeviceGetHandleByIndex 0": nvml.NVMLError_NoPermission()}
     assert Gpus().read() == (whole(1),)
 
 
@@ -78,14 +78,14 @@ def test_other_errors_are_raised_and_the_next_read_tries_again(
     library: nvml.FakeNvml, function: str
 ) -> None:
     gpus = Gpus()
-    library.trouble = {
+    library.errors = {
         function: nvml.NVMLError_GpuIsLost(),
         "nvmlDeviceGetHandleByIndex 0": nvml.NVMLError_GpuIsLost(),
     }
     with pytest.raises(nvml.NVMLError_GpuIsLost):
         gpus.read()
     assert gpus.available
-    library.trouble = {}
+    library.errors = {}
     assert gpus.read() == (whole(0), whole(1))
 
 
@@ -96,10 +96,10 @@ def test_a_gpu_that_is_lost_is_counted_and_the_others_are_there(
     library: nvml.FakeNvml, function: str
 ) -> None:
     gpus = Gpus()
-    library.trouble = {function: nvml.NVMLError_GpuIsLost()}
+    library.errors = {function: nvml.NVMLError_GpuIsLost()}
     assert gpus.read() == gpus.read() == (whole(0),)
     assert gpus.failures == 2
-    library.trouble = {}
+    library.errors = {}
     assert gpus.read() == (whole(0), whole(1))
     assert gpus.failures == 2
 
@@ -118,16 +118,16 @@ def test_without_a_driver_there_are_no_gpus_and_it_is_not_tried_again(
     library: nvml.FakeNvml,
 ) -> None:
     gpus = Gpus()
-    library.trouble = {"nvmlInit": nvml.NVMLError_DriverNotLoaded()}
+    library.errors = {"nvmlInit": nvml.NVMLError_DriverNotLoaded()}
     for _ in range(3):
         assert gpus.read() == ()
     assert not gpus.available
     assert library.calls == ["nvmlInit"]
 
 
-def test_a_library_that_is_broken_is_told_of_once(library: nvml.FakeNvml) -> None:
+def test_a_library_that_is_broken_is_reported_once(library: nvml.FakeNvml) -> None:
     gpus = Gpus()
-    library.trouble = {"nvmlInit": ZeroDivisionError()}
+    library.errors = {"nvmlInit": ZeroDivisionError()}
     with pytest.raises(ZeroDivisionError):
         gpus.read()
     assert gpus.read() == ()

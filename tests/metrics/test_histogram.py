@@ -73,12 +73,12 @@ def exact(durations: list[float], share: float) -> float:
 
 
 def content(histogram: Histogram) -> tuple[object, ...]:
-    """Everything that it tells, but for the sum, which depends on the order of adding."""
+    """All that a histogram knows, except the sum, which depends on the order of adding."""
     counts = histogram.up_to(range(LAST + 1))
     return histogram.count, histogram.low, histogram.high, counts
 
 
-# --- what is told -----------------------------------------------------------------------------
+# --- quantiles and sums -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

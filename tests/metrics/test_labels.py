@@ -28,7 +28,7 @@ def test_labels_tell_the_parts_of_a_metric_from_each_other(metrics: WorkerMetric
     }
 
 
-def test_a_duration_has_figures_for_each_part_and_for_the_whole(metrics: WorkerMetrics) -> None:
+def test_a_duration_has_values_for_each_label_set_and_for_all(metrics: WorkerMetrics) -> None:
     for _ in range(3):
         metrics.record_duration("work", 1.0, {"language": "en"})
     metrics.record_duration("work_ms", 3.0, {"language": "de"})

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 from helpers import Clock, eventually, in_a_fork
 
-from shared_sync.metrics.polled_source import NothingToRead, Source
+from shared_sync.metrics.polled_source import NothingToRead, PolledSource
 
-WITHIN = 20  # seconds for what should be there at once
+WITHIN = 20  # seconds for what should happen at once
 
 
 class Meter:
@@ -23,7 +23,7 @@ class Meter:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.value: object = "figures"
+        self.value: object = "values"
         self.seconds = 0.0
         self.calls = 0
         self.entered, self.open = threading.Event(), threading.Event()
@@ -49,9 +49,11 @@ def meter(clock: Clock) -> Iterator[Meter]:
 
 
 @pytest.fixture
-def source(clock: Clock, meter: Meter) -> Iterator[Source[object]]:
+def source(clock: Clock, meter: Meter) -> Iterator[PolledSource[object]]:
     """One that reads once when it is started, and then only when it is stepped."""
-    source: Source[object] = Source("meter", meter.read, period_seconds=3600, clock=clock)
+    source: PolledSource[object] = PolledSource(
+        "meter", meter.read, period_seconds=3600, clock=clock
+    )
     yield source
     source.stop()
     meter.open.set()
@@ -72,48 +74,48 @@ def threads() -> set[threading.Thread]:
 # --- one call ---------------------------------------------------------------------------------
 
 
-def test_there_is_nothing_before_the_first_call(source: Source[object]) -> None:
+def test_there_is_nothing_before_the_first_call(source: PolledSource[object]) -> None:
     assert source.latest() is None
     assert source.failures == 0
 
 
-def test_the_last_result_stays_until_the_next(source: Source[object], meter: Meter) -> None:
-    source._step()
-    assert source.latest() == "figures"
-    assert source.latest() == "figures"
-    meter.value = "new figures"
-    source._step()
-    assert source.latest() == "new figures"
+def test_the_last_result_stays_until_the_next(source: PolledSource[object], meter: Meter) -> None:
+    source._poller.poll_once()
+    assert source.latest() == "values"
+    assert source.latest() == "values"
+    meter.value = "new values"
+    source._poller.poll_once()
+    assert source.latest() == "new values"
     assert source.failures == 0
 
 
 @pytest.mark.parametrize("error", [OSError("secret"), SystemExit("secret")])
 def test_a_call_that_raises_leaves_nothing_and_is_counted(
-    source: Source[object], meter: Meter, error: BaseException
+    source: PolledSource[object], meter: Meter, error: BaseException
 ) -> None:
-    source._step()
+    source._poller.poll_once()
     meter.value = error
-    source._step()
+    source._poller.poll_once()
     assert source.latest() is None
-    source._step()
+    source._poller.poll_once()
     assert source.failures == 2
-    meter.value = "figures"
-    source._step()
-    assert source.latest() == "figures"
+    meter.value = "values"
+    source._poller.poll_once()
+    assert source.latest() == "values"
     assert source.failures == 2
 
 
 def test_a_first_failure_is_logged_by_its_type_then_the_recovery_with_its_length(
-    source: Source[object], meter: Meter, clock: Clock, caplog: pytest.LogCaptureFixture
+    source: PolledSource[object], meter: Meter, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     for _ in range(3):
         meter.value = OSError("secret")
-        source._step()
+        source._poller.poll_once()
         clock.now += 10
-    meter.value = "figures"
-    source._step()
-    source._step()
+    meter.value = "values"
+    source._poller.poll_once()
+    source._poller.poll_once()
     first, second = caplog.records
     assert (first.levelname, second.levelname) == ("WARNING", "INFO")
     assert "meter fails: OSError" in first.getMessage()
@@ -125,47 +127,48 @@ def test_a_first_failure_is_logged_by_its_type_then_the_recovery_with_its_length
 
 
 def test_who_asks_does_not_wait_for_a_call_that_hangs(
-    source: Source[object], meter: Meter, clock: Clock
+    source: PolledSource[object], meter: Meter, clock: Clock
 ) -> None:
-    source._step()
+    source.start()
+    eventually(lambda: source.latest() == "values", within=WITHIN)
     meter.entered.clear()
     meter.open.clear()
-    source.start()
+    source._poller.request()
     assert meter.entered.wait(WITHIN)
     clock.now += 5
-    assert source.latest() == "figures"
+    assert source.latest() == "values"
     assert source.failures == 0
     clock.now += 0.1
     for _ in range(3):
         assert source.latest() is None
         assert source.failures == 1
-    meter.value = "new figures"
+    meter.value = "new values"
     meter.open.set()
-    eventually(lambda: source.latest() == "new figures", within=WITHIN)
+    eventually(lambda: source.latest() == "new values", within=WITHIN)
     assert source.failures == 1
 
 
 def test_a_hang_is_counted_once_also_when_nobody_asked_meanwhile(
-    source: Source[object], meter: Meter
+    source: PolledSource[object], meter: Meter
 ) -> None:
     meter.seconds = 5.1
-    source._step()
-    assert source.latest() == "figures"
+    source._poller.poll_once()
+    assert source.latest() == "values"
     assert source.failures == 1
     meter.seconds = 5.0
-    source._step()
+    source._poller.poll_once()
     assert source.failures == 1
 
 
-def test_a_hang_that_ends_in_an_error_is_both(source: Source[object], meter: Meter) -> None:
+def test_a_hang_that_ends_in_an_error_is_both(source: PolledSource[object], meter: Meter) -> None:
     meter.seconds, meter.value = 6.0, OSError()
-    source._step()
+    source._poller.poll_once()
     assert source.latest() is None
     assert source.failures == 2
 
 
 def test_a_hang_is_logged_while_it_lasts_and_its_end_too(
-    source: Source[object], meter: Meter, clock: Clock, caplog: pytest.LogCaptureFixture
+    source: PolledSource[object], meter: Meter, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     meter.open.clear()
@@ -174,6 +177,7 @@ def test_a_hang_is_logged_while_it_lasts_and_its_end_too(
     clock.now += 6
     for _ in range(3):
         source.latest()
+    eventually(lambda: caplog.records, within=WITHIN)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "meter has not answered for 5 s" in caplog.text
     clock.now += 6
@@ -182,8 +186,8 @@ def test_a_hang_is_logged_while_it_lasts_and_its_end_too(
     assert "after 12.0 s" in caplog.text
 
 
-def test_a_hang_that_was_told_of_and_then_raises_is_not_told_of_again(
-    source: Source[object], meter: Meter, clock: Clock, caplog: pytest.LogCaptureFixture
+def test_a_hang_that_was_logged_and_then_raises_is_not_logged_again(
+    source: PolledSource[object], meter: Meter, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     meter.open.clear()
     meter.value = OSError()
@@ -194,7 +198,7 @@ def test_a_hang_that_was_told_of_and_then_raises_is_not_told_of_again(
     meter.open.set()
     eventually(lambda: source.failures == 2, within=WITHIN)
     meter.seconds = 6
-    source._step()
+    source._poller.poll_once()
     assert source.failures == 4
     assert len(caplog.records) == 1
 
@@ -203,7 +207,9 @@ def test_a_hang_that_was_told_of_and_then_raises_is_not_told_of_again(
 
 
 def test_it_reads_again_and_again_from_one_thread_of_its_own(clock: Clock, meter: Meter) -> None:
-    source: Source[object] = Source("meter", meter.read, period_seconds=0.001, clock=clock)
+    source: PolledSource[object] = PolledSource(
+        "meter", meter.read, period_seconds=0.001, clock=clock
+    )
     for _ in range(3):
         source.start()
     eventually(lambda: meter.calls >= 3, within=WITHIN)
@@ -217,13 +223,17 @@ def test_it_reads_again_and_again_from_one_thread_of_its_own(clock: Clock, meter
 
 def test_an_error_ends_no_thread(clock: Clock, meter: Meter) -> None:
     meter.value = SystemExit()
-    source: Source[object] = Source("meter", meter.read, period_seconds=0.001, clock=clock)
+    source: PolledSource[object] = PolledSource(
+        "meter", meter.read, period_seconds=0.001, clock=clock
+    )
     source.start()
     eventually(lambda: source.failures >= 3, within=WITHIN)
     source.stop()
 
 
-def test_a_stop_does_not_wait_for_a_call_that_hangs(source: Source[object], meter: Meter) -> None:
+def test_a_stop_does_not_wait_for_a_call_that_hangs(
+    source: PolledSource[object], meter: Meter
+) -> None:
     meter.open.clear()
     source.start()
     assert meter.entered.wait(WITHIN)
@@ -238,7 +248,7 @@ def test_a_stop_does_not_wait_for_a_call_that_hangs(source: Source[object], mete
 
 
 def test_where_there_is_nothing_to_read_the_thread_ends_and_nothing_failed(
-    source: Source[object], meter: Meter, caplog: pytest.LogCaptureFixture
+    source: PolledSource[object], meter: Meter, caplog: pytest.LogCaptureFixture
 ) -> None:
     meter.value = NothingToRead()
     source.start()
@@ -250,7 +260,7 @@ def test_where_there_is_nothing_to_read_the_thread_ends_and_nothing_failed(
 
 
 def test_an_owner_that_stops_it_on_its_end_is_not_kept_alive(
-    source: Source[object], meter: Meter
+    source: PolledSource[object], meter: Meter
 ) -> None:
     class Owner:
         def __init__(self) -> None:
@@ -268,7 +278,7 @@ def test_an_owner_that_stops_it_on_its_end_is_not_kept_alive(
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_starts_its_own_although_its_parents_call_hangs(
-    source: Source[object], meter: Meter, clock: Clock
+    source: PolledSource[object], meter: Meter, clock: Clock
 ) -> None:
     meter.open.clear()
     source.start()
@@ -282,7 +292,7 @@ def test_a_fork_starts_its_own_although_its_parents_call_hangs(
         meter.open = threading.Event()
         meter.open.set()
         source.start()
-        eventually(lambda: source.latest() == "figures", within=WITHIN)
+        eventually(lambda: source.latest() == "values", within=WITHIN)
         assert source.failures == 0
 
     in_a_fork(live_in_the_child)

@@ -15,30 +15,30 @@ from shared_sync.metrics.process import ProcessProbe
 
 
 class FakeProcess:
-    """A process whose figures are set by the test; those in `hidden` may not be read."""
+    """A process whose values are set by the test; those in `hidden` may not be read."""
 
     def __init__(self) -> None:
         self.rss, self.user, self.system, self.descriptors, self.thread_count = 1000, 2.0, 1.0, 7, 3
         self.hidden: dict[str, Exception] = {}
         self.reads = 0
 
-    def _tell(self, name: str, figure: Any) -> Any:
+    def _value(self, name: str, value: Any) -> Any:
         self.reads += 1
         if name in self.hidden:
             raise self.hidden[name]
-        return figure
+        return value
 
     def memory_info(self) -> Any:
-        return self._tell("memory", SimpleNamespace(rss=self.rss))
+        return self._value("memory", SimpleNamespace(rss=self.rss))
 
     def cpu_times(self) -> Any:
-        return self._tell("cpu", SimpleNamespace(user=self.user, system=self.system))
+        return self._value("cpu", SimpleNamespace(user=self.user, system=self.system))
 
     def num_fds(self) -> Any:
-        return self._tell("descriptors", self.descriptors)
+        return self._value("descriptors", self.descriptors)
 
     def num_threads(self) -> Any:
-        return self._tell("threads", self.thread_count)
+        return self._value("threads", self.thread_count)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_second_look_within_a_second_sees_the_same_sample(
     [psutil.AccessDenied(1), psutil.NoSuchProcess(1), FileNotFoundError("/proc")],
     ids=lambda error: type(error).__name__,
 )
-def test_a_figure_that_may_not_be_read_is_none_and_the_others_are_there(
+def test_a_value_that_may_not_be_read_is_none_and_the_others_are_there(
     probe: ProcessProbe, process: FakeProcess, error: Exception
 ) -> None:
     process.hidden = {"descriptors": error, "cpu": error}
@@ -124,7 +124,7 @@ def test_cpu_percent_comes_back_one_sample_after_it_can_be_read_again(
     assert probe.sample().cpu_percent == pytest.approx(100.0)
 
 
-def test_this_very_process_has_figures_that_make_sense() -> None:
+def test_this_very_process_has_values_that_make_sense() -> None:
     descriptor = os.open(os.devnull, os.O_RDONLY)
     try:
         sample = ProcessProbe().sample()

@@ -1,4 +1,4 @@
-"""What Prometheus and OpenMetrics are told, read back by the parsers of prometheus_client."""
+"""The formats for Prometheus, read back by the parsers of prometheus_client."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def families(metrics: WorkerMetrics) -> dict[str, Any]:
     """The families of both formats by name; both say the same."""
     plain = list(text_string_to_metric_families(metrics.render_prometheus().decode()))
     opened = list(openmetrics_families(metrics.render_openmetrics().decode()))
-    told = [[samples(family) for family in text] for text in (plain, opened)]
-    assert told[0] == told[1]
+    shown = [[samples(family) for family in text] for text in (plain, opened)]
+    assert shown[0] == shown[1]
     assert len({family.name for family in opened}) == len(opened)
     return {family.name: family for family in opened}
 
@@ -45,16 +45,16 @@ def samples(family: Any) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 def prometheus(metrics: WorkerMetrics) -> dict[tuple[str, str], float]:
     """All samples, by name and the values of the labels beside `instance_id`, `le` last."""
-    told: dict[tuple[str, str], float] = {}
+    shown: dict[tuple[str, str], float] = {}
     for family in families(metrics).values():
         for (name, labels), value in samples(family).items():
             others = dict(labels)
             assert others.pop("instance_id") == metrics.instance_id
             bound = [others.pop("le")] if "le" in others else []
             key = (name, ",".join([*others.values(), *bound]))
-            assert key not in told
-            told[key] = value
-    return told
+            assert key not in shown
+            shown[key] = value
+    return shown
 
 
 def test_what_was_recorded_is_read_back(metrics: WorkerMetrics, clock: Clock) -> None:
@@ -70,26 +70,26 @@ def test_what_was_recorded_is_read_back(metrics: WorkerMetrics, clock: Clock) ->
     metrics.record_duration("wait", 0.5, {"language": "en"})
     metrics.record_duration("wait", 5, {"language": "de"})
     clock.now += 60
-    told = prometheus(metrics)
-    assert told["jobs_processed_total", ""] == 3
-    assert told["bytes_total", ""] == 10
-    assert (told["words_total", "en"], told["words_total", ""]) == (4, 1)
-    assert told["errors_total", "bad_input,ValueError"] == 1
-    assert told["cache_hit_ratio", ""] == 0.5
-    assert told["replicas", "cpu,small"] == 2
-    assert told["processing_latency_seconds_count", ""] == 3
-    assert told["processing_latency_seconds_sum", ""] == pytest.approx(7000.32)
+    shown = prometheus(metrics)
+    assert shown["jobs_processed_total", ""] == 3
+    assert shown["bytes_total", ""] == 10
+    assert (shown["words_total", "en"], shown["words_total", ""]) == (4, 1)
+    assert shown["errors_total", "bad_input,ValueError"] == 1
+    assert shown["cache_hit_ratio", ""] == 0.5
+    assert shown["replicas", "cpu,small"] == 2
+    assert shown["processing_latency_seconds_count", ""] == 3
+    assert shown["processing_latency_seconds_sum", ""] == pytest.approx(7000.32)
     bounds = ("0.01", "0.025", "0.5", "3600.0", "+Inf")
-    assert [told["processing_latency_seconds_bucket", bound] for bound in bounds] == [
+    assert [shown["processing_latency_seconds_bucket", bound] for bound in bounds] == [
         *(0, 1, 2, 2, 3)
     ]
-    assert told["wait_seconds_count", "en"] == told["wait_seconds_count", "de"] == 1
-    assert told["wait_seconds_bucket", "en,1.0"] == 1
-    assert told["wait_seconds_bucket", "de,1.0"] == 0
-    assert told["error_rate", ""] == pytest.approx(0.25)
+    assert shown["wait_seconds_count", "en"] == shown["wait_seconds_count", "de"] == 1
+    assert shown["wait_seconds_bucket", "en,1.0"] == 1
+    assert shown["wait_seconds_bucket", "de,1.0"] == 0
+    assert shown["error_rate", ""] == pytest.approx(0.25)
 
 
-def test_the_process_and_its_machine_are_told_in_base_units(
+def test_the_process_and_its_machine_are_shown_in_base_units(
     metrics: WorkerMetrics, resources: StillResources, clock: Clock
 ) -> None:
     resources.become(
@@ -101,21 +101,21 @@ def test_the_process_and_its_machine_are_told_in_base_units(
         source_failures={"process": 0, "gpu": 2},
     )
     clock.now += 60
-    told = prometheus(metrics)
-    assert told["uptime_seconds", ""] == 60
-    assert told["memory_usage_bytes", ""] == 64 * MEGABYTE
-    assert told["memory_limit_bytes", ""] == 128 * MEGABYTE
-    assert told["memory_used_ratio", ""] == 0.75
-    assert told["cpu_seconds_total", ""] == 5.5
-    assert told["open_descriptors", ""] == 9
-    assert told["threads", ""] == 4
-    assert told["gc_collections_total", ""] == 17
-    assert told["interpreter_stall_seconds", ""] == 0.0123
-    assert told["gpu_memory_used_bytes", "0"] == 1024 * MEGABYTE
-    assert told["gpu_temperature_celsius", "0"] == 61
-    assert (told["gpu_utilization_ratio", "0"], told["gpu_utilization_ratio", "1"]) == (0.5, 0.25)
-    assert ("gpu_memory_used_bytes", "1") not in told
-    assert told["metrics_source_failures_total", "gpu"] == 2
+    shown = prometheus(metrics)
+    assert shown["uptime_seconds", ""] == 60
+    assert shown["memory_usage_bytes", ""] == 64 * MEGABYTE
+    assert shown["memory_limit_bytes", ""] == 128 * MEGABYTE
+    assert shown["memory_used_ratio", ""] == 0.75
+    assert shown["cpu_seconds_total", ""] == 5.5
+    assert shown["open_descriptors", ""] == 9
+    assert shown["threads", ""] == 4
+    assert shown["gc_collections_total", ""] == 17
+    assert shown["interpreter_stall_seconds", ""] == 0.0123
+    assert shown["gpu_memory_used_bytes", "0"] == 1024 * MEGABYTE
+    assert shown["gpu_temperature_celsius", "0"] == 61
+    assert (shown["gpu_utilization_ratio", "0"], shown["gpu_utilization_ratio", "1"]) == (0.5, 0.25)
+    assert ("gpu_memory_used_bytes", "1") not in shown
+    assert shown["metrics_source_failures_total", "gpu"] == 2
 
 
 def test_what_is_not_known_is_left_out(metrics: WorkerMetrics, resources: StillResources) -> None:
@@ -129,28 +129,28 @@ def test_what_is_not_known_is_left_out(metrics: WorkerMetrics, resources: StillR
     assert prometheus(metrics)["cache_hit_ratio", ""] == 1
 
 
-def test_types_helps_and_units_are_told_under_the_namespace(
+def test_types_helps_and_units_are_shown_under_the_namespace(
     clock: Clock, resources: StillResources
 ) -> None:
     metrics = registry("w", clock, resources, service="stt", namespace="worker")
     metrics.increment_counter("2nd.try")
     metrics.declare("payload", "gauge", "Size of the payload.", unit="megabytes")
     metrics.record_duration("work", 1)
-    told = families(metrics)
-    assert told["worker_2nd_try"].type == told["worker_errors"].type == "counter"
-    assert told["worker_work_seconds"].type == "histogram"
-    assert told["worker_payload_bytes"].type == "gauge"
-    assert told["worker_payload_bytes"].documentation == "Size of the payload."
-    assert told["worker_payload_bytes"].unit == "bytes"
-    assert told["worker_model_inference_time_seconds"].documentation == "One run of the model."
-    assert told["worker_model_inference_time_seconds"].unit == "seconds"
-    assert told["worker_audio_duration_processed_seconds"].unit == "seconds"
-    assert all(name.startswith("worker_") for name in told)
-    assert all(family.documentation for family in told.values())
+    shown = families(metrics)
+    assert shown["worker_2nd_try"].type == shown["worker_errors"].type == "counter"
+    assert shown["worker_work_seconds"].type == "histogram"
+    assert shown["worker_payload_bytes"].type == "gauge"
+    assert shown["worker_payload_bytes"].documentation == "Size of the payload."
+    assert shown["worker_payload_bytes"].unit == "bytes"
+    assert shown["worker_model_inference_time_seconds"].documentation == "One run of the model."
+    assert shown["worker_model_inference_time_seconds"].unit == "seconds"
+    assert shown["worker_audio_duration_processed_seconds"].unit == "seconds"
+    assert all(name.startswith("worker_") for name in shown)
+    assert all(family.documentation for family in shown.values())
 
 
 @pytest.mark.parametrize(
-    ("name", "unit", "told_as", "factor"),
+    ("name", "unit", "shown_as", "factor"),
     [
         ("silence_ms", "", "silence_seconds", 0.001),
         ("model_mb", "", "model_bytes", MEGABYTE),
@@ -165,15 +165,15 @@ def test_types_helps_and_units_are_told_under_the_namespace(
     ],
 )
 def test_numbers_are_turned_into_base_units(
-    metrics: WorkerMetrics, name: str, unit: str, told_as: str, factor: float
+    metrics: WorkerMetrics, name: str, unit: str, shown_as: str, factor: float
 ) -> None:
     metrics.declare(name, "gauge", "Some.", unit=unit)
     metrics.set_gauge(name, 3)
     metrics.declare(f"more_{name}", "counter", "More.", unit=unit)
     metrics.increment_counter(f"more_{name}", 5)
-    told = prometheus(metrics)
-    assert told[told_as, ""] == pytest.approx(3 * factor)
-    assert told[f"more_{told_as}_total", ""] == pytest.approx(5 * factor)
+    shown = prometheus(metrics)
+    assert shown[shown_as, ""] == pytest.approx(3 * factor)
+    assert shown[f"more_{shown_as}_total", ""] == pytest.approx(5 * factor)
 
 
 def test_names_that_prometheus_cannot_tell_apart_stay_apart(metrics: WorkerMetrics) -> None:
@@ -190,45 +190,45 @@ def test_names_that_prometheus_cannot_tell_apart_stay_apart(metrics: WorkerMetri
     metrics.set_gauge("work_seconds_count", 8)
     metrics.set_gauge("work_seconds_created", 9)
     metrics.set_gauge("sent_created", 10)
-    told = prometheus(metrics)
-    assert told["a_b_total", ""] == 1
-    assert told["a_b__total", ""] == 2
-    assert told["_3d_total", ""] == 3
-    assert (told["sent_total", ""], told["sent__total", ""]) == (5, 6)
-    assert (told["x_total", ""], told["x_", ""]) == (11, 12)
-    assert (told["y_bytes", ""], told["y_bytes_", ""]) == (13, 14)
-    assert (told["work_seconds_count", ""], told["work_seconds_count_", ""]) == (1, 8)
-    assert (told["work_seconds_created_", ""], told["sent_created_", ""]) == (9, 10)
+    shown = prometheus(metrics)
+    assert shown["a_b_total", ""] == 1
+    assert shown["a_b__total", ""] == 2
+    assert shown["_3d_total", ""] == 3
+    assert (shown["sent_total", ""], shown["sent__total", ""]) == (5, 6)
+    assert (shown["x_total", ""], shown["x_", ""]) == (11, 12)
+    assert (shown["y_bytes", ""], shown["y_bytes_", ""]) == (13, 14)
+    assert (shown["work_seconds_count", ""], shown["work_seconds_count_", ""]) == (1, 8)
+    assert (shown["work_seconds_created_", ""], shown["sent_created_", ""]) == (9, 10)
 
 
 def test_a_gauge_of_ones_own_takes_the_place_of_a_built_in_one(metrics: WorkerMetrics) -> None:
     metrics.set_gauge("threads", 4)
     metrics.set_gauge("memory_usage_mb", 3)
     metrics.set_gauge("error_rate", 0.5)
-    told = prometheus(metrics)
-    assert (told["threads", ""], told["error_rate", ""]) == (4, 0.5)
-    assert told["memory_usage_bytes", ""] == 3 * MEGABYTE
-    assert not [name for name, _ in told if name.endswith("_")]
+    shown = prometheus(metrics)
+    assert (shown["threads", ""], shown["error_rate", ""]) == (4, 0.5)
+    assert shown["memory_usage_bytes", ""] == 3 * MEGABYTE
+    assert not [name for name, _ in shown if name.endswith("_")]
 
 
-def test_numbers_of_any_size_lose_nobodys_page(metrics: WorkerMetrics) -> None:
+def test_numbers_of_any_size_break_no_page(metrics: WorkerMetrics) -> None:
     metrics.set_gauge("model_mb", 10**308)
     metrics.increment_counter("sent", 1e308)
     metrics.increment_counter("sent", 1e308)
     metrics.record_duration("work", 1e15)
-    told = prometheus(metrics)
-    assert told["model_bytes", ""] == told["sent_total", ""] == sys.float_info.max
-    assert told["work_seconds_sum", ""] == 1e15
+    shown = prometheus(metrics)
+    assert shown["model_bytes", ""] == shown["sent_total", ""] == sys.float_info.max
+    assert shown["work_seconds_sum", ""] == 1e15
 
 
 def test_no_labels_and_empty_ones_are_different_series(metrics: WorkerMetrics) -> None:
     metrics.increment_counter("sent", 1)
     metrics.increment_counter("sent", 5, {"to": ""})
-    told = prometheus(metrics)
-    assert (told["sent_total", ""], told["sent_total", "unknown"]) == (1, 5)
+    shown = prometheus(metrics)
+    assert (shown["sent_total", ""], shown["sent_total", "unknown"]) == (1, 5)
 
 
-def test_half_surrogates_lose_nobodys_page(metrics: WorkerMetrics) -> None:
+def test_half_surrogates_break_no_page(metrics: WorkerMetrics) -> None:
     metrics.declare("sent", "counter", "Sent \ud800.")
     metrics.declare_ratio("share", "yes", "no", "\udfff")
     metrics.increment_counter("yes")

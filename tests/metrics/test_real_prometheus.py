@@ -73,7 +73,7 @@ def durations() -> dict[tuple[str, str], list[float]]:
 
 
 def calls() -> Iterator[dict[str, str]]:
-    """All that the worker records, as the messages that tell it to."""
+    """All that the worker records, as the messages that make it do so."""
 
     def call(method: str, **arguments: Any) -> dict[str, str]:
         return {"method": method, "arguments": json.dumps(arguments)}
@@ -100,7 +100,7 @@ class Scraped:
         self.log = log  # of Prometheus: its warnings and errors
 
     def json(self) -> dict[str, Any]:
-        """The worker's own figures."""
+        """The metrics that the worker itself shows."""
         return ask(f"{self._json_url}/metrics")[1]
 
     def api(self, path: str, **parameters: str) -> Any:
@@ -193,36 +193,36 @@ def test_the_target_is_up_and_nothing_it_says_is_refused(scraped: Scraped) -> No
 
 
 def test_every_counter_is_that_of_the_json(scraped: Scraped) -> None:
-    figures = scraped.json()
-    names = {name for name in figures if f"{name}_per_second" in figures}
+    shown = scraped.json()
+    names = {name for name in shown if f"{name}_per_second" in shown}
     names -= {"errors", "redis_operations"}
-    assert names >= {about.name for about in SERVICES["stt"] if about.kind == "counter"}
+    assert names >= {metric.name for metric in SERVICES["stt"] if metric.kind == "counter"}
     for name in names:
         counter = f"speech_{name}" + ("_bytes_total" if name == "audio_read" else "_total")
-        assert scraped.value(f"sum({counter})") == figures[name], name
+        assert scraped.value(f"sum({counter})") == shown[name], name
     assert scraped.value("speech_audio_duration_processed_seconds_total") == 12.75
     # This one goes on growing. What was scraped is not ahead of what is read later.
     seen = scraped.value("speech_redis_operations_total")
     assert 0 < seen <= scraped.json()["redis_operations"]
 
 
-def test_errors_are_told_apart_by_type(scraped: Scraped) -> None:
+def test_errors_are_counted_by_type(scraped: Scraped) -> None:
     assert scraped.by("type", "speech_errors_total") == scraped.json()["errors"]
     assert scraped.value('speech_errors_total{type="ValueError"}') == 3
 
 
 def test_parts_of_a_counter_add_up_by_label(scraped: Scraped) -> None:
-    figures = scraped.json()
+    shown = scraped.json()
     parts = scraped.by("language", "sum by (language) (speech_audio_read_bytes_total)")
     assert parts == {"en": 1024, "de": 500, "fr": 1}
-    assert parts == {name: figures[f"audio_read{{language={name}}}"] for name in parts}
+    assert parts == {name: shown[f"audio_read{{language={name}}}"] for name in parts}
 
 
 def test_gauges_are_those_of_the_json_in_base_units(scraped: Scraped) -> None:
-    figures = scraped.json()
-    assert scraped.value("speech_temperature") == figures["temperature"] == -4.25
-    assert scraped.value("speech_model_memory_bytes") == figures["model_memory"] * 1024**2
-    assert scraped.value("speech_queue_depth") == figures["queue_depth"] == 0
+    shown = scraped.json()
+    assert scraped.value("speech_temperature") == shown["temperature"] == -4.25
+    assert scraped.value("speech_model_memory_bytes") == shown["model_memory"] * 1024**2
+    assert scraped.value("speech_queue_depth") == shown["queue_depth"] == 0
 
 
 @pytest.mark.parametrize(
@@ -235,24 +235,24 @@ def test_gauges_are_those_of_the_json_in_base_units(scraped: Scraped) -> None:
 def test_quantiles_of_the_buckets_are_those_of_the_json_within_five_percent(
     scraped: Scraped, name: str, language: str
 ) -> None:
-    figures = scraped.json()
-    shown = json.dumps(language) if '"' in language else language
-    suffix = f"{{language={shown}}}" if language else ""
+    shown = scraped.json()
+    label = json.dumps(language) if '"' in language else language
+    suffix = f"{{language={label}}}" if language else ""
     matcher = f"{{language={json.dumps(language)}}}" if language else ""
     for key, share in SHARES.items():
         buckets = f"speech_{name}_seconds_bucket{matcher}"
         there = scraped.value(f"histogram_quantile({share}, {buckets})")
-        here = figures[f"{key}_{name}_ms{suffix}"] / 1000
+        here = shown[f"{key}_{name}_ms{suffix}"] / 1000
         assert there == pytest.approx(here, rel=0.05), key
 
 
 def test_quantiles_of_parts_that_are_added_up_are_those_of_the_whole(scraped: Scraped) -> None:
     """Although some of the parts lie far from the others, as the durations of workers may."""
-    figures = scraped.json()
+    shown = scraped.json()
     for key, share in SHARES.items():
         added = "sum by (le) (speech_by_language_seconds_bucket)"
         there = scraped.value(f"histogram_quantile({share}, {added})")
-        here = figures[f"{key}_by_language_ms"] / 1000
+        here = shown[f"{key}_by_language_ms"] / 1000
         assert there == pytest.approx(here, rel=0.05), key
 
 
@@ -282,7 +282,7 @@ def test_help_and_unit_of_a_metric_are_known(scraped: Scraped) -> None:
 
 
 class FullMachine:
-    """Stands in for the resources of a container with a GPU, all of whose figures are known."""
+    """Stands in for the resources of a container with a GPU, all of whose values are known."""
 
     def start(self) -> None: ...
 

@@ -44,7 +44,7 @@ def test_a_gauge_can_be_moved(metrics: WorkerMetrics) -> None:
     assert metrics.get_metrics_data()["clients_connected"] == 10.5
 
 
-def test_a_sum_beyond_what_a_float_can_be_loses_nobodys_page(
+def test_a_sum_beyond_what_a_float_can_be_breaks_no_page(
     metrics: WorkerMetrics, clock: Clock
 ) -> None:
     for _ in range(2):
@@ -184,7 +184,7 @@ def test_a_name_keeps_its_kind(metrics: WorkerMetrics, name: str, kind: str) -> 
     assert metrics.get_metrics_data() == before
 
 
-def test_a_figure_of_ones_own_takes_the_place_of_a_derived_one(metrics: WorkerMetrics) -> None:
+def test_a_gauge_of_ones_own_takes_the_place_of_a_derived_one(metrics: WorkerMetrics) -> None:
     metrics.set_gauge("memory_usage_mb", 5)
     metrics.set_gauge("avg_latency_ms", 6)
     metrics.record_duration("latency", 1)
@@ -236,7 +236,7 @@ def test_averages_and_percentiles_forget_after_the_window_and_counts_do_not(
     metrics.record_duration("work", 9.0)
     clock.now += 331
     data = metrics.get_metrics_data()
-    windowed = [data[f"{figure}_work_ms"] for figure in ("avg", "p50", "p95", "p99", "max")]
+    windowed = [data[f"{kind}_work_ms"] for kind in ("avg", "p50", "p95", "p99", "max")]
     assert windowed == [None] * 5
     assert (data["work_ms"], data["work_window_count"], data["work_count"]) == (9000.0, 0, 1)
     metrics.record_duration("work", 1.0)
@@ -317,7 +317,7 @@ def test_a_batch_is_recorded_as_one(metrics: WorkerMetrics) -> None:
     ],
     ids=repr,
 )
-def test_a_batch_with_one_wrong_figure_records_nothing(
+def test_a_batch_with_one_wrong_value_records_nothing(
     metrics: WorkerMetrics, wrong: dict[str, Any]
 ) -> None:
     metrics.increment_counter("jobs")

@@ -72,7 +72,7 @@ def test_everything_shown_is_strict_json(metrics: WorkerMetrics, clock: Clock) -
         assert json.loads(json.dumps(data, allow_nan=False)) == data
 
 
-def test_figures_the_system_hides_are_null(
+def test_values_that_the_system_hides_are_null(
     metrics: WorkerMetrics, resources: StillResources
 ) -> None:
     resources.become(process=ProcessSample(None, None, None, None, None), stall_seconds=None)
@@ -163,7 +163,7 @@ def test_a_quantile_is_that_of_the_window_or_of_the_whole_life_whichever_is_long
     assert metrics.quantile_seconds("latency", 0.5) == pytest.approx(1, rel=0.01)
 
 
-def test_a_quantile_is_told_from_enough_recordings_only(metrics: WorkerMetrics) -> None:
+def test_a_quantile_is_taken_from_enough_recordings_only(metrics: WorkerMetrics) -> None:
     assert metrics.quantile_seconds("latency", 0.99) is None
     metrics.declare("latency", "duration", "How long it took.")
     assert metrics.quantile_seconds("latency", 0.99) is None

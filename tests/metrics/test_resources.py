@@ -33,16 +33,16 @@ class FakeProcess:
 
     def __init__(self) -> None:
         self.cpu_seconds = 3.0
-        self.trouble: Exception | None = None
-        self.looks = 0
+        self.error: Exception | None = None
+        self.samples = 0
 
     def memory_info(self) -> Any:
-        self.looks += 1
+        self.samples += 1
         return SimpleNamespace(rss=1000)
 
     def cpu_times(self) -> Any:
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
         return SimpleNamespace(user=self.cpu_seconds, system=0.0)
 
     def num_fds(self) -> int:
@@ -148,11 +148,11 @@ def test_a_second_look_within_a_second_sees_the_same_sample(
     first = resources.sample()
     clock.now += 0.9
     assert resources.sample() is first
-    assert process.looks == 1
+    assert process.samples == 1
     clock.now += 0.1
     process.cpu_seconds += 0.25
     assert resources.sample().process.cpu_percent == pytest.approx(25.0)
-    assert process.looks == 2
+    assert process.samples == 2
 
 
 def test_many_who_ask_at_once_share_one_look(make: Make, process: FakeProcess) -> None:
@@ -171,7 +171,7 @@ def test_many_who_ask_at_once_share_one_look(make: Make, process: FakeProcess) -
         asker.join(WITHIN)
     assert len(samples) == 8
     assert {id(sample) for sample in samples} == {id(samples[0])}
-    assert process.looks == 1
+    assert process.samples == 1
 
 
 # --- parts that fail --------------------------------------------------------------------------
@@ -181,14 +181,14 @@ def test_a_process_that_cannot_be_looked_at_leaves_the_rest(
     make: Make, clock: Clock, process: FakeProcess
 ) -> None:
     resources = make()
-    process.trouble = ZeroDivisionError()
+    process.error = ZeroDivisionError()
     for failures in (1, 2):
         sample = resources.sample()
         assert sample.process == UNKNOWN
         assert sample.container == ContainerMemory(4096, 8192)
         assert sample.source_failures == {**NO_FAILURES, "process": failures}
         clock.now += 1
-    process.trouble = None
+    process.error = None
     sample = resources.sample()
     assert sample.process.memory_bytes == 1000
     assert sample.source_failures == {**NO_FAILURES, "process": 2}
@@ -197,9 +197,9 @@ def test_a_process_that_cannot_be_looked_at_leaves_the_rest(
 def test_a_process_that_cannot_be_looked_at_from_the_beginning_may_be_later(
     make: Make, process: FakeProcess
 ) -> None:
-    process.trouble = ZeroDivisionError()
+    process.error = ZeroDivisionError()
     resources = make()
-    process.trouble = None
+    process.error = None
     sample = resources.sample()
     assert sample.process.memory_bytes == 1000
     assert sample.source_failures == {**NO_FAILURES, "process": 1}
@@ -267,7 +267,7 @@ def test_nobody_waits_for_a_driver_that_hangs(
 
 
 def test_gpus_that_fail_leave_the_rest(make: Make, library: nvml.FakeNvml) -> None:
-    library.trouble = {"nvmlDeviceGetCount": nvml.NVMLError_GpuIsLost()}
+    library.errors = {"nvmlDeviceGetCount": nvml.NVMLError_GpuIsLost()}
     resources = make(max_age_seconds=0)
     resources.start()
     eventually(lambda: resources.sample().source_failures["gpu"] > 0, within=WITHIN)
@@ -280,7 +280,7 @@ def test_without_a_driver_the_thread_for_gpus_ends(
     make: Make, library: nvml.FakeNvml, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    library.trouble = {"nvmlInit": nvml.NVMLError_DriverNotLoaded()}
+    library.errors = {"nvmlInit": nvml.NVMLError_DriverNotLoaded()}
     resources = make(max_age_seconds=0)
     resources.start()
     eventually(lambda: "nvmlInit" in library.calls, within=WITHIN)
@@ -368,7 +368,7 @@ def test_a_fork_looks_at_itself_and_has_threads_of_its_own(library: nvml.FakeNvm
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_can_be_asked_although_its_parent_was_just_looking(make: Make) -> None:
     resources = make()
-    with resources._looks.get().lock:
+    with resources._samplers.get().lock:
         assert in_a_fork(lambda: resources.sample().gc_collections) >= 0
 
 

@@ -84,7 +84,7 @@ def test_a_stall_is_forgotten_after_the_window_and_at_most_a_tenth_more(
     assert detector.stall_seconds() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_stall_longer_than_the_window_is_told_whole(
+def test_a_stall_longer_than_the_window_is_reported_whole(
     detector: StallDetector, clock: Clock
 ) -> None:
     detector.note(clock.now)

@@ -159,7 +159,7 @@ class Recovery:
     # --- both ---
 
     def _crashes(self, number: int, deliveries: int) -> int:
-        """Return the crashes so far: none if the history is older than a group that was recreated."""
+        """Return the crashes so far; a history from before a lost group may have more lines."""
         return max(0, deliveries - 1 - self.group.recorded_failures(number))
 
     def _may_start(self, number: int, deliveries: int) -> bool:

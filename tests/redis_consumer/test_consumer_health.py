@@ -1,9 +1,8 @@
-"""What a consumer tells its probes: never restart a healthy one, never wait for a broken one."""
+"""What a consumer reports to probes: never restart a healthy one, never wait for a broken one."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -19,72 +18,15 @@ import pytest
 import redis
 from consumers import GROUP, STREAM, Make
 from helpers import Figures, Gate, eventually
+from probes import QUICK, Probes, all_reasons, is_well
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer, RetryPolicy, WorkerMetrics
+from shared_sync import RedisStreamProducer, RetryPolicy, WorkerMetrics
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError
-from shared_sync.redis_consumer import heartbeat, job_budget, recovery, watchdog
+from shared_sync.redis_consumer import heartbeat, job_budget, watchdog
 from shared_sync.redis_consumer.job_budget import DURATION, FEWEST_JOBS
 
 ONCE = RetryPolicy(max_attempts=1)
-QUICK: dict[str, Any] = {"block_seconds": 0.1, "lease_seconds": 2}
-"""Loops that turn several times a second."""
-
-
-class Probes:
-    """Asks a consumer time and again, as a health server does, and keeps what it was told."""
-
-    def __init__(self, consumer: RedisStreamConsumer) -> None:
-        self._consumer = consumer
-        self.told: list[dict[str, Any]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-
-    def _ask(self) -> None:
-        while True:
-            ended = self._stop.wait(0.02)
-            health = self._consumer.get_health_data()
-            health["asked_at"] = time.monotonic()
-            self.told.append(health)
-            if ended:
-                break
-
-    def __enter__(self) -> Probes:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-    def always(self, name: str) -> bool:
-        return len(self.told) > 0 and all(health[name] for health in self.told)
-
-    def first(self, condition: Callable[[dict[str, Any]], bool], since: float) -> float:
-        """How long after a moment the condition first held."""
-        return next(
-            health["asked_at"] - since
-            for health in list(self.told)
-            if health["asked_at"] > since and condition(health)
-        )
-
-
-def is_well(consumer: RedisStreamConsumer) -> bool:
-    health = consumer.get_health_data()
-    well = health["live"] and health["ready"] and health["started"] and health["redis_connected"]
-    return well and not {"status", "reasons", "details"} & set(health)
-
-
-def all_reasons(consumer: RedisStreamConsumer) -> str:
-    return "; ".join(consumer.get_health_data().get("reasons", []))
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """A processor that stays inside until the end of the test."""
-    made = Gate()
-    yield made
-    made.opened.set()
 
 
 # --- its life ---------------------------------------------------------------------------------
@@ -120,7 +62,7 @@ def test_a_draining_consumer_is_degraded_not_ready_and_live_to_the_end(
         assert (health["status"], health["reasons"]) == ("degraded", ["draining"])
         gate.opened.set()
         stopper.join(20)
-    assert probes.told[-1]["consumer_state"] == "stopped"
+    assert probes.learned[-1]["consumer_state"] == "stopped"
     assert probes.always("live")
 
 
@@ -130,7 +72,7 @@ def test_sigterm_ends_readiness_first_and_liveness_never(redis_url: str) -> None
         import json, logging, threading
         from shared_sync import RedisStreamConsumer, RedisStreamProducer
 
-        opened, ready, told = threading.Event(), threading.Event(), []
+        opened, ready, seen = threading.Event(), threading.Event(), []
 
         def processor(*_):
             ready.wait(20)
@@ -141,8 +83,8 @@ def test_sigterm_ends_readiness_first_and_liveness_never(redis_url: str) -> None
             while consumer.state != "stopped":
                 health = consumer.get_health_data()
                 picture = [health["consumer_state"], health["live"], health["ready"]]
-                if not told or told[-1] != picture:
-                    told.append(picture)
+                if not seen or seen[-1] != picture:
+                    seen.append(picture)
                 if health["ready"]:
                     ready.set()
                 if health["consumer_state"] == "draining":
@@ -156,7 +98,7 @@ def test_sigterm_ends_readiness_first_and_liveness_never(redis_url: str) -> None
         asker.start()
         consumer.start_consuming()
         asker.join()
-        print(json.dumps(told), flush=True)
+        print(json.dumps(seen), flush=True)
     """)
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
@@ -164,13 +106,13 @@ def test_sigterm_ends_readiness_first_and_liveness_never(redis_url: str) -> None
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         process.send_signal(signal.SIGTERM)
-        told = json.loads(process.communicate(timeout=30)[0])
+        seen = json.loads(process.communicate(timeout=30)[0])
     assert process.returncode == 0
-    assert [picture for picture in told if not picture[1]] == []
-    assert {tuple(picture) for picture in told if picture[0] == "running"} == {
+    assert [picture for picture in seen if not picture[1]] == []
+    assert {tuple(picture) for picture in seen if picture[0] == "running"} == {
         ("running", True, True)
     }
-    assert ["draining", True, False] in told
+    assert ["draining", True, False] in seen
 
 
 # --- Redis away -------------------------------------------------------------------------------
@@ -247,7 +189,7 @@ def test_a_redis_that_hangs_shows_also_while_every_reader_runs_a_job(
 def test_a_job_that_takes_long_keeps_the_consumer_well(
     make: Make, producer: RedisStreamProducer, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its keeper hears from Redis, and its reader is in a job."""
+    """Its heartbeat thread hears from Redis, and its reader is in a job."""
     monkeypatch.setattr(watchdog, "STALLED_SECONDS", 1.0)
     monkeypatch.setattr(watchdog, "SILENT_SECONDS", 2.0)
     producer.publish({"n": 1})
@@ -280,7 +222,7 @@ def test_a_group_that_is_gone_and_may_not_be_created_is_unhealthy_until_it_is_th
         eventually(lambda: is_well(consumer))
 
 
-def test_a_group_that_is_created_anew_is_well_again_within_a_beat(
+def test_a_group_that_is_created_anew_is_well_again_within_a_heartbeat(
     make: Make, client: redis.Redis
 ) -> None:
     figures = Figures()
@@ -305,8 +247,8 @@ def test_a_job_past_its_budget_degrades_and_one_past_its_limit_is_not_live(
     with Probes(consumer) as probes:
         eventually(lambda: consumer.get_health_data()["readers_stuck"] == 1)
         eventually(lambda: not consumer.live)
-    told = {health.get("status"): health for health in probes.told}
-    late, over = told["degraded"], told["unhealthy"]
+    by_status = {health.get("status"): health for health in probes.learned}
+    late, over = by_status["degraded"], by_status["unhealthy"]
     assert (late["live"], late["ready"], late["jobs_late"]) == (True, True, 1)
     (reason,) = late["reasons"]
     assert reason.startswith(f"reader {job['reader']} runs message {message_id} for ")
@@ -373,161 +315,6 @@ def test_limits_that_cannot_work_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=named):
         make(lambda *_: None, **arguments)
-
-
-# --- loops that stand still -------------------------------------------------------------------
-
-
-class Blocking(logging.Handler):
-    """A log that never returns from some lines, as one on a full disk or in a deadlock."""
-
-    def __init__(self, gate: Gate, text: str) -> None:
-        super().__init__()
-        self._gate = gate
-        self._text = text
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        if self._text in record.getMessage():
-            self._gate()
-        return True
-
-
-@contextmanager
-def _blocking_logger(gate: Gate, text: str) -> Iterator[logging.Logger]:
-    logger = logging.Logger("blocking")
-    logger.addHandler(Blocking(gate, text))
-    try:
-        yield logger
-    finally:
-        gate.opened.set()
-
-
-def test_a_reader_that_hangs_in_the_users_logger_is_found_and_named(
-    make: Make, producer: RedisStreamProducer, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watchdog, "STALLED_SECONDS", 1.0)
-
-    def fail(*_: object) -> None:
-        raise ValueError("so that there is something to tell")
-
-    producer.publish({"n": 1})
-    with _blocking_logger(gate, "becomes a dead letter") as logger:
-        consumer = make(fail, logger=logger, threads=2, retry=ONCE, **QUICK)
-        consumer.start()
-        assert gate.entered.wait(10)
-        eventually(lambda: not consumer.live)
-        health = consumer.get_health_data()
-        assert (health["status"], health["ready"]) == ("unhealthy", False)
-        states = {row["name"]: row["state"] for row in consumer.get_views()["readers"]()["readers"]}
-        (stalled,) = [name for name, state in states.items() if state == "stalled"]
-        assert health["reasons"] == [f"{stalled} is stalled: it does not go on, and runs no job"]
-        assert " < handle (" in health["details"]["stalled"][stalled]
-    eventually(lambda: is_well(consumer))
-
-
-def test_a_keeper_that_hangs_in_the_users_metrics_is_found_by_whoever_asks(
-    make: Make, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watchdog, "STALLED_SECONDS", 1.0)
-
-    class Hanging(Figures):
-        def set_gauge(self, name: str, value: float) -> None:
-            gate()
-
-    consumer = make(lambda *_: None, metrics=Hanging(), **QUICK)
-    consumer.start()
-    assert gate.entered.wait(10)
-    eventually(lambda: not consumer.live)
-    assert "consumer-1-keeper is stalled" in all_reasons(consumer)
-    gate.opened.set()
-    eventually(lambda: is_well(consumer))
-
-
-def test_loops_that_fail_at_every_step_are_not_stalled(
-    make: Make, own_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each tries and pauses for up to 0.2 s here; three seconds of that are twice the limit."""
-    monkeypatch.setattr(watchdog, "STALLED_SECONDS", 1.5)
-    consumer = make(lambda *_: None, url=own_server.url, threads=2, lease_seconds=1)
-    consumer.start()
-    own_server.kill()
-    with Probes(consumer) as probes:
-        eventually(lambda: "not answered for 3 s" in all_reasons(consumer))
-    assert probes.always("live")
-
-
-def test_a_reader_that_waits_for_a_reply_is_not_stalled(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However long a reply takes to arrive: here twice as long as the limit."""
-    monkeypatch.setattr(watchdog, "STALLED_SECONDS", 1.0)
-    monkeypatch.setattr(recovery, "INTERVAL_SECONDS", 60.0)
-    consumer = make(lambda *_: None, block_seconds=2.0, lease_seconds=1)
-    consumer.start()
-    with Probes(consumer) as probes:
-        eventually(lambda: consumer._reader_loops[0].turns > 2)
-    assert probes.always("live")
-
-
-def test_a_process_that_was_frozen_raises_no_alarm(own_server: EmbeddedRedis) -> None:
-    """Stopped for one and a half times the limit, with looks that come as soon as it goes on."""
-    program = textwrap.dedent(f"""
-        import json, logging, sys, threading
-        from shared_sync import RedisStreamConsumer
-        from shared_sync.redis_consumer import watchdog
-
-        watchdog.STALLED_SECONDS = 1.0
-        watchdog.LONGEST_STEP_SECONDS = 0.1
-        watchdog.SILENT_SECONDS = 1.0
-        watchdog.SILENT_STEP_SECONDS = 0.1
-        ended, told, asked = threading.Event(), [], 0
-
-        def ask():
-            global asked
-            while not ended.wait(0.001):
-                health = consumer.get_health_data()
-                asked += 1
-                if "status" in health:
-                    told.append(health["reasons"])
-
-        consumer = RedisStreamConsumer(
-            {own_server.url!r}, {STREAM!r}, {GROUP!r}, "c", logging.getLogger("quiet"),
-            lambda *_: None, threads=2, block_seconds=0.05, lease_seconds=3,
-        )
-        with consumer:
-            askers = [threading.Thread(target=ask) for _ in range(4)]
-            for asker in askers:
-                asker.start()
-            for line in sys.stdin:
-                enough = asked + 100
-                while asked < enough and not ended.wait(0.001):
-                    pass
-                print(json.dumps(told), flush=True)
-            ended.set()
-            for asker in askers:
-                asker.join()
-    """)
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def told() -> list[list[str]]:
-            process.stdin.write("tell\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-            answer: list[list[str]] = json.loads(process.stdout.readline())  # type: ignore[union-attr]
-            return answer
-
-        assert told() == []
-        for _ in range(2):
-            process.send_signal(signal.SIGSTOP)
-            frozen_at = time.monotonic()
-            eventually(lambda at=frozen_at: time.monotonic() - at > 1.5)
-            process.send_signal(signal.SIGCONT)
-            assert told() == []
-        process.stdin.close()
-        assert process.wait(30) == 0
 
 
 # --- views ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Taking a consumer's name: free, held by the living, left by the dead."""
+"""Claiming a consumer's name: free, in use by the living, left by the dead."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from protocol_client import LEASE_MS, Looker, Worker
+from protocol_client import LEASE_MS, GroupAdmin, Worker
 
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import ConsumerIdInUse
-from shared_sync.protocol.commands import NameTaken
-from shared_sync.protocol.process_identity import Holder
+from shared_sync.protocol.process_identity import ProcessIdentity
+from shared_sync.protocol.replies import NameClaimed
 from shared_sync.redis_consumer import identity
 
 LOGGER = logging.getLogger("tests.name")
-ELSEWHERE = replace(Holder.here(), host="gpu-7", pid=4711, machine="another").text()
+ELSEWHERE = replace(ProcessIdentity.here(), host="gpu-7", pid=4711, machine="another").text()
 
 
 class Waits:
-    """Stands in for the wait between two looks: something happens in it, and time passes."""
+    """Stands in for the wait between two tries: something happens in it, and time passes."""
 
     def __init__(self, *happens: Callable[[], object]) -> None:
         self.happens = list(happens)
@@ -40,107 +40,113 @@ class Waits:
 
 
 @pytest.fixture
-def newcomer(link: Connection, worker: Worker) -> Worker:
+def newcomer(connection: Connection, worker: Worker) -> Worker:
     """Wants the name that `worker` has, which lives elsewhere."""
+    claim_as(worker, ELSEWHERE)
+    return Worker(connection, "w1", identity="newcomer", sends_heartbeat=False)
+
+
+def claim_as(worker: Worker, text: str) -> None:
+    """Let another process have the name of a worker."""
     worker.leave()
-    worker.commands = replace(worker.commands, holder=ELSEWHERE)
-    worker.take_name()
-    return Worker(link, "w1", holder="newcomer", beats=False)
+    worker.commands = replace(worker.commands, identity=text)
+    assert worker.claim() is None
 
 
-def take(
+def claim(
     newcomer: Worker, waits: Callable[[float], bool], **options: Callable[[], float]
-) -> NameTaken | None:
-    return identity.take(newcomer.link, newcomer.commands, LOGGER, give_up=waits, **options)
+) -> NameClaimed | None:
+    return identity.claim(newcomer.connection, newcomer.commands, LOGGER, give_up=waits, **options)
 
 
-def test_a_free_name_is_taken_at_once_and_the_moment_told(link: Connection, look: Looker) -> None:
+def test_a_free_name_is_claimed_at_once_and_since_when_is_known(
+    connection: Connection, admin: GroupAdmin
+) -> None:
     waits = Waits()
-    begun = look.now_ms()
-    taken = take(Worker(link, "new", beats=False), waits)
-    assert taken is not None
-    assert begun <= taken.since_ms <= look.now_ms()
-    assert taken.before == b""
+    begun = admin.now_ms()
+    claimed = claim(Worker(connection, "new", sends_heartbeat=False), waits)
+    assert claimed is not None
+    assert begun <= claimed.since_ms <= admin.now_ms()
+    assert claimed.before == b""
     assert waits.seconds == []
 
 
-def test_ones_own_name_is_taken_again(worker: Worker) -> None:
-    taken = take(worker, Waits())
-    assert taken is not None
-    assert taken.before == worker.commands.holder.encode()
+def test_ones_own_name_is_claimed_again(worker: Worker) -> None:
+    claimed = claim(worker, Waits())
+    assert claimed is not None
+    assert claimed.before == worker.commands.identity.encode()
 
 
-def test_a_holder_that_beats_meanwhile_is_alive_and_named(
-    worker: Worker, newcomer: Worker, look: Looker
+def test_a_process_that_sends_a_heartbeat_meanwhile_is_alive_and_named(
+    worker: Worker, newcomer: Worker, admin: GroupAdmin
 ) -> None:
     with pytest.raises(ConsumerIdInUse, match="process 4711 on gpu-7") as caught:
-        take(newcomer, Waits(lambda: look.pass_ms(2), worker.beat))
+        claim(newcomer, Waits(lambda: admin.pass_ms(2), worker.heartbeat))
     assert (caught.value.consumer_id, caught.value.host, caught.value.pid) == ("w1", "gpu-7", 4711)
 
 
-def test_a_dead_holders_name_is_free_when_its_lease_ends(newcomer: Worker, look: Looker) -> None:
-    waits = Waits(lambda: None, lambda: look.end_lease("w1"))
-    taken = take(newcomer, waits)
-    assert taken is not None
-    assert taken.before == ELSEWHERE.encode()
+def test_the_name_of_a_dead_process_is_free_when_its_lease_ends(
+    newcomer: Worker, admin: GroupAdmin
+) -> None:
+    waits = Waits(lambda: None, lambda: admin.end_lease("w1"))
+    claimed = claim(newcomer, waits)
+    assert claimed is not None
+    assert claimed.before == ELSEWHERE.encode()
     assert len(waits.seconds) == 2
 
 
 def test_a_lease_that_was_prolonged_after_it_ended_is_no_sign_of_life(
-    newcomer: Worker, look: Looker
+    newcomer: Worker, admin: GroupAdmin
 ) -> None:
     """As after an outage, when nobody is judged for a while."""
     waits = Waits(
-        lambda: look.set_lease("w1", 500),
-        lambda: look.pass_ms(501) or look.set_lease("w1", 5000),
-        lambda: look.end_lease("w1"),
+        lambda: admin.set_lease("w1", 500),
+        lambda: admin.pass_ms(501) or admin.set_lease("w1", 5000),
+        lambda: admin.end_lease("w1"),
     )
-    assert take(newcomer, waits)
+    assert claim(newcomer, waits)
     assert len(waits.seconds) == 3
 
 
-def test_a_process_that_is_known_to_be_gone_loses_its_name_at_once(
-    link: Connection, worker: Worker
+def test_a_process_that_is_known_to_have_ended_loses_its_name_at_once(
+    connection: Connection, worker: Worker
 ) -> None:
-    dead = replace(Holder.here(), started="1").text()
-    worker.leave()
-    worker.commands = replace(worker.commands, holder=dead)
-    worker.take_name()
+    claim_as(worker, replace(ProcessIdentity.here(), started="1").text())
     waits = Waits()
-    assert take(Worker(link, "w1", holder="newcomer", beats=False), waits)
+    assert claim(Worker(connection, "w1", identity="newcomer", sends_heartbeat=False), waits)
     assert waits.seconds == []
 
 
-def test_it_waits_for_one_lease_at_most(newcomer: Worker, look: Looker) -> None:
-    look.set_lease("w1", 10 * LEASE_MS)
+def test_it_waits_for_one_lease_at_most(newcomer: Worker, admin: GroupAdmin) -> None:
+    admin.set_lease("w1", 10 * LEASE_MS)
     waits = Waits()
     with pytest.raises(ConsumerIdInUse):
-        take(newcomer, waits, clock=waits.clock)
+        claim(newcomer, waits, clock=waits.clock)
     assert LEASE_MS / 1000 <= waits.now < LEASE_MS / 1000 + 2
 
 
-def test_a_holder_that_does_not_tell_who_it_is_is_waited_for_too(
-    newcomer: Worker, look: Looker
+def test_a_process_whose_identity_is_unknown_is_waited_for_too(
+    newcomer: Worker, admin: GroupAdmin
 ) -> None:
-    look.client.delete(look.keys.holders)
-    assert take(newcomer, Waits(lambda: look.end_lease("w1")))
-    look.client.hset(look.keys.holders, "w1", "written by a stranger")
-    look.set_lease("w1", 1000)
+    admin.client.delete(admin.keys.holders)
+    assert claim(newcomer, Waits(lambda: admin.end_lease("w1")))
+    admin.client.hset(admin.keys.holders, "w1", "written by a stranger")
+    admin.set_lease("w1", 1000)
     with pytest.raises(ConsumerIdInUse, match="another process"):
-        take(newcomer, Waits(lambda: look.set_lease("w1", 2000)))
+        claim(newcomer, Waits(lambda: admin.set_lease("w1", 2000)))
 
 
-def test_the_wait_ends_when_the_name_is_not_wanted_any_more(newcomer: Worker, look: Looker) -> None:
-    assert take(newcomer, lambda _seconds: True) is None
-    assert look.client.hget(look.keys.holders, "w1") == ELSEWHERE.encode()
+def test_the_wait_ends_when_the_name_is_not_wanted_any_more(
+    newcomer: Worker, admin: GroupAdmin
+) -> None:
+    assert claim(newcomer, lambda _seconds: True) is None
+    assert admin.client.hget(admin.keys.holders, "w1") == ELSEWHERE.encode()
 
 
 def test_a_consumer_here_is_named_with_this_process(
-    link: Connection, worker: Worker, look: Looker
+    connection: Connection, worker: Worker, admin: GroupAdmin
 ) -> None:
-    here = Holder.here().text()
-    worker.leave()
-    worker.commands = replace(worker.commands, holder=here)
-    worker.take_name()
+    claim_as(worker, ProcessIdentity.here().text())
+    newcomer = Worker(connection, "w1", sends_heartbeat=False)
     with pytest.raises(ConsumerIdInUse, match=f"process {os.getpid()} on"):
-        take(Worker(link, "w1", beats=False), Waits(lambda: look.pass_ms(2), worker.beat))
+        claim(newcomer, Waits(lambda: admin.pass_ms(2), worker.heartbeat))

@@ -10,8 +10,7 @@ from helpers import Clock, Figures
 
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.metrics import WorkerMetrics
-from shared_sync.protocol.commands import Entry
-from shared_sync.redis_consumer.in_flight import Running
+from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer.job_budget import (
     DURATION,
     FEWEST_JOBS,
@@ -20,6 +19,8 @@ from shared_sync.redis_consumer.job_budget import (
     Budget,
     Job,
 )
+from shared_sync.redis_consumer.running_jobs import RunningJob
+from shared_sync.redis_consumer.slot import Attempt, Slot
 
 LOGGER = GuardedLogger(logging.getLogger("tests.budget"))
 
@@ -31,7 +32,10 @@ def budget(clock: Clock, metrics: Any = None, **limits: float | None) -> Budget:
 
 
 def job(of: Budget, seconds: float, *, given_up: bool = False) -> Job:
-    return of.of(Running(Entry("17-0", []), "stt-1-reader-2", 4711, seconds, given_up))
+    message = Entry("17-0", [])
+    attempt = Attempt([message], 1, 0.0)
+    attempt.given_up = given_up
+    return of.of(RunningJob(message, attempt, Slot("stt-1-reader-2"), seconds))
 
 
 def remember(metrics: WorkerMetrics, seconds: float, times: int = FEWEST_JOBS) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from shared_sync.errors import ConfigurationError, InvalidMessage
-from shared_sync.protocol.commands import Answer
+from shared_sync.protocol.dead_letter_layout import Metadata
+from shared_sync.protocol.messages import Answer
 from shared_sync.redis_consumer.results import Results
 
 FIELDS = {"client_id": "c1", "language": "de", "text": "Grüße"}
@@ -23,6 +24,20 @@ def make(
 ) -> Results:
     return Results(
         result_stream=stream, result_channel=channel, carry_fields=carry, binary_fields=binary
+    )
+
+
+def metadata(reason: str, attempts: int = 1) -> Metadata:
+    return Metadata(
+        message_id="1-0",
+        reason=reason,
+        error_type="",
+        error="",
+        traceback="",
+        attempts=attempts,
+        crashes=0,
+        worker="worker-1",
+        time=1_700_000_000.0,
     )
 
 
@@ -66,9 +81,18 @@ def test_an_empty_mapping_is_a_result() -> None:
     assert as_dict(answer) == {"message_id": "1-0", "status": "done"}
 
 
+def test_whether_results_go_anywhere_and_need_fields_is_known_beforehand() -> None:
+    assert not make().wanted
+    assert make(stream="r").wanted
+    assert make(channel="r").wanted
+    assert not make(stream="r", channel="r").reads_fields
+    assert make(channel="r:{client_id}").reads_fields
+    assert make(stream="r", carry=("client_id",)).reads_fields
+
+
 def test_without_a_place_for_results_nothing_is_even_encoded() -> None:
     assert make().success("1-0", FIELDS, object()) == Answer()
-    assert make().death("1-0", FIELDS, {"reason": "x"}) == Answer()
+    assert make().death("1-0", FIELDS, metadata("x")) == Answer()
 
 
 def test_a_channel_gets_the_same_as_json_under_the_name_filled_from_the_message() -> None:
@@ -110,12 +134,14 @@ def test_a_binary_field_can_be_carried_to_a_stream() -> None:
 
 def test_a_dead_message_tells_why_and_carries_its_fields() -> None:
     results = make(stream="r", channel="r:{client_id}", carry=("language",))
-    answer = results.death("1-0", FIELDS, {"reason": "crashed", "attempts": 4})
+    answer = results.death("1-0", FIELDS, metadata("crashed", attempts=4))
     assert as_json(answer) == {
         "message_id": "1-0",
         "status": "dead",
         "language": "de",
         "reason": "crashed",
+        "error_type": "",
+        "error": "",
         "attempts": 4,
     }
     assert as_dict(answer)["attempts"] == "4"
@@ -123,7 +149,7 @@ def test_a_dead_message_tells_why_and_carries_its_fields() -> None:
 
 def test_a_dead_message_without_the_channels_field_still_reaches_the_result_stream() -> None:
     results = make(stream="r", channel="r:{client_id}")
-    answer = results.death("1-0", {}, {"reason": "bad input"})
+    answer = results.death("1-0", {}, metadata("bad input"))
     assert as_dict(answer)["status"] == "dead"
     assert (answer.channel, answer.payload) == ("", b"")
 

@@ -1,4 +1,4 @@
-"""Jobs that run past their deadline: given to others, their readers told as stuck."""
+"""Jobs that run past their deadline are given to others, and their readers count as stuck."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORT: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was given to others is looked for more often than users need it."""
+    """Recovery takes turns more often than users need it."""
     monkeypatch.setattr(recovery, "INTERVAL_SECONDS", 0.2)
 
 
@@ -79,12 +79,12 @@ def test_a_late_message_goes_to_others_and_its_reader_is_stuck_until_it_returns(
     assert message_id in reason
     eventually(lambda: owners(client) == {"~parked": 1})
     producer.publish({"n": 2})
-    eventually(lambda: [told["result"] for told in results(client)] == ["first"])
+    eventually(lambda: [answer["result"] for answer in results(client)] == ["first"])
     assert owners(client) == {"~parked": 1}, "this consumer does not take it again"
 
     other = hanging("other")
     make(other, **SHORT).start()
-    eventually(lambda: [told["result"] for told in results(client)] == ["first", "other"])
+    eventually(lambda: [answer["result"] for answer in results(client)] == ["first", "other"])
     assert other.attempts["1"] == 2
     stuck.let_go.set()
     eventually(lambda: "status" not in first.get_health_data())
@@ -128,7 +128,7 @@ def test_a_message_that_is_always_late_becomes_a_dead_letter_that_shows_where_it
     assert "self.let_go.wait" in letter["dead.traceback"]
     assert letter["dead.crashes"] == "0"
     assert letter["dead.history"].count('"error_type": "deadline"') == 2
-    assert [told["status"] for told in results(client)] == ["dead"]
+    assert [answer["status"] for answer in results(client)] == ["dead"]
 
 
 def test_a_late_message_becomes_a_dead_letter_also_where_a_files_name_is_no_valid_unicode(
@@ -172,7 +172,7 @@ def test_a_stuck_reader_is_not_waited_for_when_stopping(
     assert owners(client) == {"~parked": 1}
 
 
-def test_a_job_that_is_late_while_redis_is_away_is_told_at_once_and_given_up_later(
+def test_a_job_that_is_late_while_redis_is_away_is_reported_at_once_and_given_up_later(
     make: Make, own_server: EmbeddedRedis, hanging: Callable[..., Hanging]
 ) -> None:
     stuck = hanging("first", "1")

@@ -1,17 +1,17 @@
-// The history of all figures: columns of values by time, over restarts of the worker.
+// The history of all values: one column for each name, by time, across restarts of the worker.
 
 export const KEEP_SECONDS = 3600;
-export const RATE_SECONDS = 30; // a rate over one sampling period of a slow worker is only ever 0 or a spike
+export const RATE_SECONDS = 30; // over a single sampling period, the rate of a slow worker is 0 or a spike
 
 export const history = {
-  run: null, next: null, period: 5, times: [], figures: new Map(),
-  marks: [], // {at, text}: where a restart was, or the worker's clock was set back
-  mark: null, // the text for the next sample, which is the first of a run
+  run: null, next: null, period: 5, times: [], columns: new Map(),
+  marks: [], // {at, text}: where the worker was restarted, or its clock set back
+  mark: null, // the text at the next sample, which is the first of a run
 };
 
 /**
- * Add an answer of /api/history. False: the worker was restarted, so ask for all of its new history.
- * What the page saw of the old run stays: what went before a crash is what one wants to see.
+ * Add an answer of /api/history. Returns false if the worker was restarted: request its whole history.
+ * The samples of the old run stay, because those before a crash are the interesting ones.
  */
 export function append(answer) {
   if (history.run !== null && history.run !== answer.run && history.next !== null) {
@@ -19,33 +19,33 @@ export function append(answer) {
     return false;
   }
   const period = answer.period_seconds;
-  const names = new Set([...history.figures.keys(), ...Object.keys(answer.figures)]);
+  const names = new Set([...history.columns.keys(), ...Object.keys(answer.figures)]);
   const fresh = newRows(answer);
   const before = history.times.length;
   for (const row of fresh) addTime(answer.times[row], period);
   for (const name of names) {
-    const column = history.figures.get(name) ?? new Array(before).fill(null);
+    const column = history.columns.get(name) ?? new Array(before).fill(null);
     for (const row of fresh) column.push(answer.figures[name]?.[row] ?? null);
-    history.figures.set(name, column);
+    history.columns.set(name, column);
   }
   Object.assign(history, { run: answer.run, next: answer.next, period });
   const end = history.times.at(-1);
   const old = history.times.findIndex((time) => time >= end - KEEP_SECONDS);
-  if (old > 0) for (const column of [history.times, ...history.figures.values()]) column.splice(0, old);
+  if (old > 0) for (const column of [history.times, ...history.columns.values()]) column.splice(0, old);
   history.marks = history.marks.filter(({ at }) => at >= history.times[0]);
   return true;
 }
 
-/** The places in an answer of what is new. Within a run the numbers tell: its clock may be set back. */
+/** The rows of an answer that are new: within a run by their sequence numbers, as its clock may be set back. */
 function newRows({ sequences, times, period_seconds: period }) {
   const rows = sequences.map((_, row) => row);
   if (history.next !== null) return rows.filter((row) => sequences[row] >= history.next);
-  // Of another run what lies within the time already shown is left out, unless its clock is behind.
+  // Rows of another run are new if they are later than all shown, or if its clock is behind.
   const last = history.times.at(-1) ?? -Infinity;
   return times.at(-1) < last - 3 * period ? rows : rows.filter((row) => times[row] > last);
 }
 
-/** Add a time. If the clock was set back, all before it moves back too, so that times always grow. */
+/** Add a time. If the clock was set back, all earlier times move back too, so that times always grow. */
 function addTime(time, period) {
   const by = history.times.at(-1) + period - time;
   if (by >= period) {
@@ -59,9 +59,9 @@ function addTime(time, period) {
 }
 
 /**
- * Growth per second of a counter at each time, over up to `window` seconds before it. A counter that
- * falls was restarted: how much it grew meanwhile is unknown, so that is a gap, as is a time without
- * samples or a value that was not known.
+ * The growth per second of a counter at each time, over up to `window` seconds before it. null (a gap)
+ * where the growth is unknown: at a fall (the counter was restarted), at a value that is not known, and
+ * after more than `longest` seconds without a sample.
  */
 export function rates(times, values, window = RATE_SECONDS, longest = Infinity) {
   const growth = values.map((value, at) => {

@@ -1,27 +1,29 @@
-// The tables of a queue: jobs and readers of a worker; consumers, parked messages, dead letters of a group.
+// The tables of views: jobs and readers of a worker; consumers, parked messages, dead letters of a group.
 
-import { $, TONES, attempt, badge, code, each, fill, make, notUnderstood, oneWord, say, table, words } from "./document.js";
-import { age, capital, duration, exact, isNumber } from "./figures.js";
+import {
+  $, TONES, attempt, badge, code, make, notUnderstood, oneWord, setParts, setText, table, textOf, updateChildren,
+} from "./dom.js";
+import { age, capital, duration, exact, isNumber } from "./format.js";
 
-/** The views that have a table of this name. More than one where a program has several consumers. */
+/** The tables of a section, one for each view that has it: several if a program has several consumers. */
 function tables(views, { key, rows }, elapsed) {
   return Object.entries(views)
     .filter(([, { data }]) => data && data[key] !== undefined && data[key] !== null)
     .map(([name, { data, age_seconds: old, problem }]) => {
       const since = (old ?? 0) + elapsed;
-      // A job may long be done when its view cannot be read: then its age is left as it was told.
+      // If the view fails now, its job may have ended long ago, so its age must not grow.
       const lag = problem ? 0 : since;
-      // A view is whatever somebody wrote: without rows it is one that is not understood.
+      // A view may return anything: without a list of rows it is not understood.
       if (!Array.isArray(data[key]) || !data[key].every(isRow)) return { name, data, problem, age: since };
-      const told = data[`${key}_total`];
-      const total = isNumber(told) ? told : data[key].length;
+      const all = data[`${key}_total`];
+      const total = isNumber(all) ? all : data[key].length;
       return { name, data, problem, age: since, rows: rows(data, lag), total };
     });
 }
 
 const isRow = (row) => row !== null && typeof row === "object";
 
-/** Dead letters of one cause together, the cause with the newest letter first. */
+/** Dead letters grouped by cause, the cause with the newest letter first. */
 function causes(letters) {
   const groups = new Map();
   for (const letter of letters) {
@@ -39,7 +41,7 @@ const JOBS = [
   { label: "State", bare: true, cell: (job) => badge(job.state) },
   { label: "Message", bare: true, cell: (job) => code(job.message_id) },
   { label: "Reader", bare: true, cell: (job) => oneWord(job.reader) },
-  { label: "Attempt", number: true, cell: (job) => words(job.attempt) },
+  { label: "Attempt", number: true, cell: (job) => textOf(job.attempt) },
   { label: "Age", number: true, cell: (job) => [
     age(job.age_seconds),
     ...(budgeted(job) ? [{ share: job.age_seconds / job.budget_seconds, class: TONES[job.state] }] : []),
@@ -48,8 +50,8 @@ const JOBS = [
 ];
 const CONSUMERS = [
   { label: "Consumer", bare: true, cell: (consumer) => code(consumer.name) },
-  { label: "Presence", bare: true, cell: ({ present }) => (present === true ? badge("present", "good")
-    : present === false ? badge("gone", "bad") : badge("not announced", "warn")) },
+  { label: "Heartbeat", bare: true, cell: ({ present }) => (present === true ? badge("alive", "good")
+    : present === false ? badge("gone", "bad") : badge("no heartbeat", "warn")) },
   { label: "Lease left", number: true, cell: ({ lease_seconds_left: left }) => duration(left && Math.max(0, Math.round(left))) },
   { label: "Pending", number: true, cell: (consumer) => exact(consumer.pending) },
   { label: "Idle", number: true, cell: (consumer) => age(consumer.idle_seconds) },
@@ -60,42 +62,42 @@ const PARKED = [
   { label: "Message", bare: true, cell: (message) => code(message.message_id) },
   { label: "Next attempt", number: true, cell: ({ due_in_seconds: left }) => (
     left <= 0 ? "due now" : `in ${duration(Math.ceil(left))}`) },
-  { label: "Failures", number: true, cell: (message) => words(message.failures) },
+  { label: "Failures", number: true, cell: (message) => textOf(message.failures) },
   { label: "Last error", wide: true, cell: (message) => [message.error_type, message.details].filter(Boolean).join(": ") || "–" },
 ];
 const LETTERS = [
   { label: "Message", bare: true, cell: (letter) => code(letter.message_id) },
   { label: "Letter", cell: (letter) => code(letter.id) },
-  { label: "Attempts", number: true, cell: (letter) => words(letter.attempts) },
+  { label: "Attempts", number: true, cell: (letter) => textOf(letter.attempts) },
   { label: "When", number: true, cell: (letter) => `${duration(letter.seconds_ago)} ago` },
-  { label: "Details", wide: true, cell: (letter) => words(letter.details) },
+  { label: "Details", wide: true, cell: (letter) => textOf(letter.details) },
 ];
 
 const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 function drawLetters(parent) {
   const list = make(parent, "div", { class: "causes" });
-  return (letters) => each(list, causes(letters), ({ key }) => key, () => {
+  return (letters) => updateChildren(list, causes(letters), ({ key }) => key, () => {
     const node = document.createElement("details");
     const summary = make(node, "summary");
     make(summary, "span", { class: "times" });
     make(summary, "span");
     make(summary, "span", { class: "when" });
-    node.fill = table(node, "Dead letters of this cause", LETTERS, (letter) => letter.id);
+    node.showLetters = table(node, "Dead letters of this cause", LETTERS, (letter) => letter.id);
     return node;
   }, (node, { letters: of }) => {
     const [times, cause, when] = node.firstChild.children;
     const newest = of[0];
-    say(times, `× ${of.length}`);
-    const reasons = [...new Set(of.map((letter) => words(letter.reason)))];
-    fill(cause, [
+    setText(times, `× ${of.length}`);
+    const reasons = [...new Set(of.map((letter) => textOf(letter.reason)))];
+    setParts(cause, [
       { tag: "strong", text: newest.error_type ?? "" },
       ` ${reasons.slice(0, 3).join(" / ")} `,
       { tag: "code", class: "muted", text: newest.fingerprint ?? "" },
     ]);
     const attempts = plural(Math.max(...of.map((letter) => letter.attempts ?? 0)), "attempt");
-    say(when, `${attempts} · ${of.length > 1 ? "newest " : ""}${duration(newest.seconds_ago)} ago`);
-    node.fill(of);
+    setText(when, `${attempts} · ${of.length > 1 ? "newest " : ""}${duration(newest.seconds_ago)} ago`);
+    node.showLetters(of);
   });
 }
 
@@ -106,26 +108,26 @@ function drawReaders(parent) {
     for (let i = 0; i < 3; i += 1) make(item, "span");
     return item;
   };
-  return (readers) => each(list, readers, (reader) => reader.name, create, (item, reader) => {
-    say(item.children[0], words(reader.name));
-    fill(item.children[1], badge(words(reader.state)));
-    say(item.children[2], age(reader.seconds));
+  return (readers) => updateChildren(list, readers, (reader) => reader.name, create, (item, reader) => {
+    setText(item.children[0], textOf(reader.name));
+    setParts(item.children[1], badge(textOf(reader.state)));
+    setText(item.children[2], age(reader.seconds));
   });
 }
 
-/** Rows as they are by now: a field grows, or falls, with the time since they were told. */
+/** Rows as of now: a field of them grows, or falls, by the seconds since they were answered. */
 function aged(rows, field, by) {
   return rows.map((row) => (typeof row[field] === "number" ? { ...row, [field]: row[field] + by } : row));
 }
 
-/** The readers that do not work as they should, and then the others, each in the order of their names. */
-function troubledFirst(readers) {
+/** The readers that do not work as they should, then the others. */
+function abnormalFirst(readers) {
   const isFine = ({ state }) => state === "waiting" || state === "running";
   return [...readers.filter((reader) => !isFine(reader)), ...readers.filter(isFine)];
 }
 
-/** "1 late", "2 stuck": what of the rows wants to be looked at. */
-function urgent(rows, ...states) {
+/** Counts of the rows in these states, such as "1 late", "2 stuck". */
+function countStates(rows, ...states) {
   return states.map((state) => [rows.filter((row) => row.state === state).length, state])
     .filter(([number]) => number).map(([number, state]) => `${number} ${state}`);
 }
@@ -133,23 +135,23 @@ function urgent(rows, ...states) {
 const SECTIONS = [
   {
     key: "jobs", pair: 0, title: "Jobs in flight", empty: "No job is running.",
-    hint: "Jobs and readers are told by the worker's own page, where HealthServer is given its consumer's get_health_data, or its get_views() by add_view.",
+    hint: "Jobs and readers are on the worker's own page, if HealthServer was given the consumer's get_health_data, or its get_views() by add_view.",
     draw: (parent) => table(parent, "Jobs in flight", JOBS, (job) => `${job.reader} ${job.message_id}`),
     rows: (data, lag) => aged(data.jobs, "age_seconds", lag).sort((a, b) => b.age_seconds - a.age_seconds),
-    note: (rows) => urgent(rows, "late", "stuck"),
+    note: (rows) => countStates(rows, "late", "stuck"),
   },
   {
     key: "readers", pair: 0, title: "Readers", empty: "No reader: the consumer has not been started.",
     draw: drawReaders,
-    rows: (data, lag) => troubledFirst(aged(data.readers, "seconds", lag)),
-    note: (rows) => urgent(rows, "late", "stuck", "stalled", "ended"),
+    rows: (data, lag) => abnormalFirst(aged(data.readers, "seconds", lag)),
+    note: (rows) => countStates(rows, "late", "stuck", "stalled", "ended"),
   },
   {
     key: "consumers", pair: 1, title: "Consumers of the group", empty: "No consumer: no worker has joined this group so far.",
-    hint: "Consumers, parked messages and dead letters are told by a worker's page, or by python -m shared_sync.health --stream … --group ….",
+    hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of python -m shared_sync.health --stream … --group ….",
     draw: (parent) => table(parent, "Consumers of the group", CONSUMERS, (consumer) => consumer.name),
     rows: (data, lag) => aged(aged(data.consumers, "lease_seconds_left", -lag), "idle_seconds", lag),
-    note: (rows) => urgent(rows.map(({ present }) => ({ state: present === false ? "gone" : "" })), "gone"),
+    note: (rows) => countStates(rows.map(({ present }) => ({ state: present === false ? "gone" : "" })), "gone"),
   },
   {
     key: "parked", pair: 1, title: "Parked messages", empty: "No message is parked: none waits for another attempt.",
@@ -164,8 +166,8 @@ const SECTIONS = [
     note: (rows) => (rows.length ? [plural(causes(rows).length, "cause")] : []),
   },
 ];
-const FEW = 10; // rows of a table that are shown unless more are asked for
-const NO_QUEUE = "This page knows no queue: give HealthServer a consumer's get_health_data; "
+const FEW = 10; // rows that a long table shows at first
+const NO_QUEUE = "No queue is shown: give HealthServer a consumer's get_health_data; "
   + "or, in a program with a get_health_data of its own, call server.add_view(name, function) "
   + "for each of consumer.get_views().items(); "
   + "or run python -m shared_sync.health --stream … --group …";
@@ -177,63 +179,63 @@ export function makeSections() {
     section.node = make(pairs[section.pair], "section", names);
     const line = make(section.node, "div", { class: "line" });
     make(line, "h2", { id: `${section.key}-title` }, section.title);
-    section.told = make(line, "p", { class: "muted note" });
+    section.noteNode = make(line, "p", { class: "muted note" });
     section.body = make(section.node, "div");
   }
   make($("sections"), "div", { id: "missing", class: "card muted" });
 }
 
-/** What to call the queue that a view is of; empty if it does not tell. */
+/** The name of the queue of a view: its stream and group, as far as the view has them. */
 const queueOf = (data) => [data.stream, data.group].filter(Boolean).join(" · ");
 
-/** The queues that the views are of, as a text. */
+/** The names of all queues, as one text. */
 export function queues(views) {
   return [...new Set(Object.values(views).map(({ data }) => data && queueOf(data)).filter(Boolean))].join(", ");
 }
 
-const why = (problem) => (problem === "failed" ? "failed, and the worker's log says why" : problem);
+const explain = (problem) => (problem === "failed" ? "failed, and the worker's log says why" : problem);
 
-/** What is to be said of tables that are not there. */
+/** Why tables are missing, one text each. */
 function missing(views) {
   const all = Object.entries(views);
   const silent = all.filter(([, { data }]) => !data)
-    .map(([name, { problem }]) => (problem ? `No data of ${name}: asking for it ${why(problem)}.` : `Asking for ${name} …`));
+    .map(([name, { problem }]) => (problem ? `No data of ${name}: the view ${explain(problem)}.` : `Asking for ${name} …`));
   const several = queues(views).includes(", ");
   const reasons = all.flatMap(([, { data }]) => [data?.reasons ?? []].flat().map(
     (reason) => capital(`${several ? `${queueOf(data)}: ` : ""}${reason}.`)));
   if (silent.length || reasons.length) return [...silent, ...reasons];
-  const untold = SECTIONS.filter((section) => tables(views, section, 0).length === 0);
-  return untold.length === SECTIONS.length ? [NO_QUEUE] : untold.map(({ hint }) => hint).filter(Boolean);
+  const absent = SECTIONS.filter((section) => tables(views, section, 0).length === 0);
+  return absent.length === SECTIONS.length ? [NO_QUEUE] : absent.map(({ hint }) => hint).filter(Boolean);
 }
 
-/** Draw the tables of all views, which were told `elapsed` seconds ago. */
+/** Draw the tables of all views, which were answered `elapsed` seconds ago. */
 export function renderSections(views, elapsed) {
   for (const section of SECTIONS) attempt(section.node, "table", () => renderSection(section, views, elapsed));
   for (const pair of $("sections").querySelectorAll(".pair")) pair.hidden = [...pair.children].every((node) => node.hidden);
   const lines = missing(views);
   $("missing").hidden = lines.length === 0;
-  each($("missing"), lines, (text) => text, () => document.createElement("p"), say);
+  updateChildren($("missing"), lines, (text) => text, () => document.createElement("p"), setText);
 }
 
 function renderSection(section, views, elapsed) {
-  const told = tables(views, section, elapsed);
-  section.node.hidden = told.length === 0;
-  const understood = told.filter(({ rows }) => rows);
+  const shown = tables(views, section, elapsed);
+  section.node.hidden = shown.length === 0;
+  const understood = shown.filter(({ rows }) => rows);
   const all = understood.flatMap(({ rows }) => rows);
   const total = understood.reduce((sum, one) => sum + one.total, 0);
-  const shown = total > all.length ? `${all.length} of ${exact(total)} shown` : exact(total);
-  say(section.told, understood.length ? [shown, ...section.note(all)].join(" · ") : "");
-  const update = (node, one) => updateView(section, node, one, told.length > 1);
-  each(section.body, told, ({ name }) => name, () => makeView(section), update);
+  const number = total > all.length ? `${all.length} of ${exact(total)} shown` : exact(total);
+  setText(section.noteNode, understood.length ? [number, ...section.note(all)].join(" · ") : "");
+  const update = (node, one) => updateView(section, node, one, shown.length > 1);
+  updateChildren(section.body, shown, ({ name }) => name, () => makeView(section), update);
 }
 
 function makeView(section) {
   const node = document.createElement("div");
   node.className = "sub";
   make(node, "h3", { class: "of" });
-  make(node, "p", { class: "trouble warn" });
+  make(node, "p", { class: "outdated warn" });
   make(node, "p", { class: "muted" });
-  node.rows = section.draw(node);
+  node.showRows = section.draw(node);
   const more = make(node, "button", { type: "button", class: "quiet more" });
   more.addEventListener("click", () => {
     node.isWhole = !node.isWhole;
@@ -243,21 +245,21 @@ function makeView(section) {
 }
 
 function updateView(section, node, { name, data, problem, age: old, rows: known, total }, several) {
-  const [of, trouble, empty, list, more] = node.children;
+  const [of, outdated, empty, list, more] = node.children;
   of.hidden = !several;
-  say(of, queueOf(data) || name);
-  trouble.hidden = !problem;
-  say(trouble, problem ? `As of ${age(old)} ago: asking for it ${why(problem)}.` : "");
+  setText(of, queueOf(data) || name);
+  outdated.hidden = !problem;
+  setText(outdated, problem ? `As of ${age(old)} ago: the view ${explain(problem)}.` : "");
   const rows = known ?? [];
   empty.hidden = rows.length > 0;
   empty.className = known ? "muted" : "problem";
-  say(empty, !known ? notUnderstood("table") : total > 0 ? `None of the ${exact(total)} is shown.` : section.empty);
+  setText(empty, !known ? notUnderstood("table") : total > 0 ? `None of the ${exact(total)} is shown.` : section.empty);
   list.hidden = rows.length === 0;
   node.refresh = () => {
-    const few = section.cut === false || rows.length <= FEW + 2; // a button for one row more is no gain
+    const few = section.cut === false || rows.length <= FEW + 2; // a button is not worth it for one or two rows
     more.hidden = few;
-    say(more, node.isWhole ? `Show the first ${FEW}` : `Show all ${rows.length}`);
-    node.rows(few || node.isWhole ? rows : rows.slice(0, FEW));
+    setText(more, node.isWhole ? `Show the first ${FEW}` : `Show all ${rows.length}`);
+    node.showRows(few || node.isWhole ? rows : rows.slice(0, FEW));
   };
   node.refresh();
 }

@@ -5,10 +5,11 @@
 --   6       rank in the presence at which to go on looking for ended consumers
 --   7       parked id at which to go on restoring lost due times, or '' not to
 -- Returns {entries in the stream or -1 where unknown, dead letters or -1, due times, '' or what was
--- refused, rank at which to go on, parked id at which to go on or ''}. An error HELD if another
--- process has claimed the name meanwhile.
+-- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or nil
+-- if the group has many consumers}. An error HELD if another process has claimed the name meanwhile.
 
 local STEP = 100  -- consumers, and below due times, so that no call takes long
+local MANY_CONSUMERS = 100
 
 local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders, outage = KEYS[5], KEYS[6]
@@ -63,6 +64,16 @@ if restore_from ~= '' then
   restore_from = #rows == STEP and '(' .. rows[STEP][1] or ''
 end
 
+-- How many consumers a group has; 0 if it does not exist.
+local function consumers_of(groups, name)
+  for _, info in ipairs(groups) do
+    local facts = {}
+    for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
+    if facts['name'] == name then return facts['consumers'] end
+  end
+  return 0
+end
+
 local function length_of(key)
   local length = redis.pcall('XLEN', key)
   if type(length) == 'number' then return length end
@@ -70,5 +81,10 @@ local function length_of(key)
   return -1
 end
 
-local entries, letters = length_of(stream), length_of(dead)
-return {entries, letters, redis.call('ZCARD', due), refusal or '', rank, restore_from}
+local entries, letters, due_times = length_of(stream), length_of(dead), redis.call('ZCARD', due)
+local summary = false
+local groups = redis.pcall('XINFO', 'GROUPS', stream)
+if groups.err or consumers_of(groups, group) <= MANY_CONSUMERS then
+  summary = redis.call('XPENDING', stream, group)
+end
+return {entries, letters, due_times, refusal or '', rank, restore_from, summary}

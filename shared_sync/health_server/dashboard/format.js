@@ -1,9 +1,9 @@
-// Figures as people read them.
+// Writes numbers, durations and times as people read them.
 
 const THOUSANDS = ["", "k", "M", "G", "T"];
 const BYTES = ["B", "KB", "MB", "GB", "TB"];
 
-/** A number to so many digits, but never with fewer than those before its point. */
+/** Write a number with so many significant digits, but all digits before the decimal point. */
 function plain(n, digits = 3) {
   const before = String(Math.trunc(Math.abs(n))).length;
   return n.toLocaleString("en-US", { maximumSignificantDigits: Math.max(digits, before) });
@@ -11,7 +11,7 @@ function plain(n, digits = 3) {
 
 function scaled(n, steps, base) {
   let unit = 0;
-  // 999.6 would round up to 1000 of a unit when 1 of the next is meant.
+  // 999.6 would be rounded to 1000 of one unit instead of 1 of the next.
   while (unit < steps.length - 1 && Math.abs(n) >= base * 0.9995) [n, unit] = [n / base, unit + 1];
   return `${plain(n)}${steps[unit] && " " + steps[unit]}`;
 }
@@ -39,7 +39,7 @@ export const duration = known((seconds) => {
 export const age = known((seconds) => (seconds < 1 ? "< 1 s" : duration(seconds < 60 ? Math.floor(seconds) : seconds)));
 export const milliseconds = known((n) => duration(n / 1000));
 
-/** The time of day of a moment in seconds since 1970, where the reader is. */
+/** The local time of day of a moment in seconds since 1970. */
 export function clock(seconds, parts = { timeStyle: "medium" }) {
   return new Date(seconds * 1000).toLocaleTimeString("en-GB", parts);
 }
@@ -48,7 +48,7 @@ export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export const isNumber = (value) => typeof value === "number";
 export const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value) ?? "");
 
-/** How to write a figure, which its name tells: labels in braces are no part of it. */
+/** The function that writes the values of a metric, by the unit in the metric's name (without labels). */
 export function formatOf(name) {
   const stem = name.replace(/\{.*/, "");
   if (stem.endsWith("_per_second")) return rate;

@@ -1,4 +1,4 @@
-// What the page is made of: nodes that are only touched where something has changed.
+// Building and updating the page: a node is only touched if its content has changed.
 
 export const $ = (id) => document.getElementById(id);
 export const SVG = "http://www.w3.org/2000/svg";
@@ -11,18 +11,18 @@ export function make(parent, tag, attributes = {}, text = null) {
   return node;
 }
 
-/** Set a text only if it is another: a node that stays keeps the reader's selection. */
-export function say(node, text) {
+/** Set a text only if it has changed: a node that is not touched keeps the reader's selection. */
+export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 const drawn = new WeakMap();
 
-/** Fill a node with parts, each a text or {tag, class, text, share}, if they are not what it shows. */
-export function fill(node, parts) {
+/** Show parts in a node, each a text or {tag, class, text, share}, unless it shows them already. */
+export function setParts(node, parts) {
   const signature = JSON.stringify(parts);
   if (drawn.get(node) === signature) return;
-  drawn.delete(node); // until it is filled: what cannot be drawn must not pass for drawn the next time
+  drawn.delete(node); // until all parts are drawn: if one cannot be, the next call must try again
   node.replaceChildren();
   for (const part of [parts].flat()) {
     if (typeof part === "string") node.append(part);
@@ -35,37 +35,37 @@ export function fill(node, parts) {
   drawn.set(node, signature);
 }
 
-/** Let a node's children be one per item, keeping those that stay, in the items' order. */
-export function each(parent, items, keyOf, create, update) {
+/** Give a node one child per item, in the order of the items; children of items that stay are kept. */
+export function updateChildren(parent, items, keyOf, create, update) {
   const before = drawn.get(parent) ?? new Map();
   const now = new Map();
   try {
     for (const item of items) {
       let key = String(keyOf(item));
-      while (now.has(key)) key += "+"; // two of one name must both be seen
+      while (now.has(key)) key += "+"; // two items of the same name must both be shown
       const node = before.get(key) ?? create(item);
       now.set(key, node);
       if (parent.children[now.size - 1] !== node) parent.insertBefore(node, parent.children[now.size - 1] ?? null);
       update(node, item);
     }
   } catch (error) {
-    drawn.set(parent, new Map([...before, ...now])); // or those made so far would stay for ever
+    drawn.set(parent, new Map([...before, ...now])); // otherwise the children made so far would stay for ever
     throw error;
   }
   for (const [key, node] of before) if (!now.has(key)) node.remove();
   drawn.set(parent, now);
 }
 
-/** Draw a part of the page. If that fails the part says so, and the other parts are drawn nonetheless. */
+/** Draw a part of the page. If that fails, the part says so and the other parts are still drawn. */
 export function attempt(node, what, draw) {
-  const told = node.querySelector(":scope > .misread");
+  const message = node.querySelector(":scope > .misread");
   try {
     draw();
-    told?.remove();
+    message?.remove();
   } catch (error) {
-    if (told) return;
+    if (message) return;
     make(node, "p", { class: "misread problem" }, notUnderstood(what));
-    console.error(error); // once, and not whenever the page is drawn
+    console.error(error); // once, and not each time the page is drawn
   }
 }
 
@@ -76,21 +76,22 @@ export const TONES = {
   running: "good", waiting: "", late: "warn", stuck: "bad", stalled: "bad", ended: "bad",
 };
 export const badge = (text, tone = TONES[text] ?? "") => ({ text, class: `badge ${tone}` });
-export const words = (value) => (value === null || value === undefined || value === "" ? "–" : String(value));
-// An id or a name is one word to a reader, though the browser would break it at its hyphens.
+export const textOf = (value) => (value === null || value === undefined || value === "" ? "–" : String(value));
+// The browser must not break an id or a name at its hyphens.
 const whole = (tag) => (value) => {
-  const text = words(value);
+  const text = textOf(value);
   return text === "–" ? text : { tag, text, class: text.length <= 26 ? "whole" : "" };
 };
 export const code = whole("code");
 export const oneWord = whole("span");
 
 /**
- * A table with columns [{label, cell: (row) => parts, number, bare, wide}]. On a phone each row becomes
- * a card, on which bare cells need no label and wide ones have a line of their own.
+ * Make a table with columns [{label, cell: (row) => parts, number, bare, wide}], and return a function
+ * that shows rows in it. On a phone each row becomes a card, on which bare cells have no label and wide
+ * ones have a line of their own.
  */
 export function table(parent, label, columns, keyOf) {
-  // Roles again, because display: block takes them away.
+  // Explicit roles, because display: block removes the implicit ones.
   const node = make(make(parent, "div", { class: "scroll" }), "table", { class: "cards", role: "table", "aria-label": label });
   const head = make(make(node, "thead", { role: "rowgroup" }), "tr", { role: "row" });
   const kind = (column) => ({ class: column.number ? "number" : "" });
@@ -102,13 +103,13 @@ export function table(parent, label, columns, keyOf) {
     for (const column of columns) {
       const names = ["number", "bare", "wide"].filter((name) => column[name]).join(" ");
       const cell = make(row, "td", { role: "cell", "data-label": column.label, class: names });
-      make(cell, "div"); // one box, which a card on a phone puts beside its label
+      make(cell, "div"); // one box, which a card on a phone shows beside its label
     }
     return row;
   };
-  return (rows) => each(body, rows, keyOf, create, (row, item) => columns.forEach((column, at) => {
+  return (rows) => updateChildren(body, rows, keyOf, create, (row, item) => columns.forEach((column, at) => {
     const parts = column.cell(item);
-    fill(row.children[at].firstChild, parts);
+    setParts(row.children[at].firstChild, parts);
     row.children[at].classList.toggle("none", parts === "–");
   }));
 }

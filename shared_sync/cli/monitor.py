@@ -1,0 +1,242 @@
+"""Inspects a Redis, a stream and a group from outside, once a second, for `health serve`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from shared_sync.common import backoff, exposition
+from shared_sync.common.loop import Loop
+from shared_sync.common.queue_metrics import queue_values
+from shared_sync.connection import discovery
+from shared_sync.connection import url as connection_url
+from shared_sync.connection.availability import Availability
+from shared_sync.connection.connection import Connection
+from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
+from shared_sync.metrics import WorkerMetrics, catalogue
+from shared_sync.protocol import groups
+from shared_sync.protocol.groups import GroupOverview
+from shared_sync.protocol.keys import Keys
+
+PERIOD_SECONDS: Final = 1.0
+REPLY_TIMEOUT_SECONDS: Final = 3.0
+FRESH_SECONDS: Final = 10.0
+"""How old an answer of Redis may be; longer than an inspection that hangs until it times out."""
+
+COUNT_SECONDS: Final = 5.0
+"""Between two counts of the stream's entries, for which the server reads two whole messages."""
+
+_USER: Final = "monitor"
+"""Under which the availability of Redis is reported."""
+
+_OWN_KEYS: Final = ("instance_id", "uptime_seconds", "memory_usage_mb", "cpu_percent")
+"""The part of a worker's health data that makes sense for a process that runs no jobs."""
+
+_DESCRIPTIONS: Final = {
+    "consumers_alive": "Consumers of the group that give signs of life.",
+    "entries_added_total": "Messages ever added to the stream.",
+    "entries_finished_total": "Messages of the stream that are finished and deleted.",
+}
+
+
+class Monitor:
+    """Inspects Redis once a second from its own thread; any thread may read what it found.
+
+    `keys` is None to inspect only Redis. The process's own metrics are those of `metrics`.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        keys: Keys | None,
+        metrics: WorkerMetrics,
+        logger: logging.Logger,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises `ConfigurationError` for a `redis_url` that cannot be used. Does not connect."""
+        # Fixed after construction.
+        self._keys = keys
+        self._metrics = metrics
+        self._logger = logger
+        self._clock = clock
+        self._address = connection_url.safe_address(redis_url)
+        connect = discovery.connector(
+            redis_url,
+            key=keys.stream if keys else None,
+            reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
+        )
+        self._connection = Connection(connect)
+        self._availability = Availability(self._address, logger)
+        self._stop = threading.Event()
+        self._was_inspected = threading.Event()
+        self._loop = Loop(
+            "health-monitor",
+            step=self._step,
+            stop=self._stop,
+            on_error=self._handle_error,
+            finish=self._connection.close,
+            period_seconds=PERIOD_SECONDS,
+        )
+        # Owned by the monitor's thread.
+        self._may_count = True
+        self._next_count = 0.0
+        # Written by the monitor's thread, each replaced as a whole.
+        self._overview: GroupOverview | None = None
+        self._entries: tuple[int | None, int] | None = None
+        self._answered_at: float | None = None
+        self._is_denied = False
+
+    def start(self) -> None:
+        """Start the thread; block until the first inspection has ended or failed, or 5 s."""
+        self._loop.start()
+        self._was_inspected.wait(discovery.CONNECT_TIMEOUT_SECONDS)
+
+    def stop(self) -> None:
+        """End the thread; block up to the time limit of one inspection."""
+        self._stop.set()
+        self._loop.join(time.monotonic() + discovery.CONNECT_TIMEOUT_SECONDS)
+
+    def inspect(self) -> None:
+        """Inspect Redis once. Raises what the connection raises."""
+        started = self._clock()
+        self._overview = groups.inspect_group(self._connection, self._keys)
+        self._answered_at = self._clock()
+        self._is_denied = False
+        self._availability.succeeded(_USER)
+        self._metrics.record_duration("redis_round_trip", self._answered_at - started)
+        if self._keys and self._may_count and started >= self._next_count:
+            self._next_count = started + COUNT_SECONDS
+            self._count_entries(self._keys)
+
+    # --- results; any thread ---
+
+    def get_health_data(self) -> dict[str, Any]:
+        """Return the data of /health, apart from the checks.
+
+        The process is live whatever happens to Redis: no restart would help.
+        """
+        data: dict[str, Any] = {"live": True, "redis_connected": self._availability.connected}
+        if self._keys is not None:
+            data |= {"stream": self._keys.stream, "group": self._keys.group}
+        own = self._metrics.get_basic_health_data()
+        return data | self._values() | {key: own[key] for key in _OWN_KEYS}
+
+    def check_redis(self) -> dict[str, Any]:
+        """Return whether Redis has answered lately, as a check does."""
+        answered_at = self._answered_at
+        if answered_at is not None:
+            seconds = round(self._clock() - answered_at, 3)
+            if self._availability.connected and seconds < FRESH_SECONDS:
+                return {"seconds_since_answer": seconds}
+        if self._is_denied:
+            reason = "Redis refuses this user: check its password and its rights (docs/redis.md)"
+        elif answered_at is None:
+            reason = "Redis has never answered"
+        else:
+            reason = "Redis does not answer"
+        return {
+            "status": "unhealthy",
+            "ready": False,
+            "reasons": [reason],
+            "details": self._address,
+        }
+
+    def check_group(self) -> dict[str, Any]:
+        """Return whether the group exists, as a check does."""
+        overview = self._overview if self._availability.connected else None
+        if overview is None:
+            return {"status": "degraded", "reasons": ["unknown while Redis does not answer"]}
+        if self._keys is not None and not overview.group_exists:
+            reason = (
+                f"group {self._keys.group} of stream {self._keys.stream} does not exist; "
+                "the first worker creates it"
+            )
+            return {"status": "degraded", "reasons": [reason]}
+        return {"consumers_alive": overview.consumers_alive}
+
+    def get_metrics_data(self) -> dict[str, Any]:
+        """Return the data of /metrics; values that are not known now are None."""
+        return self._metrics.get_metrics_data() | self._values()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the same as metrics of prometheus_client, without values that are not known."""
+        yield from self._metrics.collect()
+        for name, value in self._values().items():
+            if value is not None:
+                yield self._family(name, value)
+
+    def render_prometheus(self) -> bytes:
+        """Return the same in Prometheus's text format 0.0.4."""
+        return exposition.render_text(self)
+
+    def render_openmetrics(self) -> bytes:
+        """Return the same in the text format of OpenMetrics 1.0."""
+        return exposition.render_openmetrics(self)
+
+    def _family(self, name: str, value: int) -> Metric:
+        family: CounterMetricFamily | GaugeMetricFamily
+        if name.endswith("_total"):
+            family = CounterMetricFamily(name, _DESCRIPTIONS[name], labels=["instance_id"])
+        else:
+            about = catalogue.KNOWN.get(name)
+            text = about.help if about else _DESCRIPTIONS[name]
+            family = GaugeMetricFamily(name, text, labels=["instance_id"])
+        family.add_metric([self._metrics.instance_id], value)
+        return family
+
+    def _values(self) -> dict[str, int | None]:
+        if self._keys is None:
+            return {}
+        connected = self._availability.connected
+        overview = self._overview if connected else None
+        queue = queue_values()
+        if overview is not None and overview.metrics is not None:
+            queue = queue_values(
+                unfinished=overview.metrics.backlog,
+                waiting=overview.metrics.waiting,
+                pending=overview.metrics.pending,
+                parked=overview.metrics.parked,
+                dead_letters=overview.metrics.dead,
+            )
+        added, length = (self._entries if connected else None) or (None, 0)
+        return {
+            "consumers_alive": overview.consumers_alive if overview else None,
+            **queue,
+            "entries_added_total": added,
+            "entries_finished_total": None if added is None else added - length,
+        }
+
+    # --- inside ---
+
+    def _count_entries(self, keys: Keys) -> None:
+        try:
+            self._entries = groups.parse_entries(self._connection.call(*groups.entries(keys)))
+        except RedisAccessDenied:
+            self._may_count = False
+            self._logger.warning(
+                "entries_added_total and entries_finished_total are unknown, as this Redis user "
+                "lacks +xinfo|stream; this is logged once"
+            )
+        except RedisRefused:
+            self._entries = None  # there is no stream now
+
+    def _step(self) -> None:
+        self.inspect()
+        self._was_inspected.set()
+
+    def _handle_error(self, error: BaseException, failures: int) -> float:
+        """Report the error; return the seconds to wait before the next inspection."""
+        if isinstance(error, SharedSyncError):
+            self._is_denied = isinstance(error, RedisAccessDenied)
+            self._availability.failed(_USER, error)
+        else:
+            self._logger.error("inspecting Redis failed and goes on", exc_info=error)
+        self._was_inspected.set()
+        return backoff.exponential(failures, base_seconds=0.2, max_seconds=2.0, jitter=0.5)

@@ -1,0 +1,116 @@
+"""The driver's errors, translated into those of this library."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import redis
+
+from shared_sync.errors import (
+    GroupMissing,
+    RedisAccessDenied,
+    RedisRefused,
+    RedisUnavailable,
+    SharedSyncError,
+)
+
+_CODES: Final = (
+    "NOSCRIPT",
+    "NOGROUP",
+    "UNBLOCKED",
+    "WRONGTYPE",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "MOVED",
+    "ASK",
+    "NOREPLICAS",
+    "NOPERM",
+    "NOAUTH",
+    "WRONGPASS",
+    "OOM",
+    "MISCONF",
+    # The next are of the scripts of this package.
+    "HELD",
+    "TOOMANY",
+)
+# The error of a script has the code of the command that failed somewhere in its text.
+_CODE: Final = re.compile(rf"\b({'|'.join(_CODES)})\b")
+# A right that is missing in a script has no code; its words depend on the version of the server.
+_DENIED_IN_SCRIPT: Final = re.compile(r"user executing the script can't|ACL failure in script")
+# The driver removes the code from errors that it has a class for.
+_CODE_OF_CLASS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (redis.exceptions.NoScriptError, "NOSCRIPT"),
+    (redis.exceptions.ReadOnlyError, "READONLY"),
+    (redis.exceptions.NoPermissionError, "NOPERM"),
+    (redis.exceptions.AuthenticationError, "NOAUTH"),
+    (redis.exceptions.BusyLoadingError, "LOADING"),
+    (redis.exceptions.OutOfMemoryError, "OOM"),
+    (redis.exceptions.MasterDownError, "MASTERDOWN"),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (redis.exceptions.TryAgainError, "TRYAGAIN"),
+    (redis.exceptions.MovedError, "MOVED"),  # before AskError, its base class
+    (redis.exceptions.AskError, "ASK"),
+)
+# The server cannot serve now; a new connection may lead to one that can.
+_UNABLE: Final = frozenset(
+    {
+        "READONLY",
+        "LOADING",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "MOVED",
+        "ASK",
+        "NOREPLICAS",
+    }
+)
+# The driver's TimeoutError is no subclass of its ConnectionError.
+_BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+_DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
+
+
+class ScriptMissing(RedisUnavailable):
+    """The server does not have the script that was called, because it forgot it."""
+
+
+def _code_of(error: Exception) -> str:
+    for error_class, code in _CODE_OF_CLASS:
+        if isinstance(error, error_class):
+            return code
+    if _DENIED_IN_SCRIPT.search(str(error)):
+        return "NOPERM"
+    found = _CODE.search(str(error))
+    return found.group(1) if found else "ERR"
+
+
+def translate(error: Exception) -> SharedSyncError:
+    """The error of this library for one of the driver's.
+
+    A connection that broke, in whatever way, becomes `RedisUnavailable`, as does a server that
+    cannot serve now; a wrong password and a missing right become `RedisAccessDenied`. Any other
+    error reply becomes `RedisRefused` with its code, or `GroupMissing`.
+    """
+    code = _code_of(error)
+    text = str(error).strip() or type(error).__name__
+    if code != "ERR" and code not in text:
+        text = f"{code} {text}"
+    if code in _DENIED:
+        return RedisAccessDenied(text)
+    if code == "NOSCRIPT":
+        return ScriptMissing(text)
+    if code in _UNABLE or isinstance(error, _BROKEN):
+        return RedisUnavailable(text)
+    if code in ("NOGROUP", "UNBLOCKED"):
+        return GroupMissing(text, code=code)
+    if isinstance(error, redis.RedisError):
+        return RedisRefused(text, code=code)
+    return RedisUnavailable(f"the connection broke ({type(error).__name__}: {error})")
+
+
+def refusal(text: bytes) -> SharedSyncError | None:
+    """The error for a refusal that a script returned as text; None if the text is empty."""
+    return translate(redis.ResponseError(text.decode())) if text else None

@@ -1,0 +1,92 @@
+"""The heartbeat thread of a pool: it has a connection of its own, so that no reader delays it."""
+
+from __future__ import annotations
+
+import math
+
+from shared_sync.common.guarded import GuardedRecorder, Logger
+from shared_sync.common.log_once import LogOnce
+from shared_sync.connection import connection as redis_connection
+from shared_sync.connection.availability import Availability
+from shared_sync.connection.connection import Connection
+from shared_sync.redis_consumer.delivery import Delivery, Rules
+from shared_sync.redis_consumer.heartbeat import Heartbeat
+from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.options import Options
+from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.running_jobs import RunningJobs
+from shared_sync.redis_consumer.slot import Activity
+from shared_sync.redis_consumer.subscription import Subscription
+from shared_sync.redis_consumer.tally import Tally
+from shared_sync.redis_consumer.timeouts import Timeouts
+
+
+class HeartbeatThread:
+    """Sends heartbeats, and gives to others what takes too long here. For its own thread."""
+
+    def __init__(
+        self,
+        name: str,
+        subscription: Subscription,
+        options: Options,
+        *,
+        rules: Rules,
+        in_flight: InFlight,
+        running_jobs: RunningJobs,
+        availability: Availability,
+        recorder: GuardedRecorder,
+        logger: Logger,
+        log_channel_refusal: LogOnce,
+    ) -> None:
+        self.name = name
+        self.activity = Activity()
+        # A connection that hangs must be given up on before the lease ends.
+        reply_seconds = min(redis_connection.REPLY_MARGIN_SECONDS, options.lease_seconds / 4)
+        self._connection = Connection(subscription.connector(reply_seconds))
+        self._recorder = recorder
+        self.heartbeat = Heartbeat(
+            name,
+            connection=self._connection,
+            commands=subscription.commands,
+            activity=self.activity,
+            recovery=subscription.recovery,
+            availability=availability,
+            recorder=recorder,
+            logger=logger,
+            lease_seconds=options.lease_seconds,
+        )
+        self._outbox = Outbox(
+            name,
+            connection=self._connection,
+            commands=subscription.commands,
+            activity=self.activity,
+            availability=availability,
+            recorder=recorder,
+            tally=Tally(recorder, logger, log_channel_refusal),
+        )
+        in_flight.add_outbox(subscription.commands.keys, self._outbox.ids)
+        self._timeouts = Timeouts(
+            running_jobs=running_jobs,
+            in_flight=in_flight,
+            source=subscription.commands.keys,
+            outbox=self._outbox,
+            delivery=Delivery(rules, recorder=recorder, logger=logger),
+            job_deadline_seconds=options.job_deadline_seconds or math.inf,
+        )
+
+    def step(self, *, jobs_late: int, jobs_unsettled: int) -> None:
+        """Make one pass. Blocks up to the connection's time limits; raises what it raises."""
+        self._recorder.set_gauge("jobs_late", jobs_late)
+        self._recorder.set_gauge("jobs_unsettled", jobs_unsettled)
+        self._timeouts.check()
+        self.heartbeat.step()
+        self._outbox.flush()
+
+    @property
+    def interval_seconds(self) -> float:
+        """How long to wait until the next pass."""
+        return min(self.heartbeat.interval_seconds, self._timeouts.interval_seconds)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()

@@ -1,0 +1,78 @@
+"""Counting what outcomes came to, and logging those that were in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from shared_sync.common.guarded import Logger, Recorder
+from shared_sync.common.log_once import LogOnce
+from shared_sync.errors import SharedSyncError
+from shared_sync.protocol.messages import Bury, Finish, Outcome, Park
+
+_COUNTERS: Final[dict[type[Outcome], str]] = {
+    Finish: "jobs_processed",
+    Park: "jobs_retried",
+    Bury: "jobs_dead",
+}
+
+
+class Tally:
+    """Records what Redis has confirmed. Safe from any thread that its recorder is safe from."""
+
+    def __init__(self, recorder: Recorder, logger: Logger, log_channel_refusal: LogOnce) -> None:
+        self._recorder = recorder
+        self._logger = logger
+        self._log_channel_refusal = log_channel_refusal
+
+    def done(self, messages: int, *, lost: int) -> None:
+        """Messages without a result have ended; so many of them had ended otherwise before."""
+        self._recorder.increment_counter("jobs_processed", messages - lost)
+        if lost:
+            self._recorder.increment_counter("jobs_lost", lost)
+            self._logger.warning(
+                "%d messages that are done here were taken over by other consumers or deleted; "
+                "what became of them here does not count",
+                lost,
+            )
+
+    def outcomes(
+        self, outcomes: Sequence[Outcome], results: Sequence[int], in_doubt: Collection[str]
+    ) -> None:
+        """Outcomes of one kind came to these results; those in doubt had been sent before."""
+        counted = 0
+        for outcome, result in zip(outcomes, results, strict=True):
+            if result > 0 or (result == 0 and outcome.id in in_doubt):
+                counted += 1
+            elif result == 0:
+                self._recorder.increment_counter("jobs_lost")
+                self._logger.warning(
+                    "message %s was taken over by another consumer or deleted; "
+                    "what became of it here (%s) does not count",
+                    outcome.id,
+                    type(outcome).__name__.lower(),
+                )
+            else:
+                self._recorder.increment_counter("lost_bodies")
+                self._logger.warning(
+                    "message %s cannot be kept: its entry was deleted from the stream by others",
+                    outcome.id,
+                )
+        if counted:
+            self._recorder.increment_counter(_COUNTERS[type(outcomes[0])], counted)
+
+    def handed_back(self, messages: int, lost_bodies: int) -> None:
+        """So many messages went back, and the bodies of so many were gone."""
+        if messages:
+            self._recorder.increment_counter("jobs_handed_back", messages)
+        if lost_bodies:
+            self._recorder.increment_counter("lost_bodies", lost_bodies)
+
+    def unpublished(self, refusal: SharedSyncError) -> None:
+        """Results could not be published on their channel."""
+        self._recorder.increment_counter("results_unpublished")
+        self._log_channel_refusal(
+            "results cannot be published on their channels: %s; grant the worker's user the right "
+            "to them. Messages go on; this is logged once",
+            refusal,
+        )

@@ -1,0 +1,56 @@
+"""A health server that ends with the test, and a worker for the tests of the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from health_servers import HEALTHY, LIMIT, threads_of_servers
+from helpers import Gate
+
+from shared_sync.health_server import HealthServer
+from shared_sync.health_server import state as health_server_state
+
+if TYPE_CHECKING:
+    from dashboards import Worker
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., HealthServer]]:
+    """Starts servers that are stopped at the end of the test."""
+    with ExitStack() as servers:
+
+        def start(
+            get_health_data: Callable[[], Any] = lambda: HEALTHY,
+            get_metrics_data: Callable[[], Any] | None = None,
+            **options: Any,
+        ) -> HealthServer:
+            options = {"host": "127.0.0.1", **options}
+            server = HealthServer("worker-1", 0, None, get_health_data, get_metrics_data, **options)
+            return servers.enter_context(server)
+
+        yield start
+    for thread in threads_of_servers():
+        thread.join(LIMIT)
+        assert not thread.is_alive(), "a server has left a thread"
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    """A worker that is not started yet, and calls its views whenever the page asks."""
+    from dashboards import Worker  # noqa: PLC0415 - loads selenium
+
+    monkeypatch.setattr(health_server_state, "VIEW_PERIOD_SECONDS", 0.0)
+    made = Worker()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def hold(worker: Worker) -> Iterator[Gate]:
+    """A check or view that hangs until it is opened, or until the end of the test."""
+    made = Gate()
+    yield made
+    made.opened.set()

@@ -1,0 +1,86 @@
+"""An outbox over a connection that answers by a script, and what may be put into it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from helpers import Clock, Figures
+from protocol_client import KEYS, METADATA, result
+from readers import ScriptedConnection
+
+from shared_sync.common.guarded import GuardedLogger
+from shared_sync.common.log_once import LogOnce
+from shared_sync.connection.availability import Availability
+from shared_sync.connection.connection import Connection
+from shared_sync.errors import RedisRefused, RedisUnavailable
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.messages import Answer, Bury, Finish, Park
+from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.slot import Activity
+from shared_sync.redis_consumer.tally import Tally
+
+LOGGER = GuardedLogger(logging.getLogger("tests.outbox"))
+READ = ("XREADGROUP", "...")
+LOST = RedisUnavailable("the connection broke")
+REFUSED = RedisRefused("OOM no room", code="OOM")
+
+
+def settled(*results: int, refusal: bytes = b"", unpublished: bytes = b"") -> list[Any]:
+    """What a script that settles outcomes replies."""
+    return [list(results), refusal, unpublished]
+
+
+def finish(message_id: str) -> Finish:
+    return Finish(message_id, result("done"))
+
+
+def park(message_id: str) -> Park:
+    return Park(message_id, "{}", 100, 1)
+
+
+def bury(message_id: str) -> Bury:
+    return Bury(message_id, "", METADATA, Answer())
+
+
+class Sender:
+    """An outbox, and what it records and reports.
+
+    Its connection answers by a script, unless another one is given.
+    """
+
+    def __init__(self, *replies: Any, connection: Connection | None = None) -> None:
+        self.connection = ScriptedConnection(*replies)
+        self.activity = Activity()
+        self.availability = Availability("redis://somewhere:6379/0", LOGGER, Clock())
+        self.figures = Figures()
+        self.flushes = 0
+        self.outbox = Outbox(
+            "reader-1",
+            connection=connection or self.connection,  # type: ignore[arg-type]
+            commands=GroupCommands(KEYS, "w1", 30_000, "results", identity="me"),
+            activity=self.activity,
+            availability=self.availability,
+            recorder=self.figures,
+            tally=Tally(self.figures, LOGGER, LogOnce(LOGGER, logging.ERROR)),
+            flush_metrics=self._flush,
+        )
+
+    def _flush(self) -> None:
+        self.flushes += 1
+
+    def put(self, *ids: str) -> None:
+        """Put in messages that are done without a result."""
+        for one in ids:
+            self.outbox.add_done(one)
+
+    def reply(self, *replies: Any) -> None:
+        self.connection.replies.extend(replies)
+
+    def jobs(self) -> dict[str, float]:
+        """The counters of messages."""
+        return {
+            name: count
+            for name, count in self.figures.counters.items()
+            if not name.startswith("redis_") and count
+        }

@@ -1,0 +1,88 @@
+"""How long a message waited is measured at its first delivery, how long it took at each."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from helpers import Figures
+
+from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, RecorderOfOneThread
+from shared_sync.protocol.messages import Entry
+from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
+from shared_sync.redis_consumer.slot import Attempt
+
+LOGGER = GuardedLogger(logging.getLogger("tests.attempt_metrics"))
+WALL = 1_700_000_004.5
+
+
+class Remembering(Figures):
+    """Keeps every duration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: list[tuple[str, float]] = []
+
+    def record_duration(self, name: str, seconds: float) -> None:
+        self.recorded.append((name, seconds))
+
+
+class Scene:
+    """The hook, and what it has recorded so far."""
+
+    def __init__(self) -> None:
+        self._remembering = Remembering()
+        self._recorder = RecorderOfOneThread(GuardedRecorder(self._remembering, LOGGER))
+        self.metrics = AttemptMetrics(self._recorder, wall=lambda: WALL)
+
+    def durations(self) -> list[tuple[str, float]]:
+        self._recorder.flush()
+        return self._remembering.recorded
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def attempt(*entries: Entry) -> Attempt:
+    return Attempt(entries, 1, started_at=100.0)
+
+
+def test_the_wait_in_the_queue_is_the_age_of_the_id_and_never_negative(scene: Scene) -> None:
+    for entry_id in ("1700000000000-0", "9700000000000-0", "0-1"):
+        scene.metrics.before_attempt(attempt(Entry(entry_id, [])))
+    assert scene.durations() == [
+        ("queue_wait", pytest.approx(4.5)),
+        ("queue_wait", 0.0),
+        ("queue_wait", pytest.approx(WALL)),
+    ]
+
+
+def test_the_wait_is_measured_at_the_first_delivery_only(scene: Scene) -> None:
+    scene.metrics.before_attempt(attempt(Entry("1700000000000-0", [], deliveries=2)))
+    assert scene.durations() == []
+
+
+def test_each_message_of_an_attempt_has_waited_and_the_attempt_took_time_once(
+    scene: Scene,
+) -> None:
+    both = attempt(Entry("1700000000000-0", []), Entry("1700000003500-0", []))
+    scene.metrics.before_attempt(both)
+    both.ended_at = 103.0
+    scene.metrics.after_attempt(both, None)
+    assert scene.durations() == [
+        ("queue_wait", pytest.approx(4.5)),
+        ("queue_wait", pytest.approx(1.0)),
+        ("processing_latency", 3.0),
+    ]
+
+
+@pytest.mark.parametrize("error", [None, ValueError(), SystemExit()])
+def test_the_processing_time_is_recorded_whatever_happens(
+    scene: Scene, error: BaseException | None
+) -> None:
+    ended = attempt(Entry("1700000000000-0", [], deliveries=2))
+    ended.ended_at = 100.25
+    scene.metrics.after_attempt(ended, error)
+    assert scene.durations() == [("processing_latency", 0.25)]

@@ -1,0 +1,109 @@
+"""What cannot work is refused at once, in the caller's thread, and named; no password is shown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+from consumers import STREAM, Make
+
+from shared_sync.errors import ConfigurationError, RedisUnavailable
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("threads", 0),
+        ("threads", 1.5),
+        ("threads", True),
+        ("prefetch", 0),
+        ("prefetch", 1001),
+        ("prefetch", 2.5),
+        ("prefetch", "automatic"),
+        ("prefetch", None),
+        ("lease_seconds", 0.5),
+        ("block_seconds", 10),
+        ("block_seconds", float("nan")),
+        ("drain_seconds", -1),
+        ("max_crashes", 0),
+        ("binary_fields", "audio"),
+        ("binary_fields", None),
+        ("carry_fields", 5),
+        ("result_stream", ""),
+        ("result_channel", 5),
+        ("retry", 5),
+        ("drain_seconds", 10**400),
+        ("carry_fields", ("client_id",)),
+        ("result_channel", "results:{client_id.__class__}"),
+        ("result_stream", STREAM),
+        ("consumer_id", "~parked"),
+        ("consumer_id", ""),
+    ],
+)
+def test_an_argument_that_cannot_work_is_named_at_once(
+    make: Make, argument: str, value: object
+) -> None:
+    with pytest.raises(ConfigurationError, match=argument):
+        make(lambda *_: None, **{argument: value})
+
+
+def test_a_single_crash_may_be_the_limit_only_where_a_process_has_a_single_message(
+    make: Make, client: redis.Redis
+) -> None:
+    """An automatic prefetch is 1 then, as others read in the identity of the process."""
+    make(lambda *_: None, max_crashes=1, consumer_id="single").connect()
+    identity = json.loads(client.hget("{jobs}:workers:holders", "single"))
+    assert identity["prefetch"] == 1
+    for options in ({"threads": 2}, {"prefetch": 2}):
+        with pytest.raises(ConfigurationError, match="max_crashes=1"):
+            make(lambda *_: None, max_crashes=1, **options)
+
+
+async def _asynchronous(_: str, __: object) -> None: ...
+
+
+@pytest.mark.parametrize("processor", [_asynchronous, "text", None, 5])
+def test_what_would_not_run_is_no_processor(make: Make, processor: Any) -> None:
+    with pytest.raises(ConfigurationError, match="message_processor"):
+        make(processor)
+
+
+def test_how_much_it_reads_at_most_is_in_the_identity_of_the_process(
+    make: Make, client: redis.Redis
+) -> None:
+    """As a number, which workers of earlier releases read, too."""
+    for prefetch, most in (("auto", 100), (7, 7)):
+        make(lambda *_: None, prefetch=prefetch, consumer_id=f"c{most}").connect()
+        identity = json.loads(client.hget("{jobs}:workers:holders", f"c{most}"))
+        assert identity["prefetch"] == most
+
+
+def test_a_redis_that_is_not_there_is_an_error_in_the_callers_thread(make: Make) -> None:
+    with pytest.raises(RedisUnavailable):
+        make(lambda *_: None, url="redis://127.0.0.1:1").connect()
+    with pytest.raises(RedisUnavailable):
+        make(lambda *_: None, url="redis://127.0.0.1:1").start_consuming()
+
+
+def test_a_key_that_is_no_stream_is_an_error_that_names_it(make: Make, client: redis.Redis) -> None:
+    client.set(STREAM, "text")
+    with pytest.raises(ConfigurationError, match="'jobs'"):
+        make(lambda *_: None).connect()
+    client.delete(STREAM)
+    client.set("results", "text")
+    with pytest.raises(ConfigurationError, match="result_stream"):
+        make(lambda *_: None, result_stream="results").connect()
+
+
+def test_no_password_appears_in_a_log_or_error(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = make(lambda *_: None, url="redis://user:s3cret@127.0.0.1:1/0")
+    with pytest.raises(RedisUnavailable) as caught:
+        consumer.connect()
+    assert "s3cret" not in str(caught.value) + caplog.text
+    with pytest.raises(ConfigurationError) as refused:
+        make(lambda *_: None, url="http://user:s3cret@example/0")
+    assert "s3cret" not in str(refused.value)

@@ -1,0 +1,429 @@
+"""Readers take turns at recovery, one looks for suspects at a time, and each step goes on where
+the last one ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from helpers import Clock, Figures
+from protocol_client import KEYS
+from readers import add_slot, entries, start, suspect
+
+from shared_sync.common.guarded import GuardedLogger
+from shared_sync.protocol.keys import PARKED
+from shared_sync.protocol.messages import Entry, Read
+from shared_sync.protocol.process_identity import ProcessIdentity
+from shared_sync.protocol.scan import START, Position, ScanRequest
+from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.recovery import (
+    BUSY_SECONDS,
+    FRUITLESS_SECONDS,
+    INTERVAL_SECONDS,
+    MOST_FOREIGN,
+    SPACING_SECONDS,
+    Recovery,
+)
+
+LOGGER = GuardedLogger(logging.getLogger("tests.recovery"))
+LEFT = Read(b"dead", 1000)
+
+
+class Commands:
+    """Stands in for the commands of a consumer: the request itself is sent."""
+
+    consumer = "w1"
+    keys = KEYS
+
+    def recover(self, request: ScanRequest) -> tuple[ScanRequest]:
+        return (request,)
+
+
+@dataclass
+class Reply:
+    """What a scan finds: nothing, unless something is said."""
+
+    taken: Sequence[Entry] = ()
+    lost_bodies: int = 0
+    next_due_ms: int = -1
+    position: Position = field(default_factory=Position)
+    foreign_done: int = 0
+    more: bool = False
+
+    def wire(self) -> list[Any]:
+        at = self.position
+        return [
+            [_row(entry) for entry in self.taken],
+            self.lost_bodies,
+            self.next_due_ms,
+            at.due_rank,
+            at.own_from.encode(),
+            at.dead_rank,
+            at.dead_from.encode(),
+            at.foreign_from.encode(),
+            self.foreign_done,
+            int(self.more),
+        ]
+
+
+def _row(entry: Entry) -> list[Any]:
+    left_by = entry.left_by or ()
+    return [entry.id.encode(), entry.items, entry.deliveries, entry.history or None, *left_by]
+
+
+class Scene:
+    """A recovery, and what it is asked and replied."""
+
+    def __init__(self, clock: Clock, *, max_crashes: int = 3) -> None:
+        self.clock = clock
+        self.in_flight = InFlight()
+        self.figures = Figures()
+        self.requests: list[ScanRequest] = []
+        self.chance = 0.0
+        self.recovery = Recovery(
+            commands=Commands(),  # type: ignore[arg-type]
+            in_flight=self.in_flight,
+            own_idle_seconds=6.0,
+            max_crashes=max_crashes,
+            recorder=self.figures,
+            logger=LOGGER,
+            clock=clock,
+            chance=lambda: self.chance,
+        )
+
+    def exchange(self, reply: Reply | BaseException) -> Callable[[tuple[Any, ...]], Any]:
+        def send(command: tuple[Any, ...]) -> Any:
+            (request,) = command
+            self.requests.append(request)
+            if isinstance(reply, BaseException):
+                raise reply
+            return reply.wire()
+
+        return send
+
+    def scan(self, reply: Reply | BaseException = Reply(), most: int = 1) -> list[Entry]:  # noqa: B008
+        with self.recovery.scan(self.exchange(reply), most=most) as found:
+            return list(found)
+
+    def turn(self, reply: Reply = Reply()) -> list[Entry]:  # noqa: B008
+        """Scan in a turn, which must be there."""
+        assert self.recovery.take_turn()
+        return self.scan(reply)
+
+    def next_turn_in(self) -> float:
+        """How long a reader that could wait for ever would wait."""
+        waiter = object()
+        seconds = self.recovery.wait_seconds(waiter, 1e9)
+        self.recovery.woke(waiter)
+        return seconds
+
+
+@pytest.fixture
+def scene(clock: Clock) -> Scene:
+    return Scene(clock)
+
+
+# --- turns ------------------------------------------------------------------------------------
+
+
+def test_there_is_a_turn_at_once_for_one_reader_and_the_next_one_after_the_interval(
+    scene: Scene, clock: Clock
+) -> None:
+    assert [scene.recovery.take_turn() for _ in range(3)] == [True, False, False]
+    clock.now += 0.9 * INTERVAL_SECONDS
+    assert not scene.recovery.take_turn()
+    clock.now += 0.1 * INTERVAL_SECONDS
+    assert [scene.recovery.take_turn() for _ in range(2)] == [True, False]
+
+
+def test_the_turns_of_many_processes_do_not_stay_together(scene: Scene) -> None:
+    scene.chance = 0.5
+    assert scene.recovery.take_turn()
+    assert INTERVAL_SECONDS < scene.next_turn_in() <= 2 * INTERVAL_SECONDS
+
+
+def test_a_turn_comes_earlier_and_never_later_when_something_falls_due(scene: Scene) -> None:
+    assert scene.recovery.take_turn()
+    scene.recovery.due_in(0.3)
+    assert scene.next_turn_in() == pytest.approx(0.3)
+    scene.recovery.due_in(5.0)
+    assert scene.next_turn_in() == pytest.approx(0.3)
+
+
+def test_turns_that_fall_due_keep_a_distance_so_that_many_retries_come_together(
+    scene: Scene, clock: Clock
+) -> None:
+    assert scene.recovery.take_turn()
+    scene.recovery.due_in(0.0)
+    assert not scene.recovery.take_turn()
+    assert scene.next_turn_in() == pytest.approx(SPACING_SECONDS)
+    clock.now += SPACING_SECONDS * 1.01
+    assert scene.recovery.take_turn()
+
+
+def test_one_idle_reader_wakes_for_the_turn_and_the_others_need_not(
+    scene: Scene, clock: Clock
+) -> None:
+    assert scene.recovery.take_turn()
+    scene.recovery.due_in(0.4)
+    one, other, third = object(), object(), object()
+    assert scene.recovery.wait_seconds(one, 2.0) == pytest.approx(0.4)
+    assert scene.recovery.wait_seconds(other, 2.0) == 2.0
+    scene.recovery.woke(other)
+    assert scene.recovery.wait_seconds(third, 2.0) == 2.0, "the one still waits for it"
+    scene.recovery.woke(one)
+    clock.now += 0.1
+    assert scene.recovery.wait_seconds(third, 2.0) == pytest.approx(0.3)
+
+
+def test_a_turn_that_comes_before_the_waiting_reader_wakes_is_waited_for_by_another(
+    scene: Scene,
+) -> None:
+    assert scene.recovery.take_turn()
+    assert scene.recovery.wait_seconds(object(), 2.0) == pytest.approx(INTERVAL_SECONDS)
+    scene.recovery.due_in(0.2)
+    assert scene.recovery.wait_seconds(object(), 2.0) == pytest.approx(0.2)
+
+
+def test_nobody_waits_longer_than_asked_for_and_a_turn_that_is_overdue_not_at_all(
+    scene: Scene, clock: Clock
+) -> None:
+    assert scene.next_turn_in() == 0.0
+    clock.now += 5
+    assert scene.next_turn_in() == 0.0
+    assert scene.recovery.take_turn()
+    assert scene.recovery.wait_seconds(object(), 0.05) == 0.05
+
+
+# --- pacing -----------------------------------------------------------------------------------
+
+
+def test_while_the_dead_have_left_messages_the_next_turn_comes_soon(scene: Scene) -> None:
+    found = scene.turn(Reply([suspect("1-0", 1, LEFT)], more=True))
+    assert [(entry.id, entry.crashes, entry.left_by) for entry in found] == [("1-0", 1, LEFT)]
+    assert scene.next_turn_in() == pytest.approx(BUSY_SECONDS)
+
+
+def test_while_more_is_due_the_next_turn_comes_at_once(scene: Scene) -> None:
+    assert len(scene.turn(Reply(entries("1-0", "2-0"), more=True))) == 2
+    assert scene.next_turn_in() == 0.0
+    assert scene.turn(Reply(lost_bodies=3, more=True)) == []
+    assert scene.next_turn_in() == 0.0
+
+
+def test_where_nothing_more_is_left_the_next_turn_comes_after_the_interval(scene: Scene) -> None:
+    scene.turn(Reply(entries("1-0")))
+    assert scene.next_turn_in() == pytest.approx(INTERVAL_SECONDS)
+
+
+def test_the_next_turn_comes_when_a_parked_message_is_due(scene: Scene) -> None:
+    scene.turn(Reply(next_due_ms=250))
+    assert scene.next_turn_in() == pytest.approx(0.25)
+
+
+def test_steps_that_find_nothing_where_there_is_more_come_less_and_less_often(
+    scene: Scene, clock: Clock
+) -> None:
+    pauses = []
+    for _ in range(8):
+        scene.turn(Reply(more=True))
+        pauses.append(scene.next_turn_in())
+        clock.now += pauses[-1] + 0.001
+    assert pauses[:4] == pytest.approx([FRUITLESS_SECONDS * 2**n for n in range(4)])
+    assert pauses[-1] == pytest.approx(INTERVAL_SECONDS)
+    scene.turn(Reply(entries("1-0"), more=True))
+    scene.turn(Reply(more=True))
+    assert scene.next_turn_in() == pytest.approx(FRUITLESS_SECONDS), "one that found some"
+
+
+# --- looking for suspects ---------------------------------------------------------------------
+
+
+def test_while_one_reader_looks_for_suspects_others_take_nothing_that_crashed(
+    scene: Scene,
+) -> None:
+    """What may run beside a message that is coming is not known yet."""
+    with scene.recovery.scan(scene.exchange(Reply()), most=1):
+        scene.scan()
+        scene.scan()
+    scene.scan()
+    searching, *beside, later = scene.requests
+    assert (searching.startable_crashes, searching.looks_at_dead) == (3, True)
+    assert [(one.startable_crashes, one.looks_at_dead) for one in beside] == [(0, False)] * 2
+    assert later.startable_crashes == 3
+
+
+def test_while_the_reply_is_on_its_way_others_take_nothing_that_crashed(scene: Scene) -> None:
+    def exchange(command: tuple[Any, ...]) -> Any:
+        scene.scan()
+        return scene.exchange(Reply())(command)
+
+    with scene.recovery.scan(exchange, most=1):
+        pass
+    beside, searching = scene.requests
+    assert (beside.startable_crashes, searching.startable_crashes) == (0, 3)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), MemoryError(), KeyboardInterrupt()])
+def test_a_reader_whose_exchange_failed_keeps_nobody_from_looking_for_suspects(
+    scene: Scene, error: BaseException
+) -> None:
+    with pytest.raises(type(error)):
+        scene.scan(error)
+    scene.scan()
+    assert scene.requests[-1].startable_crashes == 3
+
+
+def test_a_reader_that_failed_to_keep_what_it_found_keeps_nobody_from_looking(
+    scene: Scene,
+) -> None:
+    with pytest.raises(MemoryError), scene.recovery.scan(scene.exchange(Reply()), most=1):
+        raise MemoryError
+    scene.scan()
+    assert scene.requests[-1].startable_crashes == 3
+
+
+def test_a_reply_that_makes_no_sense_keeps_nobody_from_looking(scene: Scene) -> None:
+    with pytest.raises(ValueError, match="unpack"), scene.recovery.scan(lambda _: [1], most=1):
+        pass
+    scene.scan()
+    assert scene.requests[-1].startable_crashes == 3
+
+
+def test_what_runs_here_says_which_crashes_may_start_and_which_reads_stay_apart(
+    scene: Scene,
+) -> None:
+    slot = add_slot(scene.in_flight, "r1", "2-0")
+    slot.waiting.appendleft(suspect("1-0", 1, LEFT))
+    start(slot)
+    scene.in_flight.add_outbox(KEYS, lambda: ["3-0"])
+    scene.scan(most=7)
+    (request,) = scene.requests
+    assert request.startable_crashes == 1
+    assert request.apart == {LEFT}
+    assert set(request.in_flight) == {"1-0", "2-0", "3-0"}
+    assert (request.max_crashes, request.most, request.own_idle_ms) == (3, 7, 6000)
+
+
+def test_while_a_message_on_its_last_chance_runs_the_dead_are_looked_at_once_a_second(
+    scene: Scene, clock: Clock
+) -> None:
+    """For those that reached the limit, and are only taken to be buried."""
+    slot = add_slot(scene.in_flight, "r1")
+    slot.waiting.append(suspect("1-0", 2, LEFT))
+    start(slot)
+    looks = []
+    for _ in range(11):
+        scene.scan()
+        looks.append(scene.requests[-1].looks_at_dead)
+        clock.now += INTERVAL_SECONDS / 5 + 0.001
+    assert looks == [n % 5 == 0 for n in range(11)]
+
+
+# --- where to look ----------------------------------------------------------------------------
+
+
+def test_all_places_are_looked_at_once_a_second_and_in_between_only_where_more_was(
+    scene: Scene, clock: Clock
+) -> None:
+    scene.recovery.found_consumers(["stranger"])
+    more = Reply(position=Position(own_from="(5-0", foreign_from="(7-0"))
+    scene.scan()
+    clock.now += 0.1
+    scene.scan()
+    clock.now += INTERVAL_SECONDS
+    for reply in (more, more, Reply(), Reply()):
+        scene.scan(reply)
+    looked_at = [(one.looks_at_own, list(one.foreign)) for one in scene.requests]
+    nowhere, everywhere = (False, []), (True, ["stranger"])
+    assert looked_at == [everywhere, nowhere, *[everywhere] * 3, nowhere]
+
+
+def test_a_step_goes_on_where_the_last_one_ended(scene: Scene) -> None:
+    there = Position(3, "(1-0", 2, "(2-0", START)
+    assert scene.scan(Reply(position=there)) == []
+    scene.scan()
+    assert [one.position for one in scene.requests] == [Position(), there]
+
+
+def test_a_step_beside_another_does_not_say_where_to_go_on(scene: Scene) -> None:
+    with scene.recovery.scan(scene.exchange(Reply(position=Position(due_rank=3))), most=1):
+        scene.scan(Reply(position=Position(due_rank=99)))
+    scene.scan()
+    assert scene.requests[-1].position == Position(due_rank=3)
+
+
+def test_a_place_that_was_not_looked_at_keeps_its_position(scene: Scene) -> None:
+    scene.scan(Reply(position=Position(own_from=START)))
+    scene.scan(Reply(position=Position(own_from="", dead_rank=1)))
+    scene.scan()
+    assert scene.requests[-1].position == Position(own_from=START, dead_rank=1)
+
+
+def test_due_and_left_messages_come_first_in_turn(scene: Scene) -> None:
+    for _ in range(4):
+        scene.scan()
+    assert [one.due_comes_last for one in scene.requests] == [True, False, True, False]
+
+
+# --- consumers without a lease ----------------------------------------------------------------
+
+
+def test_consumers_with_pending_messages_are_asked_about_except_the_reserved_one_and_this(
+    scene: Scene,
+) -> None:
+    scene.recovery.found_consumers([PARKED, "w1", "w2", "stranger"])
+    scene.scan()
+    assert scene.requests[0].foreign == ("w2", "stranger")
+
+
+def test_of_many_consumers_some_are_asked_about_at_a_time_and_those_that_are_done_come_last(
+    scene: Scene, clock: Clock
+) -> None:
+    names = [f"w{n}" for n in range(2, 2 + MOST_FOREIGN + 10)]
+    scene.recovery.found_consumers(names)
+    scene.scan(Reply(foreign_done=MOST_FOREIGN))
+    clock.now += INTERVAL_SECONDS
+    scene.scan(Reply(foreign_done=4))
+    clock.now += INTERVAL_SECONDS
+    scene.recovery.found_consumers([*names[5:], "new"])
+    scene.scan()
+    first, second, third = [list(one.foreign) for one in scene.requests]
+    assert first == names[:MOST_FOREIGN]
+    assert second[:10] == names[MOST_FOREIGN:]
+    assert third[:6] == names[MOST_FOREIGN + 4 :]
+    assert third[6:] == names[5:MOST_FOREIGN][: MOST_FOREIGN - 6]
+
+
+# --- what is known of the predecessor, and what is reported -----------------------------------
+
+
+@pytest.mark.parametrize(("prefetch", "read_singly"), [(1, True), (2, False), (None, False)])
+def test_how_the_predecessor_read_and_since_when_the_name_is_claimed_is_said(
+    scene: Scene, prefetch: int | None, read_singly: bool
+) -> None:
+    predecessor = ProcessIdentity.here(prefetch=prefetch) if prefetch else None
+    scene.recovery.name_claimed(1234, predecessor)
+    scene.scan()
+    (request,) = scene.requests
+    assert (request.since_ms, request.predecessor_read_singly) == (1234, read_singly)
+
+
+@pytest.fixture
+def _listen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.INFO, logger="tests.recovery"):
+        yield
+
+
+@pytest.mark.usefixtures("_listen")
+def test_what_was_taken_over_and_what_was_lost_is_counted_and_logged(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.scan(Reply([*entries("1-0"), suspect("2-0", 2, LEFT)], lost_bodies=4))
+    assert scene.figures.counters == {"jobs_recovered": 1, "lost_bodies": 4}
+    assert "message 2-0 taken over from a consumer that left it (delivery 3)" in caplog.messages
+    assert "message 1-0" not in caplog.text
+    assert "4 pending messages ended" in caplog.text
