@@ -29,6 +29,8 @@ from shared_sync.errors import EmbeddedRedisError
 if TYPE_CHECKING:
     from dashboards import Page
 
+pytest.register_assert_rewrite("protocol_model")
+
 
 @pytest.fixture
 def clock() -> Clock:

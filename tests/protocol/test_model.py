@@ -109,13 +109,13 @@ class Histories(RuleBasedStateMachine):
         found = commands.recover(world, survivor)
         assert found is not None
         if not found.entries:
-            commands.read(world, survivor, 10, "seen")
+            commands.read(world, survivor, 10, "received")
         outcomes = {
             number: Finish(world.ids[number], commands.answer(number, "done"))
             for number in list(survivor.in_flight)
         }
         if outcomes:
-            commands.settle(world, survivor, outcomes, "seen")
+            commands.settle(world, survivor, outcomes, "received")
         return bool(outcomes) or found.lost_bodies > 0 or found.more
 
 

@@ -138,7 +138,7 @@ def recover(
     startable_crashes: int = MAX_CRASHES,
     most: int = 1,
     due_comes_last: bool = False,
-    reply: str = "seen",
+    reply: str = "received",
 ) -> Found | None:
     """Take one step of recovery from where the consumer's last one ended."""
     position = consumer.position
@@ -216,7 +216,7 @@ def pending_numbers(world: World, side: Side) -> set[int]:
 # --- heartbeats ---
 
 
-def heartbeat(world: World, consumer: Consumer, reply: str = "seen") -> None:
+def heartbeat(world: World, consumer: Consumer, reply: str = "received") -> None:
     act = partial(_heartbeat, world, consumer)
     world.send(consumer, act, reply, outlives_its_sender=True)
 

@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 WHO = st.integers(0, 3)
 WHICH = st.integers(0, 5)
-REPLY = st.sampled_from(["seen", "seen", "seen", "lost", "late", "doubled", "echoed"])
+REPLY = st.sampled_from(["received", "received", "received", "lost", "late", "doubled", "echoed"])
 """What becomes of a command and its reply. Late: the sender takes it for lost, and it may arrive
-yet. Doubled: the first reply is lost, the second is seen. Echoed: the second sending is seen
-before the first arrives."""
+yet. Doubled: the first reply is lost, and the second is received. Echoed: the reply to the
+second sending is received before the first sending arrives."""
 
 
 @dataclass(frozen=True)

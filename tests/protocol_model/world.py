@@ -152,22 +152,22 @@ class World:
         *,
         outlives_its_sender: bool = False,
     ) -> Any:
-        """Carry out a command, now or later; return what the sender sees of it, or None."""
+        """Carry out a command, now or later; return what the sender learns of it, or None."""
         if reply in {"late", "echoed"}:
             self.late.append(Late(sender, act, self.stream.now, outlives_its_sender))
         if reply == "late":
             return None
         if reply == "doubled":
             self.attempt(act)
-        seen = self.attempt(act)
+        outcome = self.attempt(act)
         if reply == "lost":
             return None
-        if isinstance(seen, NoGroup):
+        if isinstance(outcome, NoGroup):
             assert ensure_group(self.connection, sender.worker.commands)
             assert sender.side.model.ensure()
             note(f"{sender.name} creates the group again")
             return None
-        return seen
+        return outcome
 
     def attempt(self, act: Callable[[], Any]) -> Any:
         try:

@@ -1,0 +1,47 @@
+"""What tests of the view of a group share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import takewhile
+
+import redis
+from consumers import DEAD, GROUP, STREAM
+from protocol_client import KEYS
+
+from shared_sync.connection import discovery
+from shared_sync.protocol.inspection import GroupView
+
+EMPTY = {
+    "stream": STREAM,
+    "group": GROUP,
+    "consumers": [],
+    "consumers_total": 0,
+    "parked": [],
+    "parked_total": 0,
+    "dead_letters": [],
+    "dead_letters_total": 0,
+}
+
+
+def view_of(url: str) -> GroupView:
+    return GroupView(discovery.connector(url, key=STREAM, reply_timeout_seconds=5), KEYS)
+
+
+def add_dead_letter(client: redis.Redis, **metadata: object) -> str:
+    """Add a dead letter as a consumer writes it, or as something else does; return its id."""
+    fields = {"audio": b"\xff\x00", **{f"dead.{name}": value for name, value in metadata.items()}}
+    return client.xadd(DEAD, fields).decode()
+
+
+def commands_during(client: redis.Redis, act: Callable[[], object]) -> list[tuple[str, str]]:
+    """Return the commands that the server runs meanwhile, each with who sent it.
+
+    That is "lua" for a command of a script.
+    """
+    with client.monitor() as monitor:
+        act()
+        client.ping()
+        lines = iter(monitor.next_command, None)
+        until_ping = takewhile(lambda line: line["command"] != "PING", lines)
+        return [(line["client_type"], line["command"]) for line in until_ping]

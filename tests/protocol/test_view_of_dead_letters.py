@@ -1,0 +1,132 @@
+"""The table of the dead letters of a group, against what was really done in Redis."""
+
+from __future__ import annotations
+
+import re
+
+import redis
+from consumers import DEAD, STREAM, Make
+from group_views import add_dead_letter, commands_during
+from helpers import eventually
+from protocol_client import Worker
+
+from shared_sync import RedisStreamProducer, Reject, RetryPolicy
+from shared_sync.protocol.inspection import GroupView
+
+
+def test_dead_letters_of_one_cause_share_a_fingerprint_and_different_causes_differ(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def fail(_: str, job: dict[str, str]) -> None:
+        kind, _, number = job["n"].partition(" ")
+        if kind == "rejected":
+            raise Reject(f"no speech in '{number}.wav'")
+        if kind == "short":
+            raise ValueError(f"only {number} samples at 0x7f{number}a0")
+        raise OSError(f"host gpu-{number} is away")
+
+    consumer = make(fail, retry=RetryPolicy(max_attempts=1))
+    consumer.start()
+    jobs = [f"{kind} {n}" for kind in ("rejected", "short", "away") for n in (1, 22)]
+    published = {producer.publish({"n": job, "audio": "x" * 100_000}): job for job in jobs}
+    client.xadd(STREAM, {"audio": b"\xff"})
+    eventually(lambda: client.xlen(DEAD) == len(jobs) + 1)
+
+    tables = consumer.get_group_view()
+    assert tables["dead_letters_total"] == len(jobs) + 1
+    rows = {published.get(row["message_id"], "bad"): row for row in tables["dead_letters"]}
+    prints = {job: row["fingerprint"] for job, row in rows.items()}
+    for kind in ("rejected", "short", "away"):
+        assert prints[f"{kind} 1"] == prints[f"{kind} 22"]
+    assert len(set(prints.values())) == 4
+    assert all(re.fullmatch("[0-9a-f]{8}", each) for each in prints.values())
+    shown = {job: (row["reason"], row["error_type"], row["details"]) for job, row in rows.items()}
+    assert shown["rejected 1"] == ("rejected", "Reject", "no speech in '1.wav'")
+    assert shown["short 22"] == (
+        "failed 1 times",
+        "ValueError",
+        "only 22 samples at 0x7f22a0",
+    )
+    reason, error_type, details = shown["bad"]
+    assert (reason, error_type) == ("bad input", None)
+    assert details.startswith("field 'audio' is not UTF-8")
+    assert all(0 <= row["seconds_ago"] < 60 and row["attempts"] == 1 for row in rows.values())
+
+
+def test_a_reason_never_contains_text_of_others(client: redis.Redis, view: GroupView) -> None:
+    for reason in (
+        "rejected: secret",
+        "bad input: secret",
+        "failed secret times",
+        "failed 3 times: secret",
+        "secret",
+        "",
+    ):
+        add_dead_letter(client, reason=reason, error_type="not a type: secret", attempts="secret")
+    add_dead_letter(client, reason="crashed: its process died 3 times", attempts="3")
+    rows = view.read()["dead_letters"]
+    assert rows[0]["reason"] == "crashed: its process died 3 times"
+    assert [row["reason"] for row in rows[1:]] == ["unknown"] * 4 + ["bad input", "rejected"]
+    for row in rows[1:]:
+        assert row["error_type"] is row["attempts"] is None
+    assert rows[-1]["details"] == "secret"
+
+
+def test_fields_of_a_message_cannot_replace_the_metadata_of_its_dead_letter(
+    worker: Worker, view: GroupView, client: redis.Redis
+) -> None:
+    (message_id,) = worker.publish([b"dead.reason", b"failed 7 times", b"dead.id", b"1-1"])
+    worker.read()
+    worker.bury(message_id)
+    (row,) = view.read()["dead_letters"]
+    assert (row["reason"], row["details"]) == ("rejected", "no")
+
+
+def test_the_newest_fifty_are_listed_and_later_readings_follow_changes(
+    client: redis.Redis, view: GroupView
+) -> None:
+    def expect_newest() -> None:
+        newest = [entry_id.decode() for entry_id, _ in client.xrevrange(DEAD, count=50)]
+        tables = view.read()
+        assert [row["id"] for row in tables["dead_letters"]] == newest
+        assert tables["dead_letters_total"] == client.xlen(DEAD)
+
+    expect_newest()
+    ids = [add_dead_letter(client, id=f"{n}-0") for n in range(30)]
+    expect_newest()
+    ids += [add_dead_letter(client, id=f"{n}-0") for n in range(30)]
+    expect_newest()
+    client.xdel(DEAD, ids[-1])
+    expect_newest()
+    client.xdel(DEAD, ids[-2], ids[0])
+    ids += [add_dead_letter(client) for _ in range(2)]
+    expect_newest()
+    ids += [add_dead_letter(client) for _ in range(70)]
+    expect_newest()
+    client.xtrim(DEAD, 5)
+    expect_newest()
+    client.delete(DEAD)
+    expect_newest()
+    add_dead_letter(client)
+    expect_newest()
+
+
+def test_one_reading_reads_only_a_few_large_dead_letters(
+    client: redis.Redis, view: GroupView
+) -> None:
+    for _ in range(10):
+        client.xadd(DEAD, {"audio": b"\0" * 1_000_000, "dead.reason": "rejected: no"})
+    readings = [view.read() for _ in range(3)]
+    assert [len(tables["dead_letters"]) for tables in readings] == [5, 10, 10]
+    assert {tables["dead_letters_total"] for tables in readings} == {10}
+
+
+def test_known_dead_letters_are_not_read_again(client: redis.Redis, view: GroupView) -> None:
+    for _ in range(3):
+        add_dead_letter(client)
+    view.read()
+    add_dead_letter(client)
+    commands = [command for _, command in commands_during(client, view.read)]
+    # The new one, that there is no other, and that none is older.
+    assert sum(command.startswith("XREVRANGE") for command in commands) == 3, commands
+    assert len(view.read()["dead_letters"]) == 4
