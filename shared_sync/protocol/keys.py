@@ -2,8 +2,8 @@
 
 For stream `S` and group `G` (all keys of one stream share its cluster slot):
 
-    S                  stream   the messages; an entry is deleted once the last group has finished
-    it {S}:G:presence     zset     consumer name -> end of its lease, ms of the server's clock
+    S                  stream   the messages; the last group that finishes one deletes its entry
+    {S}:G:presence     zset     consumer name -> end of its lease, ms of the server's clock
     {S}:G:holders      hash     consumer name -> the process that has claimed it
     {S}:G:due          zset     parked message id -> time of its next attempt, ms
     {S}:G:history      hash     message id -> its failures so far, one JSON object a line

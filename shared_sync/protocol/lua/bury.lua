@@ -1,9 +1,9 @@
--- Make a message a dead letter: its fields and the reason move to the dead stream, its entry goes.
+-- Make a message a dead letter: its fields and the reason move to the stream of dead letters.
 -- KEYS: stream, history, due, dead, holders, and the result stream if there is one
 -- ARGV: group, consumer, identity, id, failure (one JSON line, or ''), number of metadata items,
 --       items ..., number of error result items, items ..., channel, payload
 -- Returns {{outcome}, '', '' or the refusal of the channel}: 1 if it is a dead letter now, 0 if it
--- is no longer this consumer's, -1 if its body is gone.
+-- is no longer this consumer's, -1 if its entry is gone.
 
 local MAX_ITEMS = 4000  -- Lua's unpack ends at about 8000 values
 
@@ -23,7 +23,7 @@ if owner ~= consumer or claimed_by_another(holders, consumer, identity) then
   return {{0}, '', ''}
 end
 
--- The claim fetches the entry; the count stays, so that trying again is no crash.
+-- The claim fetches the entry. The count stays, so that trying again is not taken for a crash.
 local entry =
   redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
 if entry then
@@ -34,10 +34,10 @@ if entry then
     items = {'dead.fields', table.concat(packed)}
   end
   for i = 7, 6 + meta_items do items[#items + 1] = ARGV[i] end
-  local noted = redis.call('HGET', history, id) or ''
-  if failure ~= '' then noted = noted .. failure .. '\n' end
+  local failures = redis.call('HGET', history, id) or ''
+  if failure ~= '' then failures = failures .. failure .. '\n' end
   items[#items + 1] = 'dead.history'
-  items[#items + 1] = noted
+  items[#items + 1] = failures
   -- Either both are written or neither, so that trying again writes nothing twice.
   local published
   if result_items > 0 then

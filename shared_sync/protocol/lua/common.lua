@@ -7,14 +7,15 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- A full server refuses commands that need memory, except in a script that has written before. What
--- ends messages frees memory, and a worker must be able to send heartbeats: call this first there.
+-- A full server refuses commands that need memory, except in a script that has written before.
+-- Heartbeats, and scripts that end messages and so free memory, call this before anything else.
 local function write_even_when_full(zset)
   redis.call('ZREM', zset, '')
 end
 
--- If no worker has sent a heartbeat for a third of a lease, Redis or the network was away, and not
--- all workers died at once. Nobody is then taken for dead for a grace, in which the living report.
+-- If no worker has sent a heartbeat for a third of a lease, Redis or the network was away; that all
+-- workers died at once is less likely. For a grace nobody is then taken for dead, so that living
+-- workers can send a heartbeat first.
 local function forgive_outage(presence, outage, now, lease, grace)
   local newest = redis.call('ZRANGE', presence, -1, -1, 'WITHSCORES')[2]
   if not newest or newest - now > lease * 2 / 3 then return end
@@ -23,7 +24,7 @@ local function forgive_outage(presence, outage, now, lease, grace)
   end
 end
 
--- Whether an outage is being forgiven. What is past is removed.
+-- Whether the grace after an outage lasts. Removes the key of an outage that is over.
 local function is_forgiven(outage, now)
   local until_ms = tonumber(redis.call('ZSCORE', outage, 'forgiven until') or 0)
   if until_ms > now then return true end
@@ -39,7 +40,8 @@ local function pending_entry(stream, group, id)
 end
 
 -- A consumer's name belongs to the process that has claimed it. Another process of that name, such
--- as one that was frozen past its lease, owns nothing any more. Returns who has it, or nil.
+-- as one that was frozen past its lease, owns nothing any more. Returns the identity that has the
+-- name, or nil.
 local function claimed_by_another(holders, consumer, identity)
   local current = redis.call('HGET', holders, consumer)
   if current and current ~= identity then return current end
@@ -72,7 +74,7 @@ local function id_is_after(id, other)
   return order > 0
 end
 
--- Publish to a channel, where perhaps nobody listens. Returns the refusal of the server, or ''.
+-- Publish to a channel, which may have no subscribers. Returns the refusal of the server, or ''.
 local function publish(channel, payload)
   local heard = redis.pcall('PUBLISH', channel, payload)
   return type(heard) == 'table' and heard.err or ''
@@ -91,8 +93,9 @@ local function groups_of(stream)
   return groups
 end
 
--- Delete finished entries, except those that a group has still to read or to finish. This group has
--- finished all of them if `all_ended`; otherwise some may have to be read again after it was lost.
+-- Delete finished entries, except those that a group has still to read or to finish. `all_ended`
+-- says that this group has finished all of them; otherwise it may have been lost and created again,
+-- and has to read some of them again.
 local function delete_finished(stream, group, ids, all_ended)
   local groups = groups_of(stream)
   if #groups == 1 and all_ended then
@@ -116,14 +119,14 @@ local function delete_finished(stream, group, ids, all_ended)
   if #unneeded > 0 then redis.call('XDEL', stream, unpack(unneeded)) end
 end
 
--- Forget what was noted about a message that is not pending any more.
+-- Remove the history and the due time of a message that is not pending any more.
 local function forget(history, due, id)
   redis.call('HDEL', history, id)
   redis.call('ZREM', due, id)
 end
 
--- Park an entry so that others may take it at once, and take back its delivery, which is not to be
--- charged. Returns false if its body is gone; such an entry has ended.
+-- Park a message so that any consumer may take it at once, and take back its delivery, so that it
+-- is not charged. Returns false if its entry is gone; such a message has ended.
 local function hand_back(stream, due, group, id, deliveries, now)
   local claimed = redis.call('XCLAIM', stream, group, PARKED, 0, id,
     'RETRYCOUNT', math.max(deliveries - 1, 0), 'JUSTID')

@@ -11,11 +11,11 @@
 
 local stream, history, due, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group = ARGV[1]
-local outcomes, looked_at, ended, refusal, unpublished = {}, {}, {}, '', ''
+local outcomes, visited, ended, refusal, unpublished = {}, {}, {}, '', ''
 
 write_even_when_full(due)
 
--- Where the messages of this call lie together in the pending list, one call tells of all of them.
+-- If the messages of this call lie together in the pending list, one XPENDING finds all of them.
 local first, last, count = ARGV[2], ARGV[2], 0
 local i = 2
 while ARGV[i] do
@@ -48,14 +48,14 @@ while ARGV[i] do
     if channel ~= '' then unpublished = publish(channel, payload) end
   end
   outcomes[#outcomes + 1] = pending and 1 or 0
-  looked_at[#looked_at + 1] = id
+  visited[#visited + 1] = id
   i = i + items + 4
 end
 
--- Also of messages that were not pending any more: their stream or group may have been deleted.
-if #looked_at > 0 and redis.call('HLEN', history) > 0
-  and redis.call('HDEL', history, unpack(looked_at)) > 0 then
-  redis.call('ZREM', due, unpack(looked_at))
+-- Histories of messages that were not pending any more go too, as their group may have been lost.
+if #visited > 0 and redis.call('HLEN', history) > 0
+  and redis.call('HDEL', history, unpack(visited)) > 0 then
+  redis.call('ZREM', due, unpack(visited))
 end
 if #ended > 0 then
   redis.call('XACK', stream, group, unpack(ended))

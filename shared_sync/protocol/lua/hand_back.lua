@@ -1,7 +1,8 @@
--- Return messages that were not started; others may take them at once, uncharged.
+-- Return messages that were not started. Any consumer may take them at once; nothing is charged.
 -- KEYS: stream, history, due, holders
 -- ARGV: group, consumer, identity, id ...
--- Returns {handed back, bodies gone}; a message that is no longer this consumer's is left alone.
+-- Returns {how many went back, of how many the entry was gone}. A message that is no longer this
+-- consumer's is left alone.
 
 local stream, history, due, holders = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]

@@ -1,14 +1,15 @@
--- Renew a consumer's lease, tidy up a bounded step, and report lengths.
+-- Renew a consumer's lease, tidy up in a bounded step, and report the sizes of the queue.
 -- KEYS: stream, due, presence, dead, holders, outage
 -- ARGV:
 --   1 to 5  group, consumer, identity, lease ms, grace ms
---   6       rank in the presence at which to go on looking for ended consumers
+--   6       rank in the presence at which to go on to search for ended consumers
 --   7       parked id at which to go on restoring lost due times, or '' not to
--- Returns {entries in the stream or -1 where unknown, dead letters or -1, due times, '' or what was
--- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or nil
--- if the group has many consumers}. An error HELD if another process has claimed the name meanwhile.
+-- Returns {entries in the stream or -1 if unknown, dead letters or -1, due times, '' or what was
+-- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or
+-- nil if the group has many consumers}. Fails with HELD if another process has claimed the name.
 
-local STEP = 100  -- consumers, and below due times, so that no call takes long
+-- Most consumers and most due times that one call visits, so that none takes long.
+local STEP = 100
 local MANY_CONSUMERS = 100
 
 local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -29,15 +30,14 @@ local forgiven = is_forgiven(outage, now)
 redis.call('ZADD', presence, now + lease, consumer)
 if current ~= identity then redis.call('HSET', holders, consumer, identity) end
 
--- Consumers whose lease has ended and that left nothing behind, as is seen in this very script. The
--- presence is in the order in which leases end. Those that stay have a rank; the next call goes on
--- behind them.
-local last_seen
+-- Remove consumers whose lease has ended and that have nothing pending. The presence is in the
+-- order in which leases end. Consumers that stay keep their ranks; the next call goes on behind.
+local last_visited
 local names = redis.call('ZRANGE', presence, rank, rank + STEP - 1, 'WITHSCORES')
 for i = 1, forgiven and 0 or #names, 2 do
   local name, lease_end = names[i], tonumber(names[i + 1])
   if lease_end > now then break end
-  last_seen = i
+  last_visited = i
   if #redis.call('XPENDING', stream, group, '-', '+', 1, name) == 0 then
     refusal = remove_consumer(stream, group, name) or refusal
     redis.call('ZREM', presence, name)
@@ -46,18 +46,18 @@ for i = 1, forgiven and 0 or #names, 2 do
     rank = rank + 1
   end
 end
-if last_seen ~= 2 * STEP - 1 then rank = 0 end
+if last_visited ~= 2 * STEP - 1 then rank = 0 end
 
--- Identities whose presence was lost with the key or ended.
+-- Remove identities of consumers without presence, in steps too.
 if redis.call('HLEN', holders) > redis.call('ZCARD', presence) then
   local names = redis.call('HKEYS', holders)
   for i = 1, math.min(#names, STEP) do
-    local name = names[(now + i) % #names + 1]  -- in the end the turn of each comes
+    local name = names[(now + i) % #names + 1]  -- so every name gets its turn
     if not redis.call('ZSCORE', presence, name) then redis.call('HDEL', holders, name) end
   end
 end
 
--- Parked messages whose due time was lost are due now.
+-- Parked messages whose due time was lost become due now.
 if restore_from ~= '' then
   local rows = redis.call('XPENDING', stream, group, restore_from, '+', STEP, PARKED)
   for _, row in ipairs(rows) do redis.call('ZADD', due, 'NX', now, row[1]) end
@@ -67,8 +67,7 @@ end
 -- How many consumers a group has; 0 if it does not exist.
 local function consumers_of(groups, name)
   for _, info in ipairs(groups) do
-    local facts = {}
-    for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
+    local facts = facts_of(info)
     if facts['name'] == name then return facts['consumers'] end
   end
   return 0

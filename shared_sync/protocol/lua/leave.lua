@@ -1,10 +1,10 @@
--- The last act of a consumer: hand back all that is still its own, and sign off. In steps: call it
--- again while there is more.
+-- The last command of a consumer: hand back a step of the messages that are still its own, and
+-- after the last of them remove the consumer. To be called again while there is more.
 -- KEYS: stream, history, due, presence, holders
 -- ARGV: group, consumer, identity
--- Returns {handed back, bodies gone, 1 if there is more or 0}.
+-- Returns {how many went back, of how many the entry was gone, 1 if there is more or 0}.
 
-local STEP = 100  -- messages, so that no call takes long
+local STEP = 100  -- most messages of one call, so that none takes long
 
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders = KEYS[5]
@@ -24,7 +24,7 @@ for _, row in ipairs(rows) do
 end
 if #rows == STEP then return {returned, gone, 1} end
 
--- Without the right to do so the name stays in the group, as the heartbeats have reported.
+-- If the right to do so is missing, which heartbeats report, the name stays in the group.
 remove_consumer(stream, group, consumer)
 redis.call('ZREM', presence, consumer)
 redis.call('HDEL', holders, consumer)

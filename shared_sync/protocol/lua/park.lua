@@ -1,13 +1,13 @@
--- Note the failures of messages and put each aside until its next attempt.
+-- Record the failures of messages, and park each until its next attempt.
 -- KEYS: stream, history, due, holders
 -- ARGV: group, consumer, identity, then for each message: id, failure (one JSON line), delay in ms,
 --       the delivery that failed
 -- Returns {outcomes, '', ''}: for each message 1 if it is parked, 0 if it is no longer this
--- consumer's, -1 if its body is gone.
+-- consumer's, -1 if its entry is gone.
 --
 -- A call can arrive late, on a connection that was given up: after it was repeated, and after this
--- very consumer has taken the message again. The delivery tells that it is about an earlier
--- attempt.
+-- very consumer has taken the message again. The delivery then shows that the call is about an
+-- earlier attempt.
 
 local stream, history, due, holders = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
@@ -23,10 +23,10 @@ local function park(id, failure, delay, failed)
     forget(history, due, id)
     return -1
   end
-  -- Noted once, also if the group was lost and the message delivered anew before a repetition.
-  local noted = redis.call('HGET', history, id) or ''
-  if noted:sub(-#failure - 1) ~= failure .. '\n' then
-    redis.call('HSET', history, id, noted .. failure .. '\n')
+  -- Recorded once, also if the call is repeated after the group was lost and created again.
+  local failures = redis.call('HGET', history, id) or ''
+  if failures:sub(-#failure - 1) ~= failure .. '\n' then
+    redis.call('HSET', history, id, failures .. failure .. '\n')
   end
   redis.call('ZADD', due, now + delay, id)
   return 1

@@ -8,12 +8,13 @@
 --   foreign  messages of consumers without a lease, such as other programs, once idle for a lease.
 -- It visits LOOK entries at most in each place, and returns where the next step goes on.
 --
--- Crash accounting. The server counts the deliveries of a message, and `history` has a line for each
--- that ended in a failure. A delivery that was handed back is taken back. So
+-- Crash accounting. The server counts the deliveries of a message, and `history` has a line for
+-- each that ended in a failure. A delivery that was handed back is taken back. So
 --     crashes = deliveries before this one - failures.
 -- Taking a message from a dead consumer, or from an earlier process of this name, charges it with a
--- crash, because its delivery ended in nothing. A reply that was lost on its way has reached nobody,
--- so taking that message again charges nothing. `redis_consumer/crashes.py` explains the rules:
+-- crash, because its delivery ended in nothing. A reply that was lost on its way has reached no
+-- process, so taking that message again charges nothing. The rules, which
+-- `redis_consumer/crashes.py` explains:
 --   * Messages without a crash are taken many at a time.
 --   * A suspect, which has a crash behind it, is taken alone. It waits while it has more crashes
 --     than `startable crashes`, and while a message of the same read of the same dead consumer runs
@@ -27,23 +28,24 @@
 --    7        ms at which this process claimed its name
 --    8        '1' if the previous process of that name read one message at a time, or ''
 --    9 to 11  max crashes, startable crashes, most messages without a crash to take
---   12 to 16  where to go on: rank among the due times; own id, or '' not to look there; rank in the
---             presence, or -1 not to look there; id of that consumer; id of the first foreign consumer
---   17        '1' to look at what is due last, or ''
+--   12 to 16  where to go on: rank among the due times; id of an own message, or '' to pass over
+--             these; rank in the presence, or -1 to pass over dead and foreign consumers; id of a
+--             message of that consumer; id of a message of the first foreign consumer
+--   17        '1' to visit due messages last, or ''
 --   18        number of foreign names, followed by the names
 --   then      number of reads to keep apart, followed by consumer and ms of delivery of each
 --   then      the ids that this process has in flight
--- Returns {taken, bodies gone, ms until the next parked message is due or -1, where to go on (five
--- values as in 12 to 16), how many of the foreign consumers are done, 1 if there is more or 0}.
--- Each taken message is {id, fields, deliveries, history or nil}; if it was left behind, then also
--- the consumer that left it, and the ms at which it had been delivered there.
+-- Returns {taken, of how many the entry was gone, ms until the next parked message is due or -1,
+-- where to go on (five values as in 12 to 16), how many of the foreign consumers are done, 1 if
+-- there is more or 0}. Each taken message is {id, fields, deliveries, history or nil}; if it was
+-- left behind, then also the consumer that left it, and the ms at which it was delivered there.
 
-local LOOK = 100
-local PAGE = 10  -- entries of a consumer, as often the first one can be taken
-local MOST_NAMES = 20  -- of dead consumers, in one step
-local SKEW_MS = 2  -- of the two clocks that a delivery time is reckoned from
--- Deliveries of one read lie less apart. Servers up to 7.0 read the clock for each of its messages
--- (100 MB of them took 63 ms), and for each command of a script.
+local LOOK = 100  -- most entries that a step visits in each place
+local PAGE = 10  -- entries of a consumer that are read at a time; often the first one can be taken
+local MOST_NAMES = 20  -- most dead consumers that a step visits
+local SKEW_MS = 2  -- by how much a delivery time may be wrong, as it is computed from two clocks
+-- Deliveries of one read lie less apart than this. Servers up to 7.0 read the clock for each
+-- message of a read (100 MB of them took 63 ms), and for each command of a script.
 local READ_MS = 250
 
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -97,8 +99,8 @@ local function end_without_body(id)
   gone = gone + 1
 end
 
--- Take one message at this count of deliveries; `from` and `delivered` tell who left it, and when
--- it had been delivered there.
+-- Take one message at this count of deliveries. If it was left behind, `from` is the consumer that
+-- left it, and `delivered` the ms at which it was delivered there.
 local function take(id, deliveries, from, delivered)
   local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
   redis.call('ZREM', due, id)
@@ -107,7 +109,7 @@ local function take(id, deliveries, from, delivered)
   taken[#taken + 1] = {id, entry[2], deliveries, notes, from, delivered}
 end
 
--- Parked messages that have no crash behind them, in one command, which also counts the delivery.
+-- Take parked messages without a crash in one command, which also counts the delivery.
 local function take_due(ids, deliveries)
   if #ids == 0 then return end
   local entry_of = {}
@@ -150,7 +152,7 @@ local function look_at_due()
     elseif owner ~= PARKED then
       redis.call('ZREM', due, id)
     elseif in_flight[id] then
-      due_rank = due_rank + 1  -- parked here, and the reply is still on its way
+      due_rank = due_rank + 1  -- parked by this process, which has not received the reply yet
     else
       local crashes = deliveries - failures_of(id)
       if crashes <= 0 then
@@ -175,16 +177,16 @@ end
 
 -- --- what consumers left behind -----------------------------------------------------------------
 
--- Whether a consumer's reads are known to have brought one message each. One that does not say so
--- may have read more: another program, or one whose identity was lost.
+-- Whether a consumer is known to have read one message at a time. If its identity does not say so,
+-- or is lost, it may have read more.
 local function read_singly(name)
   if name == consumer then return predecessor_read_singly end
   local understood, facts = pcall(cjson.decode, redis.call('HGET', holders, name))
   return understood and type(facts) == 'table' and facts['prefetch'] == 1
 end
 
--- Reads just before or after a read that runs again wait with it: better with a stranger than
--- beside one's own. How the dead consumer had read counts, and not how this one does.
+-- Whether a message must wait because one of the same read of that consumer runs again. A read that
+-- came just before or after is taken for the same one. What counts is how the dead consumer read.
 local function must_wait_for_its_read(name, delivered)
   for _, read in ipairs(apart) do
     if read.consumer == name and math.abs(read.delivered - delivered) <= READ_MS then
@@ -194,7 +196,7 @@ local function must_wait_for_its_read(name, delivered)
   return false
 end
 
--- Take of one message what may be taken: a suspect alone, another one beside its like.
+-- Take a message that was left behind if it may start: a suspect alone, others together.
 local function take_left_behind(id, deliveries, name, delivered)
   local crashes = math.max(0, deliveries - 1 - failures_of(id))
   if not is_startable(crashes) or must_wait_for_its_read(name, delivered) then return end
@@ -207,13 +209,13 @@ local function take_left_behind(id, deliveries, name, delivered)
 end
 
 local function look_at_own()
-  -- An earlier process had what was delivered before this one claimed the name; where the clock has
-  -- been set back since, nothing is known of that.
+  -- Messages that were delivered before this process claimed the name belonged to an earlier one.
+  -- If the clock has been set back since, nothing is known of that.
   local function age_at(ms) return since <= ms and ms - since + SKEW_MS or math.huge end
 
   local idle = math.min(own_idle, age_at(now) + 1)
   local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, own_from, '+', LOOK, consumer)
-  local seen_at = now_ms()  -- not before: what the script did until here may have taken long
+  local seen_at = now_ms()  -- read now, as the script may have taken long until here
   local age, looked_at = age_at(seen_at), 0
   for _, row in ipairs(rows) do
     if is_full() then break end
@@ -232,8 +234,8 @@ local function look_at_own()
   end
 end
 
--- Look at a consumer's messages that are idle for so long, from an id on, at no more than `room` of
--- them. Returns how many it has looked at, and where to go on, or nil if these were all.
+-- Visit messages of a consumer from an id on, `room` of them at most, and take what has been idle
+-- for so long. Returns how many it has visited, and where to go on, or nil if these were all.
 local function look_at(name, from, idle, room)
   local looked_at = 0
   while looked_at < room do
@@ -253,14 +255,15 @@ local function look_at(name, from, idle, room)
 end
 
 -- Dead consumers take turns: after a message of one of them was taken, the next step goes on with
--- the next consumer, and behind the last one with the first. The presence is in the order in which
--- leases end, so the dead come before the living.
+-- the next consumer, and after the last one with the first. The presence is in the order in which
+-- leases end, so dead consumers come before living ones.
 local function look_at_dead()
   local looked_at, names_seen = 0, 0
   local is_second_round = dead_rank == 0 and dead_from == '-'
   while true do
-    local names = redis.call('ZRANGE', presence, dead_rank, dead_rank + MOST_NAMES - 1,
-    'WITHSCORES') local was_last = #names < 2 * MOST_NAMES
+    local last_rank = dead_rank + MOST_NAMES - 1
+    local names = redis.call('ZRANGE', presence, dead_rank, last_rank, 'WITHSCORES')
+    local was_last = #names < 2 * MOST_NAMES
     for i = 1, #names, 2 do
       if tonumber(names[i + 1]) > now then
         was_last = true
