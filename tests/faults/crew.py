@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from faults.durations import LEASE_SECONDS
 from faults.ledger import Ledger
 from helpers import eventually
 
 TESTS = Path(__file__).parents[1]
 PROGRAM = Path(__file__).with_name("worker.py")
-LEASE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
