@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import PORTS
+
+from shared_sync.connection import embedded
 
 PROCESSES_PER_CORE = 2
 """The tests wait about as long as they compute."""
@@ -22,6 +25,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if len(files) == 1 and Path(*files).is_file():
         return 0
     return min(PROCESSES_PER_CORE * (os.cpu_count() or 1), MOST_PROCESSES)
+
+
+def pytest_configure() -> None:
+    """Start servers on ports that no other process of this run uses.
+
+    Otherwise another server could take the port of one that is killed and started again.
+    """
+    embedded._PORTS = PORTS
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -40,5 +51,5 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, dict):
         return {_escaped(key): _escaped(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_escaped(part) for part in value]
+        return type(value)(_escaped(part) for part in value)
     return value

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 import redis
 from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
-from helpers import Figures, Gate, eventually, in_a_fork
+from helpers import Figures, Gate, eventually, in_a_fork, start_program
 from protocol_client import Looker
 
 from shared_sync import (
@@ -808,7 +808,7 @@ def test_sigterm_ends_what_a_processor_has_forked(
     redis_url: str, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
     producer.publish({"n": 1})
-    with subprocess.Popen(
+    with start_program(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORKING_WORKER), redis_url],
         stdout=subprocess.PIPE,
         text=True,

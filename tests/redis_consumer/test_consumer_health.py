@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 from consumers import GROUP, STREAM, Make
-from helpers import Figures, Gate, eventually
+from helpers import Figures, Gate, eventually, start_program
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, RetryPolicy, WorkerMetrics
 from shared_sync.connection.embedded import EmbeddedRedis
@@ -158,7 +158,7 @@ def test_sigterm_ends_readiness_first_and_liveness_never(redis_url: str) -> None
         asker.join()
         print(json.dumps(told), flush=True)
     """)
-    with subprocess.Popen(
+    with start_program(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
@@ -507,7 +507,7 @@ def test_a_process_that_was_frozen_raises_no_alarm(own_server: EmbeddedRedis) ->
             for asker in askers:
                 asker.join()
     """)
-    with subprocess.Popen(
+    with start_program(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
