@@ -38,6 +38,9 @@ FRUITLESS_SECONDS: Final = 0.02
 WAKE_TOLERANCE_SECONDS: Final = 0.01
 """By how much a reader may wake after the turn that it waits for."""
 
+SCAN_WAIT_SECONDS: Final = 0.05
+"""How long an idle reader waits at most while a sibling scans: there may be work for several."""
+
 MOST_FOREIGN: Final = 50
 """Names of consumers that one step is asked about."""
 
@@ -74,6 +77,7 @@ class Recovery:
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._next_turn = clock()
+        self._is_due = False  # the next turn comes because something falls due
         self._last_turn = -math.inf
         self._next_whole_look = clock()
         self._waiter: object = None  # the reader that waits for the next turn
@@ -105,14 +109,20 @@ class Recovery:
     def wait_seconds(self, reader: object, longest: float) -> float:
         """Return how long a reader with nothing to do may wait for a message, `longest` at most.
 
-        One idle reader wakes for the next turn; the others need not. Call `woke()` afterwards.
+        When something falls due, all idle readers wake, as there may be work for each of them. For
+        a turn that only comes with time one wakes. Call `woke()` afterwards.
         """
         with self._lock:
             now = self._clock()
             turn = max(self._next_turn, now)
-            if self._wakes_at <= turn + WAKE_TOLERANCE_SECONDS or now + longest <= turn:
+            if self._is_searched:
+                longest = min(longest, SCAN_WAIT_SECONDS)
+            if now + longest <= turn:
                 return longest
-            self._waiter, self._wakes_at = reader, turn
+            if not self._is_due:
+                if self._wakes_at <= turn + WAKE_TOLERANCE_SECONDS:
+                    return longest
+                self._waiter, self._wakes_at = reader, turn
             return turn - now
 
     def woke(self, reader: object) -> None:
@@ -129,18 +139,24 @@ class Recovery:
                 return False
             self._last_turn = now
             self._next_turn = now + INTERVAL_SECONDS * (1.0 + 0.5 * self._chance())
+            self._is_due = False
             return True
 
     def due_in(self, seconds: float) -> None:
         """Note that there will be something to take over in so long."""
         with self._lock:
             earliest = self._last_turn + SPACING_SECONDS
-            self._next_turn = min(self._next_turn, max(self._clock() + seconds, earliest))
+            self._come_by(max(self._clock() + seconds, earliest))
 
     def _go_on_in(self, seconds: float) -> None:
         """Have the next turn in so long, as the last one has left something to look at."""
         with self._lock:
-            self._next_turn = min(self._next_turn, self._clock() + seconds)
+            self._come_by(self._clock() + seconds)
+
+    def _come_by(self, moment: float) -> None:
+        if moment < self._next_turn:
+            self._next_turn = moment
+            self._is_due = True
 
     # --- what ---
 

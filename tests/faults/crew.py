@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from faults.durations import LEASE_SECONDS
 from faults.ledger import Ledger
-from helpers import eventually
+from helpers import eventually, start_program
 
-TESTS = Path(__file__).parents[1]
+TESTS = str(Path(__file__).parents[1])
 PROGRAM = Path(__file__).with_name("worker.py")
-LEASE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,12 @@ class ProcessLedger(Ledger):
         ]
 
 
+def _python_path() -> str:
+    """The import path of the tests, before the one that the tests themselves were given."""
+    given = os.environ.get("PYTHONPATH")
+    return f"{TESTS}{os.pathsep}{given}" if given else TESTS
+
+
 class WorkerProcess:
     """One worker."""
 
@@ -93,13 +99,13 @@ class WorkerProcess:
         self._log = folder / f"{number}.log"
         given = {"name": name, "report": str(self._report), **options}
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process = start_program(
                 [sys.executable, PROGRAM, json.dumps(given)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # One arena: or each thread reserves memory, and no limit could be set to it.
-                env={**os.environ, "PYTHONPATH": str(TESTS), "MALLOC_ARENA_MAX": "1"},
+                env={**os.environ, "PYTHONPATH": _python_path(), "MALLOC_ARENA_MAX": "1"},
             )
 
     @property

@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from faults.conftest import BLOCK_SECONDS, REPLY_MARGIN_SECONDS
+from faults.durations import REPLY_SECONDS
 from faults.ledger import (
     KEYS,
     NUMBER,
     QUICK,
-    FaultTable,
     Ledger,
     MakePool,
     answer,
@@ -22,12 +21,11 @@ from faults.ledger import (
     mixed,
 )
 from faults.proxy import Proxy
+from faults.table import FaultTable
 from helpers import Gate, eventually
 
 from shared_sync import RedisStreamProducer, Reject, current_message
 from shared_sync.errors import RedisUnavailable
-
-REPLY_SECONDS = BLOCK_SECONDS + REPLY_MARGIN_SECONDS
 
 Job = Mapping[str, str | bytes]
 

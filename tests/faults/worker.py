@@ -20,9 +20,10 @@ from pathlib import Path
 import redis
 from helpers import Figures
 
-from shared_sync import RedisStreamConsumer, Reject, RetryPolicy, current_message, redis_consumer
+from shared_sync import RedisStreamConsumer, Reject, RetryPolicy, current_message
 from shared_sync.connection import connection
 from shared_sync.errors import ConsumerIdInUse
+from shared_sync.redis_consumer import consumer as redis_consumer
 
 Job = Mapping[str, str | bytes]
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.1)

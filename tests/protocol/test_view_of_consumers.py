@@ -13,7 +13,7 @@ from typing import Any
 import redis
 from consumers import GROUP, STREAM, Make
 from group_views import EMPTY
-from helpers import Gate, eventually
+from helpers import Gate, eventually, start_program
 from protocol_client import KEYS, GroupAdmin, Worker
 
 from shared_sync import RedisStreamProducer
@@ -35,7 +35,7 @@ def worker_process(url: str, *, lease_seconds: float) -> Iterator[subprocess.Pop
         f"    lambda *_: threading.Event().wait(), lease_seconds={lease_seconds},\n"
         ").start_consuming()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, url])
+    process = start_program([sys.executable, "-c", code, url])
     try:
         yield process
     finally:

@@ -24,6 +24,7 @@ from shared_sync.redis_consumer.recovery import (
     FRUITLESS_SECONDS,
     INTERVAL_SECONDS,
     MOST_FOREIGN,
+    SCAN_WAIT_SECONDS,
     SPACING_SECONDS,
     Recovery,
 )
@@ -164,28 +165,35 @@ def test_turns_that_fall_due_keep_a_distance_so_that_many_retries_come_together(
     assert scene.recovery.take_turn()
 
 
-def test_one_idle_reader_wakes_for_the_turn_and_the_others_need_not(
+def test_one_idle_reader_wakes_for_a_turn_that_comes_with_time_and_the_others_need_not(
     scene: Scene, clock: Clock
 ) -> None:
     assert scene.recovery.take_turn()
-    scene.recovery.due_in(0.4)
     one, other, third = object(), object(), object()
-    assert scene.recovery.wait_seconds(one, 2.0) == pytest.approx(0.4)
+    assert scene.recovery.wait_seconds(one, 2.0) == pytest.approx(INTERVAL_SECONDS)
     assert scene.recovery.wait_seconds(other, 2.0) == 2.0
     scene.recovery.woke(other)
     assert scene.recovery.wait_seconds(third, 2.0) == 2.0, "the one still waits for it"
     scene.recovery.woke(one)
-    clock.now += 0.1
-    assert scene.recovery.wait_seconds(third, 2.0) == pytest.approx(0.3)
+    clock.now += 0.25 * INTERVAL_SECONDS
+    assert scene.recovery.wait_seconds(third, 2.0) == pytest.approx(0.75 * INTERVAL_SECONDS)
 
 
-def test_a_turn_that_comes_before_the_waiting_reader_wakes_is_waited_for_by_another(
-    scene: Scene,
-) -> None:
+def test_all_idle_readers_wake_when_something_falls_due(scene: Scene) -> None:
+    """There may be a message for each of them."""
     assert scene.recovery.take_turn()
     assert scene.recovery.wait_seconds(object(), 2.0) == pytest.approx(INTERVAL_SECONDS)
     scene.recovery.due_in(0.2)
-    assert scene.recovery.wait_seconds(object(), 2.0) == pytest.approx(0.2)
+    waits = [scene.recovery.wait_seconds(object(), 2.0) for _ in range(3)]
+    assert waits == pytest.approx([0.2] * 3)
+
+
+def test_while_one_reader_scans_idle_ones_wait_a_moment_only(scene: Scene) -> None:
+    """It may find more than it takes."""
+    assert scene.recovery.take_turn()
+    with scene.recovery.scan(scene.exchange(Reply()), most=1):
+        assert scene.recovery.wait_seconds(object(), 0.9) == SCAN_WAIT_SECONDS
+    assert scene.recovery.wait_seconds(object(), 0.9) == 0.9
 
 
 def test_nobody_waits_longer_than_asked_for_and_a_turn_that_is_overdue_not_at_all(
