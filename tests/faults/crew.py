@@ -15,7 +15,7 @@ import redis
 from faults.ledger import Ledger
 from helpers import eventually
 
-TESTS = Path(__file__).parents[1]
+TESTS = str(Path(__file__).parents[1])
 PROGRAM = Path(__file__).with_name("worker.py")
 LEASE_SECONDS = 2.0
 
@@ -84,6 +84,12 @@ class ProcessLedger(Ledger):
         ]
 
 
+def _python_path() -> str:
+    """The import path of the tests, before the one that the tests themselves were given."""
+    given = os.environ.get("PYTHONPATH")
+    return f"{TESTS}{os.pathsep}{given}" if given else TESTS
+
+
 class WorkerProcess:
     """One worker."""
 
@@ -99,7 +105,7 @@ class WorkerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # One arena: or each thread reserves memory, and no limit could be set to it.
-                env={**os.environ, "PYTHONPATH": str(TESTS), "MALLOC_ARENA_MAX": "1"},
+                env={**os.environ, "PYTHONPATH": _python_path(), "MALLOC_ARENA_MAX": "1"},
             )
 
     @property

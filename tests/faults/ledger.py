@@ -23,7 +23,7 @@ from shared_sync import (
 )
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import SharedSyncError
-from shared_sync.protocol.commands import Keys
+from shared_sync.protocol.keys import Keys
 
 KEYS = Keys.of("jobs", "workers")
 RESULTS = "results"
@@ -372,7 +372,8 @@ class FaultTable:
         for consumer in consumers:
             health = consumer.get_health_data()
             assert consumer.state == "running"
-            assert health["readers_alive"] == len(consumer._readers)
+            readers = consumer.get_views()["readers"]()["readers"]
+            assert health["readers_alive"] == len(readers) > 0
             eventually(lambda consumer=consumer: consumer.redis_connected)
         return row
 

@@ -19,15 +19,15 @@ from faults.crew import LEASE_SECONDS, Crew, ProcessLedger, WorkerProcess
 from faults.ledger import FaultTable
 from faults.worker import NAME_IN_USE
 from helpers import eventually
-from protocol_client import Looker
+from protocol_client import GroupAdmin
 
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.protocol.process_identity import Holder
+from shared_sync.protocol.process_identity import ProcessIdentity
 
 TAKEN_OVER_SECONDS = LEASE_SECONDS + 2
 """What is promised; the machine that runs the tests may be slow."""
 MARGIN_SECONDS = 3.0
-GOODBYE_SECONDS = 1.0
+SHUTDOWN_GRACE_SECONDS = 1.0
 """Stopping may take so much longer than its limit; users have 3 s."""
 DEFAULT_LEASE_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
@@ -45,8 +45,8 @@ def books(redis_url: str, client: redis.Redis) -> Iterator[ProcessLedger]:
 
 
 @pytest.fixture
-def look(books: ProcessLedger) -> Looker:
-    return Looker(books.client)
+def look(books: ProcessLedger) -> GroupAdmin:
+    return GroupAdmin(books.client)
 
 
 @pytest.fixture
@@ -55,31 +55,31 @@ def crew(redis_url: str, tmp_path: Path) -> Iterator[Crew]:
         yield made
 
 
-def held_by(look: Looker, *names: str) -> set[str]:
+def held_by(admin: GroupAdmin, *names: str) -> set[str]:
     """What these had when they died.
 
     It is the second look that counts: once the first is answered, the server has read all that
     the dead had sent.
     """
-    look.pending()
-    return {message_id for message_id, (owner, _) in look.pending().items() if owner in names}
+    admin.pending()
+    return {message_id for message_id, (owner, _) in admin.pending().items() if owner in names}
 
 
 # --- killed -------------------------------------------------------------------------------------
 
 
 def test_what_a_killed_worker_held_runs_again_elsewhere_and_nothing_else_runs_twice(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     books.publish(400)
     full = {"threads": 4, "prefetch": 5, "acts": "sleep 0.03"}
     victim, heir = crew.start("victim", **full), crew.start("heir", **full)
     eventually(lambda: all(len(books.run_by(name)) >= 40 for name in ("victim", "heir")))
-    eventually(lambda: len(held_by(look, "victim")) >= 10)
+    eventually(lambda: len(held_by(admin, "victim")) >= 10)
     victim.kill()
     books.fault_is_over()
     killed = time.time()
-    held = held_by(look, "victim")
+    held = held_by(admin, "victim")
     books.settle()
     again = [run.moment - killed for run in books.reported() if run.attempt > 1]
     fault_table.add(
@@ -100,7 +100,7 @@ def test_what_a_killed_worker_held_runs_again_elsewhere_and_nothing_else_runs_tw
 
 @pytest.mark.parametrize("heirs", ["first", "second"], ids=["the same names", "other names"])
 def test_when_all_workers_are_killed_at_once_those_that_start_then_take_over(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable, heirs: str
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable, heirs: str
 ) -> None:
     """Under the same names at once, however long the lease."""
     books.publish(200)
@@ -117,7 +117,7 @@ def test_when_all_workers_are_killed_at_once_those_that_start_then_take_over(
         victim.kill()
     books.fault_is_over()
     killed = time.time()
-    held = held_by(look, *names)
+    held = held_by(admin, *names)
     for number in range(3):
         crew.start(f"{heirs}-{number}", **options)
     books.settle()
@@ -159,7 +159,7 @@ def test_redis_and_a_worker_that_are_killed_at_the_same_moment_lose_nothing(
         heir.says("fails")
         own_server.start()
         books.fault_is_over()
-        held = held_by(Looker(books.client), "victim", "heir")
+        held = held_by(GroupAdmin(books.client), "victim", "heir")
         fault_table.add("Redis and a worker killed", books, note=f"held {len(held)}")
         assert books.run_twice() <= held
         heir.send(signal.SIGTERM)
@@ -170,13 +170,13 @@ def test_redis_and_a_worker_that_are_killed_at_the_same_moment_lose_nothing(
 
 
 def test_a_frozen_workers_late_results_are_refused_when_another_has_published(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     books.publish(3, acts="wait go")
     frozen = crew.start("frozen", prefetch=3, lease_seconds=SHORT_LEASE_SECONDS)
     eventually(lambda: books.run_by("frozen"))
     frozen.freeze()
-    look.end_lease("frozen")
+    admin.end_lease("frozen")
     crew.let("go")
     crew.start("other")
     books.settle()
@@ -194,13 +194,13 @@ def test_a_frozen_workers_late_results_are_refused_when_another_has_published(
 
 
 def test_a_frozen_workers_late_results_count_when_nobody_took_its_messages(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     books.publish(3, acts="wait go")
     frozen = crew.start("frozen", prefetch=3, lease_seconds=SHORT_LEASE_SECONDS)
     eventually(lambda: books.run_by("frozen"))
     frozen.freeze()
-    look.end_lease("frozen")
+    admin.end_lease("frozen")
     crew.let("go")
     books.fault_is_over()
     frozen.thaw()
@@ -210,7 +210,7 @@ def test_a_frozen_workers_late_results_count_when_nobody_took_its_messages(
 
 
 def test_a_frozen_workers_late_failures_count_nothing_when_another_has_the_messages(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     ids = [
         *books.publish(1, acts="wait late, fail / wait go"),
@@ -219,20 +219,20 @@ def test_a_frozen_workers_late_failures_count_nothing_when_another_has_the_messa
     frozen = crew.start("frozen", threads=2, lease_seconds=SHORT_LEASE_SECONDS)
     eventually(lambda: len(books.run_by("frozen")) == 2)
     frozen.freeze()
-    look.end_lease("frozen")
+    admin.end_lease("frozen")
     crew.start("other", threads=2)
     eventually(lambda: len(books.run_by("other")) == 2)
     crew.let("late")
     frozen.thaw()
     frozen.says("here (park) does not count")
     frozen.says("here (bury) does not count")
-    assert look.pending() == dict.fromkeys(ids, ("other", 2))
-    assert look.history() == look.due() == {}
+    assert admin.pending() == dict.fromkeys(ids, ("other", 2))
+    assert admin.history() == admin.due() == {}
     crew.let("go")
     books.fault_is_over()
     fault_table.add("worker frozen, its late failures", books)
     assert {answer["worker"] for answer in books.answers()} == {"other"}
-    assert look.dead() == []
+    assert admin.dead() == []
     frozen.send(signal.SIGTERM)
     assert frozen.status() == 0
     assert frozen.report()["counters"]["jobs_lost"] == 2
@@ -240,7 +240,7 @@ def test_a_frozen_workers_late_failures_count_nothing_when_another_has_the_messa
 
 @pytest.mark.parametrize("late", ["results", "failures"])
 def test_a_frozen_worker_whose_name_was_taken_ends_and_disturbs_nothing(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable, late: str
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable, late: str
 ) -> None:
     """It had three messages running and three prefetched, of which its heir has begun with one."""
     endings = ["", "", ""] if late == "results" else ["fail", "fail", "reject"]
@@ -253,11 +253,11 @@ def test_a_frozen_worker_whose_name_was_taken_ends_and_disturbs_nothing(
     eventually(lambda: len(books.run_by("name")) == 3)
     running = books.run_by("name")
     frozen.freeze()
-    look.end_lease("name")
+    admin.end_lease("name")
     heir = crew.start("name")
     eventually(lambda: [run.message for run in books.reported() if run.pid == heir.pid] == ids[:1])
     taken = {**dict.fromkeys(ids, ("name", 1)), ids[0]: ("name", 2)}
-    assert look.pending() == taken
+    assert admin.pending() == taken
     frozen.thaw()
     frozen.says("stops: ")
     crew.let("late")
@@ -266,12 +266,12 @@ def test_a_frozen_worker_whose_name_was_taken_ends_and_disturbs_nothing(
     assert (told["host"], told["pid"]) == (socket.gethostname(), heir.pid)
     for message_id in running if late == "results" else []:
         del taken[message_id]  # of two that run a message the first finishes it
-    assert look.pending() == taken
-    assert look.history() == look.due() == {}
+    assert admin.pending() == taken
+    assert admin.history() == admin.due() == {}
     crew.let("go")
     books.fault_is_over()
     fault_table.add(f"worker frozen, its name taken; its late {late}", books)
-    assert look.dead() == []
+    assert admin.dead() == []
     again = [run.message for run in books.reported() if run.pid == heir.pid]
     assert sorted(again) == sorted({ids[0], *taken})
     heir.send(signal.SIGTERM)
@@ -282,14 +282,14 @@ def test_a_frozen_worker_whose_name_was_taken_ends_and_disturbs_nothing(
 
 
 def test_a_second_process_of_a_name_is_refused_and_the_first_goes_on_undisturbed(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     books.publish(4, acts="wait go")
     options = {"threads": 2, "prefetch": 2, "lease_seconds": 2 * LEASE_SECONDS}
     first = crew.start("name", **options)
     eventually(lambda: len(books.run_by("name")) == 2)
-    eventually(lambda: len(look.pending()) == 4)
-    taken = look.pending()
+    eventually(lambda: len(admin.pending()) == 4)
+    taken = admin.pending()
     second = crew.start("name", **options)
     begun = time.monotonic()
     assert second.status() == NAME_IN_USE
@@ -297,7 +297,7 @@ def test_a_second_process_of_a_name_is_refused_and_the_first_goes_on_undisturbed
     told = second.report()
     assert (told["host"], told["pid"]) == (socket.gethostname(), first.pid)
     assert f"process {first.pid} on {socket.gethostname()}" in told["text"]
-    assert look.pending() == taken
+    assert admin.pending() == taken
     books.fault_is_over()
     crew.let("go")
     books.publish(10)
@@ -334,22 +334,22 @@ def test_a_name_is_free_at_once_when_its_process_has_ended_on_this_machine(
     assert {made[-1] for made in books.attempts().values()} == charged
 
 
-def hold_from_elsewhere(look: Looker, name: str, lease_seconds: float) -> int:
+def hold_from_elsewhere(admin: GroupAdmin, name: str, lease_seconds: float) -> int:
     """Let a name be held by a process that nobody here can judge; the end of its lease, in ms."""
-    elsewhere = replace(Holder.here(), host="gpu-7", machine="another", pid=4711)
-    lease_end_ms = look.now_ms() + round(lease_seconds * 1000)
-    look.client.hset(look.keys.holders, name, elsewhere.text())
-    look.client.zadd(look.keys.presence, {name: lease_end_ms})
+    elsewhere = replace(ProcessIdentity.here(), host="gpu-7", machine="another", pid=4711)
+    lease_end_ms = admin.now_ms() + round(lease_seconds * 1000)
+    admin.client.hset(admin.keys.holders, name, elsewhere.text())
+    admin.client.zadd(admin.keys.presence, {name: lease_end_ms})
     return lease_end_ms
 
 
 def test_the_name_of_a_process_on_another_machine_is_free_when_its_lease_has_ended(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     ids = books.publish(3)
-    look.client.xgroup_create(look.keys.stream, look.keys.group, id="0")
-    look.client.xreadgroup(look.keys.group, "name", {look.keys.stream: ">"})
-    lease_end_ms = hold_from_elsewhere(look, "name", 1.5)
+    admin.client.xgroup_create(admin.keys.stream, admin.keys.group, id="0")
+    admin.client.xreadgroup(admin.keys.group, "name", {admin.keys.stream: ">"})
+    lease_end_ms = hold_from_elsewhere(admin, "name", 1.5)
     books.fault_is_over()
     crew.start("name").says("waiting up to")
     fault_table.add("worker elsewhere died, started again under its name", books)
@@ -358,17 +358,17 @@ def test_the_name_of_a_process_on_another_machine_is_free_when_its_lease_has_end
 
 
 def test_a_start_that_waits_for_a_name_ends_with_sigterm(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
-    hold_from_elsewhere(look, "name", 600)
-    held = look.client.hgetall(look.keys.holders)
+    hold_from_elsewhere(admin, "name", 600)
+    held = admin.client.hgetall(admin.keys.holders)
     waiting = crew.start("name", lease_seconds=DEFAULT_LEASE_SECONDS)
     waiting.says("waiting up to")
     waiting.send(signal.SIGTERM)
     begun = time.monotonic()
     assert waiting.status(within=5) == 0
     note = f"ended after {time.monotonic() - begun:.1f} s"
-    assert look.client.hgetall(look.keys.holders) == held
+    assert admin.client.hgetall(admin.keys.holders) == held
     books.fault_is_over()
     books.publish(1)
     crew.start("other")
@@ -380,7 +380,7 @@ def test_a_start_that_waits_for_a_name_ends_with_sigterm(
 
 
 def supervise(
-    crew: Crew, books: ProcessLedger, look: Looker, same_name: bool, **options: object
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, same_name: bool, **options: object
 ) -> int:
     """Start a worker again whenever it has died, until everything has ended; how many it took.
 
@@ -391,7 +391,7 @@ def supervise(
     def all_is_done() -> bool:
         if not started or not started[-1].alive:
             if started and not same_name:
-                look.end_lease(started[-1].name)
+                admin.end_lease(started[-1].name)
             name = "worker" if same_name else f"worker-{len(started)}"
             started.append(crew.start(name, **options))
         books.look()
@@ -413,7 +413,7 @@ def supervise(
 def test_a_message_that_kills_its_process_dies_with_its_history_and_no_neighbour_is_charged_twice(
     crew: Crew,
     books: ProcessLedger,
-    look: Looker,
+    admin: GroupAdmin,
     fault_table: FaultTable,
     acts: str,
     same_name: bool,
@@ -423,7 +423,7 @@ def test_a_message_that_kills_its_process_dies_with_its_history_and_no_neighbour
     books.fault_is_over()
     neighbours = books.publish(14, acts="sleep 0.01")
     options = {"prefetch": 5, "lease_seconds": SHORT_LEASE_SECONDS}
-    started = supervise(crew, books, look, same_name, **options)
+    started = supervise(crew, books, admin, same_name, **options)
     attempts = books.attempts()
     charged = [made for made in neighbours if max(attempts[made]) > 1]
     names = "same name" if same_name else "other names"
@@ -431,7 +431,7 @@ def test_a_message_that_kills_its_process_dies_with_its_history_and_no_neighbour
         f"message kills: {acts}; {names}", books, note=f"{len(charged)} of 14 neighbours charged"
     )
     assert started == 4, "three crashes are allowed, the fourth worker buries the message"
-    (letter,) = look.dead()
+    (letter,) = admin.dead()
     assert letter[b"dead.id"] == killer.encode()
     assert letter[b"dead.reason"] == b"crashed: its process died 3 times"
     assert letter[b"dead.crashes"] == b"3"
@@ -442,7 +442,7 @@ def test_a_message_that_kills_its_process_dies_with_its_history_and_no_neighbour
 
 
 def test_a_message_that_kills_a_busy_pool_takes_none_along_that_runs_beside_it(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     """Neither what its reader had prefetched nor the long ones that other readers run each time."""
     (killer,) = books.publish(1, acts="sleep 0.3, exit")
@@ -451,17 +451,17 @@ def test_a_message_that_kills_a_busy_pool_takes_none_along_that_runs_beside_it(
     for _ in range(3):
         neighbours += books.publish(1, acts="sleep 0.5") + books.publish(4, acts="sleep 0.05")
     options = {"threads": 4, "prefetch": 5, "lease_seconds": SHORT_LEASE_SECONDS}
-    started = supervise(crew, books, look, True, **options)
+    started = supervise(crew, books, admin, True, **options)
     attempts = books.attempts()
     charged = Counter(max(attempts[made]) - 1 for made in neighbours)
     note = f"neighbours by times charged: {dict(sorted(charged.items()))}"
     fault_table.add("message kills 4 threads with prefetch 5", books, note=note)
     assert started == 4
-    assert [letter[b"dead.id"] for letter in look.dead()] == [killer.encode()]
+    assert [letter[b"dead.id"] for letter in admin.dead()] == [killer.encode()]
 
 
 def test_a_processor_that_uses_up_all_memory_has_failed_and_its_worker_goes_on(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     (glutton,) = books.publish(1, acts="hoard")
     books.fault_is_over()
@@ -469,7 +469,7 @@ def test_a_processor_that_uses_up_all_memory_has_failed_and_its_worker_goes_on(
     eventually(lambda: books.ended(glutton) or not (worker.alive and books.look()), within=30)
     books.publish(20)
     fault_table.add("processor uses up all memory", books)
-    (letter,) = look.dead()
+    (letter,) = admin.dead()
     assert letter[b"dead.reason"] == b"failed 3 times"
     assert letter[b"dead.error_type"] == b"MemoryError"
     assert letter[b"dead.crashes"] == b"0"
@@ -481,7 +481,7 @@ def test_a_processor_that_uses_up_all_memory_has_failed_and_its_worker_goes_on(
 
 
 def test_a_rolling_deploy_charges_no_message_and_runs_none_twice(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     """Ten workers are replaced one after the other, with more work than they can do all the while.
 
@@ -506,27 +506,27 @@ def test_a_rolling_deploy_charges_no_message_and_runs_none_twice(
     for worker in left:
         worker.send(signal.SIGTERM)
     assert {worker.status() for worker in left} == {0}
-    assert look.presence() == {}
-    assert look.consumers() <= {"~parked"}
+    assert admin.presence() == {}
+    assert admin.consumers() <= {"~parked"}
 
 
 def test_what_was_not_started_is_run_elsewhere_while_the_drain_waits_for_what_runs(
-    crew: Crew, books: ProcessLedger, look: Looker, fault_table: FaultTable
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
     """And what comes after the signal is not taken, although a reader was waiting for more."""
     (running,) = books.publish(1, acts="wait go")
     waiting = books.publish(4)
     leaving = crew.start("leaving", threads=2, prefetch=5, block_seconds=2)
     eventually(lambda: books.run_by("leaving"))
-    assert set(look.pending().values()) == {("leaving", 1)}
+    assert set(admin.pending().values()) == {("leaving", 1)}
     leaving.send(signal.SIGTERM)
     begun = time.monotonic()
     handed_back = {running: ("leaving", 1), **dict.fromkeys(waiting, ("~parked", 0))}
-    eventually(lambda: look.pending() == handed_back)
+    eventually(lambda: admin.pending() == handed_back)
     note = f"handed back after {time.monotonic() - begun:.2f} s"
     books.fault_is_over()
     books.publish(1)
-    assert look.pending() == handed_back
+    assert admin.pending() == handed_back
     crew.start("other")
     eventually(lambda: books.look() and books.unfinished() == {running})
     assert leaving.alive
@@ -544,7 +544,7 @@ def test_what_was_not_started_is_run_elsewhere_while_the_drain_waits_for_what_ru
 def test_what_still_runs_at_the_drains_end_is_run_elsewhere_and_not_charged(
     crew: Crew,
     books: ProcessLedger,
-    look: Looker,
+    admin: GroupAdmin,
     fault_table: FaultTable,
     number: signal.Signals,
     hurry: str,
@@ -561,7 +561,7 @@ def test_what_still_runs_at_the_drains_end_is_run_elsewhere_and_not_charged(
     assert leaving.status() == 0
     note = f"ended after {time.monotonic() - begun:.1f} s"
     assert leaving.report()["clean"] is False
-    assert look.pending() == dict.fromkeys(ids, ("~parked", 0))
+    assert admin.pending() == dict.fromkeys(ids, ("~parked", 0))
     books.fault_is_over()
     crew.let("go")
     crew.start("other")
@@ -590,7 +590,7 @@ def test_a_worker_that_is_stopped_while_redis_is_away_ends_in_time(
             prefetch=2,
             drain_seconds=0.3,
             lease_seconds=SHORT_LEASE_SECONDS,
-            goodbye_seconds=GOODBYE_SECONDS,
+            shutdown_grace_seconds=SHUTDOWN_GRACE_SECONDS,
         )
         eventually(lambda: len(books.run_by("leaving")) == 2)
         if outage == "killed":
@@ -606,10 +606,10 @@ def test_a_worker_that_is_stopped_while_redis_is_away_ends_in_time(
         else:
             os.kill(own_server.pid, signal.SIGCONT)
         books.fault_is_over()
-        Looker(books.client).end_lease("leaving")
+        GroupAdmin(books.client).end_lease("leaving")
         crew.let("go")
         crew.start("other")
         note = f"ended after {ended_after:.1f} s, drain_seconds 0.3"
         fault_table.add(f"SIGTERM while Redis is {outage}", books, note=note)
-        assert ended_after < 0.3 + GOODBYE_SECONDS + MARGIN_SECONDS
+        assert ended_after < 0.3 + SHUTDOWN_GRACE_SECONDS + MARGIN_SECONDS
         assert max(max(made) for made in books.attempts().values()) <= 2

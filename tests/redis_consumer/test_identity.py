@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from protocol_client import LEASE_MS, Looker, Worker
+from protocol_client import LEASE_MS, GroupAdmin, Worker
 
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import ConsumerIdInUse
@@ -60,13 +60,13 @@ def claim(
 
 
 def test_a_free_name_is_claimed_at_once_and_since_when_is_known(
-    connection: Connection, look: Looker
+    connection: Connection, admin: GroupAdmin
 ) -> None:
     waits = Waits()
-    begun = look.now_ms()
+    begun = admin.now_ms()
     claimed = claim(Worker(connection, "new", sends_heartbeat=False), waits)
     assert claimed is not None
-    assert begun <= claimed.since_ms <= look.now_ms()
+    assert begun <= claimed.since_ms <= admin.now_ms()
     assert claimed.before == b""
     assert waits.seconds == []
 
@@ -78,17 +78,17 @@ def test_ones_own_name_is_claimed_again(worker: Worker) -> None:
 
 
 def test_a_process_that_sends_a_heartbeat_meanwhile_is_alive_and_named(
-    worker: Worker, newcomer: Worker, look: Looker
+    worker: Worker, newcomer: Worker, admin: GroupAdmin
 ) -> None:
     with pytest.raises(ConsumerIdInUse, match="process 4711 on gpu-7") as caught:
-        claim(newcomer, Waits(lambda: look.pass_ms(2), worker.heartbeat))
+        claim(newcomer, Waits(lambda: admin.pass_ms(2), worker.heartbeat))
     assert (caught.value.consumer_id, caught.value.host, caught.value.pid) == ("w1", "gpu-7", 4711)
 
 
 def test_the_name_of_a_dead_process_is_free_when_its_lease_ends(
-    newcomer: Worker, look: Looker
+    newcomer: Worker, admin: GroupAdmin
 ) -> None:
-    waits = Waits(lambda: None, lambda: look.end_lease("w1"))
+    waits = Waits(lambda: None, lambda: admin.end_lease("w1"))
     claimed = claim(newcomer, waits)
     assert claimed is not None
     assert claimed.before == ELSEWHERE.encode()
@@ -96,13 +96,13 @@ def test_the_name_of_a_dead_process_is_free_when_its_lease_ends(
 
 
 def test_a_lease_that_was_prolonged_after_it_ended_is_no_sign_of_life(
-    newcomer: Worker, look: Looker
+    newcomer: Worker, admin: GroupAdmin
 ) -> None:
     """As after an outage, when nobody is judged for a while."""
     waits = Waits(
-        lambda: look.set_lease("w1", 500),
-        lambda: look.pass_ms(501) or look.set_lease("w1", 5000),
-        lambda: look.end_lease("w1"),
+        lambda: admin.set_lease("w1", 500),
+        lambda: admin.pass_ms(501) or admin.set_lease("w1", 5000),
+        lambda: admin.end_lease("w1"),
     )
     assert claim(newcomer, waits)
     assert len(waits.seconds) == 3
@@ -117,8 +117,8 @@ def test_a_process_that_is_known_to_have_ended_loses_its_name_at_once(
     assert waits.seconds == []
 
 
-def test_it_waits_for_one_lease_at_most(newcomer: Worker, look: Looker) -> None:
-    look.set_lease("w1", 10 * LEASE_MS)
+def test_it_waits_for_one_lease_at_most(newcomer: Worker, admin: GroupAdmin) -> None:
+    admin.set_lease("w1", 10 * LEASE_MS)
     waits = Waits()
     with pytest.raises(ConsumerIdInUse):
         claim(newcomer, waits, clock=waits.clock)
@@ -126,25 +126,27 @@ def test_it_waits_for_one_lease_at_most(newcomer: Worker, look: Looker) -> None:
 
 
 def test_a_process_whose_identity_is_unknown_is_waited_for_too(
-    newcomer: Worker, look: Looker
+    newcomer: Worker, admin: GroupAdmin
 ) -> None:
-    look.client.delete(look.keys.holders)
-    assert claim(newcomer, Waits(lambda: look.end_lease("w1")))
-    look.client.hset(look.keys.holders, "w1", "written by a stranger")
-    look.set_lease("w1", 1000)
+    admin.client.delete(admin.keys.holders)
+    assert claim(newcomer, Waits(lambda: admin.end_lease("w1")))
+    admin.client.hset(admin.keys.holders, "w1", "written by a stranger")
+    admin.set_lease("w1", 1000)
     with pytest.raises(ConsumerIdInUse, match="another process"):
-        claim(newcomer, Waits(lambda: look.set_lease("w1", 2000)))
+        claim(newcomer, Waits(lambda: admin.set_lease("w1", 2000)))
 
 
-def test_the_wait_ends_when_the_name_is_not_wanted_any_more(newcomer: Worker, look: Looker) -> None:
+def test_the_wait_ends_when_the_name_is_not_wanted_any_more(
+    newcomer: Worker, admin: GroupAdmin
+) -> None:
     assert claim(newcomer, lambda _seconds: True) is None
-    assert look.client.hget(look.keys.holders, "w1") == ELSEWHERE.encode()
+    assert admin.client.hget(admin.keys.holders, "w1") == ELSEWHERE.encode()
 
 
 def test_a_consumer_here_is_named_with_this_process(
-    connection: Connection, worker: Worker, look: Looker
+    connection: Connection, worker: Worker, admin: GroupAdmin
 ) -> None:
     claim_as(worker, ProcessIdentity.here().text())
     newcomer = Worker(connection, "w1", sends_heartbeat=False)
     with pytest.raises(ConsumerIdInUse, match=f"process {os.getpid()} on"):
-        claim(newcomer, Waits(lambda: look.pass_ms(2), worker.heartbeat))
+        claim(newcomer, Waits(lambda: admin.pass_ms(2), worker.heartbeat))

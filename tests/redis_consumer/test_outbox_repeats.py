@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from outboxes import LOST, READ, Sender, bury, finish, park, settled
-from protocol_client import Looker, Worker, make_connection
+from protocol_client import GroupAdmin, Worker, make_connection
 
 from shared_sync.connection import connection as connection_module
 from shared_sync.connection.connection import Connection
@@ -175,18 +175,18 @@ KINDS = ("done", "finish", "park", "bury", "return")
 COUNTED = {"jobs_processed": 2, "jobs_retried": 1, "jobs_dead": 1}
 
 
-def assert_settled_once(look: Looker, ids: dict[str, str]) -> None:
-    assert look.pending() == {ids["park"]: ("~parked", 1), ids["return"]: ("~parked", 0)}
-    assert set(look.due()) == {ids["park"], ids["return"]}
-    assert look.history() == {ids["park"]: '{"n":1}\n'}
-    assert len(look.dead()) == 1
-    assert len(look.results()) == 2
-    assert look.bodies() == [ids["park"], ids["return"]]
+def assert_settled_once(admin: GroupAdmin, ids: dict[str, str]) -> None:
+    assert admin.pending() == {ids["park"]: ("~parked", 1), ids["return"]: ("~parked", 0)}
+    assert set(admin.due()) == {ids["park"], ids["return"]}
+    assert admin.history() == {ids["park"]: '{"n":1}\n'}
+    assert len(admin.dead()) == 1
+    assert len(admin.results()) == 2
+    assert admin.bodies() == [ids["park"], ids["return"]]
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_however_often_the_reply_is_lost_redis_settles_each_message_once(
-    losing: Losing, worker: Worker, look: Looker, lost: int
+    losing: Losing, worker: Worker, admin: GroupAdmin, lost: int
 ) -> None:
     sender = sender_as(worker, losing)
     ids = outbox_with_all(sender, worker)
@@ -196,7 +196,7 @@ def test_however_often_the_reply_is_lost_redis_settles_each_message_once(
             sender.outbox.flush()
     sender.outbox.flush()
     assert sender.outbox.ids() == []
-    assert_settled_once(look, ids)
+    assert_settled_once(admin, ids)
     handed_back = {"jobs_handed_back": 1} if lost == 0 else {}
     assert sender.jobs() == COUNTED | handed_back, "what went back before counts no more"
 
@@ -246,12 +246,12 @@ def broken_off(line_number: int, act: Callable[[], object]) -> bool:
 
 
 def test_wherever_an_error_strikes_each_message_is_settled_once_and_replies_stay_in_step(
-    redis_url: str, look: Looker
+    redis_url: str, admin: GroupAdmin
 ) -> None:
     line, struck = 0, True
     while struck:
         line += 1
-        look.client.flushall()
+        admin.client.flushall()
         with (
             closing(make_connection(redis_url)) as own,
             closing(make_connection(redis_url)) as connection,
@@ -264,6 +264,6 @@ def test_wherever_an_error_strikes_each_message_is_settled_once_and_replies_stay
             assert exchange(("ECHO", f"line {line}")) == f"line {line}".encode()
             assert parse_read(exchange(commands.read(10))) == []
             assert sender.outbox.ids() == []
-            assert_settled_once(look, ids)
+            assert_settled_once(admin, ids)
             assert "jobs_lost" not in sender.jobs()
     assert line > 100

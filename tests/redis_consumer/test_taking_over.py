@@ -12,7 +12,7 @@ import pytest
 import redis
 from consumers import GROUP, STREAM, Make
 from helpers import Figures, Gate, eventually
-from protocol_client import Looker
+from protocol_client import GroupAdmin
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, current_message
 from shared_sync.protocol.process_identity import ProcessIdentity
@@ -42,7 +42,7 @@ def test_what_a_predecessor_had_is_run_at_once_and_charged_however_early_its_suc
     producer.publish({"n": 1})
     client.xgroup_create(STREAM, GROUP, id="0")
     client.xreadgroup(GROUP, "name", {STREAM: ">"}, count=1)
-    Looker(client).pass_ms(5)
+    GroupAdmin(client).pass_ms(5)
     successor.start()
     eventually(lambda: attempts == [2], within=4)
 
@@ -67,7 +67,7 @@ def test_how_a_predecessor_read_says_how_much_of_what_it_left_runs_at_once(
     ids = producer.publish_many({"n": n} for n in range(3))
     client.xgroup_create(STREAM, GROUP, id="0")
     client.xreadgroup(GROUP, "name", {STREAM: ">"}, count=3)
-    Looker(client).pass_ms(5)
+    GroupAdmin(client).pass_ms(5)
     if prefetch is not None:
         identity = ProcessIdentity.here(prefetch=prefetch).text()
         client.hset("{jobs}:workers:holders", "name", identity)
