@@ -26,6 +26,8 @@ from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis, find_redis_server
 from shared_sync.errors import EmbeddedRedisError
 
+pytest_plugins = ["parallel", "faults.table"]
+
 if TYPE_CHECKING:
     from dashboards import Page
 

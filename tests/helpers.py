@@ -1,4 +1,4 @@
-"""What tests share: a wait with a deadline, a fork, the health page, a recorder that remembers."""
+"""What tests share: waits with a deadline, ports, programs, a fork, a recorder that remembers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 ENVIRONMENT = dict(os.environ)
@@ -33,25 +34,56 @@ def eventually(condition: Callable[[], object], *, within: float = 15.0) -> None
         pause.wait(0.01)
 
 
-def free_port(*further_up: int) -> int:
-    """A port of 127.0.0.1 that nobody has now, for a program that cannot choose one itself.
+def _ports_of_this_process() -> range:
+    """Every n-th port, if pytest-xdist runs the suite in n processes."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return range(20_000 + number % processes, 32_768, processes)
 
-    So are those so many `further_up`. They are below the ports that are lent to outgoing
-    connections, so that nobody is given one in the meantime.
+
+PORTS = _ports_of_this_process()
+"""The ports that this process gives to servers; no other process of the same run uses them.
+
+They are below the ports that systems lend to outgoing connections.
+"""
+
+
+def free_port(*further_up: int) -> int:
+    """Find a port of 127.0.0.1 that is free now, for a program that cannot choose one itself.
+
+    The ports that lie `further_up` by these offsets are free too.
     """
     offsets = (0, *further_up)
+    ports = [port for port in PORTS if port + max(offsets) < PORTS.stop]
     while True:
-        port = random.randrange(20_000, 32_768 - max(offsets))
+        port = random.choice(ports)
         with suppress(OSError), ExitStack() as probes:
             for offset in offsets:
                 probes.enter_context(socket.create_server(("127.0.0.1", port + offset)))
             return port
 
 
+def start_program(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
+    """Start a program that SIGINT and SIGQUIT reach, with the options of Popen. Main thread only.
+
+    A shell starts its background jobs with both signals ignored, and programs inherit that: if
+    pytest were such a job, so would be the programs that tests send signals to.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
+    ignored = [number for number in usual if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, usual[number])
+    try:
+        return subprocess.Popen(command, **options)
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def health_command(*arguments: str, env: dict[str, str] | None = None) -> Iterator[str]:
     """`python -m shared_sync.health` as long as it is needed: its address."""
-    process = subprocess.Popen(
+    process = start_program(
         [sys.executable, "-m", "shared_sync.health", *arguments, "--host", "127.0.0.1"],
         stderr=subprocess.PIPE,
         text=True,

@@ -13,6 +13,7 @@ from helpers import eventually
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
+from shared_sync.errors import SharedSyncError
 from shared_sync.protocol import publishing
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.groups import ensure_group

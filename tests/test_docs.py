@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from helpers import ENVIRONMENT, ask, eventually, free_port
+from helpers import ENVIRONMENT, ask, eventually, free_port, start_program
 
 from shared_sync import (
     DeadLetters,
@@ -107,7 +107,7 @@ def test_the_worker_and_the_gateway_in_the_readme_work_together(
     port = free_port()
     assert "8081" in worker
     (tmp_path / "speech.wav").write_bytes(b"speech")
-    process = subprocess.Popen(
+    process = start_program(
         [sys.executable, "-c", worker.replace("8081", str(port))], cwd=tmp_path, env=ENVIRONMENT
     )
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from helpers import ask, eventually, free_port
+from helpers import ask, eventually, free_port, start_program
 
 from shared_sync import RedisStreamProducer
 from shared_sync.demo.speech import DEMO_AUDIO
@@ -52,7 +52,7 @@ def stt_worker(redis_url: str) -> Iterator[Spawn]:
             "INSTANCE_ID": instance_id,
             "LEASE_SECONDS": str(lease_seconds),
         }
-        process = subprocess.Popen(
+        process = start_program(
             [sys.executable, str(EXAMPLES / "stt_worker.py")],
             env=environment,
             stderr=subprocess.DEVNULL,

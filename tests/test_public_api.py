@@ -6,8 +6,6 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -148,19 +146,39 @@ IMPORTABLE = sorted(
 )
 
 
+IMPORT_EACH = """
+import importlib, os, sys, threading
+
+import flask, hiredis, prometheus_client, psutil, redis, waitress  # each fork would do it again
+
+for module in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        importlib.import_module(f"shared_sync.{module}")
+        print(module, threading.active_count(), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
 @pytest.fixture(scope="module")
-def threads_after_importing() -> Iterator[dict[str, Future[str]]]:
-    """For each module the number of threads after a new interpreter has imported it first."""
-    code = "import threading, shared_sync.{}; print(threading.active_count())"
-    with ThreadPoolExecutor(2) as pool:
-        yield {module: pool.submit(python, code.format(module)) for module in IMPORTABLE}
+def importing_each() -> subprocess.CompletedProcess[str]:
+    """A program that imports each module in a fork that has imported no other one."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORT_EACH, *IMPORTABLE],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=ENVIRONMENT,
+    )
 
 
 @pytest.mark.parametrize("module", IMPORTABLE)
 def test_any_module_can_be_imported_first_and_starts_no_thread(
-    threads_after_importing: dict[str, Future[str]], module: str
+    importing_each: subprocess.CompletedProcess[str], module: str
 ) -> None:
-    assert threads_after_importing[module].result() == "1"
+    assert f"{module} 1" in importing_each.stdout.splitlines(), importing_each.stderr
 
 
 # --- packaged files ---------------------------------------------------------------------------

@@ -54,10 +54,6 @@ class Connection:
         """How many replies to the commands that were sent have not been read."""
         self._load_error: SharedSyncError | None = None
         """Why a script was not loaded."""
-        # Written by the using thread; anyone may read.
-        self.receiving = False
-        """Whether the using thread waits for a reply: no longer than the time limit, unless a long
-        reply arrives bit by bit."""
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._blocked = False
@@ -137,13 +133,10 @@ class Connection:
         Raises `RedisRefused`, after which the next reply may be received, or `RedisUnavailable`,
         after which the connection is closed and the replies that were left are lost.
         """
-        self.receiving = True
         try:
             if self._unread_loads:
                 self._receive_loads()
             reply = self._connection.read_response()
-            self._unread -= 1
-            return reply
         except redis.ResponseError as error:
             self._unread -= 1
             translated = translate(error)
@@ -154,8 +147,8 @@ class Connection:
             raise translated from None
         except BaseException as error:  # noqa: BLE001 - an interrupt breaks the driver in many ways
             self._fail(error)
-        finally:
-            self.receiving = False
+        self._unread -= 1
+        return reply
 
     def _fail(self, error: BaseException) -> NoReturn:
         """Close the connection, and raise the error that broke it as one of ours."""

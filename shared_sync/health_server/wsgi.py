@@ -260,8 +260,10 @@ class _Request(HTTPRequestParser):
 
     def received(self, data: bytes) -> int:
         consumed: int = super().received(data)
-        if self.completed and consumed < len(data):
-            self.headers = {**self.headers, "CONNECTION": "close"}
+        if self.completed:
+            self.expect_continue = False  # or waitress would wait for a body that it has already
+            if consumed < len(data):
+                self.headers = {**self.headers, "CONNECTION": "close"}
         return len(data) if self.completed else consumed
 
     def parse_header(self, header_plus: bytes) -> None:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers import start_program
 from packaging.requirements import Requirement
 
 from shared_sync.connection.embedded import EmbeddedRedis, find_redis_server
@@ -68,7 +69,7 @@ def parent_program(
     then: str = "", finally_: str = ""
 ) -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
     """A program that has started a server, with the server's pid and folder."""
-    with subprocess.Popen(
+    with start_program(
         [sys.executable, "-c", PARENT.format(then=then) + finally_],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from helpers import eventually
+from helpers import eventually, start_program
 
 import shared_sync
 from shared_sync.demo.speech import DEMO_AUDIO
@@ -32,7 +32,7 @@ def demo(redis_server: object) -> Iterator[Demo]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+        process = start_program(
             [sys.executable, "-u", "-m", "shared_sync", "demo", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

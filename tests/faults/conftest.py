@@ -1,4 +1,4 @@
-"""What the faults share: books on every message, a pool that is disturbed, and the table."""
+"""What the faults share: books on every message, and a pool that is disturbed."""
 
 from __future__ import annotations
 
@@ -8,40 +8,26 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from faults.ledger import KEYS, RESULTS, FaultTable, Ledger, MakePool, Row, lines_of
+from faults.durations import (
+    BLOCK_SECONDS,
+    LEASE_SECONDS,
+    RECOVERY_SECONDS,
+    REPLY_MARGIN_SECONDS,
+)
+from faults.ledger import KEYS, RESULTS, Ledger, MakePool
 from faults.proxy import Proxy
+from faults.table import FaultTable
 
 from shared_sync import RedisStreamConsumer
 from shared_sync.connection import connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.redis_consumer import recovery
 
-LEASE_SECONDS = 2.0
-BLOCK_SECONDS = 0.1
-REPLY_MARGIN_SECONDS = 0.4
-RECOVERY_SECONDS = 0.4
-
-_ROWS: pytest.StashKey[list[Row]] = pytest.StashKey()
-
 
 @pytest.fixture
 def fault_table(request: pytest.FixtureRequest) -> FaultTable:
     """Each test of a fault adds a row; all of them are printed at the end."""
-    return FaultTable(request.config.stash.setdefault(_ROWS, []))
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    rows = config.stash.get(_ROWS, [])
-    if rows:
-        terminalreporter.section("faults")
-        terminalreporter.write_line(
-            f"with leases of {LEASE_SECONDS:g} s and replies waited for "
-            f"{BLOCK_SECONDS + REPLY_MARGIN_SECONDS:g} s; resumed: the next message was finished"
-        )
-        for line in lines_of(rows):
-            terminalreporter.write_line(line)
+    return FaultTable(request.node)
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from faults.durations import LEASE_SECONDS
 from faults.ledger import Ledger
-from helpers import eventually
+from helpers import eventually, start_program
 
 TESTS = str(Path(__file__).parents[1])
 PROGRAM = Path(__file__).with_name("worker.py")
-LEASE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class WorkerProcess:
         self._log = folder / f"{number}.log"
         given = {"name": name, "report": str(self._report), **options}
         with self._log.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process = start_program(
                 [sys.executable, PROGRAM, json.dumps(given)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

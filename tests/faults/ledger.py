@@ -34,9 +34,6 @@ LOAD_BURST = 5
 LOAD_PAUSE_SECONDS = 0.02
 LOAD_BACKLOG = 50
 
-LONGEST_RESUME_SECONDS = 15.0
-"""A lease, a grace, a lost reply and the pauses between tries, on a machine that is busy."""
-
 Work = Callable[[str, Mapping[str, str | bytes]], object]
 MakePool = Callable[..., RedisStreamConsumer]
 
@@ -64,20 +61,6 @@ def mixed(message_id: str, job: Mapping[str, str | bytes]) -> object:
 def let_pass(seconds: float) -> None:
     """Let a fault last so long, where nothing tells that it has lasted long enough."""
     threading.Event().wait(seconds)
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a fault cost."""
-
-    server: str
-    fault: str
-    messages: int
-    lost: int
-    published_twice: int
-    run_twice: int
-    resumed_seconds: float | None
-    note: str
 
 
 @dataclass
@@ -330,64 +313,3 @@ def server_of(client: redis.Redis) -> str:
     facts = client.info("server")
     name = facts.get("server_name", "redis")
     return f"{name} {facts.get(f'{name}_version', facts['redis_version'])}"
-
-
-class FaultTable:
-    """Takes a row from each test, and fails a test whose fault cost more than it may."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        self._rows = rows
-
-    def enter(self, row: Row) -> None:
-        """Write down a row, and fail if it says that something was lost or published twice."""
-        self._rows.append(row)
-        assert (row.lost, row.published_twice) == (0, 0)
-
-    def add(
-        self, fault: str, ledger: Ledger, *consumers: RedisStreamConsumer, note: str = ""
-    ) -> Row:
-        """Wait until all is settled, write down what the fault cost, and check it.
-
-        Nothing may be lost, no result be published twice, and every consumer must run again by
-        itself with all of its readers.
-        """
-        try:
-            ledger.settle()
-        finally:
-            row = Row(
-                server=ledger.server(),
-                fault=fault,
-                messages=len(ledger.acknowledged),
-                lost=len(ledger.unfinished()),
-                published_twice=len(ledger.published_twice()),
-                run_twice=len(ledger.run_twice()),
-                resumed_seconds=ledger.resumed_seconds(),
-                note=f"Redis itself lost {len(ledger.destroyed)}" if ledger.destroyed else note,
-            )
-            self._rows.append(row)
-        assert row.lost == 0, f"lost: {sorted(ledger.unfinished())}"
-        assert row.published_twice == 0, f"twice: {sorted(ledger.published_twice())}"
-        assert row.resumed_seconds is not None, "nothing ended after the fault"
-        assert row.resumed_seconds < LONGEST_RESUME_SECONDS
-        for consumer in consumers:
-            health = consumer.get_health_data()
-            assert consumer.state == "running"
-            readers = consumer.get_views()["readers"]()["readers"]
-            assert health["readers_alive"] == len(readers) > 0
-            eventually(lambda consumer=consumer: consumer.redis_connected)
-        return row
-
-
-def lines_of(rows: list[Row]) -> Iterator[str]:
-    """The table, one server after the other."""
-    width = max(len(row.fault) for row in rows)
-    for server in dict.fromkeys(row.server for row in rows):
-        yield server
-        yield f"  {'fault':{width}}  messages  lost  twice published  twice run  resumed after"
-        for row in rows:
-            if row.server == server:
-                resumed = "never" if row.resumed_seconds is None else f"{row.resumed_seconds:.2f} s"
-                yield (
-                    f"  {row.fault:{width}}  {row.messages:8}  {row.lost:4}  "
-                    f"{row.published_twice:15}  {row.run_twice:9}  {resumed:>13}  {row.note}"
-                ).rstrip()

@@ -17,7 +17,8 @@ from itertools import pairwise
 
 import pytest
 import redis
-from faults.ledger import FaultTable, Row, server_of
+from faults.ledger import server_of
+from faults.table import FaultTable, Row
 from helpers import eventually
 from servers import QUICK_MS, Cluster, Sentinels, Servers, together
 

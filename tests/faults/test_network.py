@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 import pytest
-from faults.conftest import BLOCK_SECONDS, REPLY_MARGIN_SECONDS
+from faults.durations import REPLY_SECONDS
 from faults.ledger import (
     KEYS,
     NUMBER,
     QUICK,
-    FaultTable,
     Ledger,
     MakePool,
     answer,
@@ -22,12 +21,11 @@ from faults.ledger import (
     mixed,
 )
 from faults.proxy import Proxy
+from faults.table import FaultTable
 from helpers import Figures, Gate, eventually
 
 from shared_sync import RedisStreamProducer, Reject, current_message
 from shared_sync.errors import RedisUnavailable
-
-REPLY_SECONDS = BLOCK_SECONDS + REPLY_MARGIN_SECONDS
 
 Job = Mapping[str, str | bytes]
 
@@ -161,7 +159,9 @@ def test_a_failure_that_arrives_late_does_not_disturb_the_next_attempt(
     assert row.run_twice == 0
 
 
-@pytest.mark.parametrize("request_kind", ["read", "finish_with_results", "bury", "recover", "heartbeat"])
+@pytest.mark.parametrize(
+    "request_kind", ["read", "finish_with_results", "bury", "recover", "heartbeat"]
+)
 def test_a_request_that_arrives_when_it_was_given_up_on_costs_nothing(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable, request_kind: str
 ) -> None:

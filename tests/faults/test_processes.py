@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from faults.crew import LEASE_SECONDS, Crew, ProcessLedger, WorkerProcess
-from faults.ledger import FaultTable
+from faults.crew import Crew, ProcessLedger, WorkerProcess
+from faults.durations import LEASE_SECONDS
+from faults.table import FaultTable
 from faults.worker import NAME_IN_USE
 from helpers import eventually
 from protocol_client import GroupAdmin

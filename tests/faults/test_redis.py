@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
 import pytest
-from faults.conftest import BLOCK_SECONDS, LEASE_SECONDS, REPLY_MARGIN_SECONDS
-from faults.ledger import KEYS, QUICK, FaultTable, Ledger, MakePool, answer, let_pass, mixed
+from faults.durations import LEASE_SECONDS, REPLY_SECONDS
+from faults.ledger import KEYS, QUICK, Ledger, MakePool, answer, let_pass, mixed
 from faults.proxy import Proxy
+from faults.table import FaultTable
 from helpers import Figures, Gate, eventually
 
 from shared_sync import current_message
@@ -18,7 +19,6 @@ from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import RedisRefused
 from shared_sync.redis_consumer import recovery
 
-REPLY_SECONDS = BLOCK_SECONDS + REPLY_MARGIN_SECONDS
 KILL = ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 Job = Mapping[str, str | bytes]

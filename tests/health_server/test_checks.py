@@ -88,7 +88,7 @@ def test_without_any_problem_every_probe_succeeds(serve: Serve) -> None:
         ({"liveness": True}, (500, "unhealthy"), ["live", "ready"]),
         ({"startup": True, "readiness": False}, (500, "unhealthy"), ["ready", "startup"]),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
 @pytest.mark.parametrize(
     ("returns", "reason"),

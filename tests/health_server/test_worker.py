@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from consumers import GROUP, STREAM, Make
-from helpers import Gate, ask, eventually
+from helpers import Gate, ask, eventually, start_program
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
@@ -270,7 +270,7 @@ WORKER = """
 def test_on_sigterm_ready_goes_first_and_live_stays_good_to_the_end(
     redis_url: str, producer: RedisStreamProducer
 ) -> None:
-    worker = subprocess.Popen(
+    worker = start_program(
         [sys.executable, "-c", textwrap.dedent(WORKER), redis_url, STREAM, GROUP],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import redis
-from helpers import ask, eventually, free_port
+from helpers import ask, eventually, free_port, start_program
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -139,7 +139,7 @@ def answers(url: str) -> bool:
 def program(log: Path, *command: str) -> Iterator[None]:
     """A program as long as it is needed; it must end at SIGTERM, with exit status 0."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = start_program(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             yield
             process.send_signal(signal.SIGTERM)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 from consumers import DEAD, GROUP, STREAM, Make
-from helpers import Gate, eventually
+from helpers import Gate, eventually, start_program
 from protocol_client import HOUR_MS, KEYS, GroupAdmin, Worker, make_connection
 from servers import Cluster, Sentinels
 
@@ -72,7 +72,7 @@ def worker_process(url: str, *, lease_seconds: float) -> Iterator[subprocess.Pop
         f"    lambda *_: threading.Event().wait(), lease_seconds={lease_seconds},\n"
         ").start_consuming()\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, url])
+    process = start_program([sys.executable, "-c", code, url])
     try:
         yield process
     finally:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import eventually
+from helpers import eventually, start_program
 
 from shared_sync.protocol.process_identity import ProcessIdentity
 
@@ -21,7 +21,7 @@ BOOT = "5d3f0000-aaaa-bbbb-cccc-000000000000"
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """A process that lives until it is killed."""
-    process = subprocess.Popen(
+    process = start_program(
         [sys.executable, "-c", "print(flush=True); import time; time.sleep(600)"],
         stdout=subprocess.PIPE,
     )

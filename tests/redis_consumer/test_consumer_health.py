@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 from consumers import GROUP, STREAM, Make
-from helpers import Figures, Gate, eventually
+from helpers import Figures, Gate, eventually, start_program
 from probes import QUICK, Probes, all_reasons, is_well
 
 from shared_sync import RedisStreamProducer, RetryPolicy, WorkerMetrics
@@ -100,7 +100,7 @@ def test_sigterm_ends_readiness_first_and_liveness_never(redis_url: str) -> None
         asker.join()
         print(json.dumps(seen), flush=True)
     """)
-    with subprocess.Popen(
+    with start_program(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 from consumers import GROUP, STREAM, Make
-from helpers import Figures, Gate, eventually
+from helpers import Figures, Gate, eventually, start_program
 from probes import QUICK, Probes, all_reasons, is_well
 
 from shared_sync import RedisStreamProducer, RetryPolicy
@@ -153,7 +153,7 @@ def test_a_process_that_was_frozen_raises_no_alarm(own_server: EmbeddedRedis) ->
             for asker in askers:
                 asker.join()
     """)
-    with subprocess.Popen(
+    with start_program(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None

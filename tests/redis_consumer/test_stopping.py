@@ -14,7 +14,7 @@ import time
 import pytest
 import redis
 from consumers import GROUP, STREAM, Make, owners
-from helpers import Gate, eventually, in_a_fork
+from helpers import Gate, eventually, in_a_fork, start_program
 
 from shared_sync import RedisStreamProducer, current_message
 from shared_sync.connection import connection as redis_connection
@@ -249,7 +249,7 @@ def test_sigterm_ends_what_a_processor_has_forked(
     redis_url: str, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
     producer.publish({"n": 1})
-    with subprocess.Popen(
+    with start_program(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORKING_WORKER), redis_url],
         stdout=subprocess.PIPE,
         text=True,
