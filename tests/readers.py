@@ -96,6 +96,10 @@ class ScriptedConnection:
     def receive_blocked(self) -> Any:
         return self.receive()
 
+    def call(self, *command: Any) -> Any:
+        self.send([command])
+        return self.receive()
+
     def interrupt(self) -> None:
         self.interrupted = True
 

@@ -127,3 +127,19 @@ def test_the_worker_and_the_gateway_in_the_readme_work_together(
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_map_of_the_code_names_only_files_that_exist_and_every_module_of_the_core() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    folders = (ROOT / "shared_sync", ROOT / "tests")
+    there = [
+        f"/{path.relative_to(ROOT).as_posix()}"
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".lua")
+    ]
+    for name in re.findall(r"[\w/]+\.(?:py|lua)\b", page):
+        assert any(path.endswith(f"/{name}") for path in there), f"there is no {name}"
+    for package in ("redis_consumer", "protocol", "connection", "common"):
+        for path in (ROOT / "shared_sync" / package).glob("[!_]*.py"):
+            assert path.name in page, f"{package}/{path.name} is not on the map"

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from types import MappingProxyType
 
 import pytest
+from readers import entries
 
 from shared_sync.errors import ConsumerStateError, InvalidMessage
 from shared_sync.message import (
@@ -19,7 +20,8 @@ from shared_sync.message import (
     encode_fields,
     encode_value,
 )
-from shared_sync.redis_consumer.runner import ThreadProcessor
+from shared_sync.redis_consumer.runner import MessageProcessor, ThreadRunner
+from shared_sync.redis_consumer.slot import Attempt
 
 NOT_UTF8 = b"RIFF\xff\xfe"
 
@@ -152,11 +154,15 @@ def test_decode_readable_keeps_the_fields_that_are_utf8() -> None:
     assert decode_readable([]) == {}
 
 
+def run(processor: MessageProcessor, message: Message) -> None:
+    """Have a processor called as a reader does it."""
+    ThreadRunner(processor).run(Attempt(entries(message.id), 1, 0.0), [message])
+
+
 def test_a_processor_gets_its_message_and_attempt_from_current_message() -> None:
     seen: list[Message] = []
-    processor = ThreadProcessor(lambda _id, _fields: seen.append(current_message()))
     message = Message("1-0", {"a": "b"}, attempt=3)
-    processor.run(message)
+    run(lambda _id, _fields: seen.append(current_message()), message)
     assert seen == [message]
 
 
@@ -169,9 +175,8 @@ def test_each_thread_sees_only_its_own_current_message() -> None:
         seen[message_id] = current_message().id
         both_inside.wait(10)
 
-    processor = ThreadProcessor(process)
     threads = [
-        threading.Thread(target=processor.run, args=(Message(message_id, {}, 1),))
+        threading.Thread(target=run, args=(process, Message(message_id, {}, 1)))
         for message_id in ("1-0", "2-0")
     ]
     for thread in threads:
@@ -192,6 +197,6 @@ def test_no_current_message_is_left_after_a_processor_failed(error: type[BaseExc
         raise error
 
     with pytest.raises(error):
-        ThreadProcessor(fail).run(Message("1-0", {}, 1))
+        run(fail, Message("1-0", {}, 1))
     with pytest.raises(ConsumerStateError):
         current_message()

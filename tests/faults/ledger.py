@@ -23,7 +23,7 @@ from shared_sync import (
 )
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import SharedSyncError
-from shared_sync.protocol.commands import Keys
+from shared_sync.protocol.keys import Keys
 
 KEYS = Keys.of("jobs", "workers")
 RESULTS = "results"

@@ -73,7 +73,8 @@ class FaultTable:
         for consumer in consumers:
             health = consumer.get_health_data()
             assert consumer.state == "running"
-            assert health["readers_alive"] == len(consumer._readers)
+            readers = consumer.get_views()["readers"]()["readers"]
+            assert health["readers_alive"] == len(readers) > 0
             eventually(lambda consumer=consumer: consumer.redis_connected)
         return row
 

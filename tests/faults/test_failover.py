@@ -26,7 +26,7 @@ from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync.connection import connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import SharedSyncError
-from shared_sync.protocol.commands import Keys
+from shared_sync.protocol.keys import Keys
 
 KEYS = Keys.of("jobs", "workers")
 RESULTS = "{jobs}:results"

@@ -22,7 +22,7 @@ from faults.ledger import (
 )
 from faults.proxy import Proxy
 from faults.table import FaultTable
-from helpers import Gate, eventually
+from helpers import Figures, Gate, eventually
 
 from shared_sync import RedisStreamProducer, Reject, current_message
 from shared_sync.errors import RedisUnavailable
@@ -50,7 +50,7 @@ class Attempts:
 # --- requests and replies that are lost ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_kind", ["read", "finish"])
+@pytest.mark.parametrize("request_kind", ["read", "finish_with_results"])
 def test_a_request_that_is_cut_off_on_its_way_costs_nothing(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable, request_kind: str
 ) -> None:
@@ -63,6 +63,23 @@ def test_a_request_that_is_cut_off_on_its_way_costs_nothing(
     ledger.publish(10)
     row = fault_table.add(f"cut before the {request_kind} (3 times)", ledger, pool)
     assert row.run_twice == 0
+
+
+@pytest.mark.parametrize("fault_kind", ["cut before", "reply lost"])
+def test_messages_that_are_done_without_a_result_end_once_whatever_happens_to_their_confirmation(
+    ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_kind: str
+) -> None:
+    figures = Figures()
+    pool = make_pool(proxy.url, ledger.processor(lambda *_: None), metrics=figures)
+    pool.start()
+    act = proxy.cut_before if fault_kind == "cut before" else proxy.lose_reply
+    fault = act("finish", times=3)
+    ids = ledger.publish(100)
+    assert fault.happened.wait(10)
+    eventually(lambda: ledger.client.xlen(KEYS.stream) == 0)
+    eventually(lambda: figures.counters["jobs_processed"] == 100)
+    assert ledger.runs == dict.fromkeys(ids, 1)
+    assert figures.counters["jobs_lost"] == 0
 
 
 @pytest.mark.parametrize("prefetch", [1, 10])
@@ -86,7 +103,7 @@ def test_a_finish_whose_reply_was_lost_stands_and_is_not_done_again(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable, prefetch: int
 ) -> None:
     ledger.publish(60)
-    fault = proxy.lose_reply("finish", times=3)
+    fault = proxy.lose_reply("finish_with_results", times=3)
     pool = make_pool(proxy.url, ledger.processor(), prefetch=prefetch)
     pool.start()
     assert fault.happened.wait(10)
@@ -97,7 +114,7 @@ def test_a_finish_whose_reply_was_lost_stands_and_is_not_done_again(
     assert row.run_twice == 0
 
 
-def test_a_failure_that_is_told_twice_is_charged_once(
+def test_a_failure_that_is_reported_twice_is_charged_once(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
     """With a charge too many, the second failure of a message would be its last."""
@@ -116,7 +133,7 @@ def test_a_failure_that_is_told_twice_is_charged_once(
 def test_a_failure_that_arrives_late_does_not_disturb_the_next_attempt(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
-    """Its connection was given up, it was told again, and the message has been taken again."""
+    """Its connection was given up, it was reported again, and the message has been taken again."""
     again = Gate()
 
     def work(message_id: str, job: Job) -> object:
@@ -142,7 +159,9 @@ def test_a_failure_that_arrives_late_does_not_disturb_the_next_attempt(
     assert row.run_twice == 0
 
 
-@pytest.mark.parametrize("request_kind", ["read", "finish", "bury", "recover", "beat"])
+@pytest.mark.parametrize(
+    "request_kind", ["read", "finish_with_results", "bury", "recover", "heartbeat"]
+)
 def test_a_request_that_arrives_when_it_was_given_up_on_costs_nothing(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_table: FaultTable, request_kind: str
 ) -> None:

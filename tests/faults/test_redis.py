@@ -262,7 +262,7 @@ def test_a_pool_that_is_turned_away_for_a_while_keeps_its_work(
 def test_a_redis_that_is_emptied_under_waiting_readers_is_noticed(
     ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
-    """Redis 6.2 does not tell the readers before their wait ends; the keeper notices."""
+    """Redis 6.2 does not tell the readers before their wait ends; the heartbeat thread notices."""
     figures = Figures()
     pool = make_pool(own_server.url, ledger.processor(), block_seconds=2, metrics=figures)
     pool.start()

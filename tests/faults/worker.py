@@ -23,7 +23,7 @@ from helpers import Figures
 from shared_sync import RedisStreamConsumer, Reject, RetryPolicy, current_message
 from shared_sync.connection import connection
 from shared_sync.errors import ConsumerIdInUse
-from shared_sync.redis_consumer import consumer as redis_consumer
+from shared_sync.redis_consumer import lifecycle, pool
 
 Job = Mapping[str, str | bytes]
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.1)
@@ -90,8 +90,8 @@ def main(url: str, reports_url: str, name: str, report: Path, **options: object)
     more_bytes = options.pop("more_bytes", None)
     patience_seconds = options.pop("patience_seconds", connection.REPLY_MARGIN_SECONDS)
     connection.REPLY_MARGIN_SECONDS = patience_seconds
-    goodbye_seconds = options.pop("goodbye_seconds", redis_consumer.GOODBYE_SECONDS)
-    redis_consumer.GOODBYE_SECONDS = goodbye_seconds
+    grace_seconds = options.pop("shutdown_grace_seconds", pool.SHUTDOWN_GRACE_SECONDS)
+    lifecycle.SHUTDOWN_GRACE_SECONDS = pool.SHUTDOWN_GRACE_SECONDS = grace_seconds
     figures = Figures()
     consumer = RedisStreamConsumer(
         url,

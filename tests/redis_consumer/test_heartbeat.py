@@ -1,0 +1,195 @@
+"""A heartbeat reports the queue, finds consumers that left messages, and goes on in steps."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers import Clock, Figures
+from protocol_client import KEYS
+from readers import ScriptedConnection, first
+
+from shared_sync.common.guarded import GuardedLogger
+from shared_sync.connection.availability import Availability
+from shared_sync.errors import RedisRefused, RedisUnavailable
+from shared_sync.protocol.commands import GroupCommands
+from shared_sync.redis_consumer.heartbeat import (
+    BUSY_INTERVAL_SECONDS,
+    MAX_INTERVAL_SECONDS,
+    Heartbeat,
+)
+from shared_sync.redis_consumer.slot import Activity
+
+LOGGER = GuardedLogger(logging.getLogger("tests.heartbeat"))
+
+
+def summary(**pending: int) -> list[Any]:
+    """What XPENDING says; `parked` stands for the reserved consumer."""
+    names = {"parked": "~parked"}
+    rows = [[names.get(name, name).encode(), b"%d" % count] for name, count in pending.items()]
+    return [sum(pending.values()), b"1-0", b"9-0", rows]
+
+
+def reply(
+    pending: list[Any] | None,
+    *,
+    backlog: int = 10,
+    dead: int = 0,
+    due_times: int = 0,
+    refusal: bytes = b"",
+    ended_from: int = 0,
+    restore_from: bytes = b"",
+) -> list[Any]:
+    """What the script says."""
+    return [backlog, dead, due_times, refusal, ended_from, restore_from, pending]
+
+
+class Scene:
+    """A heartbeat over a connection that answers by a script."""
+
+    def __init__(self, *replies: Any, lease_seconds: float = 30.0) -> None:
+        self.connection = ScriptedConnection(*replies)
+        self.activity = Activity()
+        self.figures = Figures()
+        self.found: list[list[str]] = []
+        self.availability = Availability("redis://somewhere:6379/0", LOGGER, Clock())
+        recovery = SimpleNamespace(found_consumers=lambda names: self.found.append(list(names)))
+        self.heartbeat = Heartbeat(
+            "heartbeat",
+            connection=self.connection,  # type: ignore[arg-type]
+            commands=GroupCommands(KEYS, "w1", 30_000, None, identity="me"),
+            activity=self.activity,
+            recovery=recovery,  # type: ignore[arg-type]
+            availability=self.availability,
+            recorder=self.figures,
+            logger=LOGGER,
+            lease_seconds=lease_seconds,
+        )
+
+    def goes_on_from(self) -> list[tuple[Any, ...]]:
+        """Where each heartbeat went on: the rank of ended consumers, and the parked id."""
+        return [exchange[0][-2:] for exchange in self.connection.sent]
+
+
+@pytest.mark.parametrize(
+    ("lease_seconds", "interval"), [(1.0, 1 / 6), (6.0, 1.0), (3600.0, MAX_INTERVAL_SECONDS)]
+)
+def test_several_heartbeats_are_sent_within_a_lease(lease_seconds: float, interval: float) -> None:
+    assert Scene(lease_seconds=lease_seconds).heartbeat.interval_seconds == pytest.approx(interval)
+
+
+def test_a_heartbeat_reports_the_sizes_of_the_queue() -> None:
+    scene = Scene(reply(summary(w1=3, parked=2), backlog=9, dead=4, due_times=2))
+    assert scene.heartbeat.queue is None
+    scene.heartbeat.step()
+    queue = scene.heartbeat.queue
+    assert queue is not None
+    assert (queue.backlog, queue.waiting, queue.pending, queue.parked, queue.dead) == (
+        9,
+        4,
+        5,
+        2,
+        4,
+    )
+    assert scene.figures.gauges == {
+        "queue_depth": 9,
+        "queue_waiting": 4,
+        "jobs_pending": 3,
+        "jobs_parked": 2,
+        "dead_letters": 4,
+    }
+    assert scene.availability.connected
+    assert scene.connection.names() == [["heartbeat"]]
+    assert scene.figures.counters["redis_operations"] == 1
+
+
+def test_sizes_that_the_server_does_not_say_are_not_reported() -> None:
+    scene = Scene(reply(summary(w1=3), backlog=-1, dead=-1))
+    scene.heartbeat.step()
+    assert scene.heartbeat.queue is not None
+    assert scene.heartbeat.queue.waiting is None
+    assert scene.figures.gauges == {"jobs_pending": 3, "jobs_parked": 0}
+
+
+def test_of_a_group_with_many_consumers_the_pending_messages_are_counted_apart() -> None:
+    """So that the script stays short."""
+    scene = Scene(reply(None), summary(w1=3, w2=4))
+    scene.heartbeat.step()
+    assert scene.connection.names() == [["heartbeat"], ["XPENDING"]]
+    assert scene.found == [["w1", "w2"]]
+    assert scene.figures.gauges["jobs_pending"] == 7
+    assert scene.figures.counters["redis_operations"] == 2
+
+
+def test_recovery_learns_of_all_consumers_that_have_messages_but_the_reserved_one() -> None:
+    scene = Scene(reply(summary(w1=1, parked=5, stranger=2), due_times=5))
+    scene.heartbeat.step()
+    assert scene.found == [["w1", "stranger"]]
+
+
+def test_a_heartbeat_goes_on_with_ended_consumers_where_the_last_one_stopped() -> None:
+    nothing = summary()
+    scene = Scene(reply(nothing, ended_from=70), reply(nothing, ended_from=0), reply(nothing))
+    for _ in range(3):
+        scene.heartbeat.step()
+    assert [rank for rank, _ in scene.goes_on_from()] == [0, 70, 0]
+
+
+def test_due_times_that_were_lost_are_restored_quickly_and_in_steps() -> None:
+    parked = summary(parked=250)
+    scene = Scene(
+        reply(parked, due_times=0),
+        reply(parked, due_times=100, restore_from=b"(100-0"),
+        reply(parked, due_times=200, restore_from=b"(200-0"),
+        reply(parked, due_times=250),
+        reply(parked, due_times=250),
+    )
+    intervals = []
+    for _ in range(5):
+        scene.heartbeat.step()
+        intervals.append(scene.heartbeat.interval_seconds)
+    assert [restore_from for _, restore_from in scene.goes_on_from()] == [
+        "",
+        "-",
+        "(100-0",
+        "(200-0",
+        "",
+    ]
+    busy = BUSY_INTERVAL_SECONDS
+    assert intervals == [MAX_INTERVAL_SECONDS, busy, busy, *[MAX_INTERVAL_SECONDS] * 2]
+
+
+def test_a_right_that_is_missing_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    refused = reply(summary(), refusal=b"NOPERM this user has no permissions")
+    scene = Scene(refused, refused)
+    for _ in range(2):
+        scene.heartbeat.step()
+    assert sum("a right is missing" in text for text in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RedisUnavailable("gone"), RedisRefused("HELD by another", code="HELD")]
+)
+def test_what_the_connection_raises_comes_through_and_the_last_sizes_stay(
+    error: Exception,
+) -> None:
+    scene = Scene(reply(summary(w1=1)), error)
+    scene.heartbeat.step()
+    queue = scene.heartbeat.queue
+    with pytest.raises(type(error)):
+        scene.heartbeat.step()
+    assert scene.heartbeat.queue is queue
+    assert not scene.activity.receives
+
+
+def test_while_it_waits_for_its_reply_it_says_so() -> None:
+    seen: list[bool] = []
+    scene = Scene()
+    scene.connection.replies.append(
+        first(lambda: seen.append(scene.activity.receives), then=reply(summary()))
+    )
+    scene.heartbeat.step()
+    assert seen == [True]
+    assert not scene.activity.receives
