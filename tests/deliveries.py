@@ -8,7 +8,7 @@ from typing import Any
 
 from helpers import Clock, Figures
 
-from shared_sync.common.guarded import GuardedRecorder, RecorderOfOneThread
+from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.messages import Answer, Bury, Entry, Outcome
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
@@ -43,7 +43,7 @@ class Deliveries:
         self.retries: list[float] = []
         self.figures = Figures()
         self.slot = Slot("reader-1")
-        self._recorder = recorder = RecorderOfOneThread(GuardedRecorder(self.figures, LOGGER))
+        self._recorder = recorder = ThreadRecorder(GuardedRecorder(self.figures, LOGGER))
 
         def processor(message_id: str, fields: dict[str, Any]) -> object:
             self.calls.append((message_id, dict(fields)))

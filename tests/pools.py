@@ -11,7 +11,7 @@ from helpers import Clock, Figures
 from protocol_client import KEYS
 from readers import ScriptedConnection
 
-from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, RecorderOfOneThread
+from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRecorder
 from shared_sync.common.log_once import LogOnce
 from shared_sync.connection.availability import Availability
 from shared_sync.policies import RetryPolicy
@@ -94,7 +94,7 @@ class Pool:
 
     def _new_reader(self, name: str, prefetch: Setting) -> PassingReader:
         slot, connection = Slot(name, now=self.clock.now), ScriptedConnection()
-        recorder = RecorderOfOneThread(self._recorder)
+        recorder = ThreadRecorder(self._recorder)
         outbox = Outbox(
             name,
             connection=connection,  # type: ignore[arg-type]

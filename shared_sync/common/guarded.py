@@ -135,7 +135,7 @@ class GuardedRecorder:
             return None
 
 
-class RecorderOfOneThread:
+class ThreadRecorder:
     """Collects the counters and durations of one thread until `flush()`, which records them as one.
 
     So all messages of a read together cost the registry's lock once. Gauges and errors are recorded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from shared_sync.common.guarded import RecorderOfOneThread
+from shared_sync.common.guarded import ThreadRecorder
 from shared_sync.protocol.keys import id_milliseconds
 from shared_sync.redis_consumer.slot import Attempt
 
@@ -13,9 +13,7 @@ from shared_sync.redis_consumer.slot import Attempt
 class AttemptMetrics:
     """A hook that records `queue_wait` and `processing_latency`."""
 
-    def __init__(
-        self, recorder: RecorderOfOneThread, *, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, recorder: ThreadRecorder, *, wall: Callable[[], float] = time.time) -> None:
         self._waits = recorder.durations("queue_wait")
         self._latencies = recorder.durations("processing_latency")
         self._wall = wall

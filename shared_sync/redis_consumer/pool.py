@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from shared_sync.common.guarded import GuardedRecorder, Logger, RecorderOfOneThread
+from shared_sync.common.guarded import GuardedRecorder, Logger, ThreadRecorder
 from shared_sync.common.log_once import LogOnce
 from shared_sync.common.loop import Loop
 from shared_sync.connection import url
@@ -125,7 +125,7 @@ class Pool:
         (subscription,) = self.subscriptions
         name = f"{self._options.consumer_id}-reader-{number}"
         slot = Slot(name, now=time.monotonic())
-        recorder = RecorderOfOneThread(self._recorder)
+        recorder = ThreadRecorder(self._recorder)
         hooks = [AttemptMetrics(recorder)] if self._recorder.records else []
         outbox = Outbox(
             name,

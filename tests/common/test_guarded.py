@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers import Figures
 
-from shared_sync.common.guarded import GuardedRecorder, RecorderOfOneThread
+from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.redis_consumer.delivery import DEADLINE
 
@@ -38,8 +38,8 @@ class Refusing(Figures):
         super().increment_counter(name, value)
 
 
-def kept(recorder: Any) -> RecorderOfOneThread:
-    own = RecorderOfOneThread(GuardedRecorder(recorder, LOGGER))
+def kept(recorder: Any) -> ThreadRecorder:
+    own = ThreadRecorder(GuardedRecorder(recorder, LOGGER))
     own.increment_counter("jobs_processed")
     own.increment_counter("jobs_processed", 2)
     own.increment_counter("redis_operations", 4)
@@ -98,7 +98,7 @@ def test_whatever_a_recorder_raises_goes_no_further() -> None:
 def test_errors_are_passed_on_as_such_or_by_the_name_of_their_type() -> None:
     metrics, figures = WorkerMetrics("w"), Figures()
     for recorder in (metrics, figures):
-        own = RecorderOfOneThread(GuardedRecorder(recorder, LOGGER))
+        own = ThreadRecorder(GuardedRecorder(recorder, LOGGER))
         own.record_error(ConnectionResetError("10.0.0.1"))
         own.record_error(DEADLINE)
     data = metrics.get_metrics_data()

@@ -7,7 +7,7 @@ import logging
 import pytest
 from helpers import Figures
 
-from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, RecorderOfOneThread
+from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRecorder
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.slot import Attempt
@@ -32,7 +32,7 @@ class Scene:
 
     def __init__(self) -> None:
         self._remembering = Remembering()
-        self._recorder = RecorderOfOneThread(GuardedRecorder(self._remembering, LOGGER))
+        self._recorder = ThreadRecorder(GuardedRecorder(self._remembering, LOGGER))
         self.metrics = AttemptMetrics(self._recorder, wall=lambda: WALL)
 
     def durations(self) -> list[tuple[str, float]]:
