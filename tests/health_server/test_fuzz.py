@@ -398,6 +398,7 @@ def check_lives(port: int, *, well: bool) -> None:
 )
 @example(state="ill", sent=[Request(b"GET", b"/health", b"HTTP/1.1", (TOKENS[1],))])
 @example(state="well", sent=[Request(b"GET", b"/", b"HTTP/1.1", (b"Expect: 100-continue",))])
+@example(state="well", sent=[Request(b"HEAD", b"/?a=b c", b"HTTP/1.1", ())])
 @FUZZ
 def test_every_whole_request_is_answered_as_promised_or_the_connection_is_closed(
     ports: dict[str, int], complaints: list[str], state: str, sent: list[Request]

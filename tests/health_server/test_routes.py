@@ -84,6 +84,12 @@ def test_a_body_beyond_the_limit_is_refused_unread(serve):
         assert client.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
+def test_a_request_without_a_body_that_expects_a_continue_is_answered_at_once(serve):
+    with socket.create_connection(("127.0.0.1", serve().port), LIMIT) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_one_connection_serves_many_requests(serve):
     with closing(connect(serve())) as client:
         assert [ask_over(client).code for _ in range(20)] == [200] * 20

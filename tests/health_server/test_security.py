@@ -416,12 +416,17 @@ def test_a_port_that_a_fork_outlives_is_free_for_the_next_server() -> None:
     server = HealthServer("worker-1", port, None, dict, host="127.0.0.1")
     server.start_server()
     reading, writing = os.pipe()
+    begun, begins = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writing)
+        os.write(begins, b"1")
         os.read(reading, 1)  # until the parent closes it
         os._exit(0)
     os.close(reading)
+    assert os.read(begun, 1) == b"1"
+    os.close(begun)
+    os.close(begins)
     try:
         assert server.stop_server()
         with HealthServer("worker-2", port, None, dict, host="127.0.0.1") as next_one:
