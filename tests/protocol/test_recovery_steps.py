@@ -62,9 +62,15 @@ def die_with(
     """A consumer dies with so many messages, each of another read or all of one."""
     dead = Worker(connection, name)
     ids = read_many(dead, count)
+    now_ms = admin.now_ms()
     for number, message_id in enumerate(ids):
         reads_ago = 1 if in_one_read else count - number
-        admin.set_idle(message_id, name, reads_ago * BETWEEN_READS_MS)
+        delivered_ms = now_ms - reads_ago * BETWEEN_READS_MS
+        admin.client.xclaim(
+            *(admin.keys.stream, admin.keys.group, name, 0, [message_id]),
+            time=delivered_ms,
+            justid=True,
+        )
     admin.end_lease(name)
     return ids
 
