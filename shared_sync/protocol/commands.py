@@ -115,8 +115,9 @@ class GroupCommands:
 
         `ended` is an identity that is known to have ended, or empty.
         """
-        keys = [self.keys.due, self.keys.presence, self.keys.holders]
-        return scripts.call("claim", keys, self.consumer, self.identity, self.lease_ms, ended)
+        keys = [self.keys.due, self.keys.presence, self.keys.holders, self.keys.outage]
+        lengths = (self.lease_ms, self.grace_ms)
+        return scripts.call("claim", keys, self.consumer, self.identity, *lengths, ended)
 
     def pending(self) -> Command:
         """Count what is pending, in all and by consumer; the reply is for `parse_pending()`."""

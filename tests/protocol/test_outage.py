@@ -49,6 +49,24 @@ def test_after_an_outage_the_others_have_a_grace_to_send_a_heartbeat(
     assert not client.exists(KEYS.outage)
 
 
+def test_a_process_that_claims_its_name_first_after_an_outage_grants_the_grace_too(
+    worker: Worker,
+    other: Worker,
+    connection: Connection,
+    admin: GroupAdmin,
+    client: redis.Redis,
+    taken: list[str],
+) -> None:
+    """Its new lease does not hide that the leases of all others have ended."""
+    end_leases(client, admin, w1=1, w2=1)
+    newcomer = Worker(connection, "w3", sends_heartbeat=False)
+    assert newcomer.claim() is None
+    newcomer.heartbeat()
+    assert newcomer.recover().entry is None
+    end_grace(client, admin)
+    assert newcomer.recover_id() == taken[0]
+
+
 def test_a_consumer_that_sends_a_heartbeat_within_the_grace_is_not_taken_for_dead(
     worker: Worker, other: Worker, admin: GroupAdmin, client: redis.Redis, taken: list[str]
 ) -> None:

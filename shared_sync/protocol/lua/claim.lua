@@ -1,11 +1,12 @@
 -- Claim a consumer's name, unless a live process has it.
--- KEYS: due, presence, holders
--- ARGV: consumer, identity, lease ms, an identity that is known to have ended or ''
+-- KEYS: due, presence, holders, outage
+-- ARGV: consumer, identity, lease ms, grace ms, an identity that is known to have ended or ''
 -- Returns {who had the name or '', now} if the name is claimed from now on, and if it is not,
 -- {who has it or '', now, end of that lease}.
 
-local due, presence, holders = KEYS[1], KEYS[2], KEYS[3]
-local consumer, identity, lease, ended = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local due, presence, holders, outage = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local consumer, identity = ARGV[1], ARGV[2]
+local lease, grace, ended = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local now = now_ms()
 
 local current = redis.call('HGET', holders, consumer) or ''
@@ -15,6 +16,8 @@ if lease_end > now and current ~= identity and (current == '' or current ~= ende
 end
 
 write_even_when_full(due)
+-- Before the new lease hides that all others have ended.
+forgive_outage(presence, outage, now, lease, grace)
 -- In this order: an identity without presence claims nothing, should the second right be missing.
 redis.call('HSET', holders, consumer, identity)
 redis.call('ZADD', presence, now + lease, consumer)
