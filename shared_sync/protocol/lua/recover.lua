@@ -134,7 +134,10 @@ local next_due = -1
 
 local function look_at_due()
   local ids, counts = {}, {}
-  local hints = redis.call('ZRANGE', due, due_rank, due_rank + LOOK - 1, 'WITHSCORES')
+  local hints = redis.call('ZRANGE', due, due_rank, due_rank, 'WITHSCORES')
+  if hints[1] and tonumber(hints[2]) <= now then
+    hints = redis.call('ZRANGE', due, due_rank, due_rank + LOOK - 1, 'WITHSCORES')
+  end
   local ended = #hints < 2 * LOOK
   for i = 1, #hints, 2 do
     local id, at = hints[i], tonumber(hints[i + 1])
