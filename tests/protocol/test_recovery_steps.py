@@ -114,6 +114,17 @@ def test_a_due_suspect_is_taken_alone_and_the_messages_around_it_are_taken_too(
     assert sum(map(bool, taken)) <= 5, "the messages around the suspects are taken together"
 
 
+def test_a_due_suspect_has_its_turn_although_there_is_always_more_that_is_due(
+    worker: Worker, admin: GroupAdmin
+) -> None:
+    ids = park_many(worker, admin, 12)
+    make_suspects(admin, ids[3:4])
+    first, second, third = worker.steps(3, most=5)
+    assert ids_of(first) == ids[:3], "the suspect is not passed by"
+    assert ids_of(second) == ids[3:4]
+    assert ids_of(third) == ids[4:9]
+
+
 def test_more_due_suspects_than_a_step_visits_do_not_hide_the_messages_behind_them(
     worker: Worker, admin: GroupAdmin
 ) -> None:

@@ -83,7 +83,9 @@ class Recovery:
                 continue
             elif message.deliveries <= group.recorded_failures(number):
                 together.append(number)
-            elif self._may_start(number, message.deliveries + 1) and not (self.taken or together):
+            elif self._may_start(number, message.deliveries + 1):
+                if self.taken or together:
+                    break  # the next step takes it alone
                 self._take_or_lose(number)
                 self.is_alone = bool(self.taken)
                 if self.is_alone:

@@ -160,13 +160,15 @@ local function look_at_due()
       local crashes = deliveries - failures_of(id)
       if crashes <= 0 then
         ids[#ids + 1], counts[#counts + 1] = id, deliveries + 1
-      elseif is_startable(crashes) and #taken + #ids == 0 then
+      elseif not is_startable(crashes) then
+        due_rank = due_rank + 1
+      elseif #taken + #ids > 0 then
+        ended = false  -- the next step takes it alone
+        break
+      else
         take(id, deliveries + 1)
         alone = #taken > 0
         if alone then break end
-      else
-        more = more or is_startable(crashes)
-        due_rank = due_rank + 1
       end
     end
   end
