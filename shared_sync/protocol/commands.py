@@ -35,6 +35,9 @@ class GroupCommands:
     identity: str = ""
     """The process that claims the consumer's name, as it stands in Redis."""
 
+    reads_one_by_one: bool = False
+    """Whether the process has read one message at a time so far, although it may read more."""
+
     def create_group(self) -> Command:
         """Create the group from id 0, so that what was published before is processed too."""
         return ("XGROUP", "CREATE", self.keys.stream, self.keys.group, "0", "MKSTREAM")
@@ -83,6 +86,11 @@ class GroupCommands:
             *_answer(outcome.answer),
         )
 
+    def read_many(self) -> Command:
+        """Note that the process reads several messages at a time from now on."""
+        keys = [self.keys.holders, self.keys.due]
+        return scripts.call("read_many", keys, self.consumer, self.identity)
+
     def hand_back(self, ids: Iterable[str]) -> Command:
         """Return messages that were not started, uncharged.
 
@@ -117,7 +125,8 @@ class GroupCommands:
         """
         keys = [self.keys.due, self.keys.presence, self.keys.holders, self.keys.outage]
         lengths = (self.lease_ms, self.grace_ms)
-        return scripts.call("claim", keys, self.consumer, self.identity, *lengths, ended)
+        arguments = (self.consumer, self.identity, *lengths, ended, self._reads_one_by_one())
+        return scripts.call("claim", keys, *arguments)
 
     def pending(self) -> Command:
         """Count what is pending, in all and by consumer; the reply is for `parse_pending()`."""
@@ -138,6 +147,7 @@ class GroupCommands:
             self.grace_ms,
             ended_from,
             restore_from,
+            self._reads_one_by_one(),
         )
 
     def leave(self) -> Command:
@@ -155,6 +165,9 @@ class GroupCommands:
 
     def _result_key(self) -> Sequence[str]:
         return (self.result_stream,) if self.result_stream else ()
+
+    def _reads_one_by_one(self) -> str:
+        return "1" if self.reads_one_by_one else ""
 
     def _who(self) -> tuple[str, str, str]:
         return (self.keys.group, self.consumer, self.identity)

@@ -7,10 +7,14 @@ import os
 import secrets
 import socket
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 PROC = Path("/proc")
+ONE_BY_ONE = " one by one"
+"""What stands in Redis behind the text of a process that has read one message at a time so far,
+although it may read more. Releases that do not know the mark expect that it has read several."""
+
 _STATE, _START_TIME = 0, 19
 """Their places in `/proc/<pid>/stat`, counted from behind the program's name (proc(5))."""
 
@@ -51,10 +55,11 @@ class ProcessIdentity:
         None for a text that no version of this library writes.
         """
         try:
-            facts, _ = json.JSONDecoder().raw_decode(text)
-            return cls(**{name: kind(facts[name]) for name, kind in _FIELDS.items()})
+            facts, end = json.JSONDecoder().raw_decode(text)
+            identity = cls(**{name: kind(facts[name]) for name, kind in _FIELDS.items()})
         except (ValueError, TypeError, KeyError):
             return None
+        return replace(identity, prefetch=1) if text[end:] == ONE_BY_ONE else identity
 
     def text(self) -> str:
         """Return the text that stands in Redis."""

@@ -118,7 +118,9 @@ class Reader:
 
     def _fetch(self) -> None:
         if self._recovery.take_turn():
-            with self._recovery.scan(self.outbox.exchange, most=self._most_to_recover()) as found:
+            most = self._most_to_recover()
+            self._note_size(most)
+            with self._recovery.scan(self.outbox.exchange, most=most) as found:
                 self._in_flight.admit(self.slot, self._source, found)
         elif self._stream_is_empty:
             self._wait_for_message()
@@ -154,6 +156,7 @@ class Reader:
             self._recovery.woke(self)
 
     def _read(self, count: int, wait_seconds: float = 0.0) -> None:
+        self._note_size(count)
         newest_before = self._in_flight.newest(self._source)
         blocking = wait_seconds > 0
         if blocking:
@@ -162,6 +165,15 @@ class Reader:
         entries = parse_read(self.outbox.exchange(command, blocking=blocking))
         self._stream_is_empty = not entries
         self._in_flight.admit_read(self.slot, self._source, entries, newest_before)
+
+    def _note_size(self, count: int) -> None:
+        """Before the process reads several messages at once for the first time, note so in Redis.
+
+        Messages that a dead process left run again at the same time if they never came together.
+        """
+        if count > 1 and self._commands.reads_one_by_one:
+            self.outbox.exchange(self._commands.read_many())
+            self._commands.reads_one_by_one = False
 
     # --- running ---
 

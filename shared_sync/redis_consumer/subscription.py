@@ -84,6 +84,7 @@ class Subscription:
         if self._identity is None or self.is_of_another_process:
             self._identity = ProcessIdentity.here(prefetch=self._options.most_prefetched)
             self.commands.identity = self._identity.text()
+            self.commands.reads_one_by_one = self._options.effective_prefetch == "auto"
         connection = self.connection()
         try:
             if groups.ensure_group(connection, self.commands) is Ensured.MAY_NOT_CREATE:
@@ -100,7 +101,7 @@ class Subscription:
             self.has_name = claimed is not None
             if claimed is None:
                 return False
-            if claimed.before != self.commands.identity.encode():
+            if not claimed.before.startswith(self.commands.identity.encode()):
                 self._predecessor = ProcessIdentity.parse(claimed.before.decode(errors="replace"))
         finally:
             connection.close()

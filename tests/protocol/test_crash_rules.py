@@ -7,7 +7,7 @@ from protocol_client import KEYS, GroupAdmin, Worker
 
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol.messages import Read
-from shared_sync.protocol.process_identity import ProcessIdentity
+from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
 
 
 def test_a_suspect_waits_while_it_has_more_crashes_than_may_start(
@@ -81,6 +81,7 @@ def test_messages_belong_to_one_read_also_if_the_server_took_long_to_deliver_the
     ("identity", "apart"),
     [
         pytest.param(ProcessIdentity.here(prefetch=1).text(), False, id="1"),
+        pytest.param(ProcessIdentity.here(prefetch=100).text() + ONE_BY_ONE, False, id="1 so far"),
         pytest.param(ProcessIdentity.here(prefetch=10).text(), True, id="10"),
         pytest.param('{"host": "gpu-7"}', True, id="says nothing about reads"),
         pytest.param("[1]", True, id="not an object"),

@@ -8,6 +8,7 @@ from protocol_client import LEASE_MS, GroupAdmin, Worker, result
 
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisRefused
+from shared_sync.protocol.process_identity import ONE_BY_ONE
 from shared_sync.protocol.replies import NameClaimed, parse_claim
 
 
@@ -106,3 +107,30 @@ def test_identities_do_not_pile_up(
     assert set(admin.client.hgetall(admin.keys.holders)) == {b"w1"}
     worker.leave()
     assert not admin.client.exists(admin.keys.holders)
+
+
+def test_a_process_owns_its_name_before_and_after_it_notes_that_it_reads_several_at_a_time(
+    connection: Connection, admin: GroupAdmin
+) -> None:
+    worker = Worker(connection, "w1", identity="one", sends_heartbeat=False)
+    worker.commands.reads_one_by_one = True
+    assert worker.claim() is None
+    assert admin.client.hget(admin.keys.holders, "w1") == b"one" + ONE_BY_ONE.encode()
+    worker.publish([b"n", b"1"], [b"n", b"2"])
+    first, second = worker.read()
+    worker.heartbeat()
+    assert worker.park(first.id) == 1
+    assert [connection.call(*worker.commands.read_many()) for _ in range(2)] == [1, 0]
+    worker.commands.reads_one_by_one = False
+    worker.heartbeat()
+    assert admin.client.hget(admin.keys.holders, "w1") == b"one"
+    assert worker.park(second.id) == 1
+    assert worker.claim() is None
+
+
+def test_a_process_that_lost_its_name_notes_nothing_for_the_one_that_has_it(
+    connection: Connection, worker: Worker, successor: Worker, admin: GroupAdmin
+) -> None:
+    before = admin.everything()
+    assert connection.call(*worker.commands.read_many()) == 0
+    assert admin.everything() == before

@@ -70,7 +70,7 @@ class Scene:
 
     def goes_on_from(self) -> list[tuple[Any, ...]]:
         """Where each heartbeat went on: the rank of ended consumers, and the parked id."""
-        return [exchange[0][-2:] for exchange in self.connection.sent]
+        return [exchange[0][-3:-1] for exchange in self.connection.sent]
 
 
 @pytest.mark.parametrize(

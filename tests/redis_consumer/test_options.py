@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import redis
 from consumers import STREAM, Make
+from helpers import Gate, eventually
 
+from shared_sync import RedisStreamProducer
 from shared_sync.errors import ConfigurationError, RedisUnavailable
+from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
 
 
 @pytest.mark.parametrize(
@@ -76,8 +79,31 @@ def test_how_much_it_reads_at_most_is_in_the_identity_of_the_process(
     """As a number, which workers of earlier releases read, too."""
     for prefetch, most in (("auto", 100), (7, 7)):
         make(lambda *_: None, prefetch=prefetch, consumer_id=f"c{most}").connect()
-        identity = json.loads(client.hget("{jobs}:workers:holders", f"c{most}"))
+        text = client.hget("{jobs}:workers:holders", f"c{most}").decode()
+        identity, end = json.JSONDecoder().raw_decode(text)
         assert identity["prefetch"] == most
+        assert (text[end:] == ONE_BY_ONE) is (prefetch == "auto")
+
+
+def test_the_identity_says_that_it_reads_one_message_at_a_time_until_it_reads_more(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def identity() -> ProcessIdentity | None:
+        return ProcessIdentity.parse(client.hget("{jobs}:workers:holders", "c1").decode())
+
+    gate = Gate()
+    producer.publish_many({"n": n} for n in range(300))
+    make(gate, consumer_id="c1").start()
+    assert gate.entered.wait(10)
+    before = identity()
+    assert before is not None
+    assert before.prefetch == 1
+    gate.opened.set()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    after = identity()
+    assert after is not None
+    assert after.prefetch == 100
+    assert after.token == before.token
 
 
 def test_a_redis_that_is_not_there_is_an_error_in_the_callers_thread(make: Make) -> None:

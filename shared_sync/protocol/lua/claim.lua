@@ -1,17 +1,19 @@
 -- Claim a consumer's name, unless a live process has it.
 -- KEYS: due, presence, holders, outage
--- ARGV: consumer, identity, lease ms, grace ms, an identity that is known to have ended or ''
+-- ARGV: consumer, identity, lease ms, grace ms, an identity that is known to have ended or '', '1' if
+--       the process reads one message at a time for now, or ''
 -- Returns {who had the name or '', now} if the name is claimed from now on, and if it is not,
 -- {who has it or '', now, end of that lease}.
 
 local due, presence, holders, outage = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local consumer, identity = ARGV[1], ARGV[2]
 local lease, grace, ended = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local mark = ARGV[6] == '1' and ONE_BY_ONE or ''
 local now = now_ms()
 
 local current = redis.call('HGET', holders, consumer) or ''
 local lease_end = lease_end_of(presence, consumer)
-if lease_end > now and current ~= identity and (current == '' or current ~= ended) then
+if lease_end > now and not is_of(current, identity) and (current == '' or current ~= ended) then
   return {current, now, lease_end}
 end
 
@@ -19,6 +21,6 @@ write_even_when_full(due)
 -- Before the new lease hides that all others have ended.
 forgive_outage(presence, outage, now, lease, grace)
 -- In this order: an identity without presence claims nothing, should the second right be missing.
-redis.call('HSET', holders, consumer, identity)
+redis.call('HSET', holders, consumer, identity .. mark)
 redis.call('ZADD', presence, now + lease, consumer)
 return {current, now}

@@ -39,12 +39,19 @@ local function pending_entry(stream, group, id)
   return nil
 end
 
+-- What stands behind an identity while its process has read one message at a time.
+local ONE_BY_ONE = ' one by one'
+
+local function is_of(current, identity)
+  return current == identity or current == identity .. ONE_BY_ONE
+end
+
 -- A consumer's name belongs to the process that has claimed it. Another process of that name, such
 -- as one that was frozen past its lease, owns nothing any more. Returns the identity that has the
 -- name, or nil.
 local function claimed_by_another(holders, consumer, identity)
   local current = redis.call('HGET', holders, consumer)
-  if current and current ~= identity then return current end
+  if current and not is_of(current, identity) then return current end
   return nil
 end
 

@@ -4,6 +4,7 @@
 --   1 to 5  group, consumer, identity, lease ms, grace ms
 --   6       rank in the presence at which to go on to search for ended consumers
 --   7       parked id at which to go on restoring lost due times, or '' not to
+--   8       '1' if the process reads one message at a time for now, or ''
 -- Returns {entries in the stream or -1 if unknown, dead letters or -1, due times, '' or what was
 -- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or
 -- nil if the group has many consumers}. Fails with HELD if another process has claimed the name.
@@ -15,12 +16,13 @@ local MANY_CONSUMERS = 100
 local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders, outage = KEYS[5], KEYS[6]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
+local mark = ARGV[8] == '1' and ONE_BY_ONE or ''
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
 local rank, restore_from = tonumber(ARGV[6]), ARGV[7]
 local now, refusal = now_ms(), nil
 
 local current = redis.call('HGET', holders, consumer)
-if current and current ~= identity and lease_end_of(presence, consumer) > now then
+if current and not is_of(current, identity) and lease_end_of(presence, consumer) > now then
   return redis.error_reply('HELD ' .. current)
 end
 
@@ -28,7 +30,9 @@ write_even_when_full(presence)
 forgive_outage(presence, outage, now, lease, grace)
 local forgiven = is_forgiven(outage, now)
 redis.call('ZADD', presence, now + lease, consumer)
-if current ~= identity then redis.call('HSET', holders, consumer, identity) end
+if not (current and is_of(current, identity)) then
+  redis.call('HSET', holders, consumer, identity .. mark)
+end
 
 -- Remove consumers whose lease has ended and that have nothing pending. The presence is in the
 -- order in which leases end. Consumers that stay keep their ranks; the next call goes on behind.

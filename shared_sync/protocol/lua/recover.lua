@@ -186,7 +186,9 @@ end
 -- or is lost, it may have read more.
 local function read_singly(name)
   if name == consumer then return predecessor_read_singly end
-  local understood, facts = pcall(cjson.decode, redis.call('HGET', holders, name))
+  local claimed_by = redis.call('HGET', holders, name)
+  if claimed_by and claimed_by:sub(-#ONE_BY_ONE) == ONE_BY_ONE then return true end
+  local understood, facts = pcall(cjson.decode, claimed_by)
   return understood and type(facts) == 'table' and facts['prefetch'] == 1
 end
 
