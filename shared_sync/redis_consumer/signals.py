@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from shared_sync.common.fork import renew_in_forks
+
 
 @contextmanager
 def caught() -> Iterator[queue.SimpleQueue[int]]:
@@ -30,26 +32,35 @@ def caught() -> Iterator[queue.SimpleQueue[int]]:
             received.put(number)
         else:
             # A process that was forked meanwhile ends as it would have without this handler.
-            signal.signal(number, previous.get(signal.Signals(number), signal.SIG_DFL))
+            signal.signal(number, previous.by_signal.get(number, signal.SIG_DFL))
             signal.raise_signal(number)
 
-    previous = {
-        number: handler
-        for number in (signal.SIGTERM, signal.SIGINT)
-        if (handler := signal.signal(number, note)) is not None
-    }
+    previous = _Handlers()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        handler = signal.signal(number, note)
+        if handler is not None:
+            previous.by_signal[number] = handler
+    # At once, since CPython may lose a signal that a handler in a forked process is to have.
+    renew_in_forks(previous, _Handlers.restore)
     try:
         yield received
     except BaseException:
         # What asked the program to end while it was failing to start must not be forgotten.
-        _restore(previous)
+        previous.restore()
         if not received.empty():
             signal.raise_signal(received.get())
         raise
     finally:
-        _restore(previous)
+        previous.restore()
 
 
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+class _Handlers:
+    """Signal handlers, to be installed again."""
+
+    def __init__(self) -> None:
+        self.by_signal: dict[int, Any] = {}
+
+    def restore(self) -> None:
+        """Install the handlers."""
+        for number, handler in self.by_signal.items():
+            signal.signal(number, handler)

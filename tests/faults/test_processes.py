@@ -353,7 +353,7 @@ def test_the_name_of_a_process_on_another_machine_is_free_when_its_lease_has_end
     ids = books.publish(3)
     admin.client.xgroup_create(admin.keys.stream, admin.keys.group, id="0")
     admin.client.xreadgroup(admin.keys.group, "name", {admin.keys.stream: ">"})
-    lease_end_ms = hold_from_elsewhere(admin, "name", 5)
+    lease_end_ms = hold_from_elsewhere(admin, "name", 1.5)
     books.fault_is_over()
     crew.start("name").says("waiting up to")
     fault_table.add("worker elsewhere died, started again under its name", books)
