@@ -519,10 +519,10 @@ def test_a_rolling_deploy_charges_no_message_and_runs_none_twice(
 def test_what_was_not_started_is_run_elsewhere_while_the_drain_waits_for_what_runs(
     crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
-    """And what comes after the signal is not taken, although a reader was waiting for more."""
+    """And what comes after the signal is not taken. A second thread would take what waits."""
     (running,) = books.publish(1, acts="wait go")
     waiting = books.publish(4)
-    leaving = crew.start("leaving", threads=2, prefetch=5, block_seconds=2)
+    leaving = crew.start("leaving", threads=1, prefetch=5, block_seconds=2)
     eventually(lambda: books.run_by("leaving"))
     assert set(admin.pending().values()) == {("leaving", 1)}
     leaving.send(signal.SIGTERM)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -128,11 +129,10 @@ class Scraped:
 
 def answers(url: str) -> bool:
     try:
-        return ask(url)[0] == 200
-    except urllib.error.URLError:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.URLError:  # also where it answers that it is not ready yet
         return False
-    except ValueError:  # Prometheus says in plain text that it is ready
-        return True
 
 
 @contextmanager
