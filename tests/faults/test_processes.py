@@ -353,9 +353,9 @@ def test_the_name_of_a_process_on_another_machine_is_free_when_its_lease_has_end
     ids = books.publish(3)
     admin.client.xgroup_create(admin.keys.stream, admin.keys.group, id="0")
     admin.client.xreadgroup(admin.keys.group, "name", {admin.keys.stream: ">"})
-    lease_end_ms = hold_from_elsewhere(admin, "name", 1.5)
+    lease_end_ms = hold_from_elsewhere(admin, "name", 6)
     books.fault_is_over()
-    crew.start("name").says("waiting up to")
+    crew.start("name", lease_seconds=4 * LEASE_SECONDS).says("waiting up to")
     fault_table.add("worker elsewhere died, started again under its name", books)
     assert all(run.moment >= lease_end_ms / 1000 for run in books.reported())
     assert books.attempts() == {message_id: [2] for message_id in ids}
