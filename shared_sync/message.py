@@ -7,7 +7,7 @@ neither text nor bytes as JSON, so that readers in any language can decode it.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ MAX_VALUE_BYTES = 512 * 1024 * 1024
 """The largest value that Redis accepts with its default settings (`proto-max-bulk-len`)."""
 
 
-@dataclass(slots=True)  # not frozen, which would take twice as long for each message
+@dataclass(slots=True)
 class Message:
     """One message, as a processor receives it."""
 
@@ -36,8 +36,11 @@ class Message:
     being handed back does not."""
 
 
-current: ContextVar[Message] = ContextVar("shared_sync_current_message")
-"""What `current_message()` returns; set by whatever runs the processor, in the same thread."""
+Fields = dict[str, "str | bytes"]
+
+current: ContextVar[tuple[str, Fields, int]] = ContextVar("shared_sync_current_message")
+"""The parts of the message that `current_message()` returns, which is made only if it is asked for.
+Set by whatever runs the processor, in the same thread."""
 
 
 def current_message() -> Message:
@@ -46,12 +49,12 @@ def current_message() -> Message:
     Call it in a processor, in the thread that runs it. Never blocks. Raises `ConsumerStateError`
     anywhere else.
     """
-    message = current.get(None)
-    if message is None:
+    parts = current.get(None)
+    if parts is None:
         raise ConsumerStateError(
             "call current_message() from a running processor, in the thread that runs it"
         )
-    return message
+    return Message(*parts)
 
 
 def encode_value(name: str, value: object) -> bytes:
@@ -130,20 +133,16 @@ def decode_fields(
     Values are decoded as UTF-8, except those of `binary_fields`. Raises `InvalidMessage`, which
     names the field, if a name or a value is not UTF-8.
     """
-    pairs: Iterable[bytes] = iter(items)
-    if not binary_fields:
-        try:  # which is the shortest way, and tells less if it fails
-            return {name.decode(): value.decode() for name, value in zip(pairs, pairs, strict=True)}
-        except UnicodeDecodeError:
-            pairs = iter(items)
     fields: dict[str, str | bytes] = {}
-    for raw_name, raw_value in zip(pairs, pairs, strict=True):
+    raw = iter(items)
+    for raw_name in raw:
         try:
             name = raw_name.decode()
         except UnicodeDecodeError:
             raise InvalidMessage(
                 f"the field name {raw_name!r} is not UTF-8; publish field names as UTF-8 text"
             ) from None
+        raw_value = next(raw)
         if name in binary_fields:
             fields[name] = raw_value
             continue

@@ -10,7 +10,7 @@ from helpers import Clock, Figures
 
 from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
 from shared_sync.policies import RetryPolicy
-from shared_sync.protocol.messages import Answer, Bury, Entry, Outcome
+from shared_sync.protocol.messages import Bury, Entry, Finish, Outcome
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.results import Results
@@ -111,8 +111,12 @@ def metadata(outcome: Outcome | None) -> dict[str, str]:
     return as_texts(outcome.metadata)
 
 
-def result_of(answer: Answer) -> dict[str, str]:
-    return as_texts(answer.items)
+def result_of(outcome: Finish | Bury) -> dict[str, str]:
+    """The fields of the entry that goes to the result stream."""
+    if isinstance(outcome, Bury):
+        return as_texts(outcome.answer.items)
+    header = {"message_id": outcome.id, "status": "done"} if outcome.adds_header else {}
+    return {**header, **as_texts(outcome.items)}
 
 
 def as_texts(items: Any) -> dict[str, str]:

@@ -32,7 +32,7 @@ def settled(*results: int, refusal: bytes = b"", unpublished: bytes = b"") -> li
 
 
 def finish(message_id: str) -> Finish:
-    return Finish(message_id, result("done"))
+    return Finish(message_id, *result("done"))
 
 
 def park(message_id: str) -> Park:

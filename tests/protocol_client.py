@@ -136,7 +136,7 @@ class Worker:
         """End a message, with its result if there is one."""
         if answer == NOTHING:
             return self.done(message_id)
-        (ended,) = self.settle(Finish(message_id, answer))
+        (ended,) = self.settle(Finish(message_id, *answer))
         return ended
 
     def park(

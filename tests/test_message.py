@@ -8,7 +8,6 @@ from collections import OrderedDict
 from types import MappingProxyType
 
 import pytest
-from readers import entries
 
 from shared_sync.errors import ConsumerStateError, InvalidMessage
 from shared_sync.message import (
@@ -20,6 +19,7 @@ from shared_sync.message import (
     encode_fields,
     encode_value,
 )
+from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer.runner import MessageProcessor, ThreadRunner
 from shared_sync.redis_consumer.slot import Attempt
 
@@ -156,7 +156,8 @@ def test_decode_readable_keeps_the_fields_that_are_utf8() -> None:
 
 def run(processor: MessageProcessor, message: Message) -> None:
     """Have a processor called as a reader does it."""
-    ThreadRunner(processor).run(Attempt(entries(message.id), 1, 0.0), [message])
+    entry = Entry(message.id, [], deliveries=message.attempt)
+    ThreadRunner(processor).run(Attempt([entry], 1, 0.0), [message.fields])
 
 
 def test_a_processor_gets_its_message_and_attempt_from_current_message() -> None:

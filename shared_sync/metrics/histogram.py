@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import ceil, inf, log
 from operator import add
@@ -37,6 +38,16 @@ def bucket_of(seconds: float) -> int:
     if seconds > LONGEST_SECONDS:
         return _LAST
     return int(log(seconds) * PER_LOG + OFFSET)
+
+
+def count_by_bucket(several: Sequence[float]) -> Mapping[int, int]:
+    """Return how many of the durations fall into each bucket."""
+    if not several:
+        return {}
+    only = bucket_of(min(several))
+    if only == bucket_of(max(several)):  # as nearly always if they belong to one read
+        return {only: len(several)}
+    return Counter(map(bucket_of, several))
 
 
 def upper_edge(bucket: int) -> float:
@@ -169,6 +180,19 @@ class SlidingHistogram:
         self.low = min(self.low, seconds)
         self.high = max(self.high, seconds)
         self.newest[0] = seconds
+
+    def record_all(
+        self, several: Sequence[float], by_bucket: Mapping[int, int], now: float
+    ) -> None:
+        """Record durations, at least one, of which `count_by_bucket` was called before."""
+        if now >= self.ends:
+            self.turn(now)
+        for bucket, count in by_bucket.items():
+            self.counts[bucket] += count
+        self.total += sum(several)
+        self.low = min(self.low, *several)
+        self.high = max(self.high, *several)
+        self.newest[0] = several[-1]
 
     def turn(self, now: float) -> None:
         """End the current slice, and begin the one that `now` falls into."""

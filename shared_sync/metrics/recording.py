@@ -12,8 +12,8 @@ from shared_sync.metrics.histogram import (
     OFFSET,
     PER_LOG,
     SHORTEST_SECONDS,
-    SlidingHistogram,
     bucket_of,
+    count_by_bucket,
 )
 from shared_sync.metrics.labels import Labels
 from shared_sync.metrics.series import SeriesKey, SeriesStore
@@ -178,36 +178,20 @@ class SeriesRecorder(SeriesStore):
             )
             for name, increment in increments
         ]
-        placed = self._placed(lengths, labels)
+        counted = [
+            (
+                self._new_duration(name, labels, recordings=len(several)),
+                several,
+                count_by_bucket(several),
+            )
+            for name, several in lengths
+        ]
         now = self._clock()
         with self._lock:
             for key, increment in counter_keys:
                 self._counters[key] += increment
             for key, level in gauge_keys:
                 self._gauges[key] = level
-            for series, bucket, seconds in placed:  # each as in record_duration
-                if now >= series.ends:
-                    series.turn(now)
-                series.counts[bucket] += 1
-                series.total += seconds
-                if seconds < series.low:  # noqa: PLR1730
-                    series.low = seconds
-                if seconds > series.high:  # noqa: PLR1730
-                    series.high = seconds
-                series.newest[0] = seconds
-
-    def _placed(
-        self, durations: Iterable[tuple[str, list[float]]], labels: Labels
-    ) -> list[tuple[SlidingHistogram, int, float]]:
-        """Return each duration with its series and its bucket."""
-        placed: list[tuple[SlidingHistogram, int, float]] = []
-        for name, several in durations:
-            series = self._durations_as_spelled.get(name) if labels is None else None
-            if series is None:
-                series = self._new_duration(name, labels, recordings=len(several))
-            for each in several:
-                if SHORTEST_SECONDS <= each <= LONGEST_SECONDS:
-                    placed.append((series, int(log(each) * PER_LOG + OFFSET), each))
-                else:
-                    placed.append((series, bucket_of(each), each))
-        return placed
+            for series, several, by_bucket in counted:
+                if several:
+                    series.record_all(several, by_bucket, now)

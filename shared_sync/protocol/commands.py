@@ -57,13 +57,21 @@ class GroupCommands:
         """End messages that are done and have no result; the reply is how many it ended."""
         return scripts.call("finish", self._common_keys(), self.keys.group, *ids)
 
-    def finish_with_results(self, outcomes: Iterable[Finish]) -> Command:
+    def finish_with_results(self, outcomes: Sequence[Finish]) -> Command:
         """Publish results and end their messages; the reply is for `parse_settled()`."""
-        arguments: list[object] = []
-        for message_id, (items, channel, payload) in outcomes:
-            arguments += (message_id, len(items), *items, channel, payload)
+        has_channels = any(one.channel for one in outcomes)
+        ids: list[str] = []
+        answers: list[object] = []
+        for one in outcomes:
+            items = one.items
+            ids.append(one.id)
+            answers.append(f"+{len(items)}" if one.adds_header else len(items))
+            answers += items
+            if has_channels:
+                answers += (one.channel, one.payload)
         keys = [*self._common_keys(), *self._result_key()]
-        return scripts.call("finish_with_results", keys, self.keys.group, *arguments)
+        shape = (len(ids), "channels" if has_channels else "")
+        return scripts.call("finish_with_results", keys, self.keys.group, *shape, *ids, *answers)
 
     def park(self, outcomes: Iterable[Park]) -> Command:
         """Note failures and put their messages aside; the reply is for `parse_settled()`."""

@@ -67,18 +67,34 @@ class Answer(NamedTuple):
     """What goes to those who wait for a message's result; empty parts go nowhere."""
 
     items: Sequence[bytes] = ()
+    """The names and values of an entry for the result stream, in turn."""
     channel: str = ""
     payload: bytes = b""
 
 
-class Finish(NamedTuple):
-    """The message is done, and has a result to publish.
+class Finish:
+    """The message is done, and has a result to publish, whose parts are those of an `Answer`.
 
-    Done without a result, a message is settled by its id alone.
+    Done without a result, a message is settled by its id alone. A plain class, as `Entry` is.
     """
 
-    id: str
-    answer: Answer
+    __slots__ = ("adds_header", "channel", "id", "items", "payload")
+
+    def __init__(
+        self,
+        id: str,
+        items: Sequence[bytes] = (),
+        channel: str = "",
+        payload: bytes = b"",
+        adds_header: bool = False,
+    ) -> None:
+        self.id = id
+        self.items = items
+        self.channel = channel
+        self.payload = payload
+        self.adds_header = adds_header
+        """Whether the script puts `message_id` and `status`, which is "done", in front of the
+        items. They then need not be sent."""
 
 
 @dataclass(frozen=True, slots=True)

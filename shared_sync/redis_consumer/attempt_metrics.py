@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from shared_sync.common.guarded import ThreadRecorder
 from shared_sync.protocol.keys import id_milliseconds
+from shared_sync.redis_consumer.runner import AttemptHook
 from shared_sync.redis_consumer.slot import Attempt
 
 
-class AttemptMetrics:
+class AttemptMetrics(AttemptHook):
     """A hook that records `queue_wait` and `processing_latency`."""
 
     def __init__(self, recorder: ThreadRecorder, *, wall: Callable[[], float] = time.time) -> None:
@@ -18,13 +19,11 @@ class AttemptMetrics:
         self._latencies = recorder.durations("processing_latency")
         self._wall = wall
 
-    def before_attempt(self, attempt: Attempt) -> None:
-        """Record how long the messages that run for the first time have waited."""
+    def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
+        """Record how long the attempt took, and how long new messages had waited for it."""
+        seconds = attempt.ended_at - attempt.started_at
+        self._latencies.append(seconds)
         for entry in attempt.entries:
             if entry.deliveries == 1:
-                waited = self._wall() - id_milliseconds(entry.id) / 1000
+                waited = self._wall() - seconds - id_milliseconds(entry.id) / 1000
                 self._waits.append(waited if waited > 0.0 else 0.0)
-
-    def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
-        """Record how long the attempt took, whatever came of it."""
-        self._latencies.append(attempt.ended_at - attempt.started_at)

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.errors import Directive, InvalidMessage, Reject, Retry
-from shared_sync.message import Message, decode_fields, decode_readable
+from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
-from shared_sync.protocol.messages import Bury, Entry, Finish, Outcome, Park
+from shared_sync.protocol.messages import Bury, Entry, Outcome, Park
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.failures import DEADLINE, NO_FAILURE, Failure, release_memory
 from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
-
-Fields = dict[str, "str | bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +88,10 @@ class Delivery:
                 return self._bury(entry, fields, death)
         try:
             slot.runs_processor = True
-            (result,) = runner.run(attempt, (Message(entry.id, own, entry.deliveries),))
+            (result,) = runner.run(attempt, (own,))
             if result is None or not self._wants_results:
                 return None
-            return Finish(entry.id, self._results.success(entry.id, fields, result))
+            return self._results.success(entry.id, fields, result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
             slot.runs_processor = False  # what follows is not the user's, nor is the logger's time
             release_memory(error)

@@ -8,13 +8,13 @@ from string import Formatter
 from shared_sync.errors import ConfigurationError, InvalidMessage
 from shared_sync.message import encode_fields, encode_json
 from shared_sync.protocol.dead_letter_layout import Metadata
-from shared_sync.protocol.messages import Answer
+from shared_sync.protocol.messages import Answer, Finish
 
 Fields = Mapping[str, str | bytes]
 
 
 class Results:
-    """Turns a processor's result, or a message's end, into an `Answer`. Safe from any thread."""
+    """Turns a result, or a message's death, into what is published. Safe from any thread."""
 
     def __init__(
         self,
@@ -46,21 +46,24 @@ class Results:
         """Return the field that the channel's name needs and the message lacks, if any."""
         return next((name for name in self.channel_fields if name not in fields), None)
 
-    def success(self, message_id: str, fields: Fields, result: object) -> Answer:
-        """Return the answer for a result; an empty one for None.
+    def success(self, message_id: str, fields: Fields, result: object) -> Finish:
+        """Return the end of a message that is done; without anything to publish for None.
 
         Raises `InvalidMessage` if the result has no form.
 
         What the processor returns wins over what is carried along under the same name.
         """
         if result is None or not self.wanted:
-            return Answer()
-        own = result if isinstance(result, Mapping) else {"result": result}
+            return Finish(message_id)
+        # Of the two checks the first is quicker.
+        own: Mapping[str, object] = (
+            result if type(result) is dict or isinstance(result, Mapping) else {"result": result}
+        )
         if self._is_plain and "message_id" not in own and "status" not in own:
             # The usual result, the shortest way.
-            items = [b"message_id", message_id.encode(), b"status", b"done"]
-            return Answer(items + encode_fields(own) if own else items)
-        return self._answer(fields, {**self._envelope(message_id, fields, "done"), **own})
+            return Finish(message_id, encode_fields(own) if own else (), adds_header=True)
+        content = {**self._envelope(message_id, fields, "done"), **own}
+        return Finish(message_id, *self._answer(fields, content))
 
     def death(self, message_id: str, fields: Fields, metadata: Metadata) -> Answer:
         """Return the answer for a message that became a dead letter."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol
 
 from shared_sync.errors import ConfigurationError
-from shared_sync.message import Message, current
+from shared_sync.message import Fields, current
 from shared_sync.redis_consumer.slot import Attempt
 
 _PLAIN_TYPES = frozenset({type(None), bool, bytes, dict, float, int, list, str, tuple})
@@ -19,13 +19,18 @@ MessageProcessor = Callable[[str, dict[str, Any]], object]
 
 
 class AttemptHook(Protocol):
-    """Takes part in every attempt of one reader, in the reader's thread. Must not raise."""
+    """Takes part in every attempt of one reader, in the reader's thread. Must not raise.
+
+    A method that a hook inherits from here does nothing, and is not even called.
+    """
 
     def before_attempt(self, attempt: Attempt) -> None:
         """The processor is about to run."""
+        return
 
     def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
         """The processor has returned, or has raised this error; `attempt.ended_at` is set."""
+        return
 
 
 class Runner(Protocol):
@@ -34,8 +39,8 @@ class Runner(Protocol):
     def start(self) -> None:
         """Get ready, before the first attempt."""
 
-    def run(self, attempt: Attempt, messages: Sequence[Message]) -> Sequence[object]:
-        """Run an attempt; return a result for each message.
+    def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
+        """Run an attempt with the fields of its entries; return a result for each of them.
 
         Blocks as long as the processor does, and sets `attempt.ended_at`. What the processor raises
         comes through.
@@ -56,7 +61,12 @@ class ThreadRunner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._processor = processor
-        self._hooks = tuple(hooks)
+        self._before = [
+            hook.before_attempt for hook in hooks if _takes_part(hook, AttemptHook.before_attempt)
+        ]
+        self._after = [
+            hook.after_attempt for hook in hooks if _takes_part(hook, AttemptHook.after_attempt)
+        ]
         self._clock = clock
 
     def start(self) -> None:
@@ -65,15 +75,16 @@ class ThreadRunner:
     def close(self) -> None:
         """Do nothing, as `start()` did."""
 
-    def run(self, attempt: Attempt, messages: Sequence[Message]) -> Sequence[object]:
+    def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         """Call the processor; return its result as the only one."""
-        (message,) = messages
-        for hook in self._hooks:
-            hook.before_attempt(attempt)
+        (entry,) = attempt.entries
+        (own,) = fields
+        for before_attempt in self._before:
+            before_attempt(attempt)
         raised: BaseException | None = None
-        token = current.set(message)
+        token = current.set((entry.id, own, entry.deliveries))
         try:
-            result = self._processor(message.id, message.fields)
+            result = self._processor(entry.id, own)
             if type(result) not in _PLAIN_TYPES:
                 _refuse_unstarted(result)
         except BaseException as error:
@@ -82,10 +93,15 @@ class ThreadRunner:
         finally:
             current.reset(token)
             attempt.ended_at = self._clock()
-            for hook in self._hooks:
-                hook.after_attempt(attempt, raised)
+            for after_attempt in self._after:
+                after_attempt(attempt, raised)
             del raised  # it refers to this frame
         return (result,)
+
+
+def _takes_part(hook: AttemptHook, inherited: Callable[..., None]) -> bool:
+    """Return whether a hook has a method of its own in place of the inherited one."""
+    return getattr(type(hook), inherited.__name__) is not inherited
 
 
 def check_processor(processor: object) -> None:

@@ -41,6 +41,9 @@ class Tally:
     ) -> None:
         """Outcomes of one kind came to these results; those in doubt had been sent before."""
         counted = 0
+        if outcomes and min(results) > 0:  # as nearly always
+            self._recorder.increment_counter(_COUNTERS[type(outcomes[0])], len(outcomes))
+            return
         for outcome, result in zip(outcomes, results, strict=True):
             if result > 0 or (result == 0 and outcome.id in in_doubt):
                 counted += 1

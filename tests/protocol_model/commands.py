@@ -76,7 +76,7 @@ def _together(outcomes: Mapping[int, Outcome]) -> list[list[int]]:
             number
             for number, one in outcomes.items()
             if isinstance(one, kind)
-            and (not isinstance(one, Finish) or bool(one.answer.items) is has_answer)
+            and (not isinstance(one, Finish) or bool(one.items) is has_answer)
         ]
 
     buried = [[number] for number in of(Bury)]
@@ -90,13 +90,13 @@ def _settle(world: World, consumer: Consumer, outcomes: Mapping[int, Outcome]) -
     first = outcomes[numbers[0]]
 
     def real() -> list[int]:
-        if isinstance(first, Finish) and not first.answer.items:
+        if isinstance(first, Finish) and not first.items:
             return [consumer.worker.done(*(one.id for one in outcomes.values()))]
         return consumer.worker.settle(*outcomes.values())
 
     def expected() -> list[int]:
         if isinstance(first, Finish):
-            if first.answer.items:
+            if first.items:
                 return group.finish_with_results(numbers)
             return [group.finish(numbers)]
         if isinstance(first, Bury):

@@ -122,7 +122,7 @@ def finishes(
 ) -> None:
     numbers = some(consumer.undecided, which, count)
     answers = {n: commands.answer(n, "done") if has_results else Answer() for n in numbers}
-    outcomes = {n: Finish(world.ids[n], answer) for n, answer in answers.items()}
+    outcomes = {n: Finish(world.ids[n], *answer) for n, answer in answers.items()}
     commands.settle(world, consumer, outcomes, reply)
 
 

@@ -45,34 +45,39 @@ def scene() -> Scene:
     return Scene()
 
 
-def attempt(*entries: Entry) -> Attempt:
-    return Attempt(entries, 1, started_at=100.0)
+def attempt(*entries: Entry, seconds: float = 0.0) -> Attempt:
+    made = Attempt(entries, 1, started_at=100.0)
+    made.ended_at = 100.0 + seconds
+    return made
+
+
+def waits(scene: Scene) -> list[float]:
+    return [seconds for name, seconds in scene.durations() if name == "queue_wait"]
 
 
 def test_the_wait_in_the_queue_is_the_age_of_the_id_and_never_negative(scene: Scene) -> None:
     for entry_id in ("1700000000000-0", "9700000000000-0", "0-1"):
-        scene.metrics.before_attempt(attempt(Entry(entry_id, [])))
-    assert scene.durations() == [
-        ("queue_wait", pytest.approx(4.5)),
-        ("queue_wait", 0.0),
-        ("queue_wait", pytest.approx(WALL)),
-    ]
+        scene.metrics.after_attempt(attempt(Entry(entry_id, [])), None)
+    assert waits(scene) == [pytest.approx(4.5), 0.0, pytest.approx(WALL)]
+
+
+def test_the_time_that_the_message_ran_is_no_wait(scene: Scene) -> None:
+    scene.metrics.after_attempt(attempt(Entry("1700000000000-0", []), seconds=3.0), None)
+    assert waits(scene) == [pytest.approx(1.5)]
 
 
 def test_the_wait_is_measured_at_the_first_delivery_only(scene: Scene) -> None:
-    scene.metrics.before_attempt(attempt(Entry("1700000000000-0", [], deliveries=2)))
-    assert scene.durations() == []
+    scene.metrics.after_attempt(attempt(Entry("1700000000000-0", [], deliveries=2)), None)
+    assert waits(scene) == []
 
 
 def test_each_message_of_an_attempt_has_waited_and_the_attempt_took_time_once(
     scene: Scene,
 ) -> None:
-    both = attempt(Entry("1700000000000-0", []), Entry("1700000003500-0", []))
-    scene.metrics.before_attempt(both)
-    both.ended_at = 103.0
+    both = attempt(Entry("1700000000000-0", []), Entry("1700000000500-0", []), seconds=3.0)
     scene.metrics.after_attempt(both, None)
     assert scene.durations() == [
-        ("queue_wait", pytest.approx(4.5)),
+        ("queue_wait", pytest.approx(1.5)),
         ("queue_wait", pytest.approx(1.0)),
         ("processing_latency", 3.0),
     ]
@@ -82,7 +87,6 @@ def test_each_message_of_an_attempt_has_waited_and_the_attempt_took_time_once(
 def test_the_processing_time_is_recorded_whatever_happens(
     scene: Scene, error: BaseException | None
 ) -> None:
-    ended = attempt(Entry("1700000000000-0", [], deliveries=2))
-    ended.ended_at = 100.25
+    ended = attempt(Entry("1700000000000-0", [], deliveries=2), seconds=0.25)
     scene.metrics.after_attempt(ended, error)
     assert scene.durations() == [("processing_latency", 0.25)]

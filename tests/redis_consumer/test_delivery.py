@@ -20,7 +20,7 @@ def test_a_processor_gets_the_id_and_the_fields_and_its_result_is_the_answer() -
     outcome = deliveries.attempt(entry())
     assert isinstance(outcome, Finish)
     assert outcome.id == ID
-    assert result_of(outcome.answer) == {"message_id": ID, "status": "done", "upper": "HELLO"}
+    assert result_of(outcome) == {"message_id": ID, "status": "done", "upper": "HELLO"}
     assert deliveries.calls == [(ID, {"text": "hello"})]
 
 
@@ -51,7 +51,7 @@ def test_what_a_processor_does_to_its_fields_does_not_change_what_is_carried() -
 
     outcome = Deliveries(spoil, carry=("text",)).attempt(entry())
     assert isinstance(outcome, Finish)
-    assert result_of(outcome.answer)["text"] == "hello"
+    assert result_of(outcome)["text"] == "hello"
 
 
 def test_the_current_message_tells_the_attempt() -> None:
@@ -94,7 +94,7 @@ def test_a_field_that_is_not_utf8_is_a_dead_letter_that_names_it() -> None:
     assert facts["dead.reason"].startswith("bad input: field 'audio'")
     assert "binary_fields" in facts["dead.reason"]
     assert isinstance(outcome, Bury)
-    assert result_of(outcome.answer)["client"] == "c1"
+    assert result_of(outcome)["client"] == "c1"
 
 
 def test_a_field_name_that_is_not_utf8_is_a_dead_letter() -> None:
@@ -115,7 +115,7 @@ def test_an_undecodable_channel_field_is_a_dead_letter_without_a_channel() -> No
     outcome = deliveries.attempt(entry(b"client", b"\xff"))
     assert isinstance(outcome, Bury)
     assert outcome.answer.channel == ""
-    assert result_of(outcome.answer)["status"] == "dead"
+    assert result_of(outcome)["status"] == "dead"
 
 
 def test_a_message_without_the_field_that_the_channel_needs_is_a_dead_letter() -> None:

@@ -184,7 +184,7 @@ def test_the_last_allowed_failure_makes_a_dead_letter_with_all_that_is_known() -
     assert trace.startswith("Traceback")
     assert trace.rstrip().endswith("ValueError: bad day")
     assert json.loads(outcome.failure)["error"] == "bad day"
-    assert result_of(outcome.answer) == {
+    assert result_of(outcome) == {
         "message_id": ID,
         "status": "dead",
         "text": "hello",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from outboxes import LOST, READ, Sender, bury, finish, park, settled
-from protocol_client import GroupAdmin, Worker, make_connection
+from protocol_client import GroupAdmin, Worker, make_connection, result
 
 from shared_sync.connection import connection as connection_module
 from shared_sync.connection.connection import Connection
@@ -164,9 +164,9 @@ def outbox_with_all(sender: Sender, worker: Worker) -> dict[str, str]:
     entries = {name: entry.id for name, entry in zip(KINDS, worker.read(), strict=True)}
     assert list(entries.values()) == ids
     sender.outbox.add_done(entries["done"])
-    sender.outbox.add(Finish(entries["finish"], finish("").answer))
+    sender.outbox.add(Finish(entries["finish"], *result("done")))
     sender.outbox.add(Park(entries["park"], '{"n":1}', 3_600_000, 1))
-    sender.outbox.add(Bury(entries["bury"], '{"n":1}', bury("").metadata, finish("").answer))
+    sender.outbox.add(Bury(entries["bury"], '{"n":1}', bury("").metadata, result("done")))
     sender.outbox.hand_back([entries["return"]])
     return entries
 

@@ -9,7 +9,7 @@ import pytest
 
 from shared_sync.errors import ConfigurationError, InvalidMessage
 from shared_sync.protocol.dead_letter_layout import Metadata
-from shared_sync.protocol.messages import Answer
+from shared_sync.protocol.messages import Answer, Finish
 from shared_sync.redis_consumer.results import Results
 
 FIELDS = {"client_id": "c1", "language": "de", "text": "Grüße"}
@@ -41,12 +41,15 @@ def metadata(reason: str, attempts: int = 1) -> Metadata:
     )
 
 
-def as_dict(answer: Answer) -> dict[str, str]:
+def as_dict(answer: Answer | Finish) -> dict[str, str]:
+    """The fields of the entry that goes to the result stream."""
     texts = [item.decode() for item in answer.items]
+    if isinstance(answer, Finish) and answer.adds_header:
+        texts = ["message_id", answer.id, "status", "done", *texts]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
-def as_json(answer: Answer) -> dict[str, Any]:
+def as_json(answer: Answer | Finish) -> dict[str, Any]:
     parsed: dict[str, Any] = json.loads(answer.payload)
     return parsed
 
@@ -71,9 +74,13 @@ def test_anything_else_becomes_the_field_result(result: object, stored: str) -> 
     assert as_dict(answer) == {"message_id": "1-0", "status": "done", "result": stored}
 
 
+def publishes_nothing(outcome: Finish) -> bool:
+    return not (outcome.items or outcome.channel or outcome.adds_header)
+
+
 def test_none_publishes_nothing() -> None:
     everywhere = make(stream="results", channel="results:{client_id}")
-    assert everywhere.success("1-0", FIELDS, None) == Answer()
+    assert publishes_nothing(everywhere.success("1-0", FIELDS, None))
 
 
 def test_an_empty_mapping_is_a_result() -> None:
@@ -91,7 +98,7 @@ def test_whether_results_go_anywhere_and_need_fields_is_known_beforehand() -> No
 
 
 def test_without_a_place_for_results_nothing_is_even_encoded() -> None:
-    assert make().success("1-0", FIELDS, object()) == Answer()
+    assert publishes_nothing(make().success("1-0", FIELDS, object()))
     assert make().death("1-0", FIELDS, metadata("x")) == Answer()
 
 

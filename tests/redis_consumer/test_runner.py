@@ -11,11 +11,11 @@ from helpers import Clock
 from readers import entries
 
 from shared_sync.errors import ConfigurationError, ConsumerStateError
-from shared_sync.message import Message, current_message
-from shared_sync.redis_consumer.runner import ThreadRunner, check_processor
+from shared_sync.message import Fields, Message, current_message
+from shared_sync.redis_consumer.runner import AttemptHook, ThreadRunner, check_processor
 from shared_sync.redis_consumer.slot import Attempt
 
-MESSAGE = Message("1-0", {"text": "hello"}, 1)
+FIELDS: Fields = {"text": "hello"}
 
 
 class Hook:
@@ -39,13 +39,13 @@ def attempt(number: int = 1) -> Attempt:
 def test_the_processor_gets_the_id_and_the_fields_and_its_result_is_returned() -> None:
     runner = ThreadRunner(lambda message_id, fields: (message_id, fields["text"]))
     runner.start()
-    assert runner.run(attempt(), [MESSAGE]) == (("1-0", "hello"),)
+    assert runner.run(attempt(), [FIELDS]) == (("1-0", "hello"),)
     runner.close()
 
 
 @pytest.mark.parametrize("result", [None, 0, "", False, {}, b"raw"])
 def test_any_result_is_one_also_an_empty_one(result: object) -> None:
-    assert ThreadRunner(lambda *_: result).run(attempt(), [MESSAGE]) == (result,)
+    assert ThreadRunner(lambda *_: result).run(attempt(), [FIELDS]) == (result,)
 
 
 def test_hooks_are_called_in_their_order_before_and_after_with_the_attempts_end(
@@ -57,9 +57,7 @@ def test_hooks_are_called_in_their_order_before_and_after_with_the_attempts_end(
         log.append("processor")
         clock.now += 2.5
 
-    ThreadRunner(processor, [Hook("a", log), Hook("b", log)], clock=clock).run(
-        attempt(7), [MESSAGE]
-    )
+    ThreadRunner(processor, [Hook("a", log), Hook("b", log)], clock=clock).run(attempt(7), [FIELDS])
     assert log == [
         ("before", "a", 7),
         ("before", "b", 7),
@@ -81,9 +79,21 @@ def test_hooks_learn_what_the_processor_raised_and_it_comes_through(
 
     failing = attempt()
     with pytest.raises(type(error)):
-        ThreadRunner(fail, [Hook("a", log)], clock=clock).run(failing, [MESSAGE])
+        ThreadRunner(fail, [Hook("a", log)], clock=clock).run(failing, [FIELDS])
     assert log == [("before", "a", 1), ("after", "a", 1, 101.0, error)]
     assert failing.ended_at == 101.0
+
+
+def test_a_method_that_a_hook_inherits_is_not_called() -> None:
+    log: list[object] = []
+
+    class Ending(AttemptHook):
+        def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
+            log.append(("after", attempt.number, error))
+
+    runner = ThreadRunner(lambda *_: log.append("processor"), [Ending()])
+    runner.run(attempt(3), [FIELDS])
+    assert log == ["processor", ("after", 3, None)]
 
 
 def test_the_current_message_is_there_for_the_processor_and_not_for_the_hooks() -> None:
@@ -99,8 +109,8 @@ def test_the_current_message_is_there_for_the_processor_and_not_for_the_hooks() 
                 current_message()
 
     runner = ThreadRunner(lambda *_: seen.append(current_message()), [Asking("a", [])])
-    runner.run(attempt(), [MESSAGE])
-    assert seen == [MESSAGE]
+    runner.run(attempt(), [FIELDS])
+    assert seen == [Message("1-0", FIELDS, 1)]
 
 
 # --- processors -------------------------------------------------------------------------------
@@ -131,4 +141,4 @@ def test_a_result_that_has_not_run_is_an_error_and_is_closed(
     """What is never closed warns of it, which fails the test."""
     disguised = partial(lambda job, *_: process(*job), ("id", {}))
     with pytest.raises(TypeError, match="has not run"):
-        ThreadRunner(disguised).run(attempt(), [MESSAGE])
+        ThreadRunner(disguised).run(attempt(), [FIELDS])
