@@ -52,6 +52,7 @@ class Deliveries:
         self.runner = ThreadRunner(
             processor, [AttemptMetrics(recorder, wall=lambda: WALL)], clock=Clock()
         )
+        self.runner.start()
         self.delivery = Delivery(
             Rules(
                 consumer="worker-1",

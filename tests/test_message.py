@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from types import MappingProxyType
 
 import pytest
@@ -157,7 +159,9 @@ def test_decode_readable_keeps_the_fields_that_are_utf8() -> None:
 def run(processor: MessageProcessor, message: Message) -> None:
     """Have a processor called as a reader does it."""
     entry = Entry(message.id, [], deliveries=message.attempt)
-    ThreadRunner(processor).run(Attempt([entry], 1, 0.0), [message.fields])
+    runner = ThreadRunner(processor)
+    runner.start()
+    runner.run(Attempt([entry], 1, 0.0), [message.fields])
 
 
 def test_a_processor_gets_its_message_and_attempt_from_current_message() -> None:
@@ -185,6 +189,19 @@ def test_each_thread_sees_only_its_own_current_message() -> None:
     for thread in threads:
         thread.join(10)
     assert seen == {"1-0": "1-0", "2-0": "2-0"}
+
+
+def test_a_thread_that_a_processor_starts_has_no_message_of_its_own() -> None:
+    """Not even if it gets a copy of the processor's context variables, as in asyncio.to_thread."""
+    raised: list[BaseException | None] = []
+
+    def process(_id: str, _fields: dict[str, str | bytes]) -> None:
+        with ThreadPoolExecutor(1) as helper:
+            asked = helper.submit(copy_context().run, current_message)
+            raised.append(asked.exception(10))
+
+    run(process, Message("1-0", {}, 1))
+    assert isinstance(raised[0], ConsumerStateError)
 
 
 def test_outside_a_processor_there_is_no_current_message() -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from shared_sync.common.guarded import ThreadRecorder
-from shared_sync.protocol.keys import id_milliseconds
 from shared_sync.redis_consumer.runner import AttemptHook
 from shared_sync.redis_consumer.slot import Attempt
 
@@ -25,5 +24,6 @@ class AttemptMetrics(AttemptHook):
         self._latencies.append(seconds)
         for entry in attempt.entries:
             if entry.deliveries == 1:
-                waited = self._wall() - seconds - id_milliseconds(entry.id) / 1000
+                published = int(entry.id.partition("-")[0]) / 1000
+                waited = self._wall() - seconds - published
                 self._waits.append(waited if waited > 0.0 else 0.0)

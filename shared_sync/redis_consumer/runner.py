@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol
 
 from shared_sync.errors import ConfigurationError
-from shared_sync.message import Fields, current
+from shared_sync.message import Fields, Running, running_in_this_thread
 from shared_sync.redis_consumer.slot import Attempt
 
 _PLAIN_TYPES = frozenset({type(None), bool, bytes, dict, float, int, list, str, tuple})
@@ -68,12 +68,15 @@ class ThreadRunner:
             hook.after_attempt for hook in hooks if _takes_part(hook, AttemptHook.after_attempt)
         ]
         self._clock = clock
+        # Owned by the reader's thread.
+        self._running = Running()
 
     def start(self) -> None:
-        """Do nothing: the processor is ready when it is passed in."""
+        """Let `current_message()` know what runs in this thread."""
+        self._running = running_in_this_thread()
 
     def close(self) -> None:
-        """Do nothing, as `start()` did."""
+        """Do nothing: there is nothing to release."""
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         """Call the processor; return its result as the only one."""
@@ -82,7 +85,7 @@ class ThreadRunner:
         for before_attempt in self._before:
             before_attempt(attempt)
         raised: BaseException | None = None
-        token = current.set((entry.id, own, entry.deliveries))
+        self._running.parts = (entry.id, own, entry.deliveries)
         try:
             result = self._processor(entry.id, own)
             if type(result) not in _PLAIN_TYPES:
@@ -91,7 +94,7 @@ class ThreadRunner:
             raised = error
             raise
         finally:
-            current.reset(token)
+            self._running.parts = None
             attempt.ended_at = self._clock()
             for after_attempt in self._after:
                 after_attempt(attempt, raised)

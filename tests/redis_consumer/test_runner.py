@@ -109,6 +109,7 @@ def test_the_current_message_is_there_for_the_processor_and_not_for_the_hooks() 
                 current_message()
 
     runner = ThreadRunner(lambda *_: seen.append(current_message()), [Asking("a", [])])
+    runner.start()
     runner.run(attempt(), [FIELDS])
     assert seen == [Message("1-0", FIELDS, 1)]
 
