@@ -39,6 +39,10 @@ class Message:
 Fields = dict[str, "str | bytes"]
 
 
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+"""`json.dumps` would make an encoder for each call."""
+
+
 class Running:
     """What a thread runs just now: the parts of a `Message`, or nothing.
 
@@ -106,7 +110,7 @@ def encode_json(name: str, value: object) -> bytes:
     Raises `InvalidMessage`, which names the field, if JSON cannot express the value.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        return _to_json(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidMessage(
             f"field {name!r} of type {type(value).__name__} cannot be written as JSON ({error}); "

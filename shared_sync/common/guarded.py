@@ -138,8 +138,7 @@ class GuardedRecorder:
 class ThreadRecorder:
     """Collects the counters and durations of one thread until `flush()`, which records them as one.
 
-    So all messages of a read together cost the registry's lock once. Gauges and errors are recorded
-    at once.
+    So all messages of a read together cost the registry's lock once. Gauges are recorded at once.
     """
 
     def __init__(self, recorder: GuardedRecorder) -> None:
@@ -147,6 +146,7 @@ class ThreadRecorder:
         # Owned by the thread.
         self._counters: dict[str, float] = {}
         self._durations: dict[str, list[float]] = {}
+        self._errors: list[BaseException | str] = []
 
     def durations(self, name: str) -> list[float]:
         """Return the list to which to append durations of this name, for good."""
@@ -165,15 +165,17 @@ class ThreadRecorder:
         self._recorder.set_gauge(name, value)
 
     def record_error(self, error: BaseException | str) -> None:
-        """Count an error at once, after a flush: the failure that it belongs to comes first."""
-        self.flush()
-        self._recorder.record_error(error)
+        """Count an error, at the next flush."""
+        self._errors.append(error)
 
     def flush(self) -> None:
-        """Record what has been collected."""
+        """Record what has been collected: errors last, after the failures that they belong to."""
         counters, self._counters = self._counters, {}
         durations = {name: seconds.copy() for name, seconds in self._durations.items() if seconds}
         for seconds in self._durations.values():
             seconds.clear()
         if counters or durations:
             self._recorder.record_batch(counters, durations)
+        errors, self._errors = self._errors, []
+        for error in errors:
+            self._recorder.record_error(error)

@@ -40,19 +40,31 @@ def bucket_of(seconds: float) -> int:
     return int(log(seconds) * PER_LOG + OFFSET)
 
 
-def count_by_bucket(several: Sequence[float]) -> Mapping[int, int]:
-    """Return how many of the durations fall into each bucket."""
-    if not several:
-        return {}
-    only = bucket_of(min(several))
-    if only == bucket_of(max(several)):  # as nearly always if they belong to one read
-        return {only: len(several)}
-    return Counter(map(bucket_of, several))
-
-
 def upper_edge(bucket: int) -> float:
     """Return the duration in seconds at which the next bucket begins."""
     return float(SHORTEST_SECONDS * GAMMA**bucket)
+
+
+class Summary:
+    """Durations, at least one, summed up by a writer before it takes the lock."""
+
+    __slots__ = ("by_bucket", "high", "low", "newest", "total")
+
+    def __init__(self, several: Sequence[float]) -> None:
+        self.low = min(several)
+        self.high = max(several)
+        self.total = sum(several)
+        self.newest = several[-1]
+        self.by_bucket = self._count_by_bucket(several)
+
+    def _count_by_bucket(self, several: Sequence[float]) -> Mapping[int, int]:
+        only = bucket_of(self.low)
+        if only == bucket_of(self.high):  # as often, if all belong to one read
+            return {only: len(several)}
+        counted = [seconds for seconds in several if seconds >= SHORTEST_SECONDS]
+        by_bucket = Counter(map(bucket_of, counted))
+        by_bucket[0] += len(several) - len(counted)
+        return by_bucket
 
 
 class Histogram:
@@ -180,19 +192,6 @@ class SlidingHistogram:
         self.low = min(self.low, seconds)
         self.high = max(self.high, seconds)
         self.newest[0] = seconds
-
-    def record_all(
-        self, several: Sequence[float], by_bucket: Mapping[int, int], now: float
-    ) -> None:
-        """Record durations, at least one, of which `count_by_bucket` was called before."""
-        if now >= self.ends:
-            self.turn(now)
-        for bucket, count in by_bucket.items():
-            self.counts[bucket] += count
-        self.total += sum(several)
-        self.low = min(self.low, *several)
-        self.high = max(self.high, *several)
-        self.newest[0] = several[-1]
 
     def turn(self, now: float) -> None:
         """End the current slice, and begin the one that `now` falls into."""

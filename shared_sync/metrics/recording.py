@@ -12,8 +12,8 @@ from shared_sync.metrics.histogram import (
     OFFSET,
     PER_LOG,
     SHORTEST_SECONDS,
+    Summary,
     bucket_of,
-    count_by_bucket,
 )
 from shared_sync.metrics.labels import Labels
 from shared_sync.metrics.series import SeriesKey, SeriesStore
@@ -55,6 +55,7 @@ class SeriesRecorder(SeriesStore):
         Raises ConfigurationError for another category, or for what is no type of an exception.
         """
         self._categories.register(error_type, category)
+        self._error_keys = {}
 
     def record_error(self, error: BaseException | type[BaseException]) -> None:
         """Count an error by its category and type, never by its text.
@@ -63,7 +64,7 @@ class SeriesRecorder(SeriesStore):
         types are distinguished; the others count as the type "other" of their category.
         """
         kind = error if isinstance(error, type) else type(error)
-        key = self._error_key(self._categories.of(kind), kind.__name__)
+        key = self._error_keys.get(kind) or self._new_error(kind)
         with self._lock:
             self._counters[key] += 1
 
@@ -178,11 +179,10 @@ class SeriesRecorder(SeriesStore):
             )
             for name, increment in increments
         ]
-        counted = [
+        summaries = [
             (
                 self._new_duration(name, labels, recordings=len(several)),
-                several,
-                count_by_bucket(several),
+                Summary(several) if several else None,
             )
             for name, several in lengths
         ]
@@ -192,6 +192,14 @@ class SeriesRecorder(SeriesStore):
                 self._counters[key] += increment
             for key, level in gauge_keys:
                 self._gauges[key] = level
-            for series, several, by_bucket in counted:
-                if several:
-                    series.record_all(several, by_bucket, now)
+            for series, summary in summaries:
+                if summary is None:
+                    continue
+                if now >= series.ends:
+                    series.turn(now)
+                for bucket, count in summary.by_bucket.items():  # else as in record_duration
+                    series.counts[bucket] += count
+                series.total += summary.total
+                series.low = min(series.low, summary.low)
+                series.high = max(series.high, summary.high)
+                series.newest[0] = summary.newest

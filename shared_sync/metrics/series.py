@@ -81,6 +81,8 @@ class SeriesStore:
         self._ratios: dict[str, Ratio] = {}
         self._about: dict[str, MetricDescription] = {}
         self._names = MetricNames()
+        # Written one entry at a time or as a whole, which is atomic; any thread may read.
+        self._error_keys: dict[type[BaseException], SeriesKey] = {}
         renew_in_forks(self, SeriesStore._renew_lock)
 
     # --- declaring ---
@@ -180,6 +182,14 @@ class SeriesStore:
             name = self._names.claim(name, "counter")
             key = self._key(name, checked)
             self._counters.setdefault(key, 0)
+        return key
+
+    def _new_error(self, kind: type[BaseException]) -> SeriesKey:
+        """Return the key to count errors of this type under; remember it, unless it is "other"."""
+        error_keys = self._error_keys  # a category that is registered meanwhile replaces it
+        key = self._error_key(self._categories.of(kind), kind.__name__)
+        if ("type", OTHER) not in key[1]:
+            error_keys[kind] = key
         return key
 
     def _error_key(self, category: str, error_type: str) -> SeriesKey:

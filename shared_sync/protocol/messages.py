@@ -97,8 +97,7 @@ class Finish:
         items. They then need not be sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(NamedTuple):
     """The message failed, and is tried again after the delay."""
 
     id: str

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 DEADLINE: Final = "deadline"
 """What stands as the type of the error if a message ran past its deadline."""
@@ -13,8 +12,7 @@ MAX_ERROR_CHARS = 500
 MAX_TRACEBACK_CHARS = 4000
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """How one attempt failed."""
 
     error_type: str

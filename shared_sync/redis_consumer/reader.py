@@ -129,10 +129,10 @@ class Reader:
             self._read(self._prefetch.size)
 
     def _most_to_recover(self) -> int:
-        """A sibling that waits for a message cannot be woken to take its share."""
+        """A sibling that waits for a message cannot be woken, and takes its share when it wakes."""
         slots = self._in_flight.slots
-        has_idle_sibling = any(slot.is_idle for slot in slots if slot is not self.slot)
-        return 1 if has_idle_sibling else self._prefetch.size
+        idle_siblings = sum(slot.is_idle for slot in slots if slot is not self.slot)
+        return max(1, self._prefetch.size // (1 + idle_siblings))
 
     def _wait_for_message(self) -> None:
         """Wait for one message, or take what waits behind a sibling's job.

@@ -101,10 +101,26 @@ def test_errors_are_passed_on_as_such_or_by_the_name_of_their_type() -> None:
         own = ThreadRecorder(GuardedRecorder(recorder, LOGGER))
         own.record_error(ConnectionResetError("10.0.0.1"))
         own.record_error(DEADLINE)
+        own.flush()
     data = metrics.get_metrics_data()
     assert data["errors"] == {"ConnectionResetError": 1, DEADLINE: 1}
     assert data["errors_by_category"] == {"dependency": 1, "timeout": 1}
     assert figures.counters == {"errors.ConnectionResetError": 1, f"errors.{DEADLINE}": 1}
+
+
+def test_an_error_is_counted_after_the_failure_that_it_belongs_to() -> None:
+    order: list[str] = []
+
+    class Recorder(Figures):
+        def increment_counter(self, name: str, value: float = 1) -> None:
+            order.append(name)
+
+    own = ThreadRecorder(GuardedRecorder(Recorder(), LOGGER))
+    own.increment_counter("jobs_failed")
+    own.record_error(DEADLINE)
+    own.flush()
+    own.flush()
+    assert order == ["jobs_failed", f"errors.{DEADLINE}"]
 
 
 def test_without_a_recorder_nothing_happens() -> None:
