@@ -33,7 +33,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -173,7 +173,9 @@ class Group:
             identity = self.identity_of_a_worker()
             fill(self.client, options.dead_pending + options.waiting)
             self.read_for_others(options.dead, options.dead_pending // options.dead)
-            self.lease(options.dead, identity, seconds=-1.0)
+            self.lease(self.others(options.dead), identity, seconds=-1.0)
+            # As long as nobody is alive, nobody is taken for dead: Redis may have been away.
+            self.lease(["survivor"], identity, seconds=DISTANT_SECONDS)
             return int(options.dead_pending)
         if scenario == "parked":
             identity = self.identity_of_a_worker()
@@ -184,7 +186,7 @@ class Group:
             old = options.parked + options.live
             add(self.client, range(options.parked, old + options.waiting))
             self.read_for_others(options.live, 1)
-            self.lease(options.live, identity, seconds=DISTANT_SECONDS)
+            self.lease(self.others(options.live), identity, seconds=DISTANT_SECONDS)
             return int(old)
         fill(self.client, options.waiting)
         return 0
@@ -201,13 +203,17 @@ class Group:
     def read_for_others(self, consumers: int, messages: int) -> None:
         """Deliver to each of so many consumers so many messages, in one read."""
         with self.client.pipeline(transaction=False) as pipeline:
-            for number in range(consumers):
-                pipeline.xreadgroup(GROUP, f"other-{number}", {STREAM: ">"}, count=messages)
+            for name in self.others(consumers):
+                pipeline.xreadgroup(GROUP, name, {STREAM: ">"}, count=messages)
             pipeline.execute()
 
-    def lease(self, consumers: int, identity: Any, *, seconds: float) -> None:
+    @staticmethod
+    def others(count: int) -> list[str]:
+        """Return the names of so many other consumers."""
+        return [f"other-{number}" for number in range(count)]
+
+    def lease(self, names: Sequence[str], identity: Any, *, seconds: float) -> None:
         """Let the leases of these consumers end in so many seconds, or before now."""
-        names = [f"other-{number}" for number in range(consumers)]
         end = round((time.time() + seconds) * 1000)
         self.client.zadd(PRESENCE, dict.fromkeys(names, end))
         self.client.hset(HOLDERS, mapping=dict.fromkeys(names, identity))

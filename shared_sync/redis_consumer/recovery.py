@@ -29,7 +29,7 @@ INTERVAL_SECONDS = 1.0
 SPACING_SECONDS: Final = 0.02
 """At least so much lies between two turns that fall due, so that many retries come together."""
 
-BUSY_SECONDS: Final = 0.0025
+BUSY_SECONDS: Final = 0.00125
 """The same while messages of dead consumers are left, so that new messages are read as well."""
 
 FRUITLESS_SECONDS: Final = 0.02
