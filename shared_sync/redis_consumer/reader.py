@@ -67,6 +67,8 @@ class Reader:
         self._has_waited = False
         """Whether it has waited for a message since the stream was found empty."""
         self._result_bytes = 0
+        self._message_bytes = 0
+        """The size of the newest message that was read."""
 
     def step(self) -> None:
         """Make one pass. Blocks up to `block_seconds` for a message, then as long as it runs.
@@ -164,6 +166,8 @@ class Reader:
         command = self._commands.read(count, round(wait_seconds * 1000))
         entries = parse_read(self.outbox.exchange(command, blocking=blocking))
         self._stream_is_empty = not entries
+        if entries:
+            self._message_bytes = sum(map(len, entries[-1].items))
         self._in_flight.admit_read(self.slot, self._source, entries, newest_before)
 
     def _note_size(self, count: int) -> None:
@@ -196,7 +200,12 @@ class Reader:
                 if slot.waiting:
                     self.outbox.flush()
                     now = self._clock()
-        self._prefetch.learn(jobs=jobs, seconds=now - began, longest_seconds=longest)
+        self._prefetch.learn(
+            jobs=jobs,
+            seconds=now - began,
+            longest_seconds=longest,
+            message_bytes=self._message_bytes,
+        )
 
     def _run(self, attempt: Attempt) -> float:
         """Run an attempt; return when all is done that belongs to it."""

@@ -12,7 +12,7 @@ from consumers import STREAM, Make, owners
 from helpers import Figures, Gate, eventually
 
 from shared_sync import RedisStreamProducer, RetryPolicy, current_message
-from shared_sync.redis_consumer.prefetch import MOST
+from shared_sync.redis_consumer.prefetch import MOST, READ_BYTES
 
 Job = dict[str, str]
 
@@ -115,6 +115,19 @@ def test_short_jobs_are_fetched_by_the_hundred(
     eventually(lambda: client.xlen(STREAM) == 0)
     assert seen == Counter(ids)
     assert 5000 / MOST <= reads(client) - before < 1000
+
+
+def test_large_messages_are_fetched_by_the_half_megabyte(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    messages, large = 120, READ_BYTES // 8
+    producer.publish_many({"text": "x" * large} for _ in range(messages))
+    consumer = make(lambda *_: None, threads=1)
+    consumer.connect()
+    before = reads(client)
+    consumer.start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert reads(client) - before >= messages / 8
 
 
 @pytest.mark.parametrize("seconds", [0.06, 0.2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared_sync.redis_consumer import prefetch
-from shared_sync.redis_consumer.prefetch import MOST, WORK_SECONDS, Prefetch
+from shared_sync.redis_consumer.prefetch import MOST, READ_BYTES, WORK_SECONDS, Prefetch
 
 
 def grown(job_seconds: float, *, reads: int = 20) -> Prefetch:
@@ -42,6 +42,16 @@ def test_jobs_that_take_no_time_at_all_are_fetched_by_the_hundred() -> None:
     for _ in range(20):
         made.learn(jobs=made.size, seconds=0.0, longest_seconds=0.0)
     assert made.size == MOST
+
+
+@pytest.mark.parametrize(
+    ("message_bytes", "size"), [(100, MOST), (READ_BYTES // 8, 8), (10 * READ_BYTES, 1)]
+)
+def test_of_large_messages_fewer_are_read_at_once(message_bytes: int, size: int) -> None:
+    made = Prefetch("auto")
+    for _ in range(20):
+        made.learn(jobs=made.size, seconds=0.0, longest_seconds=0.0, message_bytes=message_bytes)
+    assert made.size == size
 
 
 def test_a_single_long_job_among_short_ones_sets_the_size_back_to_one() -> None:
