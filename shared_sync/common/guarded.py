@@ -46,7 +46,8 @@ class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not bef
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         with suppress(BaseException):  # of any kind: no log line is worth a message
-            super().log(level, msg, *args, stacklevel=2, **options)
+            if self.logger.isEnabledFor(level):
+                super().log(level, msg, *args, stacklevel=2, **options)
 
 
 class GuardedRecorder:

@@ -52,7 +52,8 @@ class Entry:
     @property
     def crashes(self) -> int:
         """Deliveries that ended in neither success, failure nor hand-back."""
-        return max(0, self.deliveries - 1 - self.failures) if self.deliveries > 1 else 0
+        crashes = self.deliveries - 1 - self.failures
+        return crashes if crashes > 0 else 0
 
 
 def parse_read(reply: Any) -> list[Entry]:
