@@ -58,9 +58,9 @@ BOUNDS = (
 class Processor:
     """Fails once for every 50th message, if it is to. Called by all threads of the pool."""
 
-    def __init__(self, messages: int, failing_every: int) -> None:
+    def __init__(self, messages: int, fails: bool) -> None:
         self._messages = messages
-        self._failing_every = failing_every
+        self._fails = fails
         self._count = itertools.count(1).__next__
         self._due: dict[int, float] = {}
         self.began: list[float] = []
@@ -72,7 +72,7 @@ class Processor:
         if not self.began:
             self.began.append(time.monotonic())
         number = int(fields["n"])
-        if self._failing_every and number % self._failing_every == 0:
+        if number % FAILING_EVERY == 0 and self._fails:  # both runs look at every number
             if current_message().attempt == 1:
                 self._due[number] = time.monotonic() + RETRY_SECONDS
                 raise RuntimeError("the first attempt fails")
@@ -82,11 +82,11 @@ class Processor:
             self.done.set()
 
 
-def work(url: str, messages: int, failing_every: int, prefetch: int | str) -> None:
+def work(url: str, messages: int, fails: bool, prefetch: int | str) -> None:
     """Run all messages, report, and end."""
     logger = logging.getLogger("bench")
     logger.setLevel(logging.CRITICAL)
-    processor = Processor(messages, failing_every)
+    processor = Processor(messages, fails)
     at_end_of_input(processor.done.set)
     consumer = RedisStreamConsumer(
         url,
@@ -109,20 +109,20 @@ def work(url: str, messages: int, failing_every: int, prefetch: int | str) -> No
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def measure(url: str, client: redis.Redis, options: argparse.Namespace, failing: int) -> Values:
+def measure(url: str, client: redis.Redis, options: argparse.Namespace, *, fails: bool) -> Values:
     """One run, with or without failures."""
     messages = options.messages
     fill(client, messages)
-    specification = [url, messages, failing, options.prefetch]
+    specification = [url, messages, fails, options.prefetch]
     with Worker([sys.executable, __file__, "worker", json.dumps(specification)]) as worker:
         report = worker.read("ended")
         worker.wait()
     if left := pending(client) + client.xlen(STREAM):
         raise SystemExit(f"{left} messages were left unfinished")
     values = {"messages/s": messages / (report["ended"][0] - report["began"][0])}
-    if failing:
+    if fails:
         lateness = report["lateness"]
-        if len(lateness) != len(range(0, messages, failing)):
+        if len(lateness) != len(range(0, messages, FAILING_EVERY)):
             raise SystemExit(f"{len(lateness)} retries instead of one for each failed message")
         values["median retry s"] = percentile(lateness, 0.5)
         values["latest retry s"] = max(lateness)
@@ -142,8 +142,8 @@ def main() -> int:
     ):
         facts: dict[str, object] = {**describe_machine(server)}
         for _ in range(options.rounds):
-            measured.add(WITHOUT, measure(server.url, client, options, 0))
-            measured.add(WITH, measure(server.url, client, options, FAILING_EVERY))
+            measured.add(WITHOUT, measure(server.url, client, options, fails=False))
+            measured.add(WITH, measure(server.url, client, options, fails=True))
     facts["run"] = (
         f"{options.rounds} rounds, {options.messages:,} messages, prefetch {options.prefetch}"
     )

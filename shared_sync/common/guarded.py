@@ -46,8 +46,13 @@ class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not bef
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         with suppress(BaseException):  # of any kind: no log line is worth a message
-            if self.logger.isEnabledFor(level):
-                super().log(level, msg, *args, stacklevel=2, **options)
+            super().log(level, msg, *args, stacklevel=2, **options)
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as the base class has it
+        """Return whether records of this level are passed on; False if the logger raises."""
+        with suppress(BaseException):
+            return bool(self.logger.isEnabledFor(level))
+        return False
 
 
 class GuardedRecorder:

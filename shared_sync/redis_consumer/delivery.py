@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -124,21 +125,26 @@ class Delivery:
             delay = retry.delay_seconds(failures)
             if isinstance(error, Retry) and error.delay_seconds is not None:
                 delay = min(error.delay_seconds, MAX_DELAY_SECONDS)
-            self._logger.warning(
-                "message %s failed (attempt %d, failure %d of %d): %s: %s; next attempt in %.1f s",
-                entry.id,
-                entry.deliveries,
-                failures,
-                retry.max_attempts,
-                failure.error_type,
-                failure.error,
-                delay,
-                exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
-            )
+            if self._logger.isEnabledFor(logging.WARNING):  # there may be many failures
+                self._log_failure(entry, failure, delay)
             self._on_retry(delay)
             line = self._failure_line(entry, failure)
             return Park(entry.id, line, round(delay * 1000), entry.deliveries)
         return self._bury(entry, fields, death)
+
+    def _log_failure(self, entry: Entry, failure: Failure, delay: float) -> None:
+        failures, error = entry.failures + 1, failure.raised
+        self._logger.warning(
+            "message %s failed (attempt %d, failure %d of %d): %s: %s; next attempt in %.1f s",
+            entry.id,
+            entry.deliveries,
+            failures,
+            self._rules.retry.max_attempts,
+            failure.error_type,
+            failure.error,
+            delay,
+            exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
+        )
 
     def _bury(self, entry: Entry, fields: Mapping[str, str | bytes], death: _Death) -> Bury:
         failure = death.failure
