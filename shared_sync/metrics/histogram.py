@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import ceil, inf, log
@@ -61,9 +60,13 @@ class Summary:
         only = bucket_of(self.low)
         if only == bucket_of(self.high):  # as often, if all belong to one read
             return {only: len(several)}
-        counted = [seconds for seconds in several if seconds >= SHORTEST_SECONDS]
-        by_bucket = Counter(map(bucket_of, counted))
-        by_bucket[0] += len(several) - len(counted)
+        by_bucket: dict[int, int] = {}
+        for seconds in several:
+            if SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+                bucket = int(log(seconds) * PER_LOG + OFFSET)  # as bucket_of does
+            else:
+                bucket = 0 if seconds < SHORTEST_SECONDS else _LAST
+            by_bucket[bucket] = by_bucket.get(bucket, 0) + 1
         return by_bucket
 
 
