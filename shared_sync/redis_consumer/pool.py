@@ -103,21 +103,7 @@ class Pool:
             on_error=partial(errors.handle, heartbeat.name),
             finish=heartbeat.close,
         )
-        self.watchdog = Watchdog(
-            heartbeat=(self.heartbeat_loop, heartbeat.activity),
-            readers=[
-                (loop, reader.slot)
-                for loop, reader in zip(self.reader_loops, self.readers, strict=True)
-            ],
-            running_jobs=self._running_jobs,
-            budget=Budget(
-                deadline_seconds=options.job_deadline_seconds,
-                limit_seconds=options.job_limit_seconds,
-                late_after_p99s=options.late_after_p99s,
-                recorder=recorder,
-            ),
-            availability=self.availability,
-        )
+        self.watchdog = self._new_watchdog()
 
     # --- building ---
 
@@ -163,6 +149,24 @@ class Pool:
             stop=self._stop_reading,
             on_error=partial(errors.handle, reader.slot.name),
             finish=partial(reader.finish, self._abandon),
+        )
+
+    def _new_watchdog(self) -> Watchdog:
+        options = self._options
+        return Watchdog(
+            heartbeat=(self.heartbeat_loop, self.heartbeat.activity),
+            readers=[
+                (loop, reader.slot)
+                for loop, reader in zip(self.reader_loops, self.readers, strict=True)
+            ],
+            running_jobs=self._running_jobs,
+            budget=Budget(
+                deadline_seconds=options.job_deadline_seconds,
+                limit_seconds=options.job_limit_seconds,
+                late_after_p99s=options.late_after_p99s,
+                recorder=self._recorder,
+            ),
+            availability=self.availability,
         )
 
     # --- running ---
