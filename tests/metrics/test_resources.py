@@ -88,6 +88,9 @@ def threads() -> set[threading.Thread]:
 
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
+    gc.collect()  # the metrics of other tests in this process stop their threads only then
+    for thread in threads():
+        thread.join(WITHIN)
     before = threads()
     yield
     for thread in threads() - before:
