@@ -21,6 +21,10 @@ MAX_VALUE_BYTES = 512 * 1024 * 1024
 """The largest value that Redis accepts with its default settings (`proto-max-bulk-len`)."""
 
 
+Fields = dict[str, "str | bytes"]
+"""The fields of a message: names, and values that are text or bytes."""
+
+
 @dataclass(slots=True)
 class Message:
     """One message, as a processor receives it."""
@@ -34,9 +38,6 @@ class Message:
     attempt: int
     """How often the message has been started: 1 for the first time. Failures and crashes count,
     being handed back does not."""
-
-
-Fields = dict[str, "str | bytes"]
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -158,7 +159,7 @@ def decode_fields(
     Values are decoded as UTF-8, except those of `binary_fields`. Raises `InvalidMessage`, which
     names the field, if a name or a value is not UTF-8.
     """
-    fields: dict[str, str | bytes] = {}
+    fields: Fields = {}
     raw = iter(items)
     for raw_name in raw:
         try:

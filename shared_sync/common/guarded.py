@@ -142,7 +142,7 @@ class GuardedRecorder:
 
 
 class ThreadRecorder:
-    """Collects the counters and durations of one thread until `flush()`, which records them as one.
+    """Collects what one thread counts and measures until `flush()`, which records it as one.
 
     So all messages of a read together cost the registry's lock once. Gauges are recorded at once.
     """

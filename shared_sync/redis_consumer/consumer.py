@@ -78,11 +78,10 @@ class RedisStreamConsumer:
             restarted; only with `job_deadline_seconds`, and not below it. None for one and a half
             times `job_deadline_seconds`, where that is given.
         late_after_p99s: A job that takes so many times as long as 99 of 100 jobs did is late, and
-        the
-            consumer degraded. `metrics` must have recorded 100 jobs for that, and no job is late
-            before 30 s. None judges by `job_deadline_seconds` alone. A late job only degrades: a
-            recording of three hours may follow a thousand of seconds, and a process that is killed
-            for it would be killed again and again, until the message is a dead letter.
+            the consumer degraded. `metrics` must have recorded 100 jobs for that, and no job is
+            late before 30 s. None judges by `job_deadline_seconds` alone. A late job only degrades:
+            a recording of three hours may follow a thousand of seconds, and a process that is
+            killed for it would be killed again and again, until the message is a dead letter.
         drain_seconds: How long `stop()` lets running messages finish before it hands them back.
         block_seconds: Longest wait of one read, up to 2.
 

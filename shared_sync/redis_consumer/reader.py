@@ -131,7 +131,10 @@ class Reader:
             self._read(self._prefetch.size)
 
     def _most_to_recover(self) -> int:
-        """A sibling that waits for a message cannot be woken, and takes its share when it wakes."""
+        """Return how many messages to take over; siblings that wait are left their share.
+
+        They cannot be woken, and look by themselves when their wait ends.
+        """
         slots = self._in_flight.slots
         idle_siblings = sum(slot.is_idle for slot in slots if slot is not self.slot)
         return max(1, self._prefetch.size // (1 + idle_siblings))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers import Figures
 
-from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
+from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRecorder
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.redis_consumer.delivery import DEADLINE
 
@@ -106,6 +106,16 @@ def test_errors_are_passed_on_as_such_or_by_the_name_of_their_type() -> None:
     assert data["errors"] == {"ConnectionResetError": 1, DEADLINE: 1}
     assert data["errors_by_category"] == {"dependency": 1, "timeout": 1}
     assert figures.counters == {"errors.ConnectionResetError": 1, f"errors.{DEADLINE}": 1}
+
+
+def test_a_logger_that_raises_wants_no_line_and_raises_nothing() -> None:
+    class Broken(logging.Logger):
+        def isEnabledFor(self, level: int) -> bool:  # noqa: N802
+            raise RuntimeError("broken")
+
+    logger = GuardedLogger(Broken("broken"))
+    assert not logger.isEnabledFor(logging.ERROR)
+    logger.error("this line is lost")
 
 
 def test_an_error_is_counted_after_the_failure_that_it_belongs_to() -> None:

@@ -84,8 +84,13 @@ def test_hooks_learn_what_the_processor_raised_and_it_comes_through(
     assert failing.ended_at == 101.0
 
 
-def test_a_method_that_a_hook_inherits_is_not_called() -> None:
+def test_a_method_that_a_hook_inherits_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[object] = []
+
+    def before_attempt(*_: object) -> None:
+        log.append("inherited")
+
+    monkeypatch.setattr(AttemptHook, "before_attempt", before_attempt)
 
     class Ending(AttemptHook):
         def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
