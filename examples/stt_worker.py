@@ -47,11 +47,10 @@ class STTWorker:
             INSTANCE_ID,
             HEALTH_PORT,
             self.logger,
-            self.consumer.get_health_data,
-            self.metrics.get_metrics_data,
+            consumer=self.consumer,
+            metrics=self.metrics,
         )
         self.health.add_check("model", self.check_model, startup=True, period_seconds=1)
-        self.health.add_check("alerts", checks.metric_thresholds(self.metrics), critical=False)
         self.health.add_check("memory", checks.memory_headroom(), critical=False)
 
     def transcribe(self, message_id, job):

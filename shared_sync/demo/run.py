@@ -113,8 +113,8 @@ def run(options: Options, out: TextIO = sys.stdout) -> int:
             name,
             0,
             None,
-            consumer.get_health_data,
-            metrics.get_metrics_data,
+            consumer=consumer,
+            metrics=metrics,
             host="127.0.0.1",
         )
         for part in (server, gateway, consumer):

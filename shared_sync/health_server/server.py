@@ -17,11 +17,13 @@ from flask import Flask
 
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedLogger, Logger
+from shared_sync.common.log_once import LogOnce
 from shared_sync.errors import ConfigurationError
-from shared_sync.health_server import routes, wsgi
+from shared_sync.health_server import routes, sources, wsgi
 from shared_sync.health_server.access import Access
 from shared_sync.health_server.checks import Check
-from shared_sync.health_server.state import CALLBACK_TIMEOUT_SECONDS, GIVE_UP_SECONDS, HealthState
+from shared_sync.health_server.sources import CALLBACK_TIMEOUT_SECONDS, Consumer, Metrics
+from shared_sync.health_server.state import GIVE_UP_SECONDS, HealthState
 from shared_sync.health_server.views import VIEW_TIMEOUT_SECONDS, View
 from shared_sync.health_server.wsgi import HttpServer
 
@@ -31,9 +33,7 @@ Data = Mapping[str, Any]
 class HealthServer:
     """Answers probes, health, metrics and a dashboard over HTTP, from background threads.
 
-        with HealthServer(
-            "stt-1", 8081, logger, consumer.get_health_data, metrics.get_metrics_data
-        ) as server:
+        with HealthServer("stt-1", 8081, logger, consumer=consumer, metrics=metrics) as server:
             server.add_check("model", lambda: model.loaded, startup=True)
             consumer.start_consuming()
 
@@ -67,6 +67,13 @@ class HealthServer:
     succeeds once everything was loaded, and from then on always: `started` and `model_loaded` are
     not False, and each check registered with `startup=True` has been well.
 
+    **A consumer and metrics** replace the functions: `consumer=consumer` gives the health data and
+    the dashboard's tables of readers and group, `metrics=metrics` the data of `/metrics`, with
+    types for Prometheus. A function that is given as well wins: its data are shown. The consumer
+    then becomes the check "consumer", and so still decides about health and probes. The alerts of
+    the metrics are the check "metrics": `/health` is as bad as the worst alert that fires, and no
+    probe fails. Without a consumer, `/health` may show the basic health data of the metrics.
+
     If `get_metrics_data` is a method of a `WorkerMetrics`, Prometheus gets what that renders; the
     numbers of any other function have no type there. If `get_health_data` is a method of a
     `RedisStreamConsumer`, the dashboard shows the consumer's readers and group.
@@ -78,8 +85,11 @@ class HealthServer:
         instance_id: The name of this instance in every answer.
         port: The port to listen on; 0 for a free one, which `port` and `url` then return.
         logger: Where to log; None for the logger of this module.
-        get_health_data: Returns the data of `/health`.
-        get_metrics_data: Returns the data of `/metrics`; None for no data.
+        get_health_data: Returns the data of `/health`; None takes them from `consumer`, else from
+            `metrics`. One of the three must be given.
+        get_metrics_data: Returns the data of `/metrics`; None takes them from `metrics`, if given.
+        consumer: The `RedisStreamConsumer` of this process.
+        metrics: The `WorkerMetrics` of this process.
         host: The address to listen on; by default all, because probes come from other machines.
         critical: Keys of health data that must not be False.
         cors: Origins whose web pages may read the answers: "*" for any, one, several, or None.
@@ -99,13 +109,15 @@ class HealthServer:
         get_health_data: Callable[[], object] | None = None,
         get_metrics_data: Callable[[], Data] | None = None,
         *,
+        consumer: Consumer | None = None,
+        metrics: Metrics | None = None,
         host: str = "0.0.0.0",  # noqa: S104 - probes come from other machines
         critical: Iterable[str] = ("redis_connected", "model_loaded"),
         cors: str | Iterable[str] | None = "*",
         token: str | None = None,
         details: bool = False,
     ) -> None:
-        health_function = _checked(instance_id, port, host, get_health_data, get_metrics_data)
+        _check_arguments(instance_id, port, host)
         if isinstance(critical, str):
             raise ConfigurationError(f"critical must be several keys, such as ({critical!r},)")
 
@@ -117,13 +129,14 @@ class HealthServer:
         access = Access(token, cors)
         self._state = HealthState(
             instance_id,
-            health_function,
-            get_metrics_data,
+            sources.choose(get_health_data, get_metrics_data, consumer, metrics),
             critical=tuple(critical),
             details=bool(details),
             logger=self._logger,
         )
         self._app = routes.make_app(self._state, instance_id, access, details=bool(details))
+
+        self._mention_no_consumer = LogOnce(self._logger, logging.INFO)
 
         # Re-entrant, because a signal handler may stop the server while its own thread starts it.
         self._lock = threading.RLock()
@@ -231,6 +244,12 @@ class HealthServer:
                 self._host,
                 self._run.http.port,
             )
+            if not self._state.knows_consumer:
+                self._mention_no_consumer(
+                    "%s: /health knows nothing of a consumer; if this process has one, pass it as "
+                    "consumer=, or /health stays healthy while its jobs fail",
+                    self._instance_id,
+                )
             if self._was_stopped_early:  # by a signal handler that interrupted this
                 self._run.stop()
 
@@ -312,25 +331,11 @@ class _Run:
         return self._pollers.join(deadline) and served
 
 
-def _checked(
-    instance_id: object,
-    port: object,
-    host: object,
-    get_health_data: Callable[[], object] | None,
-    get_metrics_data: object,
-) -> Callable[[], object]:
-    """Return `get_health_data`; raise ConfigurationError for an argument that cannot work."""
+def _check_arguments(instance_id: object, port: object, host: object) -> None:
+    """Raise ConfigurationError for an argument that cannot work."""
     if not isinstance(instance_id, str) or not instance_id:
         raise ConfigurationError(f"instance_id must be a text, not {instance_id!r}")
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
         raise ConfigurationError(f"port must be an int from 0 to 65535, not {port!r}")
     if not isinstance(host, str) or not host:
         raise ConfigurationError(f"host must be a name or an address, not {host!r}")
-    if not callable(get_health_data):
-        raise ConfigurationError(
-            "get_health_data must be a function that returns the health data, "
-            f"not {get_health_data!r}; it is the fourth argument, after the logger"
-        )
-    if get_metrics_data is not None and not callable(get_metrics_data):
-        raise ConfigurationError(f"get_metrics_data must be a function: {get_metrics_data!r}")
-    return get_health_data

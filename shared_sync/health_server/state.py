@@ -22,6 +22,7 @@ from shared_sync.health_server.content_negotiation import Format
 from shared_sync.health_server.payload import DEGRADED, HealthData
 from shared_sync.health_server.pollers import Pollers
 from shared_sync.health_server.sampler import Sampler
+from shared_sync.health_server.sources import CALLBACK_TIMEOUT_SECONDS, Sources, is_of_consumer
 from shared_sync.health_server.time_series import History
 from shared_sync.health_server.views import View
 from shared_sync.health_server.waiting import CallFailed, Waiting
@@ -30,8 +31,6 @@ T = TypeVar("T")
 
 METRICS: Final = "get_metrics_data"
 
-CALLBACK_PERIOD_SECONDS = 1.0
-CALLBACK_TIMEOUT_SECONDS = 2.0
 REFRESH_SECONDS = 0.25
 """How long a request waits for new health data before it is answered from the last ones."""
 
@@ -52,8 +51,7 @@ class HealthState:
     def __init__(
         self,
         instance_id: str,
-        get_health_data: Callable[[], object],
-        get_metrics_data: Callable[[], object] | None,
+        sources: Sources,
         *,
         critical: Collection[str],
         details: bool,
@@ -64,28 +62,15 @@ class HealthState:
         self._critical = tuple(critical)
         self._details = details
         self._logger = logger
-        self._get_metrics_data = get_metrics_data or dict
+        self._sources = sources
         self._make_own()
         # Guarded by the lock.
-        self._checks: dict[str, Check] = {}
-        self._views: dict[str, View] = views.views_of(get_health_data)
+        self._checks: dict[str, Check] = {check.name: check for check in sources.checks}
+        self._views: dict[str, View] = dict(sources.views)
         self._pollers: Pollers | None = None
         # Written by any thread; the first one only ever becomes true.
         self._was_started = False
         self._draining = False
-
-        self.add_check(
-            Check(
-                HEALTH,
-                get_health_data,
-                critical=True,
-                liveness=False,
-                readiness=True,
-                startup=True,
-                period_seconds=CALLBACK_PERIOD_SECONDS,
-                timeout_seconds=CALLBACK_TIMEOUT_SECONDS,
-            )
-        )
 
     def _make_own(self) -> None:
         """Make what each process has for itself."""
@@ -109,10 +94,20 @@ class HealthState:
         """
         with self._lock:
             if check.name in self._checks:
-                raise ConfigurationError(f"there is a check named {check.name!r} already")
+                raise ConfigurationError(
+                    f"there is a check named {check.name!r} already; choose another name (the "
+                    "arguments consumer and metrics may add checks of these names)"
+                )
             if self._pollers is not None:
                 self._pollers.add_check(check)
             self._checks[check.name] = check
+
+    @property
+    def knows_consumer(self) -> bool:
+        """Whether the user named a consumer, or registered its health as a check."""
+        with self._lock:
+            functions = [check.function for check in self._checks.values()]
+        return self._sources.has_consumer or any(map(is_of_consumer, functions))
 
     def add_view(self, view: View) -> None:
         """Register a view. Raises ConfigurationError if there is a view of that name."""
@@ -208,9 +203,8 @@ class HealthState:
     def rendered_metrics(self, form: Format) -> bytes:
         """Return new metrics in a format of Prometheus. Waits and raises as `new_metrics` does."""
         open_metrics = form is Format.OPENMETRICS
-        owner = getattr(self._get_metrics_data, "__self__", None)
         name = "render_openmetrics" if open_metrics else "render_prometheus"
-        render = getattr(owner, name, None)
+        render = getattr(self._sources.renderer, name, None)
         if callable(render):
             poller = self._poller(name, lambda: _as_bytes(render()), CALLBACK_TIMEOUT_SECONDS)
             return self._waiting.new_result(poller).value or b""
@@ -267,7 +261,7 @@ class HealthState:
 
     def _metrics_poller(self) -> Poller[dict[str, Any]]:
         return self._poller(
-            METRICS, partial(self._call, self._get_metrics_data), CALLBACK_TIMEOUT_SECONDS
+            METRICS, partial(self._call, self._sources.get_metrics_data), CALLBACK_TIMEOUT_SECONDS
         )
 
     def _poller(self, name: str, function: Callable[[], T], timeout_seconds: float) -> Poller[T]:

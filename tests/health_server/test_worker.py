@@ -32,9 +32,7 @@ PROBES = ("live", "ready", "startup")
 
 @contextmanager
 def serving(consumer: RedisStreamConsumer, metrics: WorkerMetrics) -> Iterator[HealthServer]:
-    with HealthServer(
-        "stt-1", 0, None, consumer.get_health_data, metrics.get_metrics_data, host="127.0.0.1"
-    ) as server:
+    with HealthServer("stt-1", 0, consumer=consumer, metrics=metrics, host="127.0.0.1") as server:
         yield server
 
 
