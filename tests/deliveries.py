@@ -13,6 +13,7 @@ from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.messages import Bury, Entry, Finish, Outcome
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.delivery import Delivery, Rules
+from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import ThreadRunner
 from shared_sync.redis_consumer.slot import Slot
@@ -43,6 +44,7 @@ class Deliveries:
         self.retries: list[float] = []
         self.figures = Figures()
         self.slot = Slot("reader-1")
+        self.interruptions = Interruptions()
         self._recorder = recorder = ThreadRecorder(GuardedRecorder(self.figures, LOGGER))
 
         def processor(message_id: str, fields: dict[str, Any]) -> object:
@@ -69,6 +71,7 @@ class Deliveries:
             recorder=recorder,
             logger=LOGGER,
             on_retry=self.retries.append,
+            interruptions=self.interruptions,
             wall=lambda: WALL,
         )
 

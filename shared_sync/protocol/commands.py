@@ -100,7 +100,7 @@ class GroupCommands:
         return scripts.call("read_many", keys, self.consumer, self.identity)
 
     def hand_back(self, ids: Iterable[str]) -> Command:
-        """Return messages that were not started, uncharged.
+        """Return messages to the group, uncharged.
 
         The reply is how many went back, and of how many the body was gone.
         """

@@ -120,4 +120,10 @@ class Bury:
     answer: Answer
 
 
-Outcome = Finish | Park | Bury
+class HandBack(NamedTuple):
+    """The message was interrupted, and goes back to the group uncharged."""
+
+    id: str
+
+
+Outcome = Finish | Park | Bury | HandBack

@@ -12,9 +12,10 @@ from shared_sync.errors import Directive, InvalidMessage, Reject, Retry
 from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
-from shared_sync.protocol.messages import Bury, Entry, Outcome, Park
+from shared_sync.protocol.messages import Bury, Entry, HandBack, Outcome, Park
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.failures import DEADLINE, NO_FAILURE, Failure, release_memory
+from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -50,6 +51,7 @@ class Delivery:
         recorder: ErrorRecorder,
         logger: Logger,
         on_retry: Callable[[float], None] = lambda _: None,
+        interruptions: Interruptions | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._rules = rules
@@ -60,6 +62,7 @@ class Delivery:
         self._recorder = recorder
         self._logger = logger
         self._on_retry = on_retry
+        self._interruptions = interruptions or Interruptions()
         self._wall = wall
 
     def run(self, attempt: Attempt, runner: Runner, slot: Slot) -> Outcome | None:
@@ -96,7 +99,7 @@ class Delivery:
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
             slot.runs_processor = False  # what follows is not the user's, nor is the logger's time
             release_memory(error)
-            return self._failed(entry, fields, Failure.of(error))
+            return self._raised(attempt, fields, error)
         finally:
             slot.runs_processor = False
 
@@ -110,6 +113,19 @@ class Delivery:
         failure = Failure(DEADLINE, text, stack=stack)
         self._logger.error("message %s is %s; its reader is at:\n%s", entry.id, text, stack)
         return self._failed(entry, decode_fields(entry.items, self._binary_fields), failure)
+
+    def _raised(self, attempt: Attempt, fields: Fields, error: BaseException) -> Outcome:
+        (entry,) = attempt.entries
+        failure = Failure.of(error)
+        if not self._interruptions.explain(error, attempt):
+            return self._failed(entry, fields, failure)
+        self._logger.info(
+            "message %s was interrupted as the consumer stops (%s: %s), and goes back uncharged",
+            entry.id,
+            failure.error_type,
+            failure.error,
+        )
+        return HandBack(entry.id)
 
     def _failed(self, entry: Entry, fields: Fields, failure: Failure) -> Outcome:
         retry = self._rules.retry

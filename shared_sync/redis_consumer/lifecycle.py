@@ -179,8 +179,8 @@ class Lifecycle:
                 if ended:
                     self._break(ConsumerBroken(threads_ended(ended)))
                 continue
-            self._logger.info("%s: draining", name)
             self._begin_drain(self._options.drain_seconds)
+            self._logger.info("%s: draining", name)
             while not self._stopped.wait(POLL_SECONDS) and not self._limit_has_passed():
                 if not received.empty():
                     self._begin_drain(0)
@@ -200,6 +200,8 @@ class Lifecycle:
 
     def _begin_drain(self, seconds: float) -> None:
         """Drain in a thread of its own, which nothing that happens to the caller can break off."""
+        if not self.pool.is_reader(threading.current_thread()):
+            self.pool.interruptions.drain_begins()
         with self._lock:
             self._stop_by = min(self._stop_by, time.monotonic() + seconds)
             before = self.state

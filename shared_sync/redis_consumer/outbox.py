@@ -11,7 +11,7 @@ from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisRefused, SharedSyncError
 from shared_sync.protocol.commands import GroupCommands
-from shared_sync.protocol.messages import Bury, Finish, Outcome, Park
+from shared_sync.protocol.messages import Bury, Finish, HandBack, Outcome, Park
 from shared_sync.protocol.replies import parse_settled
 from shared_sync.redis_consumer.slot import Activity
 from shared_sync.redis_consumer.tally import Tally
@@ -84,11 +84,14 @@ class Outbox:
         self._done.append(message_id)
 
     def add(self, outcome: Outcome) -> None:
-        """Put in a message that has a result, has failed, or is given up on."""
-        self._outcomes.append(outcome)
+        """Put in a message that has a result, has failed, is given up on, or goes back."""
+        if type(outcome) is HandBack:
+            self._returned.append(outcome.id)
+        else:
+            self._outcomes.append(outcome)
 
     def hand_back(self, ids: Iterable[str]) -> None:
-        """Put in messages that were not started, and go back uncharged."""
+        """Put in messages that go back uncharged."""
         self._returned += ids
 
     @property

@@ -19,6 +19,7 @@ from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.error_handling import ErrorHandling
 from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.job_budget import Budget
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
@@ -63,6 +64,7 @@ class Pool:
         self._rules = _rules(options)
         self.availability = Availability(url.safe_address(options.redis_url), logger)
         self._in_flight = InFlight()
+        self.interruptions = Interruptions()
         self.subscriptions = [
             Subscription(options, in_flight=self._in_flight, recorder=recorder, logger=logger)
         ]
@@ -135,6 +137,7 @@ class Pool:
                 recorder=recorder,
                 logger=self._logger,
                 on_retry=subscription.recovery.due_in,
+                interruptions=self.interruptions,
             ),
             runner=ThreadRunner(self._processor, hooks),
             availability=self.availability,

@@ -1,4 +1,4 @@
--- Return messages that were not started. Any consumer may take them at once; nothing is charged.
+-- Return messages. Any consumer may take them at once; nothing is charged.
 -- KEYS: stream, history, due, holders
 -- ARGV: group, consumer, identity, id ...
 -- Returns {how many went back, of how many the entry was gone}. A message that is no longer this

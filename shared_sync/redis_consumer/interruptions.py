@@ -1,0 +1,103 @@
+"""Failures that come of stopping: what asked this process to end has reached its children, too."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final
+
+from shared_sync.errors import Reject
+from shared_sync.redis_consumer.slot import Attempt
+
+MOMENT_SECONDS: Final = 2.0
+"""A failure so soon after the drain began counts as one that came of it."""
+
+HOLD_SECONDS: Final = 0.25
+"""How long the drain may begin after a failure that came of the same signal."""
+
+HELD_SHARE: Final = 0.1
+"""Most of the time of a failed attempt for which an ordinary failure is held."""
+
+_ASKED_TO_END: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_CODES_OF_ASKED: Final = frozenset(
+    {
+        *(-number for number in _ASKED_TO_END),
+        *(128 + number for number in _ASKED_TO_END),
+        255,  # ffmpeg's, after any of them
+    }
+)
+_HIGHEST_SIGNAL: Final = 64
+_LONGEST_CHAIN: Final = 100
+
+
+class Interruptions:
+    """Decides whether a failed attempt was only interrupted. Any thread may call any method.
+
+    Ctrl-C, systemd and process managers send their signal to a whole process group. A program that
+    the processor waits for dies of it, before this process drains or after, and the message would
+    be charged with a failure at every deploy.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock  # fixed after construction
+        # Written once, by whoever begins the drain.
+        self._drain_began_at = math.inf
+        self._drains = threading.Event()
+
+    def drain_begins(self) -> None:
+        """Note that somebody outside of the processor has asked the consumer to stop."""
+        if not self._drains.is_set():
+            self._drain_began_at = self._clock()
+            self._drains.set()
+
+    def explain(self, error: BaseException, attempt: Attempt) -> bool:
+        """Return whether an attempt failed with this error because the consumer was to stop.
+
+        That is so if a child process was ended by a signal while the consumer drains, and for any
+        error but a `Reject` within a moment of the drain's beginning. Blocks for a moment, since
+        the child may have received the signal first.
+        """
+        codes = set(_return_codes(error))
+        if isinstance(error, Reject) and not codes:
+            return False
+        if not self._drains.is_set():
+            self._drains.wait(_hold_seconds(codes, attempt))
+            if not self._drains.is_set():
+                return False
+        if any(_is_of_a_signal(code) for code in codes):
+            return True
+        if isinstance(error, Reject):
+            return False
+        return attempt.ended_at <= self._drain_began_at + MOMENT_SECONDS
+
+
+def _hold_seconds(codes: set[int], attempt: Attempt) -> float:
+    if not _CODES_OF_ASKED.isdisjoint(codes):
+        return HOLD_SECONDS
+    return min(HOLD_SECONDS, HELD_SHARE * (attempt.ended_at - attempt.started_at))
+
+
+def _is_of_a_signal(code: int) -> bool:
+    """Return whether a child that returned this code, or the shell's child, died of a signal."""
+    return code < 0 or 128 < code <= 128 + _HIGHEST_SIGNAL
+
+
+def _return_codes(error: BaseException) -> Iterator[int]:
+    """Find the codes of child processes in an error, such as CalledProcessError, and in those
+    before it."""
+    seen: set[int] = set()
+    to_see: list[BaseException | None] = [error]
+    while to_see and len(seen) < _LONGEST_CHAIN:
+        one = to_see.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        with suppress(Exception):  # an attribute of the user's error may raise
+            code = getattr(one, "returncode", None)
+            if isinstance(code, int):
+                yield int(code)
+        to_see += (one.__cause__, one.__context__)
