@@ -10,7 +10,7 @@ from types import TracebackType
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
-from shared_sync.connection.driver_errors import ScriptMissing
+from shared_sync.connection.driver_errors import NotRun
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import QueueFull, SharedSyncError
@@ -151,8 +151,8 @@ class RedisStreamProducer:
         """Receive the reply to a batch of so many messages, and add their ids to `published`."""
         try:
             reply = connection.receive()
-        except ScriptMissing:
-            reply = connection.call(*command)  # nothing was published; this loads the script
+        except NotRun:
+            reply = connection.call(*command)  # nothing was published
         ids, refusal = publishing.parse_published(reply)
         published += ids
         if refusal is not None:

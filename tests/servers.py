@@ -208,3 +208,54 @@ class Cluster(Servers):
         """Have the replica replace the owner, which runs on; return when all nodes name it."""
         self._admins[-1].execute_command("CLUSTER", "FAILOVER")
         eventually(lambda: self._named() == {self.servers[-1].port})
+
+
+class SlotMove:
+    """Moves the slot of a key to another master, as `redis-cli --cluster reshard` does.
+
+    The steps are `begin()`, `move_key()` for each key, and `end()`.
+    """
+
+    def __init__(self, cluster: Cluster, key: str) -> None:
+        self.slot = key_slot(key.encode())
+        masters = [cluster.admin(server) for server in cluster.servers[:3]]
+        self.source = next(client for client in masters if self._is_owner(client))
+        self.target = next(client for client in masters if client is not self.source)
+        self._masters = masters
+        self.target_port = int(self.target.connection_pool.connection_kwargs["port"])
+        self._source_id, self._target_id = (
+            client.execute_command("CLUSTER", "MYID").decode()
+            for client in (self.source, self.target)
+        )
+
+    def _is_owner(self, client: redis.Redis) -> bool:
+        port = client.connection_pool.connection_kwargs["port"]
+        slots = client.execute_command("CLUSTER", "SLOTS")
+        return any(
+            first <= self.slot <= last and master[1] == port for first, last, master, *_ in slots
+        )
+
+    def begin(self) -> None:
+        """From now on the target has the keys that the source lacks, new ones among them."""
+        self._set(self.target, "IMPORTING", self._source_id)
+        self._set(self.source, "MIGRATING", self._target_id)
+
+    def keys(self) -> list[str]:
+        """The keys of the slot that are at the source."""
+        found = self.source.execute_command("CLUSTER", "GETKEYSINSLOT", self.slot, 100)
+        return [key.decode() for key in found]
+
+    def move_key(self, key: str) -> None:
+        self.source.execute_command("MIGRATE", "127.0.0.1", self.target_port, key, 0, 5000)
+
+    def end(self) -> None:
+        """Move what is left, and let every node know the new owner."""
+        while keys := self.keys():
+            for key in keys:
+                self.move_key(key)
+        others = [client for client in self._masters if client not in (self.source, self.target)]
+        for client in (self.target, self.source, *others):
+            self._set(client, "NODE", self._target_id)
+
+    def _set(self, client: redis.Redis, state: str, node_id: str) -> None:
+        client.execute_command("CLUSTER", "SETSLOT", self.slot, state, node_id)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol, runtime_checkable
 
 import hiredis
 import redis
 
 from shared_sync.connection import scripts
-from shared_sync.connection.driver_errors import ScriptMissing, translate
+from shared_sync.connection.driver_errors import NotRun, Redirected, ScriptMissing, translate
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import RedisRefused, RedisUnavailable, SharedSyncError
+from shared_sync.connection.url import Node
+from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable, SharedSyncError
 
 REPLY_MARGIN_SECONDS: Final = 5.0
 """How much longer than the command may block, its reply is awaited."""
+
+_PAUSES_SECONDS: Final = (0.0, 0.0, 0.02, 0.05, 0.1, 0.2)
+"""Before each further try to have a command run that a server refused to run."""
 
 
 class RawConnection(Protocol):
@@ -28,6 +33,13 @@ class RawConnection(Protocol):
     def read_response(self) -> Any: ...
 
 
+@runtime_checkable
+class Redirectable(Protocol):
+    """A connection to a cluster."""
+
+    def redirect(self, node: Node) -> None: ...
+
+
 Connect = Callable[[], RawConnection]
 
 
@@ -35,8 +47,8 @@ class Connection:
     """One connection to Redis. For one thread at a time, except `interrupt()`.
 
     It connects when it is first used, and again after it broke. Only `call()` sends anything
-    twice, a script that the server did not have. Scripts are loaded as they are needed: their
-    texts are sent in front of the first call of each over this connection.
+    twice, and only what no server has run. Scripts are loaded as they are needed: their texts are
+    sent in front of the first call of each over this connection.
     """
 
     def __init__(self, connect: Connect) -> None:
@@ -144,6 +156,8 @@ class Connection:
                 if isinstance(translated, ScriptMissing):
                     translated = self._load_error or translated
                 self.close()
+                if isinstance(translated, Redirected):
+                    translated = self._follow(translated)
             raise translated from None
         except BaseException as error:  # noqa: BLE001 - an interrupt breaks the driver in many ways
             self._fail(error)
@@ -173,15 +187,58 @@ class Connection:
     def call(self, *command: object) -> Any:
         """Send one command and return its reply. Blocks and raises as `receive()` does.
 
-        A script that the server did not have is loaded and called a second time.
+        What the server refused to run is sent again: a script that it did not have, behind the
+        text of that; a command about keys that another node of the cluster has, to that node. A
+        second is spent on that at most, besides what the nodes take to answer.
         """
         try:
-            self.send([command])
+            return self._call_once(command)
+        except NotRun as error:
+            refusal = error
+        for pause_seconds in _PAUSES_SECONDS:
+            time.sleep(pause_seconds)
+            try:
+                if isinstance(refusal, Redirected) and refusal.is_once:
+                    return self._ask(command, refusal)
+                return self._call_once(command)
+            except NotRun as error:
+                refusal = error
+        raise refusal
+
+    def _call_once(self, command: Command) -> Any:
+        self.send([command])  # over a new connection this loads the script again
+        return self.receive()
+
+    def _follow(self, error: Redirected) -> RedisUnavailable:
+        """Let the next connect lead to the node that has the keys; return what to raise."""
+        if not isinstance(self._connection, Redirectable):
+            return RedisUnavailable(
+                f"{error}; the server is a node of a cluster, so write redis+cluster:// in "
+                "front of its host in redis_url"
+            )
+        if not error.is_once:
+            self._connection.redirect(error.node)
+        return error
+
+    def _ask(self, command: Command, error: Redirected) -> Any:
+        """Send a command to the node to which the slot of its keys is being moved.
+
+        Only this one: the other keys of the slot may be at their old place.
+        """
+        assert isinstance(self._connection, Redirectable)  # noqa: S101 - else nothing is followed
+        self._connection.redirect(error.node)
+        try:
+            self.send([("ASKING",), command])
+            try:
+                self.receive()
+            except RedisAccessDenied:
+                raise RedisUnavailable(
+                    f"{error}; this user may not follow that: grant it +asking, or wait until "
+                    "the slot has moved"
+                ) from None
             return self.receive()
-        except ScriptMissing:
-            # The script did not run, and the new connection loads it again.
-            self.send([command])
-            return self.receive()
+        finally:
+            self.close()
 
     def call_all(self, *commands: Command) -> list[Any]:
         """Send commands in one round trip, and return their replies.

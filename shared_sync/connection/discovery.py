@@ -21,6 +21,7 @@ from redis.retry import Retry
 from shared_sync.connection import url
 from shared_sync.connection.connection import Connect
 from shared_sync.connection.search import MasterSearch, OwnerSearch, Search, make_ask, slot_of
+from shared_sync.connection.url import Node
 from shared_sync.errors import ConfigurationError
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
@@ -59,7 +60,8 @@ def connector(redis_url: str, *, key: str | None, reply_timeout_seconds: float) 
         ask = make_ask(connection_class, options, timeout)
         options["search"] = OwnerSearch(address.nodes, ask, timeout, key)
     if address.nodes:
-        connection_class = _DISCOVERED[connection_class]
+        is_tls = connection_class is SSLConnection
+        connection_class = (_OF_CLUSTER if address.is_cluster else _OF_MASTER)[is_tls]
     connect = partial(connection_class, **options)
     try:
         connect()
@@ -108,11 +110,35 @@ class _DiscoveredConnection(Connection):
         return bool(super().can_read(timeout))
 
 
+class _ClusterConnection(_DiscoveredConnection):
+    """A connection to the node of a cluster that has the key."""
+
+    _redirected_to: Node | None = None
+
+    def redirect(self, node: Node) -> None:
+        """Let the next connect lead to this node, without asking for the owner of the key."""
+        self._redirected_to = Node(node.host or self.host, node.port)
+
+    def connect(self) -> None:
+        node, self._redirected_to = self._redirected_to, None
+        if node is None:
+            super().connect()
+        else:
+            self.host, self.port = node
+            Connection.connect(self)  # type: ignore[no-untyped-call]
+
+
 class _DiscoveredTLSConnection(_DiscoveredConnection, SSLConnection):
-    """A connection with TLS that asks for its server each time that it connects."""
+    """The same with TLS."""
 
 
-_DISCOVERED: Final = {Connection: _DiscoveredConnection, SSLConnection: _DiscoveredTLSConnection}
+class _ClusterTLSConnection(_ClusterConnection, SSLConnection):
+    """The same with TLS."""
+
+
+# Without TLS, and with it.
+_OF_MASTER: Final = (_DiscoveredConnection, _DiscoveredTLSConnection)
+_OF_CLUSTER: Final = (_ClusterConnection, _ClusterTLSConnection)
 
 
 def check_one_slot(redis_url: str, stream_name: str, result_stream: str) -> None:

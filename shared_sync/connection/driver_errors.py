@@ -7,6 +7,7 @@ from typing import Final
 
 import redis
 
+from shared_sync.connection.url import Node
 from shared_sync.errors import (
     GroupMissing,
     RedisAccessDenied,
@@ -73,8 +74,26 @@ _BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
 _DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
 
 
-class ScriptMissing(RedisUnavailable):
+class NotRun(RedisUnavailable):
+    """The server refused the command before it ran, so that it may be sent again at once."""
+
+
+class ScriptMissing(NotRun):
     """The server does not have the script that was called, because it forgot it."""
+
+
+class Redirected(NotRun):
+    """Another node of the cluster is to be sent the command.
+
+    It has the keys (MOVED), or it is to be asked for them once with ASKING (ASK), while their slot
+    is moved to it.
+    """
+
+    def __init__(self, text: str, node: Node, *, is_once: bool) -> None:
+        super().__init__(text)
+        self.node = node
+        """Its host is empty if it is that of the node which answered."""
+        self.is_once = is_once
 
 
 def _code_of(error: Exception) -> str:
@@ -102,6 +121,10 @@ def translate(error: Exception) -> SharedSyncError:
         return RedisAccessDenied(text)
     if code == "NOSCRIPT":
         return ScriptMissing(text)
+    if isinstance(error, redis.exceptions.AskError):
+        return Redirected(text, Node(error.host, error.port), is_once=code == "ASK")
+    if code == "TRYAGAIN":
+        return RedisUnavailable(f"{text}; the slot of these keys is being moved to another node")
     if code in _UNABLE or isinstance(error, _BROKEN):
         return RedisUnavailable(text)
     if code in ("NOGROUP", "UNBLOCKED"):
