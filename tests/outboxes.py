@@ -17,6 +17,7 @@ from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.messages import Answer, Bury, Finish, Park
 from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.slot import Activity
 from shared_sync.redis_consumer.tally import Tally
 
@@ -62,7 +63,7 @@ class Sender:
             activity=self.activity,
             availability=self.availability,
             recorder=self.figures,
-            tally=Tally(self.figures, LOGGER, LogOnce(LOGGER, logging.ERROR)),
+            tally=Tally(self.figures, LOGGER, LogOnce(LOGGER, logging.ERROR), OutcomeShare(None)),
             flush_metrics=self._flush,
         )
 

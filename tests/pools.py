@@ -19,6 +19,7 @@ from shared_sync.protocol.commands import GroupCommands
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.prefetch import Prefetch, Setting
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.recovery import Recovery
@@ -102,7 +103,7 @@ class Pool:
             activity=slot,
             availability=self.availability,
             recorder=recorder,
-            tally=Tally(recorder, LOGGER, LogOnce(LOGGER, logging.ERROR)),
+            tally=Tally(recorder, LOGGER, LogOnce(LOGGER, logging.ERROR), OutcomeShare(None)),
             flush_metrics=recorder.flush,
         )
         self.in_flight.add_slot(slot)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from shared_sync.cli.group_health import GroupHealth, Limits
 from shared_sync.common import backoff, exposition
 from shared_sync.common.loop import Loop
 from shared_sync.common.queue_metrics import queue_values
@@ -18,10 +19,11 @@ from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
-from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
+from shared_sync.errors import RedisAccessDenied, SharedSyncError
 from shared_sync.metrics import WorkerMetrics, catalogue
 from shared_sync.protocol import groups
 from shared_sync.protocol.groups import GroupOverview
+from shared_sync.protocol.hazards import Hazards
 from shared_sync.protocol.keys import Keys
 
 PERIOD_SECONDS: Final = 1.0
@@ -29,8 +31,8 @@ REPLY_TIMEOUT_SECONDS: Final = 3.0
 FRESH_SECONDS: Final = 10.0
 """How old an answer of Redis may be; longer than an inspection that hangs until it times out."""
 
-COUNT_SECONDS: Final = 5.0
-"""Between two counts of the stream's entries, for which the server reads two whole messages."""
+SURVEY_SECONDS: Final = 5.0
+"""Between two surveys, for which the server reads two or three whole messages."""
 
 _USER: Final = "monitor"
 """Under which the availability of Redis is reported."""
@@ -40,6 +42,7 @@ _OWN_KEYS: Final = ("instance_id", "uptime_seconds", "memory_usage_mb", "cpu_per
 
 _DESCRIPTIONS: Final = {
     "consumers_alive": "Consumers of the group that give signs of life.",
+    "oldest_waiting_seconds": "For how long the oldest message has waited to be read.",
     "entries_added_total": "Messages ever added to the stream.",
     "entries_finished_total": "Messages of the stream that are finished and deleted.",
 }
@@ -58,6 +61,7 @@ class Monitor:
         metrics: WorkerMetrics,
         logger: logging.Logger,
         *,
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises `ConfigurationError` for a `redis_url` that cannot be used. Does not connect."""
@@ -74,6 +78,13 @@ class Monitor:
         )
         self._connection = Connection(connect)
         self._availability = Availability(self._address, logger)
+        self._hazards: Hazards | None = None
+        self._health: GroupHealth | None = None
+        if keys is not None:
+            self._health = GroupHealth(keys, limits, clock)
+            self._hazards = Hazards(
+                keys, period_seconds=SURVEY_SECONDS, recorder=metrics, logger=logger, clock=clock
+            )
         self._stop = threading.Event()
         self._was_inspected = threading.Event()
         self._loop = Loop(
@@ -85,11 +96,9 @@ class Monitor:
             period_seconds=PERIOD_SECONDS,
         )
         # Owned by the monitor's thread.
-        self._may_count = True
-        self._next_count = 0.0
         # Written by the monitor's thread, each replaced as a whole.
         self._overview: GroupOverview | None = None
-        self._entries: tuple[int | None, int] | None = None
+        self._reasons: Sequence[str] = ()
         self._answered_at: float | None = None
         self._is_denied = False
 
@@ -106,14 +115,15 @@ class Monitor:
     def inspect(self) -> None:
         """Inspect Redis once. Raises what the connection raises."""
         started = self._clock()
-        self._overview = groups.inspect_group(self._connection, self._keys)
+        overview = groups.inspect_group(self._connection, self._keys)
         self._answered_at = self._clock()
         self._is_denied = False
         self._availability.succeeded(_USER)
         self._metrics.record_duration("redis_round_trip", self._answered_at - started)
-        if self._keys and self._may_count and started >= self._next_count:
-            self._next_count = started + COUNT_SECONDS
-            self._count_entries(self._keys)
+        if self._health and self._hazards and overview and overview.group_exists:
+            self._hazards.check(self._connection)
+            self._reasons = self._health.reasons(overview, self._hazards.survey)
+        self._overview = overview
 
     # --- results; any thread ---
 
@@ -149,7 +159,7 @@ class Monitor:
         }
 
     def check_group(self) -> dict[str, Any]:
-        """Return whether the group exists, as a check does."""
+        """Return whether the group exists and its messages get on, as a check does."""
         overview = self._overview if self._availability.connected else None
         if overview is None:
             return {"status": "degraded", "reasons": ["unknown while Redis does not answer"]}
@@ -159,7 +169,13 @@ class Monitor:
                 "the first worker creates it"
             )
             return {"status": "degraded", "reasons": [reason]}
-        return {"consumers_alive": overview.consumers_alive}
+        found: dict[str, Any] = {"consumers_alive": overview.consumers_alive}
+        if self._hazards is not None:
+            found["oldest_waiting_seconds"] = round(self._hazards.survey.oldest_waiting_seconds, 1)
+            reasons = [*self._reasons, *self._hazards.reasons]
+            if reasons:
+                found |= {"status": "degraded", "reasons": reasons}
+        return found
 
     def get_metrics_data(self) -> dict[str, Any]:
         """Return the data of /metrics; values that are not known now are None."""
@@ -180,7 +196,7 @@ class Monitor:
         """Return the same in the text format of OpenMetrics 1.0."""
         return exposition.render_openmetrics(self)
 
-    def _family(self, name: str, value: int) -> Metric:
+    def _family(self, name: str, value: float) -> Metric:
         family: CounterMetricFamily | GaugeMetricFamily
         if name.endswith("_total"):
             family = CounterMetricFamily(name, _DESCRIPTIONS[name], labels=["instance_id"])
@@ -191,7 +207,7 @@ class Monitor:
         family.add_metric([self._metrics.instance_id], value)
         return family
 
-    def _values(self) -> dict[str, int | None]:
+    def _values(self) -> dict[str, float | None]:
         if self._keys is None:
             return {}
         connected = self._availability.connected
@@ -205,27 +221,16 @@ class Monitor:
                 parked=overview.metrics.parked,
                 dead_letters=overview.metrics.dead,
             )
-        added, length = (self._entries if connected else None) or (None, 0)
+        found = self._hazards.survey if connected and self._hazards else None
         return {
             "consumers_alive": overview.consumers_alive if overview else None,
             **queue,
-            "entries_added_total": added,
-            "entries_finished_total": None if added is None else added - length,
+            "entries_added_total": found.added if found else None,
+            "entries_finished_total": found.finished if found else None,
+            "oldest_waiting_seconds": found.oldest_waiting_seconds if found else None,
         }
 
     # --- inside ---
-
-    def _count_entries(self, keys: Keys) -> None:
-        try:
-            self._entries = groups.parse_entries(self._connection.call(*groups.entries(keys)))
-        except RedisAccessDenied:
-            self._may_count = False
-            self._logger.warning(
-                "entries_added_total and entries_finished_total are unknown, as this Redis user "
-                "lacks +xinfo|stream; this is logged once"
-            )
-        except RedisRefused:
-            self._entries = None  # there is no stream now
 
     def _step(self) -> None:
         self.inspect()

@@ -1,21 +1,24 @@
 """python -m shared_sync.health serve: the health of a Redis, a stream and a group over HTTP.
 
 The command inspects them from outside, so one process can watch what many workers share. /health is
-unhealthy while Redis does not answer and degraded while the group does not exist; /metrics has the
-queue's metrics, and the dashboard the whole group. Answers come from values that are at most a
-second or two old: no request ever waits for Redis.
+unhealthy while Redis does not answer, and degraded while the group does not exist or its messages
+do not get on (`group_health.py` says when). /metrics has the queue's metrics, and the dashboard the
+whole group. Answers come from values that are a few seconds old at most: no request ever waits for
+Redis.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
+from shared_sync.cli.group_health import Limits
 from shared_sync.cli.monitor import PERIOD_SECONDS, Monitor
 from shared_sync.cli.options import Parser, add_token_file, read_token
 from shared_sync.connection import discovery
@@ -25,6 +28,8 @@ from shared_sync.metrics import WorkerMetrics
 from shared_sync.protocol import inspection
 from shared_sync.protocol.inspection import GroupView
 from shared_sync.protocol.keys import Keys
+
+LONGEST_SECONDS = 30 * 86_400
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -41,7 +46,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 def _serve(options: argparse.Namespace, logger: logging.Logger) -> NoReturn:
     keys = Keys.of(options.stream, options.group) if options.stream else None
-    monitor = Monitor(options.redis_url, keys, WorkerMetrics(options.instance_id), logger)
+    limits = Limits(options.max_wait_seconds, options.growth_seconds, options.max_dead_share)
+    metrics = WorkerMetrics(options.instance_id)
+    monitor = Monitor(options.redis_url, keys, metrics, logger, limits=limits)
     server = _make_server(options, monitor, keys, logger)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
@@ -110,6 +117,24 @@ def _parser() -> Parser:
     )
     parser.add_argument("--stream", help="stream to inspect")
     parser.add_argument("--group", help="its consumer group")
+    for option, metavar, largest, default, text in (
+        (
+            "--max-wait-seconds",
+            "SECONDS",
+            LONGEST_SECONDS,
+            300.0,
+            "the oldest message waits longer",
+        ),
+        ("--growth-seconds", "SECONDS", LONGEST_SECONDS, 300.0, "for so long more arrive than end"),
+        ("--max-dead-share", "SHARE", 1.0, 0.1, "a larger share of messages becomes dead letters"),
+    ):
+        parser.add_argument(
+            option,
+            type=_limit(option, largest),
+            default=default,
+            metavar=metavar,
+            help=f"degraded if {text}; 0 for no limit (default: %(default)g)",
+        )
     add_token_file(parser)
     parser.add_argument(
         "--cors",
@@ -123,6 +148,21 @@ def _parser() -> Parser:
         help="show texts of errors too, which may contain parts of messages",
     )
     return parser
+
+
+def _limit(option: str, largest: float) -> Callable[[str], float | None]:
+    def read(text: str) -> float | None:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= largest:
+            raise ConfigurationError(
+                f"{option} must be a number from 0 to {largest:g}, not {text!r}"
+            )
+        return value or None
+
+    return read
 
 
 def _exit(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -97,6 +97,9 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("jobs_overdue", "Messages that ran past their deadline."),
     _counter("results_unpublished", "Results whose channel was refused."),
     _counter("lost_bodies", "Messages whose entry was deleted by others."),
+    _counter(
+        "messages_deleted_unread", "Messages that others deleted before anybody had read them."
+    ),
     _counter("groups_recreated", "Times the group was gone and was created anew."),
     _REDIS_OPERATIONS,
     _counter("redis_reconnects", "Connections to Redis made again."),

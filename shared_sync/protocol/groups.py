@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from shared_sync.connection import scripts
 from shared_sync.connection.connection import Connection
-from shared_sync.connection.scripts import Command
 from shared_sync.errors import (
     ConfigurationError,
     GroupMissing,
@@ -135,17 +133,3 @@ def inspect_group(connection: Connection, keys: Keys | None) -> GroupOverview | 
     total, _, _, owners = pending
     parked = next((int(count) for name, count in owners or () if name == PARKED.encode()), 0)
     return GroupOverview(True, alive, QueueMetrics(backlog, total, parked, dead))
-
-
-def entries(keys: Keys) -> Command:
-    """Count what was ever added to the stream; the reply is for `parse_entries()`.
-
-    Needs +xinfo|stream, and a stream that is there.
-    """
-    return scripts.call("entries", [keys.stream])
-
-
-def parse_entries(reply: Any) -> tuple[int | None, int]:
-    """How many entries were ever added, None where the server does not count, and how many are."""
-    added, length = reply
-    return (None if added < 0 else added), length

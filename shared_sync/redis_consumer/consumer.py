@@ -82,6 +82,8 @@ class RedisStreamConsumer:
             late before 30 s. None judges by `job_deadline_seconds` alone. A late job only degrades:
             a recording of three hours may follow a thousand of seconds, and a process that is
             killed for it would be killed again and again, until the message is a dead letter.
+        max_failure_share: The consumer is degraded while a larger share of its outcomes of the last
+            5 minutes are failures or dead letters, if there were 20 outcomes. None for no limit.
         drain_seconds: How long `stop()` lets running messages finish before it hands them back.
         block_seconds: Longest wait of one read, up to 2.
 
@@ -111,6 +113,7 @@ class RedisStreamConsumer:
         job_deadline_seconds: float | None = None,
         job_limit_seconds: float | None = None,
         late_after_p99s: float | None = 10.0,
+        max_failure_share: float | None = 0.5,
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
     ) -> None:
@@ -132,6 +135,7 @@ class RedisStreamConsumer:
             job_deadline_seconds=job_deadline_seconds,
             job_limit_seconds=job_limit_seconds,
             late_after_p99s=late_after_p99s,
+            max_failure_share=max_failure_share,
             drain_seconds=drain_seconds,
             block_seconds=block_seconds,
         )
@@ -256,7 +260,8 @@ class RedisStreamConsumer:
         Sizes of the queue are those of the last heartbeat, at most 2 s old while Redis answers;
         None before the first and where the server does not say. `status` and `reasons` are there
         while something is wrong: "unhealthy" if it is not `live`, Redis is away or the group is
-        gone; "degraded" if it is not `ready` for another cause, or a job is late. `details` has
+        gone; "degraded" if it is not `ready` for another cause, a job is late, too many messages
+        fail, or something outside takes messages away or hides them. `details` has
         addresses, texts of errors and where a thread hangs, which are not for everyone. `started`
         is whether `start()` went well.
         """

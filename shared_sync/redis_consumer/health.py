@@ -18,6 +18,10 @@ _NOT_AT_WORK: Final = {
     State.DRAINING: "draining",
     State.STOPPED: "stopped",
 }
+REDIS_IS_FULL: Final = (
+    "Redis is full: finished work is kept here and settled when there is room. Read and delete "
+    "results, purge dead letters, or raise its maxmemory"
+)
 _IDLE: Final = frozenset({"late", "stuck", "stalled", "ended"})
 """States of a reader that takes no message, for all that is known."""
 
@@ -35,8 +39,8 @@ class ConsumerHealth:
     idle: list[str] = field(default_factory=list)
     """Takes no messages: degraded, and not ready."""
 
-    late: list[str] = field(default_factory=list)
-    """Degraded, and goes on."""
+    degraded: list[str] = field(default_factory=list)
+    """Goes on, and somebody should look."""
 
     details: dict[str, Any] = field(default_factory=dict)
     """Addresses, texts of errors and places in the program, for those who may see them."""
@@ -53,7 +57,7 @@ class ConsumerHealth:
 
     def data(self) -> dict[str, Any]:
         """Return what a health page shows of it: nothing if all is well."""
-        reasons = [*self.broken, *self.cut_off, *self.idle, *self.late]
+        reasons = [*self.broken, *self.cut_off, *self.idle, *self.degraded]
         if not reasons:
             return {}
         status = "unhealthy" if self.broken or self.cut_off else "degraded"
@@ -69,11 +73,12 @@ def judge(
     group: str,
     broken: ConsumerBroken | None,
     ended: Sequence[str],
+    hazards: Sequence[str] = (),
 ) -> ConsumerHealth:
     """Return the health of a consumer that is in this state and of which this snapshot was taken.
 
-    `group` names the group in reasons, `broken` is why the consumer cannot go on, and `ended` are
-    the threads that have ended by themselves.
+    `group` names the group in reasons, `broken` is why the consumer cannot go on, `ended` are the
+    threads that have ended by themselves, and `hazards` are further reasons to be degraded.
     """
     health = ConsumerHealth()
     if isinstance(broken, ConsumerIdInUse):
@@ -90,6 +95,7 @@ def judge(
     if state in (State.RUNNING, State.DRAINING):
         _judge_redis(health, snapshot, availability, group)
     _judge_jobs(health, snapshot.jobs, may_break=state is State.RUNNING)
+    health.degraded += hazards
     return health
 
 
@@ -113,6 +119,9 @@ def _judge_redis(
 ) -> None:
     failures = availability.failures()
     codes = sorted({failure.code for failure in failures if failure.code is not None})
+    if "OOM" in codes:
+        codes.remove("OOM")
+        health.cut_off.append(REDIS_IS_FULL)
     if codes:
         health.cut_off.append(f"Redis refuses what it is asked ({', '.join(codes)})")
     if snapshot.redis_is_silent or any(failure.code is None for failure in failures):
@@ -132,4 +141,4 @@ def _judge_jobs(health: ConsumerHealth, jobs: Sequence[Job], *, may_break: bool)
         if job.is_over_its_limit and may_break:
             health.broken.append(job.reason())
         elif job.state != "running":
-            health.late.append(job.reason())
+            health.degraded.append(job.reason())

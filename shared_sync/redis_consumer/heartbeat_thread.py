@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from shared_sync.common.guarded import GuardedRecorder, Logger
 from shared_sync.common.log_once import LogOnce
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
+from shared_sync.protocol.hazards import Hazards
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.heartbeat import Heartbeat
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Activity
 from shared_sync.redis_consumer.subscription import Subscription
 from shared_sync.redis_consumer.tally import Tally
 from shared_sync.redis_consumer.timeouts import Timeouts
+
+SURVEY_SECONDS: Final = 30.0
+"""How often to look for hazards. The server reads two or three whole messages for each survey."""
 
 
 class HeartbeatThread:
@@ -37,6 +43,7 @@ class HeartbeatThread:
         recorder: GuardedRecorder,
         logger: Logger,
         log_channel_refusal: LogOnce,
+        outcome_share: OutcomeShare,
     ) -> None:
         self.name = name
         self.activity = Activity()
@@ -62,9 +69,15 @@ class HeartbeatThread:
             activity=self.activity,
             availability=availability,
             recorder=recorder,
-            tally=Tally(recorder, logger, log_channel_refusal),
+            tally=Tally(recorder, logger, log_channel_refusal, outcome_share),
         )
         in_flight.add_outbox(subscription.commands.keys, self._outbox.ids)
+        self.hazards = Hazards(
+            subscription.commands.keys,
+            period_seconds=SURVEY_SECONDS,
+            recorder=recorder,
+            logger=logger,
+        )
         self._timeouts = Timeouts(
             running_jobs=running_jobs,
             in_flight=in_flight,
@@ -81,6 +94,7 @@ class HeartbeatThread:
         self._timeouts.check()
         self.heartbeat.step()
         self._outbox.flush()
+        self.hazards.check(self._connection)
 
     @property
     def interval_seconds(self) -> float:

@@ -38,6 +38,7 @@ class Options:
     job_deadline_seconds: float | None
     job_limit_seconds: float | None
     late_after_p99s: float | None
+    max_failure_share: float | None
     drain_seconds: float
     block_seconds: float
 
@@ -93,6 +94,8 @@ class Options:
         arguments.number("block_seconds", self.block_seconds, 0.01, MAX_BLOCK_SECONDS)
         if self.late_after_p99s is not None:
             arguments.number("late_after_p99s", self.late_after_p99s, 1, 1_000_000)
+        if self.max_failure_share is not None:
+            arguments.number("max_failure_share", self.max_failure_share, 0, 1)
 
     def _check_jobs(self) -> None:
         deadline, limit = self.job_deadline_seconds, self.job_limit_seconds

@@ -23,6 +23,7 @@ from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.job_budget import Budget
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.results import Results
@@ -62,6 +63,7 @@ class Pool:
         self._logger = logger
         self._log_channel_refusal = LogOnce(logger, logging.ERROR)
         self._rules = _rules(options)
+        self._outcome_share = OutcomeShare(options.max_failure_share)
         self.availability = Availability(url.safe_address(options.redis_url), logger)
         self._in_flight = InFlight()
         self.interruptions = Interruptions()
@@ -88,6 +90,7 @@ class Pool:
             recorder=recorder,
             logger=logger,
             log_channel_refusal=self._log_channel_refusal,
+            outcome_share=self._outcome_share,
         )
         errors = ErrorHandling(
             subscription,
@@ -122,7 +125,7 @@ class Pool:
             activity=slot,
             availability=self.availability,
             recorder=recorder,
-            tally=Tally(recorder, self._logger, self._log_channel_refusal),
+            tally=Tally(recorder, self._logger, self._log_channel_refusal, self._outcome_share),
             flush_metrics=recorder.flush,
         )
         self._in_flight.add_slot(slot)
@@ -194,6 +197,11 @@ class Pool:
     def ended_threads(self) -> list[str]:
         """Return the names of the threads that have ended."""
         return [loop.name for loop in (self.heartbeat_loop, *self.reader_loops) if loop.has_ended]
+
+    def hazards(self) -> list[str]:
+        """Return why somebody should look, although every thread goes on."""
+        share = self._outcome_share.reason()
+        return [*self.heartbeat.hazards.reasons, *([share] if share else [])]
 
     def is_reader(self, thread: threading.Thread) -> bool:
         """Return whether a thread is one of the readers."""

@@ -69,6 +69,7 @@ class Report:
             group=f"the group {self._options.consumer_group} of stream {self._options.stream_name}",
             broken=self._life.broken,
             ended=self._life.ended_by_themselves(),
+            hazards=self._pool.hazards() if state is State.RUNNING else (),
         )
 
     def _redis_answers(self, snapshot: Snapshot) -> bool:

@@ -9,6 +9,7 @@ from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.common.log_once import LogOnce
 from shared_sync.errors import SharedSyncError
 from shared_sync.protocol.messages import Bury, Finish, Outcome, Park
+from shared_sync.redis_consumer.outcome_share import OutcomeShare
 
 _COUNTERS: Final[dict[type[Outcome], str]] = {
     Finish: "jobs_processed",
@@ -20,14 +21,22 @@ _COUNTERS: Final[dict[type[Outcome], str]] = {
 class Tally:
     """Records what Redis has confirmed. Safe from any thread that its recorder is safe from."""
 
-    def __init__(self, recorder: Recorder, logger: Logger, log_channel_refusal: LogOnce) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        logger: Logger,
+        log_channel_refusal: LogOnce,
+        share: OutcomeShare,
+    ) -> None:
         self._recorder = recorder
         self._logger = logger
         self._log_channel_refusal = log_channel_refusal
+        self._share = share
 
     def done(self, messages: int, *, lost: int) -> None:
         """Messages without a result have ended; so many of them had ended otherwise before."""
         self._recorder.increment_counter("jobs_processed", messages - lost)
+        self._share.count(well=messages - lost)
         if lost:
             self._recorder.increment_counter("jobs_lost", lost)
             self._logger.warning(
@@ -42,7 +51,7 @@ class Tally:
         """Outcomes of one kind came to these results; those in doubt had been sent before."""
         counted = 0
         if outcomes and min(results) > 0:  # as nearly always
-            self._recorder.increment_counter(_COUNTERS[type(outcomes[0])], len(outcomes))
+            self._count(type(outcomes[0]), len(outcomes))
             return
         for outcome, result in zip(outcomes, results, strict=True):
             if result > 0 or (result == 0 and outcome.id in in_doubt):
@@ -62,7 +71,7 @@ class Tally:
                     outcome.id,
                 )
         if counted:
-            self._recorder.increment_counter(_COUNTERS[type(outcomes[0])], counted)
+            self._count(type(outcomes[0]), counted)
 
     def handed_back(self, messages: int, lost_bodies: int) -> None:
         """So many messages went back, and the bodies of so many were gone."""
@@ -70,6 +79,13 @@ class Tally:
             self._recorder.increment_counter("jobs_handed_back", messages)
         if lost_bodies:
             self._recorder.increment_counter("lost_bodies", lost_bodies)
+
+    def _count(self, kind: type[Outcome], outcomes: int) -> None:
+        self._recorder.increment_counter(_COUNTERS[kind], outcomes)
+        if kind is Finish:
+            self._share.count(well=outcomes)
+        else:
+            self._share.count(bad=outcomes)
 
     def unpublished(self, refusal: SharedSyncError) -> None:
         """Results could not be published on their channel."""

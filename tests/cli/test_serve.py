@@ -94,6 +94,32 @@ def test_a_group_that_does_not_exist_is_degraded_and_says_what_creates_it(
         eventually(lambda: ask(f"{url}/health")[1]["status"] == "healthy")
 
 
+def test_a_group_without_a_live_consumer_is_degraded_while_messages_wait(
+    serve: Serve, redis_url: str, client: redis.Redis
+) -> None:
+    client.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    for n in range(3):
+        client.xadd("jobs", {"n": n})
+    url = serve(*where(redis_url))
+    status, health = ask(f"{url}/health")
+    assert (status, health["status"]) == (200, "degraded")
+    (reason,) = health["reasons"]
+    assert reason.startswith("group: no consumer of group workers is alive, and 3 messages wait")
+    answer = command("check", url)
+    assert answer.returncode == 0
+    assert "degraded" in answer.stdout
+    assert "start a worker" in answer.stdout
+    with RedisStreamConsumer(redis_url, "jobs", "workers", "w1", None, lambda *_: None):
+        eventually(lambda: ask(f"{url}/health")[1]["status"] == "healthy")
+
+
+@pytest.mark.parametrize("option", ["--max-wait-seconds", "--growth-seconds", "--max-dead-share"])
+def test_a_limit_that_is_no_number_is_refused_and_named(option: str) -> None:
+    answer = command("serve", option, "-1")
+    assert answer.returncode != 0
+    assert f"{option} must be a number from 0 to" in answer.stderr
+
+
 def test_it_notices_redis_go_and_come_back_and_lives_through_it(
     serve: Serve, own_server: EmbeddedRedis
 ) -> None:

@@ -20,13 +20,54 @@ from consumers import GROUP, STREAM, Make
 from helpers import Figures, Gate, eventually, start_program
 from probes import QUICK, Probes, all_reasons, is_well
 
-from shared_sync import RedisStreamProducer, RetryPolicy, WorkerMetrics
+from shared_sync import RedisStreamProducer, Reject, RetryPolicy, WorkerMetrics
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError
 from shared_sync.redis_consumer import heartbeat, job_budget, watchdog
 from shared_sync.redis_consumer.job_budget import DURATION, FEWEST_JOBS
+from shared_sync.redis_consumer.outcome_share import LEAST_OUTCOMES
 
 ONCE = RetryPolicy(max_attempts=1)
+
+
+# --- what is wrong although every thread goes on ------------------------------------------------
+
+
+def test_a_worker_whose_every_message_dies_is_degraded_and_says_so(
+    make: Make, producer: RedisStreamProducer
+) -> None:
+    def processor(*_: object) -> None:
+        raise Reject("no good")
+
+    consumer = make(processor)
+    consumer.start()
+    producer.publish_many({"n": n} for n in range(LEAST_OUTCOMES))
+    eventually(lambda: consumer.get_health_data().get("status") == "degraded")
+    health = consumer.get_health_data()
+    assert (health["live"], health["ready"]) == (True, True)
+    assert "100 % of the last 20 outcomes" in health["reasons"][0]
+
+
+def test_undecodable_input_counts_as_failing_too(make: Make, client: redis.Redis) -> None:
+    consumer = make(lambda *_: None)
+    consumer.start()
+    for _ in range(LEAST_OUTCOMES):
+        client.xadd(STREAM, {"audio": b"\xff"})
+    eventually(lambda: "outcomes" in all_reasons(consumer))
+
+
+def test_hazards_are_looked_for_at_the_start_logged_and_reported(
+    make: Make, client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.xadd(STREAM, {"n": 1})
+    client.xgroup_create(STREAM, GROUP, id="$")
+    consumer = make(lambda *_: None)
+    consumer.start()
+    eventually(lambda: consumer.get_health_data().get("status") == "degraded")
+    (reason,) = consumer.get_health_data()["reasons"]
+    assert "no group is going to read entry" in reason
+    assert consumer.ready
+    assert reason in caplog.messages
 
 
 # --- its life ---------------------------------------------------------------------------------

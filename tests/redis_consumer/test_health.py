@@ -18,7 +18,7 @@ from shared_sync.errors import (
     RedisUnavailable,
 )
 from shared_sync.protocol.messages import Entry
-from shared_sync.redis_consumer.health import ConsumerHealth, judge
+from shared_sync.redis_consumer.health import REDIS_IS_FULL, ConsumerHealth, judge
 from shared_sync.redis_consumer.job_budget import Job
 from shared_sync.redis_consumer.running_jobs import RunningJob
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -197,3 +197,11 @@ def test_redis_is_no_matter_for_a_consumer_that_does_not_ask_it(facts: Facts, st
     facts.availability.found_no_group("reader-1")
     live, ready, status, reasons = facts.summary()
     assert (live, ready, status, len(reasons)) == (True, False, "degraded", 1)
+
+
+def test_a_full_redis_is_reported_in_plain_words_with_the_remedy(facts: Facts) -> None:
+    facts.availability.failed("reader-1", RedisRefused("OOM command not allowed", code="OOM"))
+    live, ready, status, reasons = facts.summary()
+    assert (live, ready, status) == (True, False, "unhealthy")
+    assert reasons == [REDIS_IS_FULL]
+    assert "maxmemory" in REDIS_IS_FULL

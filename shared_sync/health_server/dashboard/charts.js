@@ -11,9 +11,10 @@ const gpu = (name) => `GPU ${name.match(/gpu=([^},]*)/)?.[1] ?? ""}`;
 const level = (name, label) => ({ name, label });
 const growth = (name, label) => ({ name, label, counter: true });
 
-/** The durations that have percentiles, the most important ones first. */
+/** The durations that have percentiles, the most important ones first; the server's own round trips are no latency of jobs. */
 function durations() {
-  const names = [...history.columns.keys()].map((name) => name.match(/^p50_([^{]+)_ms$/)?.[1]).filter(Boolean).sort();
+  const names = [...history.columns.keys()].map((name) => name.match(/^p50_([^{]+)_ms$/)?.[1])
+    .filter((name) => name && name !== "redis_round_trip").sort();
   const first = ["processing_latency", "transcription_time", "translation_time"].filter((name) => names.includes(name));
   return [...new Set([...first, ...names])];
 }

@@ -1,0 +1,90 @@
+"""What takes messages away from a group, or hides them: looked for now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from shared_sync.common.guarded import Logger, Recorder
+from shared_sync.connection.connection import Connection
+from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.survey import Survey, Surveyor
+
+REPORT_SECONDS: Final = 600.0
+"""For how long it is reported that unread messages were deleted."""
+
+
+class Hazards:
+    """Looks for hazards. `check()` belongs to one thread; anyone may read what it has found."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        *,
+        period_seconds: float,
+        recorder: Recorder,
+        logger: Logger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # Fixed after construction.
+        self._keys = keys
+        self._period_seconds = period_seconds
+        self._recorder = recorder
+        self._logger = logger
+        self._clock = clock
+        # Owned by the thread that checks.
+        self._surveyor = Surveyor(keys, logger)
+        self._next_survey = clock()
+        self._most_deleted_unread: int | None = None
+        self._deleted_at: float | None = None
+        # Replaced by the thread that checks, each as a whole.
+        self.survey = Survey()
+        """The newest survey; an empty one before the first."""
+        self.reasons: Sequence[str] = ()
+        """What is wrong, each with its remedy, in words without secrets."""
+
+    def check(self, connection: Connection) -> None:
+        """Take a survey if one is due, and log each reason when it begins.
+
+        Blocks and raises as the connection does.
+        """
+        now = self._clock()
+        if now < self._next_survey:
+            return
+        self.survey = self._surveyor.take(connection)
+        self._next_survey = now + self._period_seconds
+        self._count_deleted(self.survey.deleted_unread, now)
+        reasons = list(self._find(now))
+        for reason in reasons:
+            if reason not in self.reasons:
+                self._logger.warning("%s", reason)
+        self.reasons = reasons
+
+    def _count_deleted(self, deleted_unread: int, now: float) -> None:
+        """Count messages that were deleted since the last survey, and before anybody read them."""
+        most = self._most_deleted_unread
+        if most is not None and deleted_unread > most:
+            self._recorder.increment_counter("messages_deleted_unread", deleted_unread - most)
+            self._deleted_at = now
+        self._most_deleted_unread = max(deleted_unread, most or 0)
+
+    def _find(self, now: float) -> Iterator[str]:
+        stream, group, found = self._keys.stream, self._keys.group, self.survey
+        if found.evicting_policy:
+            yield (
+                "Redis may evict keys and so lose messages: its maxmemory-policy is "
+                f"{found.evicting_policy}; set it to noeviction"
+            )
+        if found.skipped_id:
+            yield (
+                f"no group is going to read entry {found.skipped_id}, the first of stream "
+                f"{stream}: either group {group} was created behind it (XGROUP CREATE ... $), or "
+                "its deletion failed; see 'Entries that no group reads' in docs/redis.md"
+            )
+        if self._deleted_at is not None and now - self._deleted_at < REPORT_SECONDS:
+            yield (
+                f"messages of stream {stream} were deleted before anybody had read them: a "
+                "publisher trims it (XADD ... MAXLEN, or XTRIM). Publish without MAXLEN, and limit "
+                "the queue with max_queue_depth of RedisStreamProducer"
+            )
