@@ -47,6 +47,8 @@ class StillResources:
 def registry(
     instance_id: str, clock: Clock, resources: StillResources, **options: Any
 ) -> WorkerMetrics:
+    """Return a registry that raises what it cannot record, unless the options say otherwise."""
+    options.setdefault("strict", True)
     return WorkerMetrics(
         instance_id,
         clock=clock,

@@ -9,6 +9,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
+MOST_WARNINGS = 100
+"""Metrics whose errors are logged: counters of errors may have any number of names."""
+
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 
 
@@ -56,7 +59,7 @@ class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not bef
 
 
 class GuardedRecorder:
-    """Passes every value on if there is a recorder, and logs the first error that it raises.
+    """Passes every value on if there is a recorder, and logs the first error of each metric.
 
     Any thread may call any method if the recorder allows it.
     """
@@ -68,8 +71,8 @@ class GuardedRecorder:
         self._record_batch = getattr(recorder, "record_batch", None)
         self._quantile_seconds = getattr(recorder, "quantile_seconds", None)
         self._logger = logger
-        # Only ever set, by any thread.
-        self._warned = False
+        # Only ever added to, by any thread.
+        self._warned: set[str] = set()
 
     @property
     def records(self) -> bool:
@@ -133,10 +136,13 @@ class GuardedRecorder:
         try:
             return call(*arguments)
         except BaseException as error:  # noqa: BLE001 - of any kind: no metric is worth a message
-            if not self._warned:
-                self._warned = True
+            if what not in self._warned and len(self._warned) < MOST_WARNINGS:
+                self._warned.add(what)
                 self._logger.warning(
-                    "metrics refuse %s (%s); this is logged once, and costs no message", what, error
+                    "metrics refuse %s (%s); this is logged once for each metric, and costs no "
+                    "message",
+                    what,
+                    error,
                 )
             return None
 

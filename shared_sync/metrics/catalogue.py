@@ -111,6 +111,10 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
 )
 """What `RedisStreamConsumer` records."""
 
+REJECTED: Final = _counter(
+    "metrics_rejected", "Values that could not be recorded and were dropped, by their metric."
+)
+
 OWN: Final[tuple[MetricDescription, ...]] = (
     _counter("errors", "Errors by category and type."),
     _counter(
@@ -121,7 +125,7 @@ OWN: Final[tuple[MetricDescription, ...]] = (
 
 KNOWN: Final[dict[str, MetricDescription]] = {
     metric.name: metric
-    for metric in chain(*SERVICES.values(), CONSUMER, OWN)
+    for metric in chain(*SERVICES.values(), CONSUMER, OWN, (REJECTED,))
     if isinstance(metric, MetricDescription)
 }
 """All of these metrics by name, whether declared or not."""

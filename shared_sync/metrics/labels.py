@@ -27,19 +27,21 @@ _MAX_VALUE_CHARS = 200
 def label_set(metric: str, labels: Mapping[str, str]) -> LabelSet:
     """Return the labels as a label set. Raises ConfigurationError for those that cannot be.
 
-    Names are restricted to what Prometheus accepts. Values may be any text: they often come with
-    the data, so an odd one is corrected and not refused. It is cut to 200 characters, surrogates
-    are replaced, and an empty one, which Prometheus takes for a missing label, becomes "unknown".
+    Names are restricted to what Prometheus accepts. Values often come with the data, so an odd one
+    is corrected and not refused: what is no text becomes one, such as 200 becomes "200"; it is cut
+    to 200 characters, surrogates are replaced, and None and an empty text, which Prometheus takes
+    for a missing label, become "unknown".
     """
-    if not isinstance(labels, Mapping):
+    try:
+        pairs = [(name, _text(value)) for name, value in labels.items()]
+    except Exception as error:  # that of the user's own class, whatever it is
         raise ConfigurationError(
-            f"labels of {metric!r} are a dict such as {{'language': 'en'}}, not {labels!r}"
-        )
-    for name, value in labels.items():
+            f"labels of {shown(metric)} are a dict such as {{'language': 'en'}}, "
+            f"not {shown(labels)}"
+        ) from error
+    for name, _ in pairs:
         check_name(metric, name)
-        if not isinstance(value, str):
-            raise ConfigurationError(f"label {name!r} of {metric!r} is a str, not {value!r}")
-    return tuple(sorted((name, _cleaned(value)) for name, value in labels.items()))
+    return tuple(sorted(pairs))
 
 
 def check_name(metric: str, name: object) -> None:
@@ -47,11 +49,11 @@ def check_name(metric: str, name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("__"):
         raise ConfigurationError(
             f"a label's name is ASCII letters, digits and _, not a digit or __ first; "
-            f"{metric!r} has {name!r}"
+            f"{shown(metric)} has {shown(name)}"
         )
     if name in _RESERVED:
         raise ConfigurationError(
-            f"label {name!r} of {metric!r} is set by the library itself; choose another name"
+            f"label {name!r} of {shown(metric)} is set by the library itself; choose another name"
         )
 
 
@@ -60,8 +62,11 @@ def other_label_set(labels: LabelSet) -> LabelSet:
     return tuple((name, OTHER) for name, _ in labels)
 
 
-def _cleaned(value: str) -> str:
-    return clean(value[:_MAX_VALUE_CHARS]) or _EMPTY
+def _text(value: object) -> str:
+    if value is None:
+        return _EMPTY
+    text = value if isinstance(value, str) else str(value)
+    return clean(text[:_MAX_VALUE_CHARS]) or _EMPTY
 
 
 def clean(text: str) -> str:

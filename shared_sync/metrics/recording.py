@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import log
+from typing import Any, TypeAlias
 
+from shared_sync.errors import ConfigurationError
 from shared_sync.metrics import values
 from shared_sync.metrics.histogram import (
     LONGEST_SECONDS,
     OFFSET,
     PER_LOG,
     SHORTEST_SECONDS,
+    SlidingHistogram,
     Summary,
     bucket_of,
 )
 from shared_sync.metrics.labels import Labels
 from shared_sync.metrics.series import SeriesKey, SeriesStore
 from shared_sync.metrics.values import LARGEST, LARGEST_EXACT
+
+_Batch: TypeAlias = (
+    "tuple[list[tuple[SeriesKey, float]], list[tuple[SeriesKey, float]],"
+    " list[tuple[SlidingHistogram, Summary | None]]]"
+)
+"""Counters, gauges and durations: the series, and what to record in it."""
 
 _ONE = 1  # what nearly every call adds: CPython has one object for all small integers of a value
 
@@ -26,8 +35,8 @@ class SeriesRecorder(SeriesStore):
     """The recording half of a registry. Any thread may call any method.
 
     Recording waits only for the recordings of other threads, and for a reader that copies. What
-    cannot be recorded is a mistake in the program: the call raises ConfigurationError and records
-    nothing.
+    cannot be recorded is dropped, counted and logged, as `WorkerMetrics` describes; a strict
+    registry raises ConfigurationError instead.
     """
 
     # --- counters and errors ---
@@ -38,16 +47,28 @@ class SeriesRecorder(SeriesStore):
         A counter `errors.ValueError` counts errors of the type ValueError, and plain `errors` those
         of the type "other". `record_error` knows more of an error than its name.
         """
-        if value is not _ONE and (value.__class__ is not int or not 0 <= value <= LARGEST_EXACT):
-            value = values.number(name, value, 0)
         try:
+            if value is not _ONE and (
+                value.__class__ is not int or not 0 <= value <= LARGEST_EXACT
+            ):
+                value = values.number(name, value, 0)
             key = name if labels is None else (name, tuple(labels.items()))
             with self._lock:
                 self._counters[key] += value
+        except ConfigurationError as error:
+            self._reject(name, error)
         except (KeyError, TypeError, AttributeError):
+            self._count_in_new(name, value, labels)
+
+    def _count_in_new(self, name: str, value: float, labels: Labels) -> None:
+        """Add to a counter that is perhaps not there yet, or that is spelled in another way."""
+        try:
             key = self._new_counter(name, labels)
-            with self._lock:
-                self._counters[key] += value
+        except ConfigurationError as error:
+            self._reject(name, error)
+            return
+        with self._lock:
+            self._counters[key] += value
 
     def register_error(self, error_type: type[BaseException], category: str) -> None:
         """Count errors of this type, and of types derived from it, in one of the CATEGORIES.
@@ -77,17 +98,21 @@ class SeriesRecorder(SeriesStore):
         is shown has units of its own: `latency` and `latency_ms` are one duration, and both take
         seconds.
         """
-        if seconds.__class__ is float and SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
-            bucket = int(log(seconds) * PER_LOG + OFFSET)  # as bucket_of does
-        else:
-            seconds = values.duration(name, seconds)
-            bucket = bucket_of(seconds)
         try:
-            series = self._durations_as_spelled[
-                name if labels is None else (name, tuple(labels.items()))
-            ]
-        except (KeyError, TypeError, AttributeError):
-            series = self._new_duration(name, labels)
+            if seconds.__class__ is float and SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:
+                bucket = int(log(seconds) * PER_LOG + OFFSET)  # as bucket_of does
+            else:
+                seconds = values.duration(name, seconds)
+                bucket = bucket_of(seconds)
+            try:
+                series = self._durations_as_spelled[
+                    name if labels is None else (name, tuple(labels.items()))
+                ]
+            except (KeyError, TypeError, AttributeError):
+                series = self._new_duration(name, labels)
+        except ConfigurationError as error:
+            self._reject(name, error)
+            return
         now = self._clock()
         with self._lock:
             if now >= series.ends:
@@ -105,9 +130,10 @@ class SeriesRecorder(SeriesStore):
     def timer(self, name: str, labels: Labels = None) -> Iterator[None]:
         """Record how long the `with` block took, also if it raises.
 
-        The name and the labels are checked before the block runs.
+        A strict registry checks the name and the labels before the block runs.
         """
-        self._new_duration(name, labels, recordings=0)
+        if self._rejections.strict:
+            self._new_duration(name, labels, recordings=0)
         began = self._clock()
         try:
             yield
@@ -118,11 +144,15 @@ class SeriesRecorder(SeriesStore):
 
     def set_gauge(self, name: str, value: float, labels: Labels = None) -> None:
         """Set a gauge to `value`, any finite number."""
-        if value.__class__ is not float or not -LARGEST <= value <= LARGEST:
-            value = values.number(name, value, -LARGEST)
-        key: SeriesKey = name
-        if labels is not None or name.__class__ is not str or name not in self._gauges:
-            key = self._gauge_key(name, labels)
+        try:
+            if value.__class__ is not float or not -LARGEST <= value <= LARGEST:
+                value = values.number(name, value, -LARGEST)
+            key: SeriesKey = name
+            if labels is not None or name.__class__ is not str or name not in self._gauges:
+                key = self._gauge_key(name, labels)
+        except ConfigurationError as error:
+            self._reject(name, error)
+            return
         with self._lock:
             self._gauges[key] = value
 
@@ -132,8 +162,12 @@ class SeriesRecorder(SeriesStore):
 
     def adjust_gauge(self, name: str, delta: float, labels: Labels = None) -> None:
         """Add `delta`, any finite number, to a gauge; one that was never set stands at 0."""
-        delta = values.number(name, delta, -LARGEST)
-        key = self._gauge_key(name, labels)
+        try:
+            delta = values.number(name, delta, -LARGEST)
+            key = self._gauge_key(name, labels)
+        except ConfigurationError as error:
+            self._reject(name, error)
+            return
         with self._lock:
             if key in self._gauges:
                 self._gauges[key] += delta
@@ -153,16 +187,52 @@ class SeriesRecorder(SeriesStore):
         """Record many values as one: a reader sees all of them or none of them.
 
         Adds each number to its counter, records all durations in seconds, and sets each gauge; all
-        with the same `labels`. Takes the lock once. If one of the values or names is refused,
-        nothing is recorded.
+        with the same `labels`. Takes the lock once. If some of the values cannot be recorded, only
+        these are dropped, and the others are recorded one by one; a strict registry records nothing
+        then, and raises ConfigurationError.
         """
+        try:
+            if durations:
+                durations = values.as_lists(durations)  # what can be read once is not lost then
+            counter_keys, gauge_keys, summaries = self._batch(counters, durations, gauges, labels)
+        except ConfigurationError:
+            if self._rejections.strict:
+                raise
+            self._record_one_by_one(counters, durations, gauges, labels)
+            return
+        now = self._clock()
+        with self._lock:
+            for key, increment in counter_keys:
+                self._counters[key] += increment
+            for key, level in gauge_keys:
+                self._gauges[key] = level
+            for series, summary in summaries:
+                if summary is None:
+                    continue
+                if now >= series.ends:
+                    series.turn(now)
+                for bucket, count in summary.by_bucket.items():  # else as in record_duration
+                    series.counts[bucket] += count
+                series.total += summary.total
+                series.low = min(series.low, summary.low)
+                series.high = max(series.high, summary.high)
+                series.newest[0] = summary.newest
+
+    def _batch(
+        self,
+        counters: Mapping[str, float] | None,
+        durations: Mapping[str, Iterable[float]] | None,
+        gauges: Mapping[str, float] | None,
+        labels: Labels,
+    ) -> _Batch:
+        """Return what to add to which series. Raises ConfigurationError if anything is wrong."""
         levels = [
             (name, values.number(name, level, -LARGEST))
-            for name, level in (gauges.items() if gauges else ())
+            for name, level in (values.items("gauges", gauges) if gauges else ())
         ]
         increments = [
             (name, values.number(name, increment, 0))
-            for name, increment in (counters.items() if counters else ())
+            for name, increment in (values.items("counters", counters) if counters else ())
         ]
         lengths = [
             (name, values.durations(name, several))
@@ -186,20 +256,33 @@ class SeriesRecorder(SeriesStore):
             )
             for name, several in lengths
         ]
-        now = self._clock()
-        with self._lock:
-            for key, increment in counter_keys:
-                self._counters[key] += increment
-            for key, level in gauge_keys:
-                self._gauges[key] = level
-            for series, summary in summaries:
-                if summary is None:
-                    continue
-                if now >= series.ends:
-                    series.turn(now)
-                for bucket, count in summary.by_bucket.items():  # else as in record_duration
-                    series.counts[bucket] += count
-                series.total += summary.total
-                series.low = min(series.low, summary.low)
-                series.high = max(series.high, summary.high)
-                series.newest[0] = summary.newest
+        return counter_keys, gauge_keys, summaries
+
+    def _record_one_by_one(
+        self,
+        counters: Mapping[str, float] | None,
+        durations: Mapping[str, Iterable[float]] | None,
+        gauges: Mapping[str, float] | None,
+        labels: Labels,
+    ) -> None:
+        """Record a batch in which something is wrong, so that nothing else is dropped."""
+        parts: tuple[tuple[str, Any, Callable[[str, Any, Labels], None]], ...] = (
+            ("counters", counters, self.increment_counter),
+            ("gauges", gauges, self.set_gauge),
+            ("durations", durations, self._record_each),
+        )
+        for what, mapping, record in parts:
+            try:
+                pairs = values.items(what, mapping or {})
+            except ConfigurationError as error:
+                self._reject(what, error)
+                continue
+            for name, value in pairs:
+                record(name, value, labels)
+
+    def _record_each(self, name: str, several: Any, labels: Labels) -> None:
+        if not isinstance(several, list):
+            self._reject(name, values.not_several(name, several))
+            return
+        for seconds in several:
+            self.record_duration(name, seconds, labels)

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from shared_sync.common.guarded import Logger
 from shared_sync.errors import ConfigurationError
 from shared_sync.metrics import alerts as metrics_alerts
 from shared_sync.metrics import json_format
 from shared_sync.metrics.alerts import Alerts, Threshold
-from shared_sync.metrics.catalogue import OWN, SERVICES, Ratio
+from shared_sync.metrics.catalogue import OWN, REJECTED, SERVICES, Ratio
 from shared_sync.metrics.histogram import Histogram
 from shared_sync.metrics.labels import clean
 from shared_sync.metrics.names import without_unit
@@ -48,15 +49,21 @@ class WorkerMetrics(SeriesRecorder):
 
     A metric appears when it is declared or first recorded, and stays for the life of the object.
     Its name is up to 200 ASCII letters, digits and `_ . : -`, and is of one kind for ever; it must
-    never contain an id or other data that keeps changing. A call that breaks this, or that gives a
-    number which makes no sense, is a mistake in the program: it raises ConfigurationError and
-    records nothing.
+    never contain an id or other data that keeps changing.
+
+    **No value costs work.** A call that records never raises. What cannot be recorded is dropped: a
+    number that makes no sense (NaN, or less than 0 for a counter or a duration), a name that cannot
+    be one or is of another kind, other label names than before. It counts in `metrics_rejected`,
+    with the name of the metric as the label `name`, and is logged once for each name. In tests,
+    `strict=True` lets these calls raise ConfigurationError. Declarations and alerts always raise
+    it, because they are made when the program starts.
 
     `labels`, such as `{"language": "en"}`, tell the series of one metric from each other. All calls
     for one metric use the same label names. Values must come from a small set, never from ids: for
     each metric MAX_LABEL_SETS label sets are distinguished. Recordings with others count under the
-    value "other", and in the counter `metrics_dropped_label_sets`. Labels written in the order of
-    their names are the fastest.
+    value "other", and in the counter `metrics_dropped_label_sets`. A value that is no text counts
+    under its text, such as "200", and None under "unknown". Labels written in the order of their
+    names are the fastest.
 
     Averages, percentiles, maxima, rates and ratios cover the last `window_seconds`, and up to a
     tenth more; rates and ratios cover the time since the start until the metrics are read for the
@@ -71,6 +78,9 @@ class WorkerMetrics(SeriesRecorder):
         bound_ratio: How far apart the bounds of Prometheus's buckets are. 1.05 keeps quantiles
             within 5 %, at some 400 time series for each series of durations; 1.2 needs a third of
             them and keeps quantiles within 17 %.
+        strict: Whether calls that record raise ConfigurationError instead of dropping what cannot
+            be recorded. For tests.
+        logger: Where to log what was dropped; None for the logger of `shared_sync.metrics`.
         clock: Counts seconds and never runs backwards.
         wall: Returns the time in seconds since 1970.
         resources: Observes the process and the machine, from a background thread that starts when
@@ -88,12 +98,16 @@ class WorkerMetrics(SeriesRecorder):
         namespace: str = "",
         window_seconds: float = 300.0,
         bound_ratio: float = 1.05,
+        strict: bool = False,
+        logger: Logger | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         resources: Resources | None = None,
     ) -> None:
         _check_arguments(instance_id, service, namespace, window_seconds, bound_ratio)
-        super().__init__(window_seconds=window_seconds, clock=clock)
+        super().__init__(
+            window_seconds=window_seconds, clock=clock, strict=bool(strict), logger=logger
+        )
         # Fixed after construction.
         self.instance_id = instance_id
         self._namespace = namespace
@@ -113,6 +127,7 @@ class WorkerMetrics(SeriesRecorder):
                 self._declare_ratio(metric)
             else:
                 self._declare(metric)
+        self._declare(REJECTED, ("name",))
 
     # --- alerts and health ---
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.guarded import Logger
 from shared_sync.errors import ConfigurationError
-from shared_sync.metrics.catalogue import KINDS, Kind, MetricDescription, Ratio
+from shared_sync.metrics.catalogue import KINDS, REJECTED, Kind, MetricDescription, Ratio
 from shared_sync.metrics.counter_window import CounterWindow
 from shared_sync.metrics.error_categories import Categories
 from shared_sync.metrics.histogram import SlidingHistogram
@@ -24,6 +25,7 @@ from shared_sync.metrics.labels import (
     other_label_set,
 )
 from shared_sync.metrics.names import ERRORS, ERRORS_PREFIX, MetricNames, without_unit
+from shared_sync.metrics.rejections import Rejections
 
 DROPPED: Final = "metrics_dropped_label_sets"
 """Counter of the recordings whose label set is one too many."""
@@ -60,12 +62,21 @@ class SeriesStore:
     Python may switch to another thread, and all that record would wait for one that does not run.
     """
 
-    def __init__(self, *, window_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        window_seconds: float,
+        clock: Callable[[], float],
+        strict: bool,
+        logger: Logger | None,
+    ) -> None:
         # Fixed after construction.
         self._window_seconds = window_seconds
         self._clock = clock
         self._started = clock()
         self._categories = Categories()  # guards itself
+        self._rejections = Rejections(strict=strict, logger=logger, count=self._count_rejection)
+        self._reject = self._rejections.add
         # Guarded by the lock. Series are only ever added, so that looking for one needs no lock.
         # The lock is re-entrant, because a signal handler or a finalizer may record while its own
         # thread is in here.
@@ -203,6 +214,15 @@ class SeriesStore:
                 self._counters[DROPPED] += 1
             self._counters.setdefault(key, 0)
         return key
+
+    def _count_rejection(self, name: object) -> bool:
+        """Count a value that was dropped; return whether it is the first of its metric."""
+        shown = _NOT_IN_NAMES.sub("_", name)[:100] if isinstance(name, str) else ""
+        with self._lock:
+            key = self._key(REJECTED.name, (("name", shown or OTHER),))
+            is_first = key not in self._counters
+            self._counters[key] = self._counters.get(key, 0) + 1
+        return is_first
 
     def _gauge_key(self, name: str, labels: Labels) -> SeriesKey:
         """Return the key of a gauge, which gets a value only from the caller."""

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from helpers import Figures
 
-from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRecorder
+from shared_sync.common.guarded import (
+    MOST_WARNINGS,
+    GuardedLogger,
+    GuardedRecorder,
+    ThreadRecorder,
+)
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.redis_consumer.delivery import DEADLINE
 
@@ -74,7 +79,7 @@ def test_a_recorder_without_batches_gets_the_values_one_by_one() -> None:
 def test_of_a_batch_that_is_refused_only_the_refused_value_is_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    metrics = WorkerMetrics("w")
+    metrics = WorkerMetrics("w", strict=True)
     metrics.set_gauge("jobs_processed", 7)
     own = kept(metrics)
     own.flush()
@@ -85,8 +90,22 @@ def test_of_a_batch_that_is_refused_only_the_refused_value_is_lost(
     assert data["processing_latency_count"] == 2
     assert [record.message for record in caplog.records] == [
         "metrics refuse jobs_processed ('jobs_processed' is a gauge already and cannot be a "
-        "counter too; choose another name); this is logged once, and costs no message"
+        "counter too; choose another name); this is logged once for each metric, and costs no "
+        "message"
     ]
+
+
+def test_the_first_error_of_each_metric_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = WorkerMetrics("w", strict=True)
+    guarded = GuardedRecorder(metrics, LOGGER)
+    for _ in range(3):
+        guarded.set_gauge("level", float("nan"))
+        guarded.record_duration("work", -1.0)
+    for number in range(2 * MOST_WARNINGS):
+        guarded.increment_counter(f"errors.Odd{number}", -1)
+    logged = [record.message.split()[2] for record in caplog.records]
+    assert logged[:2] == ["level", "work"]
+    assert len(logged) == len(set(logged)) == MOST_WARNINGS
 
 
 def test_whatever_a_recorder_raises_goes_no_further() -> None:

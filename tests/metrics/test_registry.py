@@ -43,6 +43,8 @@ def test_a_new_worker_shows_zeros_and_never_fails(metrics: WorkerMetrics, clock:
         "error_rate": 0.0,
         "metrics_dropped_label_sets": 0,
         "metrics_dropped_label_sets_per_second": 0.0,
+        "metrics_rejected": 0,
+        "metrics_rejected_per_second": 0.0,
     }
     assert metrics.get_basic_health_data() == {
         "instance_id": "stt-1",

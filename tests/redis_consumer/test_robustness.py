@@ -15,7 +15,7 @@ import redis
 from consumers import STREAM, Make, results
 from helpers import eventually
 
-from shared_sync import RedisStreamProducer, RetryPolicy
+from shared_sync import RedisStreamProducer, RetryPolicy, WorkerMetrics
 from shared_sync.connection import connection as redis_connection
 from shared_sync.errors import ConsumerBroken
 from shared_sync.redis_consumer import lifecycle, recovery
@@ -203,3 +203,27 @@ def test_a_pool_that_lost_a_thread_says_so_and_start_consuming_raises(
     runner.join(20)
     assert "reader-1" in str(raised[0])
     assert consumer.state == "stopped"
+
+
+def test_a_wrong_metric_costs_no_message(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    metrics = WorkerMetrics("stt-1")
+
+    def processor(_: str, fields: dict[str, Any]) -> dict[str, str]:
+        metrics.set_gauge("wer", float("nan"))
+        metrics.record_duration("decoding", -0.2)
+        metrics.increment_counter("words", -1)
+        metrics.increment_counter("answers", labels={"code": None, "language": 3})  # type: ignore[dict-item]
+        metrics.increment_counter("answers", labels={"tongue": "en"})
+        with metrics.timer("model inference"):
+            return {"text": fields["text"]}
+
+    producer.publish_many([{"text": str(number)} for number in range(20)])
+    with make(processor, metrics=metrics, result_stream="results"):
+        eventually(lambda: client.xlen(STREAM) == 0)
+        eventually(lambda: metrics.get_metrics_data().get("jobs_processed") == 20)
+    data = metrics.get_metrics_data()
+    assert sorted(int(row["text"]) for row in results(client)) == list(range(20))
+    assert (data["metrics_rejected"], data["total_errors"]) == (100, 0)
+    assert data["answers{code=unknown,language=3}"] == 20
