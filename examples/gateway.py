@@ -25,7 +25,7 @@ def main(files):
         REDIS_URL,
         "audio:transcripts",
         "gateways",
-        "gateway-1",
+        None,
         logging.getLogger("gateway"),
         lambda message_id, result: received.put(result),
     )

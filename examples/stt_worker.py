@@ -20,8 +20,9 @@ from pocketsphinx import Decoder
 from shared_sync import HealthServer, RedisStreamConsumer, Reject, WorkerMetrics, checks
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
-HEALTH_PORT = int(os.environ.get("HEALTH_PORT", "8081"))
-INSTANCE_ID = os.environ.get("INSTANCE_ID", f"stt-{socket.gethostname()}-{os.getpid()}")
+HEALTH_PORT = os.environ.get("HEALTH_PORT", "8081")
+CONSUMER_ID = os.environ.get("CONSUMER_ID")  # None, the best choice, makes a unique one
+INSTANCE_ID = os.environ.get("INSTANCE_ID", socket.gethostname())
 
 
 class STTWorker:
@@ -34,7 +35,7 @@ class STTWorker:
             REDIS_URL,
             "audio:jobs",
             "stt-workers",
-            INSTANCE_ID,
+            CONSUMER_ID,
             self.logger,
             self.transcribe,
             metrics=self.metrics,

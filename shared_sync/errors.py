@@ -25,6 +25,7 @@ Directives are no SharedSyncError, so `except SharedSyncError` in a processor do
 from __future__ import annotations
 
 import math
+import os
 
 
 class SharedSyncError(Exception):
@@ -137,9 +138,15 @@ class ConsumerIdInUse(ConsumerBroken):
 
     def __init__(self, consumer_id: str, *, host: str | None, pid: int | None) -> None:
         where = f"process {pid} on {host}" if host is not None else "another process"
+        cause = ""
+        if pid == os.getpid() and str(pid) in consumer_id:
+            cause = (
+                f". This process has the process id {pid} as well: an id that is made from "
+                "os.getpid() is the same in every container"
+            )
         super().__init__(
-            f"consumer_id {consumer_id!r} is in use by {where}; "
-            "give each process of the group a consumer_id of its own"
+            f"consumer_id {consumer_id!r} is in use by {where}{cause}; give each process of the "
+            "group a consumer_id of its own, or None, which makes a unique one"
         )
         self.consumer_id = consumer_id
         self.host = host

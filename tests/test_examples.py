@@ -50,6 +50,7 @@ def stt_worker(redis_url: str) -> Iterator[Spawn]:
             "REDIS_URL": redis_url,
             "HEALTH_PORT": str(health_port),
             "INSTANCE_ID": instance_id,
+            "CONSUMER_ID": instance_id,
             "LEASE_SECONDS": str(lease_seconds),
         }
         process = start_program(

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 from shared_sync.cli import http_client
 from shared_sync.cli.http_client import Address, Answer, NoAnswer
 from shared_sync.cli.options import Parser, add_token_file, read_token
+from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 
 LONGEST_LINE = 500
@@ -24,10 +25,10 @@ LONGEST_TIMEOUT_SECONDS = 3600
 PROBES = ("live", "ready", "startup")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(command_line: Sequence[str]) -> int:
     """Ask once, print one line, and return 0 if the page answered with 200, else 1."""
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser().parse_args(command_line)
         address = read_address(options.url, options.probe)
         token = read_token(options.token_file)
         answer = http_client.get(address, token, options.timeout)
@@ -80,13 +81,7 @@ def _split(url: str) -> tuple[SplitResult, int]:
 
 
 def _default_port() -> int:
-    text = os.environ.get("HEALTH_PORT") or "8080"
-    if not text.isdecimal() or not 0 < int(text) <= 65535:
-        raise ConfigurationError(
-            "HEALTH_PORT must be the number of the port that the server listens on, 1 to 65535; "
-            "or give the URL"
-        )
-    return int(text)
+    return arguments.port("HEALTH_PORT", os.environ.get("HEALTH_PORT") or "8080", lowest=1)
 
 
 def _describe(address: Address, answer: Answer) -> str:

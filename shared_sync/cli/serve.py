@@ -15,12 +15,14 @@ import math
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
 from shared_sync.cli.group_health import Limits
 from shared_sync.cli.monitor import PERIOD_SECONDS, Monitor
 from shared_sync.cli.options import Parser, add_token_file, read_token
+from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import HealthServer
@@ -32,12 +34,12 @@ from shared_sync.protocol.keys import Keys
 LONGEST_SECONDS = 30 * 86_400
 
 
-def main(arguments: Sequence[str]) -> NoReturn:
+def main(command_line: Sequence[str]) -> NoReturn:
     """Parse the command line and serve until SIGTERM or SIGINT, which exit with status 0.
 
     Raises a `SharedSyncError` for what cannot work.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(command_line)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if bool(options.stream) != bool(options.group):
         raise ConfigurationError("--stream and --group go together; give both or neither")
@@ -105,7 +107,7 @@ def _parser() -> Parser:
     parser.add_argument("--host", default="0.0.0.0", help="address to bind (default: all)")  # noqa: S104
     parser.add_argument(
         "--port",
-        type=int,
+        type=partial(arguments.port, "--port, or HEALTH_PORT,"),
         default=os.environ.get("HEALTH_PORT") or "8080",
         help="port to bind, 0 for a free one (default: HEALTH_PORT, else 8080)",
     )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import os
+import re
+from collections.abc import Collection, Sequence
 
 from shared_sync.errors import ConfigurationError
+
+_DIGITS = re.compile("[0-9]{1,5}")
+_SERVICE_ADDRESS = re.compile("(tcp|udp|sctp)://")
 
 
 def text(name: str, value: object) -> None:
@@ -40,6 +45,49 @@ def names(name: str, value: object) -> None:
         or not all(isinstance(item, str) for item in value)
     ):
         raise ConfigurationError(f"{name} must be a collection of field names, not {value!r}")
+
+
+def logger(name: str, value: object) -> None:
+    """Raise ConfigurationError unless `value` is a logger, an adapter of one, or None."""
+    if value is not None:
+        methods(
+            name,
+            value,
+            ("log", "isEnabledFor"),
+            'a logging.Logger, such as getLogger("stt"), or None',
+        )
+
+
+def methods(name: str, value: object, wanted: Sequence[str], kind: str) -> None:
+    """Raise ConfigurationError unless `value` has these methods; `kind` says what it may be."""
+    if isinstance(value, type) or not all(callable(getattr(value, one, None)) for one in wanted):
+        raise ConfigurationError(f"{name} must be {kind}, not {value!r}")
+
+
+def port(name: str, value: object, lowest: int = 0) -> int:
+    """Return the number of a port, given as an int or as digits in a text.
+
+    Raises ConfigurationError for anything else. The error says so if it is an address that
+    Kubernetes has put into an environment variable.
+    """
+    number = int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+    if isinstance(number, int) and not isinstance(number, bool) and lowest <= number <= 65535:
+        return number
+    raise ConfigurationError(
+        f"{name} must be an int from {lowest} to 65535, not {value!r}{_cause_of_address(value)}"
+    )
+
+
+def _cause_of_address(value: object) -> str:
+    """Return why a port is an address such as `tcp://10.0.0.1:80`, and the remedy."""
+    if not isinstance(value, str) or not _SERVICE_ADDRESS.match(value):
+        return ""
+    variables = [one for one, text in os.environ.items() if text == value and one.endswith("_PORT")]
+    named = " and ".join(variables) or "a variable"
+    return (
+        f": Kubernetes sets {named} to the address of the Service of that name. Rename the Service "
+        "or your variable, or set enableServiceLinks: false in the pod"
+    )
 
 
 def _is_number(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 MOST_WARNINGS = 100
 """Metrics whose errors are logged: counters of errors may have any number of names."""
@@ -32,6 +32,10 @@ class Recorder(Protocol):
 
     def set_gauge(self, name: str, value: float) -> None:
         """Set a gauge to `value`."""
+
+
+RECORDING: Final = ("increment_counter", "record_duration", "set_gauge")
+"""The methods that every recorder has."""
 
 
 class ErrorRecorder(Recorder, Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 
 from flask import Flask
 
+from shared_sync.common import arguments
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedLogger, Logger
 from shared_sync.common.log_once import LogOnce
@@ -83,7 +84,8 @@ class HealthServer:
 
     Args:
         instance_id: The name of this instance in every answer.
-        port: The port to listen on; 0 for a free one, which `port` and `url` then return.
+        port: The port to listen on, an int or its digits as an environment variable has them; 0 for
+            a free one, which `port` and `url` then return.
         logger: Where to log; None for the logger of this module.
         get_health_data: Returns the data of `/health`; None takes them from `consumer`, else from
             `metrics`. One of the three must be given.
@@ -104,7 +106,7 @@ class HealthServer:
     def __init__(
         self,
         instance_id: str,
-        port: int,
+        port: int | str,
         logger: Logger | None = None,
         get_health_data: Callable[[], object] | None = None,
         get_metrics_data: Callable[[], Data] | None = None,
@@ -117,14 +119,15 @@ class HealthServer:
         token: str | None = None,
         details: bool = False,
     ) -> None:
-        _check_arguments(instance_id, port, host)
+        _check_arguments(instance_id, host)
+        arguments.logger("logger", logger)
         if isinstance(critical, str):
             raise ConfigurationError(f"critical must be several keys, such as ({critical!r},)")
 
         # Fixed after construction.
         self._instance_id = instance_id
         self._host = host
-        self._configured_port = port
+        self._configured_port = arguments.port("port", port)
         self._logger = GuardedLogger(logger or logging.getLogger(__name__))
         access = Access(token, cors)
         self._state = HealthState(
@@ -331,11 +334,9 @@ class _Run:
         return self._pollers.join(deadline) and served
 
 
-def _check_arguments(instance_id: object, port: object, host: object) -> None:
+def _check_arguments(instance_id: object, host: object) -> None:
     """Raise ConfigurationError for an argument that cannot work."""
     if not isinstance(instance_id, str) or not instance_id:
         raise ConfigurationError(f"instance_id must be a text, not {instance_id!r}")
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise ConfigurationError(f"port must be an int from 0 to 65535, not {port!r}")
     if not isinstance(host, str) or not host:
         raise ConfigurationError(f"host must be a name or an address, not {host!r}")

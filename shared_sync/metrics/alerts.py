@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from sys import float_info
 from typing import Any, Final
@@ -11,6 +12,10 @@ from typing import Any, Final
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.errors import ConfigurationError
 from shared_sync.metrics.labels import shown
+
+SIMILAR: Final = 0.85
+"""From this ratio on (that of `difflib`) a name counts as a slip for another: some three letters of
+twenty."""
 
 STATUSES: Final = ("healthy", "degraded", "unhealthy")  # from best to worst
 
@@ -108,6 +113,22 @@ class Alerts:
             "status": threshold.status if firing else STATUSES[0],
             "reason": threshold.reason(value, seconds) if firing else None,
         }
+
+
+def check_spelling(figure: str, known: Collection[str]) -> None:
+    """Raise ConfigurationError if a figure is not known and looks like a slip for one that is.
+
+    Any other name may become one of the program's own metrics, which need not be recorded yet.
+    """
+    name = figure.partition("{")[0]
+    if name in known:
+        return
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR)
+    if similar:
+        raise ConfigurationError(
+            f"there is no figure {figure!r} to watch; did you mean {similar[0]!r}? If it is a "
+            "metric of your own, declare() or record it before"
+        )
 
 
 def health_of(states: list[dict[str, Any]]) -> dict[str, Any]:

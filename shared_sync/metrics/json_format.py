@@ -15,6 +15,26 @@ MEGABYTE: Final = 1024**2
 _AMBIGUOUS: Final = re.compile(r'[,={}"\\\s]')
 
 
+BUILT_IN: Final = (
+    *("uptime_seconds", "window_seconds", "total_errors", "error_rate"),
+    *("memory_usage_mb", "memory_limit_mb", "memory_used_ratio", "cpu_percent"),
+    *("open_descriptors", "threads", "gc_collections", "interpreter_stall_ms"),
+    *("gpu_memory_used_mb", "gpu_memory_total_mb"),
+    *("gpu_utilization_percent", "gpu_temperature_celsius"),
+)
+"""The numbers that are always there, those of GPUs without their labels."""
+
+
+def figures(name: str, kind: str) -> tuple[str, ...]:
+    """Return the names under which a metric of that kind appears, without labels."""
+    if kind == "counter":
+        return (name, f"{name}_per_second")
+    if kind == "duration":
+        statistics = (f"{statistic}_{name}_ms" for statistic in ("avg", "p50", "p95", "p99", "max"))
+        return (f"{name}_ms", *statistics, f"{name}_window_count", f"{name}_count")
+    return (name,)
+
+
 def to_dict(snapshot: MetricsSnapshot) -> dict[str, Any]:
     """Return the metrics as `WorkerMetrics.get_metrics_data` describes them."""
     data = {**_built_in(snapshot), **_resources(snapshot)}

@@ -65,6 +65,10 @@ class MetricNames:
         """Return the names of all counters."""
         return tuple(name for name, kind in self._kinds.items() if kind == "counter")
 
+    def kinds(self) -> dict[str, str]:
+        """Return the kind of each name that is taken."""
+        return dict(self._kinds)
+
     def fix_labels(self, metric: str, names: tuple[str, ...]) -> None:
         """Fix the labels of a metric; raises ConfigurationError if it has others already."""
         known = self._label_names.setdefault(metric, names)

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from shared_sync.common.guarded import Logger
@@ -25,7 +26,7 @@ from shared_sync.errors import ConfigurationError
 from shared_sync.metrics import alerts as metrics_alerts
 from shared_sync.metrics import json_format
 from shared_sync.metrics.alerts import Alerts, Threshold
-from shared_sync.metrics.catalogue import OWN, REJECTED, SERVICES, Ratio
+from shared_sync.metrics.catalogue import KNOWN, OWN, REJECTED, SERVICES, Ratio
 from shared_sync.metrics.histogram import Histogram
 from shared_sync.metrics.labels import clean
 from shared_sync.metrics.names import without_unit
@@ -146,11 +147,20 @@ class WorkerMetrics(SeriesRecorder):
         without a break, the alert fires: until the value is back, `get_basic_health_data` includes
         the `status` ("degraded" or "unhealthy") and the reason. Alerts are checked whenever the
         metrics are read, and from the first time on once a second. A value that is None or missing
-        is never beyond a limit. Raises ConfigurationError for arguments that make no sense.
+        is never beyond a limit. Raises ConfigurationError for arguments that make no sense, and for
+        a figure that is not there and looks like a slip for one that is known.
         """
         if not isinstance(figure, str) or not figure:
             raise ConfigurationError(f"figure is the name of a value, not {figure!r}")
+        metrics_alerts.check_spelling(figure, self._known_figures())
         self._alerts.add(Threshold(figure, above, below, for_seconds, status))
+
+    def _known_figures(self) -> set[str]:
+        """Return the names of all numbers that are or may be shown, without labels."""
+        with self._lock:
+            kinds = {name: metric.kind for name, metric in KNOWN.items()} | self._names.kinds()
+        shown = (json_format.figures(name, kind) for name, kind in kinds.items())
+        return {*json_format.BUILT_IN, *chain.from_iterable(shown)}
 
     def get_alerts(self) -> list[dict[str, Any]]:
         """Return the current state of every alert.

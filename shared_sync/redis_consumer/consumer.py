@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, Recorder
+from shared_sync.common import arguments
+from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol import inspection
+from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.lifecycle import Lifecycle
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.prefetch import Setting
@@ -24,7 +28,7 @@ class RedisStreamConsumer:
             return {"text": model.transcribe(message_data["audio"])}
 
         consumer = RedisStreamConsumer(
-            "redis://localhost:6379/0", "audio:jobs", "stt-workers", "stt-1",
+            "redis://localhost:6379/0", "audio:jobs", "stt-workers", None,
             logging.getLogger("stt"), transcribe, binary_fields=("audio",),
         )
         consumer.start_consuming()  # until SIGTERM or Ctrl-C
@@ -37,8 +41,8 @@ class RedisStreamConsumer:
     What the processor raises is a failure: the message is tried again as `retry` says and ends as
     a dead letter. It may raise `Reject` (a dead letter now) or `Retry(delay_seconds)`.
 
-    All durations are seconds. One consumer is one name in the group; give each process its own
-    `consumer_id`. Methods may be called from any thread unless they say otherwise.
+    All durations are seconds. One consumer is one name in the group. Methods may be called from any
+    thread unless they say otherwise.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
@@ -46,7 +50,10 @@ class RedisStreamConsumer:
             `redis+cluster://host:port,host:port`.
         stream_name: The stream to process; it is created if it does not exist.
         consumer_group: The group; all workers that share the work name the same one.
-        consumer_id: This process's name in the group.
+        consumer_id: This process's name in the group. None, which suits most programs, makes a
+            unique one of the group, the host and random digits; the attribute `consumer_id` has it.
+            It is another one in each forked process that starts the consumer. A process that is
+            given a name must be the only one that has it.
         logger: Where to log; None for the logger `shared_sync`.
         message_processor: Called as `message_processor(message_id, message_data)` in a pool
             thread. `message_data` has text values, and bytes for `binary_fields`. What it
@@ -96,7 +103,7 @@ class RedisStreamConsumer:
         redis_url: str,
         stream_name: str,
         consumer_group: str,
-        consumer_id: str,
+        consumer_id: str | None,
         logger: logging.Logger | None,
         message_processor: MessageProcessor,
         *,
@@ -122,7 +129,9 @@ class RedisStreamConsumer:
             redis_url=redis_url,
             stream_name=stream_name,
             consumer_group=consumer_group,
-            consumer_id=consumer_id,
+            consumer_id=identity.unique_name(str(consumer_group))
+            if consumer_id is None
+            else consumer_id,
             threads=threads,
             prefetch=prefetch,
             binary_fields=binary_fields,
@@ -140,21 +149,36 @@ class RedisStreamConsumer:
             block_seconds=block_seconds,
         )
         check_processor(message_processor)
+        arguments.logger("logger", logger)
+        if metrics is not None:
+            arguments.methods("metrics", metrics, RECORDING, "a WorkerMetrics, or None")
         self.stream_name = stream_name
         self.consumer_group = consumer_group
-        self.consumer_id = consumer_id
-        guarded_logger = GuardedLogger(logger or logging.getLogger("shared_sync"))
+        self._processor = message_processor
+        self._logger = GuardedLogger(logger or logging.getLogger("shared_sync"))
+        self._recorder = GuardedRecorder(metrics, self._logger)
+        # Fixed after construction; a forked process that has not started it replaces them once.
+        self._build(options)
+        if consumer_id is None:
+            renew_in_forks(self, RedisStreamConsumer._take_another_name)
+
+    def _build(self, options: Options) -> None:
+        self._options = options
+        self.consumer_id = options.consumer_id
         self._life = Lifecycle(
-            options,
-            message_processor,
-            recorder=GuardedRecorder(metrics, guarded_logger),
-            logger=guarded_logger,
+            options, self._processor, recorder=self._recorder, logger=self._logger
         )
         self._report = Report(options, self._life)
         self._group_view = inspection.GroupView(
             self._life.pool.subscriptions[0].connector(inspection.REPLY_TIMEOUT_SECONDS),
             options.keys,
         )
+
+    def _take_another_name(self) -> None:
+        """In a forked process: be another consumer, unless the parent has used this one."""
+        if self._life.is_unused:
+            name = identity.unique_name(self.consumer_group)
+            self._build(replace(self._options, consumer_id=name))
 
     # --- life cycle ---
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
 import time
 from collections.abc import Callable
 
@@ -13,6 +15,11 @@ from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.replies import NameClaimed, NameInUse, parse_claim
 
 POLL_SECONDS = 0.5
+
+
+def unique_name(group: str) -> str:
+    """Return a name that no other consumer has: the group, the host, and something random."""
+    return f"{group.lstrip('~')}-{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
 def claim(

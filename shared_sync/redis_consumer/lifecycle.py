@@ -117,6 +117,11 @@ class Lifecycle:
         ended = self.pool.ended_threads()
         return ended if self.state is State.RUNNING else []
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether it has not been connected, started or stopped."""
+        return self.state is State.NEW and not self.pool.subscriptions[0].has_name
+
     # --- inside ---
 
     def _start(self, give_up: Callable[[float], bool]) -> None:

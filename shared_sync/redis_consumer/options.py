@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,7 @@ class Options:
         arguments.names("carry_fields", self.carry_fields)
         if self.result_stream is not None:
             arguments.text("result_stream", self.result_stream)
+            self._check_braces(self.result_stream)
             discovery.check_one_slot(self.redis_url, self.stream_name, self.result_stream)
         if self.result_channel is not None:
             arguments.text("result_channel", self.result_channel)
@@ -79,6 +81,17 @@ class Options:
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigurationError(f"retry must be a RetryPolicy, not {self.retry!r}")
         self.keys  # noqa: B018 - raises for names that cannot be used
+
+    def _check_braces(self, result_stream: str) -> None:
+        """Refuse what looks like a template, as `result_channel` takes one: it would be literal."""
+        tag = re.search(r"{(.+?)}", self.stream_name)
+        allowed = tag.group() if tag else f"{{{self.stream_name}}}"
+        if re.search("[{}]", result_stream.replace(allowed, "", 1)):
+            raise ConfigurationError(
+                f"result_stream {result_stream!r} is taken as it is, and not filled from fields as "
+                f"result_channel is; leave out the braces. Only {allowed!r}, the hash tag of "
+                "stream_name, may be in it"
+            )
 
     def _check_numbers(self) -> None:
         arguments.whole_number("threads", self.threads, 1, 1000)

@@ -120,6 +120,21 @@ def check_processor(processor: object) -> None:
             "message_processor must be a plain function that blocks until it is done, "
             "not an async function or a generator"
         )
+    _check_parameters(processor)
+
+
+def _check_parameters(processor: Callable[..., object]) -> None:
+    try:
+        signature = inspect.signature(processor)
+    except (ValueError, TypeError):
+        return  # a function that is written in C need not say what it takes
+    try:
+        signature.bind("", {})
+    except TypeError as error:
+        raise ConfigurationError(
+            "message_processor is called with two arguments, message_id and message_data; "
+            f"{processor!r} takes {signature}: {error}"
+        ) from None
 
 
 def _refuse_unstarted(result: object) -> None:

@@ -166,6 +166,7 @@ def test_ports_and_ipv6_addresses_are_understood() -> None:
         (["--token=s3cret"], {}, "--token-file"),
         ([], {"HEALTH_PORT": "eighty"}, "1 to 65535"),
         ([], {"HEALTH_PORT": "0"}, "1 to 65535"),
+        ([], {"HEALTH_PORT": "tcp://10.0.0.1:80"}, "Kubernetes sets HEALTH_PORT"),
         ([], {"HEALTH_TOKEN": "s3cret two"}, "without spaces"),
     ],
 )

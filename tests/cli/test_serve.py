@@ -214,7 +214,8 @@ def test_who_may_read_the_answers_from_elsewhere_can_be_chosen(
 
 MISTAKES = [
     (["--port", "70000"], "0 to 65535"),
-    (["serve", "--port", "many"], "--help"),
+    (["serve", "--port", "many"], "from 0 to 65535"),
+    (["--port", "tcp://10.0.0.1:80"], "address of the Service"),
     (["--port", "0", "--stream", "jobs"], "--group"),
     (["--port", "0", "--group", "workers"], "--stream"),
     (["--port", "0", "--redis-url", "http://x"], "redis://host:port/db"),

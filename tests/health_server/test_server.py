@@ -110,10 +110,26 @@ def test_the_ipv6_wildcard_takes_ipv4_too(serve):
     assert ask(serve(host="::")).code == 200
 
 
-@pytest.mark.parametrize("port", [-1, 65536, 70000, True, "8080", None, 80.0])
+@pytest.mark.parametrize("port", [-1, 65536, 70000, True, "", "80.0", "-1", None, 80.0])
 def test_a_port_that_is_none_is_refused(port):
     with pytest.raises(ConfigurationError, match="port must be an int from 0 to 65535, not "):
         HealthServer("worker-1", port, None, dict)
+
+
+def test_a_port_may_be_the_text_of_an_environment_variable():
+    assert HealthServer("worker-1", "8080", None, dict).port == 8080
+
+
+def test_a_port_that_kubernetes_has_overwritten_is_explained(monkeypatch):
+    monkeypatch.setenv("HEALTH_PORT", "tcp://10.0.0.1:80")
+    with pytest.raises(ConfigurationError, match=r"port must be .* Kubernetes sets HEALTH_PORT to"):
+        HealthServer("worker-1", os.environ["HEALTH_PORT"], None, dict)
+
+
+@pytest.mark.parametrize("logger", ["stt", 5, logging.Logger])
+def test_what_is_no_logger_is_refused(logger):
+    with pytest.raises(ConfigurationError, match=r"logger must be a logging\.Logger"):
+        HealthServer("worker-1", 0, logger, dict)
 
 
 @pytest.mark.parametrize(

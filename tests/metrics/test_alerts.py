@@ -90,3 +90,43 @@ def test_an_alert_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         metrics.alert(**{"figure": "error_rate", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("figure", "meant"),
+    [
+        ("eror_rate", "error_rate"),
+        ("memory_used_mb", "memory_usage_mb"),
+        ("p99_procesing_latency_ms", "p99_processing_latency_ms"),
+        ("job_failed_per_second", "jobs_failed_per_second"),
+        ("gpu_memory_use_mb{gpu=0}", "gpu_memory_used_mb"),
+        ("letters_writen", "letters_written"),
+    ],
+)
+def test_a_slip_in_the_name_of_a_figure_is_refused_at_once(
+    metrics: WorkerMetrics, figure: str, meant: str
+) -> None:
+    metrics.increment_counter("letters_written")
+    with pytest.raises(ConfigurationError, match=f"did you mean '{meant}'"):
+        metrics.alert(figure, above=1)
+    metrics.alert(meant, above=1)
+
+
+def test_a_metric_of_the_program_may_have_a_similar_name_once_it_is_there(
+    metrics: WorkerMetrics,
+) -> None:
+    metrics.set_gauge("eror_rate", 5)
+    metrics.alert("eror_rate", above=1)
+    assert metrics.get_basic_health_data()["status"] == "degraded"
+
+
+def test_every_number_in_the_json_can_be_watched(metrics: WorkerMetrics) -> None:
+    metrics.increment_counter("a_counter", labels={"language": "en"})
+    metrics.record_duration("a_duration", 1.0)
+    metrics.set_gauge("a_gauge", 1.0)
+    data = metrics.get_metrics_data()
+    for figure in data:
+        assert figure.partition("{")[0] in metrics._known_figures() or not isinstance(
+            data[figure], (int, float, type(None))
+        )
+        metrics.alert(figure, above=1)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import redis
 from consumers import STREAM, Make
-from helpers import eventually
+from helpers import eventually, in_a_fork
 
 from shared_sync import RedisStreamProducer
 from shared_sync.errors import ConsumerBroken, ConsumerIdInUse, ConsumerStateError
@@ -93,3 +93,46 @@ def test_a_consumer_that_was_only_connected_gives_its_name_back_when_it_is_stopp
     with pytest.raises(ConsumerStateError):
         first.connect()
     make(lambda *_: None, consumer_id="twin").start()
+
+
+def test_without_a_consumer_id_each_consumer_has_a_name_of_its_own(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    first, second = (make(lambda *_: None, consumer_id=None) for _ in range(2))
+    assert first.consumer_id != second.consumer_id
+    assert first.consumer_id.startswith(f"workers-{socket.gethostname()}-")
+    with first, second:
+        names = client.hkeys("{jobs}:workers:holders")
+        assert {name.decode() for name in names} == {first.consumer_id, second.consumer_id}
+    assert client.hkeys("{jobs}:workers:holders") == []
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_each_forked_process_has_a_name_of_its_own(make: Make, client: redis.Redis) -> None:
+    """As where a server loads the program once and forks its workers."""
+    consumer = make(lambda *_: None, consumer_id=None)
+
+    def process_one_message() -> tuple[str, str, list[str]]:
+        with consumer:
+            holders = [name.decode() for name in client.hkeys("{jobs}:workers:holders")]
+            return consumer.consumer_id, consumer.state, holders
+
+    forked = [in_a_fork(process_one_message) for _ in range(2)]
+    with consumer:
+        assert [state for _, state, _ in forked] == ["running", "running"]
+        assert [holders for _, _, holders in forked] == [[name] for name, _, _ in forked]
+        assert len({consumer.consumer_id, *(name for name, _, _ in forked)}) == 3
+        same_copy = in_a_fork(lambda: (consumer.consumer_id, consumer.stop()))
+        assert same_copy == [consumer.consumer_id, False], "a copy of one that runs does nothing"
+
+
+def test_an_id_that_is_made_of_the_process_id_is_named_as_the_cause() -> None:
+    for consumer_id, pid, is_the_cause in (
+        (f"stt-{os.getpid()}", os.getpid(), True),
+        (f"stt-{os.getpid()}", os.getpid() + 1, False),
+        ("stt", os.getpid(), False),
+    ):
+        error = ConsumerIdInUse(consumer_id, host="pod-2", pid=pid)
+        assert f"process {pid} on pod-2" in str(error)
+        assert ("os.getpid() is the same in every container" in str(error)) is is_the_cause
+        assert "or None, which makes a unique one" in str(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import redis
 from consumers import STREAM, Make
 from helpers import Gate, eventually
 
-from shared_sync import RedisStreamProducer
+from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
 from shared_sync.errors import ConfigurationError, RedisUnavailable
 from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
 
@@ -41,6 +43,13 @@ from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
         ("carry_fields", ("client_id",)),
         ("result_channel", "results:{client_id.__class__}"),
         ("result_stream", STREAM),
+        ("result_stream", "out:{id}"),
+        ("result_stream", "{jobs}:{id}"),
+        ("result_stream", "out}"),
+        ("logger", "stt"),
+        ("logger", logging.Logger),
+        ("metrics", 5),
+        ("metrics", WorkerMetrics),
         ("consumer_id", "~parked"),
         ("consumer_id", ""),
     ],
@@ -65,6 +74,35 @@ def test_a_single_crash_may_be_the_limit_only_where_a_process_has_a_single_messa
 
 
 async def _asynchronous(_: str, __: object) -> None: ...
+
+
+class _Takes:
+    def one(self, job: object) -> None: ...
+    def two(self, message_id: str, job: object, more: int = 0) -> None: ...
+    def three(self, message_id: str, job: object, more: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [lambda job: job, lambda: 1, _Takes().one, _Takes().three, partial(_Takes().one, job=1)],
+)
+def test_a_processor_that_cannot_take_a_message_is_refused_with_what_it_takes(
+    make: Make, processor: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"message_id and message_data; .* takes \("):
+        make(processor)
+
+
+@pytest.mark.parametrize(
+    "processor", [_Takes().two, lambda *_: None, partial(_Takes().three, more=1), dict, print, max]
+)
+def test_whatever_may_take_two_arguments_is_a_processor(make: Make, processor: Any) -> None:
+    make(processor)
+
+
+@pytest.mark.parametrize(("stream", "results"), [("a", "{a}:out"), ("a:{b}", "out:{b}")])
+def test_the_hash_tag_of_the_stream_may_be_in_the_result_stream(stream: str, results: str) -> None:
+    RedisStreamConsumer("redis://x", stream, "g", None, None, print, result_stream=results)
 
 
 @pytest.mark.parametrize("processor", [_asynchronous, "text", None, 5])
