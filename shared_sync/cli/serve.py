@@ -74,7 +74,8 @@ def _make_server(
         consumer=monitor,
         metrics=monitor,
         host=options.host,
-        cors=None if options.cors == "none" else options.cors,
+        cors=None if options.cors == "none" else _names(options.cors) or "",
+        allowed_hosts=_names(options.allowed_hosts),
         token=read_token(options.token_file),
         details=options.details,
     )
@@ -137,19 +138,33 @@ def _parser() -> Parser:
             metavar=metavar,
             help=f"degraded if {text}; 0 for no limit (default: %(default)g)",
         )
+    _add_access(parser)
+    return parser
+
+
+def _add_access(parser: Parser) -> None:
+    """Add the options that say who may read what."""
     add_token_file(parser)
     parser.add_argument(
         "--cors",
         default="*",
-        metavar="ORIGIN",
-        help="whose pages may read the answers: an origin, *, or none (default: %(default)s)",
+        metavar="ORIGINS",
+        help="whose pages may read the answers: origins, with commas between them; * for all, "
+        "which concerns only /health and /metrics; or none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allowed-hosts",
+        default=os.environ.get("HEALTH_ALLOWED_HOSTS") or "",
+        metavar="NAMES",
+        help="names, with commas between them, under which a browser may open the page, such as "
+        "stt.example.com or *.example.com; addresses and names without a dot always may "
+        "(default: HEALTH_ALLOWED_HOSTS, else none)",
     )
     parser.add_argument(
         "--details",
         action="store_true",
         help="show texts of errors too, which may contain parts of messages",
     )
-    return parser
 
 
 def _limit(option: str, largest: float) -> Callable[[str], float | None]:
@@ -165,6 +180,10 @@ def _limit(option: str, largest: float) -> Callable[[str], float | None]:
         return value or None
 
     return read
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _exit(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -14,7 +14,7 @@ from werkzeug.routing import Map
 from werkzeug.wrappers import Response as BaseResponse
 
 from shared_sync.health_server import content_negotiation
-from shared_sync.health_server.access import METHODS, Access
+from shared_sync.health_server.access import METHODS, SAFE_HEADERS, Access
 from shared_sync.health_server.answers import Answers
 from shared_sync.health_server.content_negotiation import Format
 from shared_sync.health_server.state import HealthState
@@ -42,7 +42,6 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
 _OPEN: Final = frozenset({"index", "page", *PROBES})
 """Endpoints that need no token: the probes, and the page's files, which hold no data."""
 
@@ -77,10 +76,22 @@ class _Routes:
         app.add_url_rule("/api/state", "state", self._dashboard)
         app.add_url_rule("/api/history", "history", self._history)
         app.register_error_handler(HTTPException, self._http_error)
+        app.before_request(self._check_host)
         app.before_request(self._check_token)
         app.after_request(self._add_headers)
 
     # --- for every path ---------------------------------------------------------------------------
+
+    def _check_host(self) -> Response | None:
+        """Refuse the dashboard and its data under a name that may be another site's."""
+        host = self._access.unknown_host(request)
+        if host is None:
+            return None
+        return self._error(
+            f"this page is not served under the name {host!r}: use an IP address, or have the name "
+            "added to allowed_hosts (--allowed-hosts)",
+            421,
+        )
 
     def _check_token(self) -> Response | None:
         """Refuse a request that needs the token and has none; a preflight of CORS never has it."""
@@ -93,10 +104,8 @@ class _Routes:
 
     def _add_headers(self, response: Response) -> Response:
         headers = response.headers
-        headers["Cache-Control"] = "no-store"
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Referrer-Policy"] = "no-referrer"
-        headers.setdefault("Content-Security-Policy", _DATA_POLICY)
+        for name, value in SAFE_HEADERS.items():
+            headers.setdefault(name, value)
         if "Allow" in headers:
             headers["Allow"] = METHODS  # the order of Flask's own changes
         self._access.add_headers(request, response)

@@ -94,7 +94,12 @@ class HealthServer:
         metrics: The `WorkerMetrics` of this process.
         host: The address to listen on; by default all, because probes come from other machines.
         critical: Keys of health data that must not be False.
-        cors: Origins whose web pages may read the answers: "*" for any, one, several, or None.
+        cors: Origins whose web pages may read the answers: one, several, or None. "*" lets the
+            pages of all sites read `/health`, the probes and `/metrics`; the dashboard's data can
+            only be read by pages of origins that are named.
+        allowed_hosts: Names under which browsers may ask for the dashboard, such as
+            "stt.example.com" or "*.example.com"; "*" for any. Always allowed are IP addresses,
+            names without a dot (such as localhost), the machine's name, and `host`.
         token: If given, everything except the probes and the files of the dashboard needs
             `Authorization: Bearer <token>`, and probes give reasons only to requests that have it.
         details: Whether to show texts of errors, and values under the key `details`. Passwords in
@@ -116,6 +121,7 @@ class HealthServer:
         host: str = "0.0.0.0",  # noqa: S104 - probes come from other machines
         critical: Iterable[str] = ("redis_connected", "model_loaded"),
         cors: str | Iterable[str] | None = "*",
+        allowed_hosts: str | Iterable[str] = (),
         token: str | None = None,
         details: bool = False,
     ) -> None:
@@ -129,7 +135,7 @@ class HealthServer:
         self._host = host
         self._configured_port = arguments.port("port", port)
         self._logger = GuardedLogger(logger or logging.getLogger(__name__))
-        access = Access(token, cors)
+        access = Access(token, cors, allowed_hosts, own_host=host)
         self._state = HealthState(
             instance_id,
             sources.choose(get_health_data, get_metrics_data, consumer, metrics),

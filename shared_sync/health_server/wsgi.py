@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import create_server
-from waitress.task import ThreadedTaskDispatcher
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from shared_sync.common.loop import Loop
 from shared_sync.errors import PortUnavailable
+from shared_sync.health_server.access import SAFE_HEADERS
 
 WORKERS = 4
 """Threads that make answers. A few may wait for a callback; the others stay free for probes."""
@@ -69,6 +71,9 @@ _REMEDIES = {
     errno.EPERM: "this user may not open the port; choose one from 1024 up",
     errno.EADDRNOTAVAIL: f"the host is not this machine; {_NOT_HERE}",
 }
+
+_HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[^\s,/\\?#@\[\]:]*)(?::\d*)?")
+"""A name or address with a port. Waitress puts commas between the values of several headers."""
 
 _logger = logging.getLogger("waitress")
 
@@ -273,6 +278,11 @@ class _Request(HTTPRequestParser):
             raise ParsingError("Invalid address or number") from None
         if not self.command:  # waitress 2 answers such a request, as if it had no method
             raise ParsingError("Start line is invalid")
+        host = self.headers.get("HOST")
+        if host is None and self.version not in ("", "1.0"):
+            raise ParsingError("Host header is missing")
+        if host is not None and not _HOST.fullmatch(host):
+            raise ParsingError("Host header is invalid, or there are several")
 
 
 class _EscapingLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11
@@ -282,7 +292,16 @@ class _EscapingLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not b
         return str(msg).encode("unicode_escape").decode(), kwargs
 
 
+class _ErrorTask(ErrorTask):
+    """Sends an error of waitress itself, with the headers that all answers have."""
+
+    def execute(self) -> None:
+        self.response_headers = [*self.response_headers, *SAFE_HEADERS.items()]
+        super().execute()
+
+
 class _Channel(HTTPChannel):
+    error_task_class = _ErrorTask
     parser_class = _Request
     logger = _EscapingLogger(_logger, {})  # type: ignore[assignment]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,26 @@ def test_who_may_read_the_answers_from_elsewhere_can_be_chosen(
             return str(answer.headers["Access-Control-Allow-Origin"])
 
     assert allowed("--cors", "https://a.example") == "https://a.example"
+    assert allowed("--cors", "*, https://a.example") == "*"
     assert allowed("--cors", "none") == "None"
+
+
+def test_the_page_is_served_under_the_names_of_an_option_or_of_the_environment(
+    serve: Serve, redis_url: str
+) -> None:
+    for url in (
+        serve(*where(redis_url), "--allowed-hosts", "a.example, stt.example"),
+        serve(*where(redis_url), env=os.environ | {"HEALTH_ALLOWED_HOSTS": "*.example"}),
+    ):
+        assert answered_under("stt.example", url) == 200
+        assert answered_under("stt.example.org", url) == 421
+
+
+def answered_under(name: str, url: str) -> int:
+    address = url.removeprefix("http://")
+    with closing(http.client.HTTPConnection(address, timeout=10)) as client:
+        client.request("GET", "/api/state", headers={"Host": name})
+        return client.getresponse().status
 
 
 # --- mistakes -----------------------------------------------------------------------------------
@@ -221,6 +241,7 @@ MISTAKES = [
     (["--port", "0", "--redis-url", "http://x"], "redis://host:port/db"),
     (["--port", "0", "--token-file", "/nowhere/x"], "No such file"),
     (["--port", "0", "--cors", ""], "origin"),
+    (["--port", "0", "--allowed-hosts", "https://a.example"], "without scheme and port"),
     (["chek"], "serve, check and advise"),
     (["--token", "s3cret"], "HEALTH_TOKEN or --token-file"),
     (["--redis", "redis://localhost"], "--help"),

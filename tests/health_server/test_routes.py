@@ -15,20 +15,19 @@ from health_servers import LIMIT, Counted, Failing, Rendered, Task, ask, ask_ove
 @pytest.mark.parametrize(
     ("method", "path", "code"),
     [
-        ("GET", "/", 200),
         ("GET", "/health", 200),
         ("GET", "/health/", 200),
         ("HEAD", "/health", 200),
         ("OPTIONS", "/health", 200),
         ("GET", "/metrics", 500),
-        ("GET", "/nowhere", 404),
+        ("GET", "/metrics/prometheus", 500),
+        ("GET", "/health/live", 200),
         ("GET", "/health//", 404),
-        ("GET", "/static/x", 404),
         ("POST", "/health", 405),
         ("DELETE", "/metrics", 405),
     ],
 )
-def test_every_answer_may_be_read_by_any_page_and_is_not_stored(serve, method, path, code):
+def test_health_and_metrics_may_be_read_by_any_page_and_are_not_stored(serve, method, path, code):
     answer = ask(serve(get_metrics_data=Failing(RuntimeError())), path, method)
 
     assert answer.code == code

@@ -15,11 +15,13 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import pytest
+from flask import Flask
 from helpers import eventually, free_port, in_a_fork
 
 from shared_sync import WorkerMetrics
 from shared_sync.errors import ConfigurationError, PortUnavailable
 from shared_sync.health_server import HealthServer, wsgi
+from shared_sync.health_server.access import SAFE_HEADERS
 
 LIMIT = 10.0
 ESTABLISHED = "01"  # in /proc/net/tcp
@@ -185,13 +187,41 @@ def test_only_pages_of_the_allowed_origins_may_read(
     assert answer.headers["Access-Control-Allow-Credentials"] is None
 
 
+PRIVATE = ("/", "/dashboard/app.js", "/api/state", "/api/history", "/nowhere")
+
+
+@pytest.mark.parametrize("path", PRIVATE)
+@pytest.mark.parametrize("method", ["GET", "OPTIONS"])
+@pytest.mark.parametrize(
+    ("cors", "origin", "allowed"),
+    [
+        ("*", OTHER, None),
+        (None, OTHER, None),
+        (["*"], OTHER, None),
+        (["*", OPS], OTHER, OPS),  # which lets in the pages of OPS alone
+        (OPS, OPS, OPS),
+        ([OPS, "http://localhost:3000"], OPS, OPS),
+        ([OPS, "http://localhost:3000"], OTHER, None),
+    ],
+)
+def test_the_dashboard_and_its_data_are_for_pages_of_named_origins_alone(
+    serve: Serve, path: str, method: str, cors: Any, origin: str, allowed: str | None
+) -> None:
+    answer = ask(serve(cors=cors), path, method, {"Origin": origin})
+    assert answer.headers["Access-Control-Allow-Origin"] == allowed
+    assert (answer.headers["Access-Control-Allow-Methods"] is not None) == (
+        allowed is not None and method == "OPTIONS"
+    )
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
 def test_the_preflight_needs_no_token_and_allows_to_send_it(serve: Serve) -> None:
     asked = {
         "Origin": OTHER,
         "Access-Control-Request-Method": "GET",
         "Access-Control-Request-Headers": "authorization",
     }
-    answer = ask(serve(token=TOKEN), "/api/state", "OPTIONS", asked)
+    answer = ask(serve(token=TOKEN, cors=OTHER), "/api/state", "OPTIONS", asked)
     assert answer.code == 200
     assert answer.headers["Access-Control-Allow-Headers"] == "Authorization"
     assert answer.headers["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS"
@@ -201,6 +231,110 @@ def test_the_preflight_needs_no_token_and_allows_to_send_it(serve: Serve) -> Non
 def test_an_origin_that_is_none_is_refused(cors: Any) -> None:
     with pytest.raises((ConfigurationError, TypeError)):
         HealthServer("worker-1", 0, None, dict, cors=cors)
+
+
+# --- the name under which the server is asked -------------------------------------------------
+
+FOREIGN = ("evil.example", "evil.example:8081", "127.0.0.1.evil.example", "localhost.evil.example")
+OWN = (
+    *("127.0.0.1", "127.0.0.1:8081", "10.1.2.3:80", "[::1]", "[fd00::1]:8081", "[fe80::1%eth0]"),
+    *("localhost", "LOCALHOST:8081", "localhost.", "stt.localhost", "stt_worker", "stt-1:8081"),
+    *(socket.gethostname(), f"{socket.gethostname()}:8081"),
+)
+
+
+@pytest.mark.parametrize("path", PRIVATE)
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "POST"])
+def test_a_site_whose_name_leads_here_reads_nothing(serve: Serve, path: str, method: str) -> None:
+    server = serve(lambda: {"jobs": 41})
+    for host in FOREIGN:
+        answer = ask(server, path, method, {"Host": host})
+        assert answer.code == 421
+        assert answer.json == {
+            "instance_id": "worker-1",
+            "error": f"this page is not served under the name {host!r}: use an IP address, or have "
+            "the name added to allowed_hosts (--allowed-hosts)",
+        }
+
+
+@pytest.mark.parametrize("host", OWN)
+def test_no_other_site_can_have_these_names(serve: Serve, host: str) -> None:
+    assert ask(serve(), "/api/state", headers={"Host": host}).code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/metrics/prometheus", *PROBES])
+def test_probes_and_prometheus_may_ask_under_any_name(serve: Serve, path: str) -> None:
+    server = serve()
+    eventually(lambda: ask(server, "/health/ready").code == 200)
+    for host in (*FOREIGN, *OWN):
+        assert ask(server, path, headers={"Host": host}).code == 200
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "code"),
+    [
+        ("stt.example.com", "stt.example.com:443", 200),
+        (["a.example", "STT.example.com"], "stt.EXAMPLE.com", 200),
+        (["stt.example.com"], "www.stt.example.com", 421),
+        (["*.example.com"], "stt.example.com", 200),
+        (["*.example.com"], "a.stt.example.com", 200),
+        (["*.example.com"], "example.com", 421),
+        (["*.example.com"], "evilexample.com", 421),
+        (["*"], "evil.example", 200),
+    ],
+)
+def test_more_names_can_be_allowed(serve: Serve, allowed: Any, host: str, code: int) -> None:
+    server = serve(allowed_hosts=allowed)
+    assert ask(server, "/api/state", headers={"Host": host}).code == code
+
+
+def test_the_name_that_the_server_listens_on_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _, *rest, **more: find("127.0.0.1", *rest))
+    with HealthServer("worker-1", 0, None, dict, host="STT.example.com") as server:
+        assert ask(server, "/", headers={"Host": f"stt.example.com:{server.port}"}).code == 200
+
+
+@pytest.mark.parametrize(
+    "allowed", ["", "https://a.example", "a.example:80", [5], ["a.*"], "a b", "*.*.example"]
+)
+def test_a_name_that_is_none_is_refused(allowed: Any) -> None:
+    with pytest.raises(ConfigurationError, match="allowed_hosts must be names"):
+        HealthServer("worker-1", 0, None, dict, allowed_hosts=allowed)
+
+
+def exchange(server: HealthServer, request: bytes) -> tuple[int, dict[str, str]]:
+    """Send these bytes; return the code and the headers of the answer."""
+    with connect(server) as client:
+        client.sendall(request)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += client.recv(65536)
+    first, *lines = received.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    return int(first.split(" ")[1]), dict(line.split(": ", 1) for line in lines)
+
+
+@pytest.mark.parametrize("path", [b"/api/state", b"/health", b"/metrics", b"/health/live"])
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        b"",
+        b"Host: a\r\nHost: a\r\n",
+        b"Host: localhost\r\nhost: evil.example\r\n",
+        b"Host: a b\r\n",
+        b"Host: a, b\r\n",
+        b"Host: https://a\r\n",
+        b"Host: [::1\r\n",
+        b"Host: a:b\r\n",
+    ],
+)
+def test_a_request_names_one_host(serve: Serve, path: bytes, hosts: bytes) -> None:
+    code, _ = exchange(serve(), b"GET " + path + b" HTTP/1.1\r\n" + hosts + b"\r\n")
+    assert code == 400
+
+
+def test_a_request_of_http_1_0_needs_no_host(serve: Serve) -> None:
+    assert exchange(serve(), b"GET /api/state HTTP/1.0\r\n\r\n")[0] == 200
 
 
 # --- headers ----------------------------------------------------------------------------------
@@ -214,6 +348,40 @@ def test_every_answer_may_be_taken_for_nothing_but_what_it_is(serve: Serve, path
     assert headers["Referrer-Policy"] == "no-referrer"
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    ],
+    ids=["no host", "no request", "body", "headers", "coding"],
+)
+def test_an_error_of_the_http_layer_has_the_same_headers(
+    serve: Serve, request_: bytes, expected: int
+) -> None:
+    code, headers = exchange(serve(), request_)
+    assert code == expected
+    assert headers.items() >= SAFE_HEADERS.items()
+    assert "Server" not in headers
+
+
+def test_an_error_of_the_application_itself_has_the_same_headers(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(Flask, "wsgi_app", fail)
+    code, headers = exchange(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert code == 500
+    assert headers.items() >= SAFE_HEADERS.items()
 
 
 def test_the_page_may_load_only_its_own_files(serve: Serve) -> None:
@@ -336,7 +504,7 @@ def test_a_request_forges_no_line_in_the_log(
     [
         (b"GET /health HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", b"431"),
         (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", b"431"),
-        (b"POST /health HTTP/1.1\r\nContent-Length: 65537\r\n\r\n", b"413"),
+        (b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 65537\r\n\r\n", b"413"),
     ],
     ids=["headers", "path", "body"],
 )
