@@ -240,7 +240,7 @@ class SlotMove:
         self._set(self.target, "IMPORTING", self._source_id)
         self._set(self.source, "MIGRATING", self._target_id)
 
-    def keys(self) -> list[str]:
+    def left(self) -> list[str]:
         """The keys of the slot that are at the source."""
         found = self.source.execute_command("CLUSTER", "GETKEYSINSLOT", self.slot, 100)
         return [key.decode() for key in found]
@@ -250,7 +250,7 @@ class SlotMove:
 
     def end(self) -> None:
         """Move what is left, and let every node know the new owner."""
-        while keys := self.keys():
+        while keys := self.left():
             for key in keys:
                 self.move_key(key)
         others = [client for client in self._masters if client not in (self.source, self.target)]

@@ -67,6 +67,7 @@ _UNABLE: Final = frozenset(
         "MOVED",
         "ASK",
         "NOREPLICAS",
+        "NOSCRIPT",
     }
 )
 # The driver's TimeoutError is no subclass of its ConnectionError.
@@ -117,6 +118,16 @@ def translate(error: Exception) -> SharedSyncError:  # noqa: PLR0911 - one for e
     text = str(error).strip() or type(error).__name__
     if code != "ERR" and code not in text:
         text = f"{code} {text}"
+    if code in _UNABLE or code in _DENIED or isinstance(error, _BROKEN):
+        return _unavailable(error, code, text)
+    if code in ("NOGROUP", "UNBLOCKED"):
+        return GroupMissing(text, code=code)
+    if isinstance(error, redis.RedisError):
+        return RedisRefused(text, code=code)
+    return RedisUnavailable(f"the connection broke ({type(error).__name__}: {error})")
+
+
+def _unavailable(error: Exception, code: str, text: str) -> RedisUnavailable:
     if code in _DENIED:
         return RedisAccessDenied(text)
     if code == "NOSCRIPT":
@@ -124,14 +135,8 @@ def translate(error: Exception) -> SharedSyncError:  # noqa: PLR0911 - one for e
     if isinstance(error, redis.exceptions.AskError):
         return Redirected(text, Node(error.host, error.port), is_once=code == "ASK")
     if code == "TRYAGAIN":
-        return RedisUnavailable(f"{text}; the slot of these keys is being moved to another node")
-    if code in _UNABLE or isinstance(error, _BROKEN):
-        return RedisUnavailable(text)
-    if code in ("NOGROUP", "UNBLOCKED"):
-        return GroupMissing(text, code=code)
-    if isinstance(error, redis.RedisError):
-        return RedisRefused(text, code=code)
-    return RedisUnavailable(f"the connection broke ({type(error).__name__}: {error})")
+        text += "; the slot of these keys is being moved to another node"
+    return RedisUnavailable(text)
 
 
 def refusal(text: bytes) -> SharedSyncError | None:
