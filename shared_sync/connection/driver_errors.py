@@ -107,7 +107,7 @@ def _code_of(error: Exception) -> str:
     return found.group(1) if found else "ERR"
 
 
-def translate(error: Exception) -> SharedSyncError:  # noqa: PLR0911 - one for each kind
+def translate(error: Exception) -> SharedSyncError:
     """The error of this library for one of the driver's.
 
     A connection that broke, in whatever way, becomes `RedisUnavailable`, as does a server that
