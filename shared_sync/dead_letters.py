@@ -11,11 +11,11 @@ from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import DeadLetterMissing
-from shared_sync.protocol import dead_letter_layout, publishing
+from shared_sync.protocol import dead_letter_commands, dead_letter_layout
 from shared_sync.protocol.keys import Keys
 
 PAGE = 100
-"""Dead letters that are fetched in one round trip."""
+"""The most dead letters that are fetched or purged in one round trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class DeadLetter:
     """The id that the message had in its stream."""
 
     fields: Mapping[str, bytes]
-    """The fields of the message as they were published, not decoded."""
+    """The fields of the message as they were published, not decoded; empty if left out."""
 
     reason: str
     """Why the message was given up on, such as "failed 5 times"."""
@@ -56,7 +56,9 @@ class DeadLetter:
     """When it was given up on, in seconds since 1970."""
 
     history: Sequence[Mapping[str, Any]]
-    """Its failures, oldest first, each with worker, time, attempt, error_type and error."""
+    """Its failures, oldest first, each with worker, time, attempt, error_type and error.
+
+    A line of the history that something else has written is the error of a failure."""
 
 
 class DeadLetters:
@@ -101,49 +103,78 @@ class DeadLetters:
         return count
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        """Every dead letter, oldest first. Fetched 100 at a time, one round trip each."""
-        page = self.list()
-        while page:
-            yield from page
-            page = self.list(after=page[-1].id)
+        """Every dead letter, as `iterate()` returns them."""
+        return self.iterate()
 
-    def list(self, *, limit: int = PAGE, after: str = "") -> Sequence[DeadLetter]:
+    def iterate(self, *, with_fields: bool = True) -> Iterator[DeadLetter]:
+        """Every dead letter, oldest first.
+
+        Fetched up to 100 at a time, and of large ones as many as make 4 MB, one round trip each: so
+        they block the server for some 30 ms only, and are never all in memory. Without
+        `with_fields` their messages are not transferred, and `fields` is empty.
+        """
+        last, more = "", True
+        while more:
+            page, more = self._page(last, PAGE, with_fields)
+            yield from page
+            last = page[-1].id if page else last
+
+    def list(
+        self, *, limit: int = PAGE, after: str = "", with_fields: bool = True
+    ) -> Sequence[DeadLetter]:
         """Up to `limit` dead letters, oldest first, beginning behind the id `after`.
 
-        One round trip. Raises `ConfigurationError` if `limit` is less than 1.
+        As many round trips as `iterate()` needs for them. Raises `ConfigurationError` if `limit` is
+        less than 1.
         """
         arguments.whole_number("limit", limit, 1)
-        start = f"({after}" if after else "-"
-        reply = self._connection.call("XRANGE", self._keys.dead, start, "+", "COUNT", limit)
-        return [_parse(letter_id.decode(), items) for letter_id, items in reply]
+        found: list[DeadLetter] = []
+        more = True
+        while more and len(found) < limit:
+            most = min(limit - len(found), PAGE)
+            page, more = self._page(found[-1].id if found else after, most, with_fields)
+            found += page
+        return found
+
+    def _page(self, after: str, most: int, with_fields: bool) -> tuple[Sequence[DeadLetter], bool]:
+        letters, more = dead_letter_commands.read_page(
+            self._connection, self._keys, after=after, most=most, with_fields=with_fields
+        )
+        return [_parse(letter_id, items) for letter_id, items in letters], more
 
     def show(self, letter_id: str) -> DeadLetter:
         """The dead letter of this id. One round trip. Raises `DeadLetterMissing` without one."""
-        reply = self._connection.call("XRANGE", self._keys.dead, letter_id, letter_id)
-        if not reply:
+        items = dead_letter_commands.read_one(self._connection, self._keys, letter_id)
+        if items is None:
             raise DeadLetterMissing(letter_id, self._keys.dead)
-        return _parse(letter_id, reply[0][1])
+        return _parse(letter_id, items)
 
     def replay(self, letter_ids: Iterable[str]) -> Sequence[str]:
         """Publish the messages again as new ones, and return their new ids. One round trip each.
 
         A replayed message has no failures and no crashes. Each moves in one step, so that none is
-        lost or published twice. Raises `DeadLetterMissing` for the first id that is not there, and
-        `RedisRefused` for a message with too many fields; those before it have been replayed.
+        lost or published twice. One of thousands of fields, or with a field named `dead.*`, needs
+        three round trips and passes through this process. Raises `DeadLetterMissing` for the first
+        id that is not there; those before it have been replayed.
         """
         replayed = []
         for letter_id in letter_ids:
-            message_id = self._connection.call(*publishing.replay(self._keys, letter_id))
+            message_id = dead_letter_commands.replay(self._connection, self._keys, letter_id)
             if message_id is None:
                 raise DeadLetterMissing(letter_id, self._keys.dead)
-            replayed.append(message_id.decode())
+            replayed.append(message_id)
         return replayed
 
     def purge(self, letter_ids: Iterable[str]) -> int:
-        """Delete dead letters for good, and return how many of them existed. One round trip."""
+        """Delete dead letters for good, and return how many of them existed.
+
+        One round trip for each 100 of them.
+        """
         ids = tuple(letter_ids)
-        removed: int = self._connection.call("XDEL", self._keys.dead, *ids) if ids else 0
-        return removed
+        return sum(
+            self._connection.call("XDEL", self._keys.dead, *ids[first : first + PAGE])
+            for first in range(0, len(ids), PAGE)
+        )
 
     def close(self) -> None:
         """Close the connection. Never blocks. The object may be used again; it then reconnects."""

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import takewhile
 
 import pytest
 import redis
-from consumers import GROUP, STREAM, bury
+from consumers import DEAD, GROUP, STREAM, bury
 from helpers import eventually
 
 from shared_sync import DeadLetters, RedisStreamConsumer
-from shared_sync.errors import ConfigurationError, DeadLetterMissing, RedisRefused
+from shared_sync.errors import (
+    ConfigurationError,
+    DeadLetterMissing,
+    RedisAccessDenied,
+    RedisRefused,
+)
 
 
 @pytest.fixture
@@ -97,17 +105,144 @@ def test_purged_ones_are_gone(redis_url: str, letters: DeadLetters, client: redi
     assert client.xlen(STREAM) == 0
 
 
-def test_one_of_very_many_fields_can_be_seen_and_says_why_it_is_not_replayed(
+def bury_published(
+    redis_url: str, client: redis.Redis, *messages: dict[str, str]
+) -> dict[bytes, dict[bytes, bytes]]:
+    """Have messages given up on that another program has published; returns them by id."""
+    for message in messages:
+        client.xadd(STREAM, message)
+    published = dict(client.xrange(STREAM))
+    bury(redis_url, {"n": 1})
+    return published
+
+
+@pytest.mark.parametrize("count", [1990, 2500, 3600, 5000, 40_000])
+def test_one_of_very_many_fields_is_seen_and_replayed_whole(
+    redis_url: str, letters: DeadLetters, client: redis.Redis, count: int
+) -> None:
+    many = {f"field-{n}": f"value,{n}:" for n in range(count)}
+    (message,) = bury_published(redis_url, client, many).values()
+    (letter,) = (each for each in letters if len(each.fields) == count)
+    assert letter.fields == {name: value.encode() for name, value in many.items()}
+    (message_id,) = letters.replay([letter.id])
+    assert client.xrange(STREAM) == [(message_id.encode(), message)]
+    assert len(letters) == 1
+    with pytest.raises(DeadLetterMissing):
+        letters.replay([letter.id])
+    assert client.xlen(STREAM) == 1
+
+
+OWN_NAMES = (
+    {"dead.fields": "hello"},
+    {"dead.fields": "hello", "n": "2"},
+    {"dead.reason": "mine", "dead.attempts": "many", "dead.time": "nan", "n": "3"},
+    {"n": "4", "dead.id": "5-5", "dead.history": "[", "dead.crashes": "inf"},
+    {"n": "5", "dead.letter": "office"},
+)
+
+
+def test_fields_of_the_message_that_are_named_as_ours_are_kept_apart(
     redis_url: str, letters: DeadLetters, client: redis.Redis
 ) -> None:
-    many = {f"field-{n}": f"value,{n}:" for n in range(5000)}
-    client.xadd(STREAM, many)
-    bury(redis_url, {"n": 1})
-    seen = {len(letter.fields): letter for letter in letters}
-    assert seen[5000].fields == {name: value.encode() for name, value in many.items()}
-    with pytest.raises(RedisRefused, match="too many fields"):
-        letters.replay([seen[5000].id])
+    published = bury_published(redis_url, client, *OWN_NAMES)
+    seen = {letter.message_id.encode(): letter for letter in letters}
+    for message_id, fields in published.items():
+        letter = seen[message_id]
+        assert letter == letters.show(letter.id)
+        assert {name.encode(): value for name, value in letter.fields.items()} == fields
+        assert (letter.reason, letter.attempts, letter.crashes) == ("rejected: no use", 1, 0)
+        assert abs(letter.time - time.time()) < 60
+        assert [failure["error"] for failure in letter.history] == ["no use"]
+    letters.replay(letter.id for letter in seen.values())
+    replayed = [fields for _, fields in client.xrange(STREAM)]
+    assert replayed == [*published.values(), {b"n": b"1"}]
+    assert len(letters) == 0
+
+
+def test_workers_of_earlier_releases_wrote_such_fields_as_they_were(
+    letters: DeadLetters, client: redis.Redis
+) -> None:
+    metadata = {"id": "1-1", "reason": "failed 5 times", "attempts": "5", "time": "1.5"}
+    for fields in OWN_NAMES:
+        items = [*fields.items(), *((f"dead.{name}", text) for name, text in metadata.items())]
+        client.execute_command("XADD", DEAD, "*", *(each for item in items for each in item))
+    expected = [{name: text.encode() for name, text in each.items()} for each in OWN_NAMES]
+    assert [dict(letter.fields) for letter in letters] == expected
+    assert {(each.message_id, each.reason, each.attempts, each.time) for each in letters} == {
+        ("1-1", "failed 5 times", 5, 1.5)
+    }
+    letters.replay([letter.id for letter in letters])
+    replayed = [
+        {name.decode(): text for name, text in fields.items()}
+        for _, fields in client.xrange(STREAM)
+    ]
+    assert replayed == expected
+
+
+def test_what_cannot_be_published_stays_a_dead_letter(
+    redis_url: str, letters: DeadLetters, client: redis.Redis
+) -> None:
+    bury_published(redis_url, client, {"dead.fields": "hello"})
+    client.set(STREAM, "something that is not a stream")
+    for letter in letters:
+        with pytest.raises(RedisRefused, match="WRONGTYPE"):
+            letters.replay([letter.id])
     assert len(letters) == 2
+
+
+LARGE = 1_000_000
+
+
+def test_large_ones_are_read_a_few_at_a_time(
+    redis_url: str, letters: DeadLetters, client: redis.Redis
+) -> None:
+    bury(redis_url, *({"audio": b"x" * LARGE, "n": n} for n in range(12)))
+    with client.monitor() as monitor:
+        whole = letters.list()
+        without = letters.list(with_fields=False)
+        client.ping()
+        lines = takewhile(lambda line: line["command"] != "PING", iter(monitor.next_command, None))
+        commands = [line["command"].split()[0] for line in lines]
+    assert len(whole) == len(without) == 12
+    assert {len(letter.fields["audio"]) for letter in whole} == {LARGE}
+    assert [replace(letter, fields={}) for letter in whole] == without
+    # Four of them make 4 MB, and there are three times four.
+    calls = "".join("s" if command == "EVALSHA" else "." for command in commands)
+    assert max(map(len, re.findall(r"\.+", calls))) <= 5, commands
+
+
+def test_a_user_who_may_run_no_scripts_lists_them_one_at_a_time(
+    redis_url: str, letters: DeadLetters, client: redis.Redis
+) -> None:
+    bury(redis_url, *({"n": n} for n in range(5)))
+    client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+xrange", "+xlen")
+    url = redis_url.replace("://", "://reader:pw@")
+    with DeadLetters(url, STREAM, GROUP) as as_reader:
+        assert list(as_reader) == list(letters)
+        assert as_reader.list(limit=2, with_fields=False) == letters.list(
+            limit=2, with_fields=False
+        )
+
+
+def test_a_user_who_may_not_remove_them_publishes_nothing(
+    redis_url: str, letters: DeadLetters, client: redis.Redis
+) -> None:
+    bury_published(redis_url, client, {"dead.fields": "hello"})
+    rights = ("+xrange", "+xrevrange", "+evalsha", "+script|load", "+xadd", "+multi", "+exec")
+    client.execute_command("ACL", "SETUSER", "adder", "on", ">pw", "~*", *rights)
+    with DeadLetters(redis_url.replace("://", "://adder:pw@"), STREAM, GROUP) as as_adder:
+        for letter in letters:
+            with pytest.raises(RedisAccessDenied, match=r"(?i)xdel|script"):
+                as_adder.replay([letter.id])
+    assert client.xlen(STREAM) == 0
+    assert len(letters) == 2
+
+
+def test_hundreds_are_purged_at_once(redis_url: str, letters: DeadLetters) -> None:
+    bury(redis_url, *({"n": n} for n in range(250)))
+    ids = [letter.id for letter in letters.iterate(with_fields=False)]
+    assert letters.purge(ids) == 250
+    assert len(letters) == 0
 
 
 def test_arguments_that_cannot_work_are_refused(redis_url: str) -> None:

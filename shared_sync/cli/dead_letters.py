@@ -54,12 +54,13 @@ def run(options: argparse.Namespace) -> int:
 
     with DeadLetters(options.redis_url, options.stream, options.group) as letters:
         if options.action == "list":
-            _print_lines(letters)
+            _print_lines(letters.iterate(with_fields=False))
         elif options.action == "show":
             for letter_id in options.ids:
                 _print_whole(letters.show(letter_id))
         else:
-            ids = [letter.id for letter in letters] if options.all else options.ids
+            every = letters.iterate(with_fields=False) if options.all else ()
+            ids = [letter.id for letter in every] or options.ids
             if options.action == "replay":
                 for letter_id in ids:
                     (message_id,) = letters.replay([letter_id])

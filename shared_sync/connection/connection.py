@@ -255,6 +255,20 @@ class Connection:
                 replies.append(refused)
         return replies
 
+    def transaction(self, *commands: Command) -> Sequence[Any]:
+        """Run commands in one transaction and one round trip, and return their replies.
+
+        Raises the first refusal. If a command was refused because it is wrong or not allowed, none
+        was run; if it was refused as it ran, the others were run. Raises `RedisUnavailable`.
+        """
+        *queued, replies = self.call_all(("MULTI",), *commands, ("EXEC",))
+        for reply in (*queued, *(replies if isinstance(replies, list) else (replies,))):
+            if isinstance(reply, SharedSyncError):
+                raise reply
+            if isinstance(reply, Exception):
+                raise translate(reply)
+        return tuple(replies)
+
     def receive_blocked(self) -> Any:
         """Return the next reply as `receive()` does, or None if `interrupt()` ends the wait."""
         with self._lock:

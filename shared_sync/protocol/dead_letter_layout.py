@@ -1,17 +1,24 @@
 """How a dead letter is stored: the fields of the message, then metadata named `dead.*`.
 
     <name> <value> ...                the message as it was published; or `dead.fields`, all of its
-                                      fields as netstrings, if there are too many for a script
+                                      fields as netstrings, if there are very many or if one of
+                                      them has a name that begins with `dead.`
     dead.id ... dead.time             the metadata, in the order of `Metadata.to_items()`
     dead.history                      the failures of the message, one JSON object a line
 
-Python makes the metadata and the lines of the history; bury.lua puts the entry together. Where the
-message has a field of the same name as the metadata, the last one of that name is the metadata.
+Python makes the metadata and the lines of the history; bury.lua puts the entry together.
+
+The metadata begin at the last `dead.id`, so a field of the message is never taken for them, nor
+they for a field. Releases that did not pack fields named `dead.*` wrote them in front as they were.
+An entry without a `dead.id` was written by something else: all of it is the message, and what is
+named as the metadata is shown as such too.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +28,8 @@ from shared_sync.message import encode_fields
 PREFIX: Final = "dead."
 FIELDS: Final = "dead.fields"
 HISTORY: Final = "dead.history"
+
+_LENGTH: Final = re.compile(rb"(\d{1,10}):")
 
 _quoted = json.JSONEncoder().encode
 
@@ -77,29 +86,53 @@ class Stored:
 
 
 def parse(items: Sequence[bytes]) -> Stored:
-    """Read the names and values of a dead letter. Metadata that is missing is empty or 0."""
-    fields: dict[str, bytes] = {}
-    facts: dict[str, str] = {}
-    for name, value in _pairs(items):
-        if name == FIELDS:
-            fields.update(_pairs(_unpack(value)))
-        elif name.startswith(PREFIX):
-            facts[name.removeprefix(PREFIX)] = value.decode(errors="replace")
-        else:
-            fields[name] = value
-    metadata = Metadata(
-        message_id=facts.get("id", ""),
-        reason=facts.get("reason", ""),
-        error_type=facts.get("error_type", ""),
-        error=facts.get("error", ""),
-        traceback=facts.get("traceback", ""),
-        attempts=int(facts.get("attempts", 0)),
-        crashes=int(facts.get("crashes", 0)),
-        worker=facts.get("worker", ""),
-        time=float(facts.get("time", 0)),
+    """Read the names and values of a dead letter, whoever wrote it. Never raises.
+
+    Metadata that are missing or cannot be read are empty or 0.
+    """
+    metadata = _pairs(metadata_items(items))
+    facts = {name: value.decode(errors="replace") for name, value in metadata}
+    return Stored(
+        dict(_pairs(message_items(items))),
+        Metadata(
+            message_id=facts.get("dead.id", ""),
+            reason=facts.get("dead.reason", ""),
+            error_type=facts.get("dead.error_type", ""),
+            error=facts.get("dead.error", ""),
+            traceback=facts.get("dead.traceback", ""),
+            attempts=int(_number(facts.get("dead.attempts", ""))),
+            crashes=int(_number(facts.get("dead.crashes", ""))),
+            worker=facts.get("dead.worker", ""),
+            time=_number(facts.get("dead.time", "")),
+        ),
+        [_failure(line) for line in facts.get(HISTORY, "").split("\n") if line],
     )
-    lines = facts.get(HISTORY.removeprefix(PREFIX), "").splitlines()
-    return Stored(fields, metadata, [json.loads(line) for line in lines])
+
+
+def message_items(items: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the names and values of the message of a dead letter, as they were published."""
+    own = items[: _last_id(items)]
+    if len(own) == 2 and own[0] == FIELDS.encode():
+        return _unpack(own[1]) or own
+    return own
+
+
+def metadata_items(items: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the names and values of the metadata of a dead letter."""
+    start = _last_id(items)
+    return items if start is None else items[start:]
+
+
+def pack(items: Sequence[bytes]) -> bytes:
+    """Return the names and values of a message as bury.lua packs them, as netstrings."""
+    return b"".join(b"%d:%b," % (len(item), item) for item in items)
+
+
+def _last_id(items: Sequence[bytes]) -> int | None:
+    for index in range(len(items) - 2, -1, -2):
+        if items[index] == b"dead.id":
+            return index
+    return None
 
 
 def _pairs(items: Sequence[bytes]) -> list[tuple[str, bytes]]:
@@ -109,13 +142,39 @@ def _pairs(items: Sequence[bytes]) -> list[tuple[str, bytes]]:
     ]
 
 
+def _number(text: str) -> float:
+    """Return a finite number that is not negative; 0 for a text that is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return 0.0
+    return number if 0 <= number < math.inf else 0.0
+
+
+def _failure(line: str) -> Mapping[str, Any]:
+    """Return a line of the history; one that cannot be read is the text of an error."""
+    empty = {"worker": "", "time": 0.0, "attempt": 0, "error_type": "", "error": ""}
+    try:
+        failure = json.loads(line)
+    except (ValueError, RecursionError):
+        failure = None
+    return empty | (failure if isinstance(failure, dict) else {"error": line})
+
+
 def _unpack(packed: bytes) -> list[bytes]:
-    """The items of a sequence of netstrings, `<length>:<bytes>,` (D. J. Bernstein, 1997)."""
+    """Return what was packed as netstrings, `<length>:<bytes>,` (D. J. Bernstein, 1997).
+
+    Empty if this is something else.
+    """
     items = []
     first = 0
     while first < len(packed):
-        colon = packed.index(b":", first)
-        end = colon + 1 + int(packed[first:colon])
-        items.append(packed[colon + 1 : end])
+        length = _LENGTH.match(packed, first)
+        if length is None:
+            return []
+        end = length.end() + int(length[1])
+        if packed[end : end + 1] != b",":
+            return []
+        items.append(packed[length.end() : end])
         first = end + 1
-    return items
+    return items if len(items) % 2 == 0 else []

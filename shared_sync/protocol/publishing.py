@@ -1,4 +1,4 @@
-"""Publishing messages, and replaying dead letters."""
+"""Publishing messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from shared_sync.connection import driver_errors, scripts
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import SharedSyncError
-from shared_sync.protocol.keys import Keys
 
 
 def publish(
@@ -26,8 +25,3 @@ def parse_published(reply: Any) -> tuple[list[str], SharedSyncError | None]:
     """The ids of the accepted messages, and why the next one was refused, if it was."""
     ids, refusal = reply
     return [entry_id.decode() for entry_id in ids], driver_errors.refusal(refusal)
-
-
-def replay(keys: Keys, letter_id: str) -> Command:
-    """Move a dead letter back to the stream; the reply is the new id, or None if it is gone."""
-    return scripts.call("replay", [keys.stream, keys.dead], letter_id)

@@ -19,7 +19,7 @@ from protocol_client import KEYS
 from protocol_model import commands
 from protocol_model.messages import LEASE, OWN_IDLE, Place
 from protocol_model.world import GROUPS, TICK_MS, Consumer, World
-from shared_sync.protocol import publishing
+from shared_sync.protocol import dead_letter_commands, publishing
 from shared_sync.protocol.messages import Answer, Bury, Finish, Park
 
 T = TypeVar("T")
@@ -293,9 +293,10 @@ def a_hint_is_lost(world: World, group_name: str, hint: str) -> None:
 def a_dead_letter_is_replayed(world: World, which: int) -> None:
     ((side, index),) = some(world.letters(), which, 1)
     letter_id = world.client.xrange(side.keys.dead)[index][0].decode()
-    new_id = world.connection.call(*publishing.replay(side.keys, letter_id))
+    new_id = dead_letter_commands.replay(world.connection, side.keys, letter_id)
+    assert new_id is not None
     number, _ = side.model.letters.pop(index)
-    world.ids.append(new_id.decode())
+    world.ids.append(new_id)
     world.texts.append(world.texts[number])
     note(f"{number} is replayed as {world.stream.publish()}")
-    assert world.connection.call(*publishing.replay(side.keys, letter_id)) is None
+    assert dead_letter_commands.replay(world.connection, side.keys, letter_id) is None

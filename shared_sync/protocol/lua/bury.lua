@@ -6,6 +6,17 @@
 -- is no longer this consumer's, -1 if its entry is gone.
 
 local MAX_ITEMS = 4000  -- Lua's unpack ends at about 8000 values
+local OURS = 'dead.'  -- what the names of the metadata begin with
+
+-- Whether the fields of a message have to be packed into one: there are too many of them for a
+-- script, or one could be taken for the metadata.
+local function must_be_packed(items)
+  if #items > MAX_ITEMS then return true end
+  for i = 1, #items, 2 do
+    if items[i]:sub(1, #OURS) == OURS then return true end
+  end
+  return false
+end
 
 local stream, history, due, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders, results = KEYS[5], KEYS[6]
@@ -28,7 +39,7 @@ local entry =
   redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
 if entry then
   local items = entry[2]
-  if #items > MAX_ITEMS then
+  if must_be_packed(items) then
     local packed = {}
     for i, item in ipairs(items) do packed[i] = #item .. ':' .. item .. ',' end
     items = {'dead.fields', table.concat(packed)}

@@ -1,23 +1,31 @@
 -- Move a dead letter back to its stream, as a new message with the original fields.
 -- KEYS: stream, dead
 -- ARGV: dead letter id
--- Returns the new message's id, nil if there is no such dead letter, or the text of the refusal.
+-- Returns the new message's id, nil if there is no such dead letter, 0 if its fields are packed or
+-- too many for a script, so that replay_large.lua has to move it, or the text of the refusal.
 
-local letter = redis.call('XRANGE', KEYS[2], ARGV[1], ARGV[1])[1]
+local MAX_ITEMS = 7000  -- Lua's unpack ends at about 8000 values
+
+local stream, dead, letter_id = KEYS[1], KEYS[2], ARGV[1]
+
+-- A right that is missing is noticed before anything is published. And a full server, which refuses
+-- to publish in a script that has not written before, lets a message move.
+redis.call('XDEL', dead, '0-0')
+local letter = redis.call('XRANGE', dead, letter_id, letter_id)[1]
 if not letter then return false end
 
-local fields = {}
-for i = 1, #letter[2], 2 do
-  local name, value = letter[2][i], letter[2][i + 1]
-  if name == 'dead.fields' then
-    return redis.error_reply('ERR this message has too many fields to be replayed by the server')
-  end
-  if name:sub(1, 5) ~= 'dead.' then
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
+-- The message ends where the metadata begin; see dead_letter_layout.py.
+local items = letter[2]
+local last = #items
+for i = #items - 1, 1, -2 do
+  if items[i] == 'dead.id' then
+    last = i - 1
+    break
   end
 end
+if last == 0 then return redis.error_reply('ERR this dead letter has no fields of a message') end
+if last > MAX_ITEMS or last == 2 and items[1] == 'dead.fields' then return 0 end
 
-local id = redis.call('XADD', KEYS[1], '*', unpack(fields))
-redis.call('XDEL', KEYS[2], ARGV[1])
+local id = redis.call('XADD', stream, '*', unpack(items, 1, last))
+redis.call('XDEL', dead, letter_id)
 return id
