@@ -11,7 +11,7 @@ from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import DeadLetterMissing
-from shared_sync.protocol import dead_letter_commands, dead_letter_layout
+from shared_sync.protocol import dead_letter_commands, dead_letter_layout, nearest_names
 from shared_sync.protocol.keys import Keys
 
 PAGE = 100
@@ -96,6 +96,15 @@ class DeadLetters:
         self._connection = Connection(
             discovery.connector(redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds)
         )
+
+    def check_group(self) -> None:
+        """Raise `GroupMissing`, which gives the nearest names, if stream or group do not exist.
+
+        Without it a mistyped name has no dead letters. A few round trips, more if the server has
+        many keys. Silent if this user has no right to ask (`+xinfo|groups`); without `+scan` the
+        error names no streams.
+        """
+        nearest_names.check_group(self._connection, self._keys)
 
     def __len__(self) -> int:
         """The number of dead letters. One round trip."""

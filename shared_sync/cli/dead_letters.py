@@ -53,6 +53,9 @@ def run(options: argparse.Namespace) -> int:
     from shared_sync.dead_letters import DeadLetters  # noqa: PLC0415 - loads Redis
 
     with DeadLetters(options.redis_url, options.stream, options.group) as letters:
+        # With ids, `show` and `replay` fail anyway.
+        if (options.action == "purge" or not getattr(options, "ids", ())) and not len(letters):
+            letters.check_group()
         if options.action == "list":
             _print_lines(letters.iterate(with_fields=False))
         elif options.action == "show":
@@ -74,7 +77,9 @@ def _print_lines(letters: Iterable[DeadLetter]) -> None:
     for letter in letters:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter.time))
         error = f" ({letter.error_type}: {letter.error})" if letter.traceback else ""
-        print(f"{letter.id}  {when}Z  message {letter.message_id}  {letter.reason}{error}")
+        line = f"{letter.id}  {when}Z  message {letter.message_id}  {letter.reason}{error}"
+        # Texts of errors may have line breaks, and what a terminal takes for commands.
+        print("".join(char if char.isprintable() else " " for char in line))
 
 
 def _print_whole(letter: DeadLetter) -> None:

@@ -17,7 +17,6 @@ named as the metadata is shown as such too.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,9 @@ from shared_sync.message import encode_fields
 PREFIX: Final = "dead."
 FIELDS: Final = "dead.fields"
 HISTORY: Final = "dead.history"
+
+LARGEST_NUMBER: Final = 1e11
+"""Of metadata; as a time it is the year 5138."""
 
 _LENGTH: Final = re.compile(rb"(\d{1,10}):")
 
@@ -143,12 +145,12 @@ def _pairs(items: Sequence[bytes]) -> list[tuple[str, bytes]]:
 
 
 def _number(text: str) -> float:
-    """Return a finite number that is not negative; 0 for a text that is none."""
+    """Return a number that can be a count or a time; 0 for any other text."""
     try:
         number = float(text)
     except ValueError:
         return 0.0
-    return number if 0 <= number < math.inf else 0.0
+    return number if 0 <= number < LARGEST_NUMBER else 0.0
 
 
 def _failure(line: str) -> Mapping[str, Any]:

@@ -55,6 +55,15 @@ def test_the_command_lists_shows_replays_and_purges(
     assert client.xlen(STREAM) == 2
 
 
+def test_the_list_has_one_line_for_each_whatever_the_text_of_its_error(
+    command: Callable[..., str], client: redis.Redis
+) -> None:
+    text = "too loud\r\nor not\x1b[2J größer"
+    client.xadd(DEAD, {"n": 1, "dead.id": "1-1", "dead.reason": text, "dead.time": 1e300})
+    (line,) = command("list").splitlines()
+    assert line.endswith("too loud  or not [2J größer")
+
+
 def test_the_command_reports_a_mistake_in_one_line(where: tuple[str, ...]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "shared_sync", *where, "show", "1-1"],
@@ -68,3 +77,52 @@ def test_the_command_reports_a_mistake_in_one_line(where: tuple[str, ...]) -> No
     assert len(done.stderr.splitlines()) == 1
     with pytest.raises(SystemExit, match=r"^2$"):
         main([*where, "replay"])
+
+
+def test_a_mistyped_name_is_an_error_that_gives_the_nearest_names(
+    redis_url: str, client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bury(redis_url, {"n": 1})
+    client.xadd("results", {"n": 1})
+
+    def error_of(stream: str, group: str, *action: str) -> str:
+        names = ("--stream", stream, "--group", group)
+        assert main(["dead-letters", "--redis-url", redis_url, *names, *action]) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err
+
+    for action in (["list"], ["purge", "1-1"], ["purge", "--all"], ["replay", "--all"]):
+        assert error_of("job", GROUP, *action) == (
+            "shared_sync: there is no stream 'job' on this server; did you mean 'jobs'?\n"
+        )
+    assert error_of("audio", GROUP, "list").endswith("there are 'jobs', 'results'\n")
+    assert error_of(STREAM, "worker", "list") == (
+        "shared_sync: there is no group 'worker' of stream 'jobs'; did you mean 'workers'?\n"
+    )
+    client.flushall()
+    assert error_of("job", GROUP, "list").endswith("check the address\n")
+
+
+def test_a_group_without_dead_letters_and_dead_letters_without_their_group_are_no_error(
+    redis_url: str, client: redis.Redis, command: Callable[..., str]
+) -> None:
+    bury(redis_url, {"n": 1})
+    client.delete(STREAM)
+    assert "rejected: no use" in command("list")
+    client.delete(DEAD)
+    client.xgroup_create(STREAM, GROUP, mkstream=True)
+    assert command("list") == ""
+
+
+def test_without_the_rights_to_ask_for_names_there_is_no_error(
+    redis_url: str, client: redis.Redis, where: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rights = ("+xlen", "+xrange", "+evalsha", "+script|load")
+    client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", *rights)
+    url = redis_url.replace("://", "://reader:pw@")
+    command = ["dead-letters", "--redis-url", url, *where[3:], "list"]
+    assert main(command) == 0
+    client.execute_command("ACL", "SETUSER", "reader", "+xinfo|groups")
+    assert main(command) == 1
+    assert "there is no stream 'jobs'" in capsys.readouterr().err

@@ -86,7 +86,9 @@ def test_a_field_of_the_message_that_is_called_like_packed_ones_is_a_field(value
     assert stored.metadata == METADATA
 
 
-@pytest.mark.parametrize("text", [b"many", b"", b"nan", b"inf", b"-1", b"9" * 5000, b"\xff"])
+@pytest.mark.parametrize(
+    "text", [b"many", b"", b"nan", b"inf", b"1e300", b"-1", b"9" * 5000, b"\xff"]
+)
 def test_metadata_that_cannot_be_read_are_0(text: bytes) -> None:
     names = (b"dead.attempts", b"dead.crashes", b"dead.time")
     metadata = [each for name in names for each in (name, text)]

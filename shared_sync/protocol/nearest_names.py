@@ -1,0 +1,68 @@
+"""Which streams and groups there are, for an error about one that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Final
+
+from shared_sync.connection.connection import Connection
+from shared_sync.errors import GroupMissing, RedisAccessDenied, RedisRefused
+from shared_sync.protocol.keys import Keys
+
+MOST_STEPS: Final = 100
+"""How often the server is asked for more names of streams; a server may have millions of keys."""
+
+KEYS_A_STEP: Final = 1000
+MOST_NAMES: Final = 3
+
+
+def check_group(connection: Connection, keys: Keys) -> None:
+    """Raise `GroupMissing`, which gives the nearest names, if the stream or group does not exist.
+
+    A user who may not ask for groups (`+xinfo|groups`) is told nothing; one who may not list keys
+    (`+scan`) gets no names of streams. In a cluster these are the streams of one node.
+    """
+    try:
+        rows = connection.call("XINFO", "GROUPS", keys.stream)
+    except RedisAccessDenied:
+        return
+    except RedisRefused as refusal:
+        if "no such key" not in str(refusal):
+            raise
+        there = _nearest(keys.stream, _streams(connection))
+        raise GroupMissing(
+            f"there is no stream {keys.stream!r} on this server; {there or 'check the address'}"
+        ) from None
+    groups = [
+        dict(zip(row[::2], row[1::2], strict=True))[b"name"].decode(errors="replace")
+        for row in rows
+    ]
+    if keys.group not in groups:
+        there = _nearest(keys.group, groups) or "it has none"
+        raise GroupMissing(f"there is no group {keys.group!r} of stream {keys.stream!r}; {there}")
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    """Return which names there are: those that are alike, else any; empty if there are none."""
+    alike = difflib.get_close_matches(name, names, MOST_NAMES)
+    if alike:
+        return f"did you mean {' or '.join(map(repr, alike))}?"
+    few = sorted(names)[:MOST_NAMES]
+    rest = f" and {len(names) - len(few)} more" if len(names) > len(few) else ""
+    return f"there are {', '.join(map(repr, few))}{rest}" if few else ""
+
+
+def _streams(connection: Connection) -> Collection[str]:
+    found: set[str] = set()
+    cursor = b"0"
+    for _ in range(MOST_STEPS):
+        try:
+            cursor, names = connection.call("SCAN", cursor, "COUNT", KEYS_A_STEP, "TYPE", "stream")
+        except RedisAccessDenied:
+            break
+        # Dead letters are a stream too.
+        found.update(name.decode(errors="replace") for name in names if not name.endswith(b":dead"))
+        if cursor == b"0":
+            break
+    return found
