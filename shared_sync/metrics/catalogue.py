@@ -88,7 +88,7 @@ SERVICES: Final[dict[str, tuple[MetricDescription | Ratio, ...]]] = {
 
 CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _JOBS_PROCESSED,
-    _counter("jobs_failed", "Runs of a message that failed."),
+    _counter("jobs_failed", "Attempts that failed, those of unusable messages included."),
     _counter("jobs_retried", "Failures that were followed by another attempt."),
     _counter("jobs_dead", "Messages given up on, now dead letters."),
     _counter("jobs_recovered", "Messages taken over from dead workers."),
@@ -121,11 +121,12 @@ OWN: Final[tuple[MetricDescription, ...]] = (
         "metrics_dropped_label_sets",
         'Recordings counted under the label value "other", because there are too many.',
     ),
+    REJECTED,
 )
 
 KNOWN: Final[dict[str, MetricDescription]] = {
     metric.name: metric
-    for metric in chain(*SERVICES.values(), CONSUMER, OWN, (REJECTED,))
+    for metric in chain(*SERVICES.values(), CONSUMER, OWN)
     if isinstance(metric, MetricDescription)
 }
 """All of these metrics by name, whether declared or not."""

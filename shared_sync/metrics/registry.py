@@ -127,8 +127,7 @@ class WorkerMetrics(SeriesRecorder):
             if isinstance(metric, Ratio):
                 self._declare_ratio(metric)
             else:
-                self._declare(metric)
-        self._declare(REJECTED, ("name",))
+                self._declare(metric, ("name",) if metric is REJECTED else ())
 
     # --- alerts and health ---
 

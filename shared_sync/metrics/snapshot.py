@@ -139,10 +139,10 @@ class MetricsSnapshot:
     def error_rate(self) -> float | None:
         """The share of finished attempts within the window that failed, 0 to 1.
 
-        Attempts that failed are counted by `jobs_failed`, or by all errors in a program without
-        this counter; successful ones by `jobs_processed`, or by `jobs_sent` in a program that
-        processes none. 0.0 if nothing happened. None if there were errors, and none of these
-        counters exists: then there is nothing to divide by.
+        Attempts that failed, also because the message is unusable, are counted by `jobs_failed`, or
+        by all errors in a program without this counter; successful ones by `jobs_processed`, or by
+        `jobs_sent` in a program that processes none. 0.0 if nothing happened. None if there were
+        errors, and none of these counters exists: then there is nothing to divide by.
         """
         failed = self.growth(FAILED if FAILED in self.counters else "errors")
         done = next((name for name in WORK_DONE if name in self.counters), None)

@@ -14,7 +14,7 @@ from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
 from shared_sync.protocol.messages import Bury, Entry, HandBack, Outcome, Park
 from shared_sync.redis_consumer import crashes
-from shared_sync.redis_consumer.failures import DEADLINE, NO_FAILURE, Failure, release_memory
+from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import Runner
@@ -75,9 +75,9 @@ class Delivery:
         try:
             fields = decode_fields(entry.items, self._binary_fields)
         except InvalidMessage as invalid:
-            readable = decode_readable(entry.items)
-            return self._bury(entry, readable, _Death(f"bad input: {invalid}"))
+            return self._refuse(entry, decode_readable(entry.items), invalid)
         if entry.deliveries > 1 and crashes.is_given_up(entry, self._rules.max_crashes):
+            self._count_failed(CRASH)
             death = _Death(f"crashed: its process died {entry.crashes} times")
             return self._bury(entry, fields, death)
         own = fields
@@ -85,11 +85,11 @@ class Delivery:
             own = dict(fields)  # the processor may change its own
             missing = self._results.missing_field(fields)
             if missing is not None:
-                death = _Death(
-                    f"bad input: field {missing!r}, which result_channel needs, is missing; "
+                text = (
+                    f"field {missing!r}, which result_channel needs, is missing; "
                     "publish it with the message"
                 )
-                return self._bury(entry, fields, death)
+                return self._refuse(entry, fields, InvalidMessage(text, field=missing))
         try:
             slot.runs_processor = True
             (result,) = runner.run(attempt, (own,))
@@ -114,6 +114,17 @@ class Delivery:
         self._logger.error("message %s is %s; its reader is at:\n%s", entry.id, text, stack)
         return self._failed(entry, decode_fields(entry.items, self._binary_fields), failure)
 
+    def _refuse(
+        self, entry: Entry, fields: Mapping[str, str | bytes], invalid: InvalidMessage
+    ) -> Bury:
+        self._count_failed(invalid)
+        return self._bury(entry, fields, _Death(f"bad input: {invalid}"))
+
+    def _count_failed(self, error: BaseException | str) -> None:
+        """Count an attempt that failed, whether or not the processor has run."""
+        self._recorder.increment_counter("jobs_failed")
+        self._recorder.record_error(error)
+
     def _raised(self, attempt: Attempt, fields: Fields, error: BaseException) -> Outcome:
         (entry,) = attempt.entries
         failure = Failure.of(error)
@@ -131,8 +142,7 @@ class Delivery:
         retry = self._rules.retry
         failures = entry.failures + 1
         error = failure.raised
-        self._recorder.increment_counter("jobs_failed")
-        self._recorder.record_error(failure.error_type if error is None else error)
+        self._count_failed(failure.error_type if error is None else error)
         if isinstance(error, Reject):
             death = _Death(f"rejected: {failure.error}", failure)
         elif failures >= retry.max_attempts:

@@ -8,6 +8,9 @@ from typing import Final, NamedTuple
 DEADLINE: Final = "deadline"
 """What stands as the type of the error if a message ran past its deadline."""
 
+CRASH: Final = "crash"
+"""The type of the error that is counted if a message is given up on because of its crashes."""
+
 MAX_ERROR_CHARS = 500
 MAX_TRACEBACK_CHARS = 4000
 

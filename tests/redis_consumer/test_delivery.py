@@ -10,7 +10,7 @@ from deliveries import ID, LOGGER, Deliveries, entry, metadata, raising, result_
 
 from shared_sync.errors import Reject
 from shared_sync.message import Message, current_message
-from shared_sync.protocol.messages import Bury, Finish
+from shared_sync.protocol.messages import Bury, Entry, Finish
 
 # --- success ----------------------------------------------------------------------------------
 
@@ -73,7 +73,6 @@ def test_a_message_that_kills_its_processes_is_buried_without_running_again() ->
     assert facts["dead.crashes"] == "2"
     assert isinstance(outcome, Bury)
     assert outcome.failure == ""
-    assert deliveries.figures.counters == {}
 
 
 def test_below_the_crash_limit_it_runs() -> None:
@@ -123,6 +122,24 @@ def test_a_message_without_the_field_that_the_channel_needs_is_a_dead_letter() -
     outcome = deliveries.attempt(entry())
     assert deliveries.calls == []
     assert metadata(outcome)["dead.reason"].startswith("bad input: field 'client'")
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (entry(b"client", b"c1", b"audio", b"\xff"), "InvalidMessage"),
+        (entry(), "InvalidMessage"),  # without the field that names the channel
+        (entry(b"client", b"c1", deliveries=4), "crash"),
+    ],
+    ids=["undecodable", "incomplete", "crashed"],
+)
+def test_a_message_that_is_given_up_on_without_a_run_counts_as_one_failure(
+    message: Entry, error: str
+) -> None:
+    deliveries = Deliveries(lambda _id, _fields: None, channel="r:{client}", max_crashes=3)
+    assert isinstance(deliveries.attempt(message), Bury)
+    assert deliveries.calls == []
+    assert deliveries.figures.counters == {"jobs_failed": 1, f"errors.{error}": 1}
 
 
 # --- what is seen of it meanwhile -------------------------------------------------------------

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
 import redis
 from consumers import DEAD, STREAM, Make, dead_letters, owners, pending
 from helpers import Figures, eventually
 
-from shared_sync import RedisStreamProducer, Retry, RetryPolicy, current_message
+from shared_sync import (
+    RedisStreamProducer,
+    Retry,
+    RetryPolicy,
+    WorkerMetrics,
+    current_message,
+)
 
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, max_seconds=0.2)
 
@@ -91,3 +98,25 @@ def test_an_entry_that_is_not_text_is_a_dead_letter_and_its_neighbours_live(
     assert "'audio'" in letter["dead.reason"]
     assert "binary_fields" in letter["dead.reason"]
     assert client.xrange(DEAD)[0][1][b"audio"] == b"\xff\xfe"
+
+
+def test_the_error_rate_counts_every_attempt_once_also_those_of_bad_input(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    metrics = WorkerMetrics("stt-1")
+
+    def processor(_: str, fields: dict[str, str]) -> None:
+        if fields["text"] == "fails":
+            raise OSError("not today")
+
+    for _ in range(30):
+        client.xadd(STREAM, {"text": b"\xff"})
+    producer.publish_many([{"text": "fails"}, *({"text": "works"} for _ in range(7))])
+    with make(processor, retry=QUICK, metrics=metrics):
+        eventually(lambda: client.xlen(STREAM) == 0)
+        eventually(lambda: metrics.get_metrics_data()["jobs_dead"] == 31)
+    data = metrics.get_metrics_data()
+    assert (data["jobs_failed"], data["jobs_retried"], data["jobs_processed"]) == (33, 2, 7)
+    assert data["error_rate"] == pytest.approx(33 / 40)
+    assert data["errors_by_category"] == {"bad_input": 30, "dependency": 3}
+    assert data["errors"] == {"InvalidMessage": 30, "OSError": 3}
