@@ -105,7 +105,7 @@ def _parser() -> Parser:
         "'check --help' and 'advise --help' describe the other commands: ask such a page, and "
         "print probes for Kubernetes and Compose.",
     )
-    parser.add_argument("--host", default="0.0.0.0", help="address to bind (default: all)")  # noqa: S104
+    parser.add_argument("--host", help="address to bind (default: all, IPv6 and IPv4)")
     parser.add_argument(
         "--port",
         type=partial(arguments.port, "--port, or HEALTH_PORT,"),

@@ -1,7 +1,7 @@
 """The public class: answers /health, probes, /metrics and a dashboard while the program works.
 
 Options and life cycle. `state` knows what there is to say, `routes` says it over
-HTTP, `wsgi` has the sockets.
+HTTP, `listening` opens the socket, `wsgi` serves it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedLogger, Logger
 from shared_sync.common.log_once import LogOnce
 from shared_sync.errors import ConfigurationError
-from shared_sync.health_server import routes, sources, wsgi
+from shared_sync.health_server import listening, routes, sources
 from shared_sync.health_server.access import Access
 from shared_sync.health_server.checks import Check
+from shared_sync.health_server.listening import IPV4_WILDCARD, IPV6_WILDCARD
 from shared_sync.health_server.sources import CALLBACK_TIMEOUT_SECONDS, Consumer, Metrics
 from shared_sync.health_server.state import GIVE_UP_SECONDS, HealthState
 from shared_sync.health_server.views import VIEW_TIMEOUT_SECONDS, View
@@ -92,7 +93,8 @@ class HealthServer:
         get_metrics_data: Returns the data of `/metrics`; None takes them from `metrics`, if given.
         consumer: The `RedisStreamConsumer` of this process.
         metrics: The `WorkerMetrics` of this process.
-        host: The address to listen on; by default all, because probes come from other machines.
+        host: The name or address to listen on. None for all addresses of the machine, IPv6 and
+            IPv4, because probes come from other machines; "0.0.0.0" for IPv4 alone.
         critical: Keys of health data that must not be False.
         cors: Origins whose web pages may read the answers: one, several, or None. "*" lets the
             pages of all sites read `/health`, the probes and `/metrics`; the dashboard's data can
@@ -118,7 +120,7 @@ class HealthServer:
         *,
         consumer: Consumer | None = None,
         metrics: Metrics | None = None,
-        host: str = "0.0.0.0",  # noqa: S104 - probes come from other machines
+        host: str | None = None,
         critical: Iterable[str] = ("redis_connected", "model_loaded"),
         cors: str | Iterable[str] | None = "*",
         allowed_hosts: str | Iterable[str] = (),
@@ -163,7 +165,8 @@ class HealthServer:
     @property
     def url(self) -> str:
         """The address for programs on this machine, such as http://127.0.0.1:9090."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)  # noqa: S104
+        local = {None: "127.0.0.1", IPV4_WILDCARD: "127.0.0.1", IPV6_WILDCARD: "::1"}
+        host = local.get(self._host) or str(self._host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def add_check(
@@ -245,14 +248,10 @@ class HealthServer:
             if self._run and not self._run.http.is_stopping:
                 return
             self._was_stopped_early = False
-            listener = wsgi.listen(self._host, self._configured_port)
+            listener = listening.listen(self._host, self._configured_port)
+            where = listening.describe(listener)
             self._run = _Run(self._state, self._app, listener)
-            self._logger.info(
-                "%s: health server listens on %s, port %d",
-                self._instance_id,
-                self._host,
-                self._run.http.port,
-            )
+            self._logger.info("%s: health server listens on %s", self._instance_id, where)
             if not self._state.knows_consumer:
                 self._mention_no_consumer(
                     "%s: /health knows nothing of a consumer; if this process has one, pass it as "
@@ -344,5 +343,7 @@ def _check_arguments(instance_id: object, host: object) -> None:
     """Raise ConfigurationError for an argument that cannot work."""
     if not isinstance(instance_id, str) or not instance_id:
         raise ConfigurationError(f"instance_id must be a text, not {instance_id!r}")
-    if not isinstance(host, str) or not host:
-        raise ConfigurationError(f"host must be a name or an address, not {host!r}")
+    if host is not None and (not isinstance(host, str) or not host):
+        raise ConfigurationError(
+            f"host must be a name or an address, or None for all addresses, not {host!r}"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 import socket
@@ -18,7 +17,6 @@ from waitress.server import create_server
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from shared_sync.common.loop import Loop
-from shared_sync.errors import PortUnavailable
 from shared_sync.health_server.access import SAFE_HEADERS
 
 WORKERS = 4
@@ -63,38 +61,10 @@ _WAITRESS: dict[str, Any] = {
     "clear_untrusted_proxy_headers": True,  # stated because waitress 2 warns if it is not
 }
 
-_NOT_HERE = "give an address of this machine, or 0.0.0.0 for all of them"
-_REMEDIES = {
-    errno.EADDRINUSE: "the port is taken; stop the program that holds it, or choose another port "
-    "(0 picks a free one)",
-    errno.EACCES: "this user may not open the port; choose one from 1024 up",
-    errno.EPERM: "this user may not open the port; choose one from 1024 up",
-    errno.EADDRNOTAVAIL: f"the host is not this machine; {_NOT_HERE}",
-}
-
 _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[^\s,/\\?#@\[\]:]*)(?::\d*)?")
 """A name or address with a port. Waitress puts commas between the values of several headers."""
 
 _logger = logging.getLogger("waitress")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on the host, on IPv4 if it has both; "::" listens on both.
-
-    Raises `PortUnavailable`, which names the remedy.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-        both = address[0] == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(address, family=family, dualstack_ipv6=both)
-    except (OSError, ValueError) as error:  # ValueError: a host that no resolver accepts
-        number = error.errno if isinstance(error, OSError) else None
-        known = _REMEDIES.get(number) if number else None
-        raise PortUnavailable(
-            f"health server cannot listen on host {host!r}, port {port}: "
-            + (known or f"{error}; {_NOT_HERE}")
-        ) from error
 
 
 class HttpServer:

@@ -1,8 +1,7 @@
-"""Where HealthServer listens, how it starts and stops, and that it leaves nothing behind."""
+"""How HealthServer starts and stops, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -30,84 +29,10 @@ from health_servers import (
 )
 from helpers import Gate, eventually
 
-from shared_sync.errors import ConfigurationError, PortUnavailable
-from shared_sync.health_server import HealthServer, wsgi
+from shared_sync.errors import ConfigurationError
+from shared_sync.health_server import HealthServer, listening, wsgi
 
-# --- where it listens -------------------------------------------------------------------------
-
-
-def test_port_0_finds_a_free_port_and_returns_it(serve):
-    first, second = serve(), serve()
-
-    assert 0 < first.port != second.port > 0
-    assert first.url == f"http://127.0.0.1:{first.port}"
-
-
-def test_before_the_start_the_port_is_the_one_asked_for():
-    server = HealthServer("worker-1", 8080, None, dict)
-
-    assert (server.port, server.url) == (8080, "http://127.0.0.1:8080")
-
-
-def test_a_taken_port_raises_in_the_callers_thread_and_names_the_remedy(serve):
-    port = serve().port
-    server = HealthServer("worker-2", port, None, dict, host="127.0.0.1")
-
-    with pytest.raises(PortUnavailable, match=rf"'127.0.0.1', port {port}: .* choose another port"):
-        server.start_server()
-    assert server.stop_server() is True
-
-
-def test_a_port_that_is_free_again_can_be_used():
-    first = HealthServer("worker-1", 0, None, dict, host="127.0.0.1")
-    first.start_server()
-    second = HealthServer("worker-2", first.port, None, dict, host="127.0.0.1")
-    with pytest.raises(PortUnavailable):
-        second.start_server()
-    first.stop_server()
-    with second:
-        assert ask(second).json["instance_id"] == "worker-2"
-
-
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
-def test_a_port_this_user_may_not_open_names_the_remedy(monkeypatch, code):
-    def refuse(*args: object, **options: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(socket, "create_server", refuse)
-    with pytest.raises(PortUnavailable, match=r"'0\.0\.0\.0', port 80: .* from 1024 up"):
-        HealthServer("worker-1", 80, None, dict).start_server()
-
-
-@pytest.mark.parametrize("host", ["192.0.2.7", "no.such.host.invalid", "a" * 70])
-def test_a_host_that_is_not_this_machine_names_the_remedy(host):
-    with pytest.raises(PortUnavailable, match=r"port 8080: .* address of this machine"):
-        HealthServer("worker-1", 8080, None, dict, host=host).start_server()
-
-
-def ipv6_works() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(not ipv6_works(), reason="this machine has no IPv6")
-@pytest.mark.parametrize("host", ["::1", "::"])
-def test_it_listens_on_ipv6(serve, host):
-    server = serve(host=host)
-
-    assert server.url == f"http://[::1]:{server.port}"
-    with urllib.request.urlopen(server.url + "/health", timeout=LIMIT) as response:
-        assert response.status == 200
-
-
-@pytest.mark.skipif(
-    not (ipv6_works() and socket.has_dualstack_ipv6()), reason="this machine has no dual stack"
-)
-def test_the_ipv6_wildcard_takes_ipv4_too(serve):
-    assert ask(serve(host="::")).code == 200
+# --- arguments --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 70000, True, "", "80.0", "-1", None, 80.0])
@@ -171,14 +96,14 @@ def test_stop_is_harmless_before_the_start_and_twice():
 
 def test_a_stop_by_a_signal_handler_in_the_middle_of_the_start_is_not_forgotten(monkeypatch):
     server = HealthServer("worker-1", 0, None, dict, host="127.0.0.1")
-    listen = wsgi.listen
+    listen = listening.listen
 
-    def interrupted(host: str, port: int) -> socket.socket:
+    def interrupted(host: str | None, port: int) -> socket.socket:
         assert server.stop_server() is True
         return listen(host, port)
 
     with monkeypatch.context() as handled:
-        handled.setattr(wsgi, "listen", interrupted)
+        handled.setattr(listening, "listen", interrupted)
         server.start_server()
     eventually(lambda: threads_of_servers() == [])
     with server:
