@@ -3,6 +3,7 @@
 SharedSyncError
 ├── ConfigurationError      an argument that cannot work; raised by the call that passed it
 ├── InvalidMessage          fields that cannot be written to, or read from, a stream
+│   └── InvalidResult       what a processor returned cannot be published, or has not run
 ├── QueueFull               the stream holds as many messages as the producer allows
 ├── RedisUnavailable        no connection, or a connection that broke before the answer
 │   └── RedisAccessDenied   the server answers and refuses this user
@@ -53,6 +54,14 @@ class InvalidMessage(SharedSyncError):
     def __init__(self, text: str, *, field: str | None = None) -> None:
         super().__init__(text)
         self.field = field
+
+
+class InvalidResult(InvalidMessage):
+    """What a processor returned cannot be published: it has no form, or has not run yet.
+
+    Its message has become a dead letter: to run it again would not help. The text names the place
+    within the result, such as `result.segments[3].score`.
+    """
 
 
 class QueueFull(SharedSyncError):

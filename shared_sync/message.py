@@ -1,17 +1,19 @@
 """Message and current_message(), and the encoding of fields.
 
 A stream stores field names and values as bytes. Text is stored as UTF-8, and everything that is
-neither text nor bytes as JSON, so that readers in any language can decode it.
+neither text nor bytes as JSON, so that readers in any language can decode it. `values.py` says
+which values have a form.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
+from shared_sync import values
 from shared_sync.errors import ConsumerStateError, InvalidMessage
 
 MAX_FIELDS = 1000
@@ -20,6 +22,19 @@ MAX_FIELDS = 1000
 MAX_VALUE_BYTES = 512 * 1024 * 1024
 """The largest value that Redis accepts with its default settings (`proto-max-bulk-len`)."""
 
+MAX_MESSAGE_BYTES = 960 * 1024 * 1024
+"""The largest sum of values. Redis stores an entry of up to 1 GiB; the rest is for what is stored
+beside the values, and for the values that are too small to be counted."""
+
+COUNTED_BYTES = 64 * 1024
+"""Values up to this size are not counted: a message has few fields."""
+
+
+_STORED_AS_IS: Final = (str, bytes, bytearray, memoryview)
+_NO_FORM: Final = (TypeError, ValueError, RecursionError, AttributeError)
+"""What a value without a form raises. Errors of the value's own methods, such as of a mapping that
+is loaded when it is read, are passed on."""
+_STORED_AS_JSON: Final = (dict, list, tuple, int, float, type(None))
 
 Fields = dict[str, "str | bytes"]
 """The fields of a message: names, and values that are text or bytes."""
@@ -38,10 +53,6 @@ class Message:
     attempt: int
     """How often the message has been started: 1 for the first time. Failures and crashes count,
     being handed back does not."""
-
-
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-"""`json.dumps` would make an encoder for each call."""
 
 
 class Running:
@@ -83,47 +94,51 @@ def current_message() -> Message:
     return Message(*parts)
 
 
-def encode_value(name: str, value: object) -> bytes:
+def encode_value(name: str, value: object, *, owner: str = "") -> bytes:
     """Return the bytes to store for a value: bytes as they are, text as UTF-8, the rest as JSON.
 
-    Raises `InvalidMessage`, which names the field, if the text is not valid Unicode or the value
-    cannot be expressed in JSON.
-    """
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str):
-        try:
-            return value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidMessage(
-                f"field {name!r} holds text that is not valid Unicode ({error.reason}); "
-                "send it as bytes",
-                field=name,
-            ) from None
-    if isinstance(value, (bytearray, memoryview)):
-        return bytes(value)
-    return encode_json(name, value)
-
-
-def encode_json(name: str, value: object) -> bytes:
-    """Return a value as JSON in UTF-8.
-
-    Raises `InvalidMessage`, which names the field, if JSON cannot express the value.
+    What JSON does not know is stored in the form that `values.py` gives it. Raises
+    `InvalidMessage`, which names the field and the place within it, for a value without a form;
+    `owner` is what the place begins with.
     """
     try:
-        return _to_json(value).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidMessage(
-            f"field {name!r} of type {type(value).__name__} cannot be written as JSON ({error}); "
-            "convert it to text, numbers, lists or dicts first",
-            field=name,
-        ) from None
+        while not isinstance(value, _STORED_AS_IS):
+            if isinstance(value, _STORED_AS_JSON):
+                return values.to_json(value).encode()
+            value = values.simplify(value)
+        return value.encode() if isinstance(value, str) else bytes(value)
+    except _NO_FORM as error:
+        raise _unfit(name, value, owner, error) from None
 
 
-def encode_fields(fields: Mapping[str, object]) -> list[bytes]:
+def encode_json_object(content: Mapping[str, object], *, owner: str = "") -> bytes:
+    """Return fields as one JSON object in UTF-8. Raises as `encode_value()` does, also for bytes.
+
+    `owner` is what the places of values begin with.
+    """
+    try:
+        return values.to_json(content).encode()
+    except _NO_FORM as error:
+        for name, value in content.items():
+            fault = values.find_fault(values.place_of(owner, name), value)
+            if fault is not None:
+                raise _unfit(name, value, owner, error) from None
+        raise InvalidMessage(f"the fields cannot be written as JSON ({error})") from None
+
+
+def _unfit(name: str, value: object, owner: str, error: Exception) -> InvalidMessage:
+    """The error for a value that cannot be stored, which names the place within it."""
+    fault = values.find_fault(values.place_of(owner, name), value)
+    why = fault or f"it cannot be written as JSON ({error})"
+    remedy = "; send it as bytes" if isinstance(value, str) else ""
+    return InvalidMessage(f"field {name!r} cannot be stored: {why}{remedy}", field=name)
+
+
+def encode_fields(fields: Mapping[str, object], *, owner: str = "") -> list[bytes]:
     """Return the names and values of a message, alternating, as XADD takes them.
 
-    Raises `InvalidMessage` for fields that cannot be written.
+    Raises `InvalidMessage` for fields that cannot be written; `owner` is what the places that it
+    names begin with.
     """
     if type(fields) is not dict and not isinstance(fields, Mapping):
         raise InvalidMessage(
@@ -132,23 +147,40 @@ def encode_fields(fields: Mapping[str, object]) -> list[bytes]:
     if not 0 < len(fields) <= MAX_FIELDS:
         raise InvalidMessage(f"a message has 1 to {MAX_FIELDS} fields, not {len(fields)}")
     items: list[bytes] = []
+    large_bytes = 0
     for name, value in fields.items():
         if not isinstance(name, str):
             raise InvalidMessage(f"field names are text, not {type(name).__name__}: {name!r}")
         try:
             # Most values are text, which goes the shortest way.
             encoded_name = name.encode()
-            encoded = value.encode() if type(value) is str else encode_value(name, value)
-        except UnicodeEncodeError:
-            encoded_name, encoded = encode_value(name, name), encode_value(name, value)
-        if len(encoded) > MAX_VALUE_BYTES:
-            raise InvalidMessage(
-                f"field {name!r} has {len(encoded)} bytes, more than Redis accepts "
-                f"({MAX_VALUE_BYTES}); store it elsewhere and publish its location",
-                field=name,
+            encoded = (
+                value.encode() if type(value) is str else encode_value(name, value, owner=owner)
             )
+        except UnicodeEncodeError:
+            encoded_name = encode_value(name, name)
+            encoded = encode_value(name, value, owner=owner)
+        if len(encoded) > COUNTED_BYTES:
+            large_bytes += len(encoded)
+            _check_size(name, len(encoded), large_bytes)
         items += (encoded_name, encoded)
     return items
+
+
+def _check_size(name: str, size: int, sum_of_sizes: int) -> None:
+    if size > MAX_VALUE_BYTES:
+        raise InvalidMessage(
+            f"field {name!r} has {size} bytes, more than Redis accepts "
+            f"({MAX_VALUE_BYTES}); store it elsewhere and publish its location",
+            field=name,
+        )
+    if sum_of_sizes > MAX_MESSAGE_BYTES:
+        raise InvalidMessage(
+            f"the fields up to {name!r} have {sum_of_sizes} bytes together, more than Redis "
+            f"accepts in one entry ({MAX_MESSAGE_BYTES}); store them elsewhere and publish their "
+            "location",
+            field=name,
+        )
 
 
 def decode_fields(

@@ -13,9 +13,9 @@ from shared_sync.connection.connection import Connection
 from shared_sync.connection.driver_errors import NotRun
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import QueueFull, SharedSyncError
+from shared_sync.errors import InvalidMessage, QueueFull, SharedSyncError
 from shared_sync.message import encode_fields
-from shared_sync.protocol import publishing
+from shared_sync.protocol import dead_letter_layout, publishing
 from shared_sync.protocol.keys import check_stream_name
 
 BATCH = 100
@@ -79,8 +79,9 @@ class RedisStreamProducer:
     def publish(self, fields: Mapping[str, object]) -> str:
         """Publish one message and return its id.
 
-        Text is stored as UTF-8, bytes as they are, anything else as JSON. Blocks up to
-        `timeout_seconds` for the reply, and as long again where it has to connect.
+        Text is stored as UTF-8, bytes as they are, anything else as JSON; dates, paths and some
+        more as text. Field names may not begin with `dead.`. Blocks up to `timeout_seconds` for
+        the reply, and as long again where it has to connect.
 
         Raises:
             InvalidMessage: The fields cannot be stored. Nothing was sent.
@@ -91,7 +92,7 @@ class RedisStreamProducer:
         if self._max_queue_depth is not None:
             (message_id,) = self.publish_many([fields])
             return message_id
-        command = ("XADD", self.stream_name, "*", *encode_fields(fields))
+        command = ("XADD", self.stream_name, "*", *_encode(fields))
         with self._connections.connection() as connection:
             entry_id: bytes = connection.call(*command)
         return entry_id.decode()
@@ -161,6 +162,19 @@ class RedisStreamProducer:
             raise QueueFull(self.stream_name, self._max_queue_depth)
 
 
+def _encode(fields: Mapping[str, object]) -> list[bytes]:
+    """Return the names and values of a message. Raises `InvalidMessage` if it cannot be stored."""
+    items = encode_fields(fields)
+    for name in fields:
+        if name.startswith(dead_letter_layout.PREFIX):
+            raise InvalidMessage(
+                f"field {name!r} begins with {dead_letter_layout.PREFIX!r}, as only the fields do "
+                "that are added to dead letters; give it another name",
+                field=name,
+            )
+    return items
+
+
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """What is sent in one round trip."""
@@ -178,7 +192,7 @@ def _next_batch(messages: Iterator[Mapping[str, object]]) -> _Batch:
     size = 0
     try:
         for fields in messages:
-            items = encode_fields(fields)
+            items = _encode(fields)
             batch.append(items)
             size += sum(map(len, items))
             if len(batch) == BATCH or size >= MAX_BATCH_BYTES:

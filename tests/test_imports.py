@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "shared_sync"
 LEVELS: tuple[set[str], ...] = (
-    {"errors"},
+    {"errors", "values"},
     {"common", "message"},
     {"policies", "metrics", "connection"},
     {"protocol", "health_server"},

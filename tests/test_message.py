@@ -66,7 +66,7 @@ def _deeply_nested_list() -> list[object]:
 @pytest.mark.parametrize(
     "value",
     [
-        {1, 2},
+        {1, object()},
         object(),
         float("nan"),
         float("inf"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
 import redis
 from producers import STREAM, calls_of, ids, numbers, other_connections, stored, together
 
-from shared_sync import redis_producer
+from shared_sync import message, redis_producer
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import (
     ConfigurationError,
@@ -64,6 +66,42 @@ def test_text_bytes_and_everything_else_are_stored_as_documented(
             b"": b"empty name",
         }
     ]
+
+
+def test_dates_paths_and_the_like_are_stored_as_text(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    at = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.timezone.utc)
+    producer.publish({"at": at, "file": PurePosixPath("/a"), "options": {"until": at}})
+    assert stored(client) == [
+        {
+            b"at": b"2026-01-02T03:04:00+00:00",
+            b"file": b"/a",
+            b"options": b'{"until": "2026-01-02T03:04:00+00:00"}',
+        }
+    ]
+
+
+def test_names_that_dead_letters_use_are_refused(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """Else the message would lose the field when it is replayed as a dead letter."""
+    for publish in (producer.publish, lambda fields: producer.publish_many([{"n": 1}, fields])):
+        with pytest.raises(InvalidMessage, match=r"'dead\.id' begins with 'dead\.'") as caught:
+            publish({"n": 1, "dead.id": "1-0"})
+        assert caught.value.field == "dead.id"
+    assert stored(client) == []
+
+
+def test_a_message_that_is_larger_than_an_entry_may_be_is_refused_before_it_is_sent(
+    producer: RedisStreamProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message, "MAX_MESSAGE_BYTES", 1_000_000)
+    value = b"x" * 400_000
+    producer.publish({"a": value, "b": value})
+    with pytest.raises(InvalidMessage, match=r"up to 'c' have 1200000 bytes together") as caught:
+        producer.publish({"a": value, "b": value, "c": value})
+    assert caught.value.field == "c"
 
 
 def test_a_message_of_a_thousand_fields_and_one_of_five_mebibytes_are_published(

@@ -25,6 +25,7 @@ _KNOWN: Final[dict[type[BaseException], str]] = {
     EOFError: BAD_INPUT,
     errors.Reject: BAD_INPUT,
     errors.InvalidMessage: BAD_INPUT,
+    errors.InvalidResult: INTERNAL,
     TimeoutError: TIMEOUT,
     concurrent.futures.TimeoutError: TIMEOUT,  # a type of its own before Python 3.11
     subprocess.TimeoutExpired: TIMEOUT,

@@ -73,7 +73,8 @@ class RedisStreamConsumer:
             slot of the stream, as `{audio:jobs}:results` has that of `audio:jobs`.
         result_channel: Channel to publish the same as JSON, such as `results:{client_id}`,
             filled from the message's fields.
-        carry_fields: Fields of the message that go along with its result.
+        carry_fields: Fields of the message that go along with its result; neither `message_id`
+            nor `status`, which every result has.
         lease_seconds: How long after its last heartbeat a consumer counts as dead, so that its
             messages are taken over.
         retry: How often and when to try a failing message again.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
-from shared_sync.errors import Directive, InvalidMessage, Reject, Retry
+from shared_sync.errors import Directive, InvalidMessage, InvalidResult, Reject, Retry
 from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
@@ -16,7 +16,7 @@ from shared_sync.protocol.messages import Bury, Entry, HandBack, Outcome, Park
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
 from shared_sync.redis_consumer.interruptions import Interruptions
-from shared_sync.redis_consumer.results import Results
+from shared_sync.redis_consumer.results import Results, refuse_unstarted
 from shared_sync.redis_consumer.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
 
@@ -93,7 +93,10 @@ class Delivery:
         try:
             slot.runs_processor = True
             (result,) = runner.run(attempt, (own,))
-            if result is None or not self._wants_results:
+            if result is not None and not self._wants_results:
+                refuse_unstarted(result)
+                result = None  # nobody reads it
+            if result is None:
                 return None
             return self._results.success(entry.id, fields, result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
@@ -145,6 +148,8 @@ class Delivery:
         self._count_failed(failure.error_type if error is None else error)
         if isinstance(error, Reject):
             death = _Death(f"rejected: {failure.error}", failure)
+        elif isinstance(error, InvalidResult):  # to run again would not help
+            death = _Death(f"bad result: {failure.error}", failure)
         elif failures >= retry.max_attempts:
             death = _Death(f"failed {failures} times", failure, failure.trace())
         else:

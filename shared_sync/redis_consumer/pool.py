@@ -62,7 +62,7 @@ class Pool:
         self._recorder = recorder
         self._logger = logger
         self._log_channel_refusal = LogOnce(logger, logging.ERROR)
-        self._rules = _rules(options)
+        self._rules = _rules(options, LogOnce(logger, logging.WARNING))
         self._outcome_share = OutcomeShare(options.max_failure_share)
         self.availability = Availability(url.safe_address(options.redis_url), logger)
         self._in_flight = InFlight()
@@ -268,7 +268,7 @@ class Pool:
             running[0].join(time.monotonic() + POLL_SECONDS)
 
 
-def _rules(options: Options) -> Rules:
+def _rules(options: Options, log_renamed: LogOnce) -> Rules:
     binary_fields = tuple(options.binary_fields)
     return Rules(
         consumer=options.consumer_id,
@@ -280,5 +280,6 @@ def _rules(options: Options) -> Rules:
             result_channel=options.result_channel,
             carry_fields=options.carry_fields,
             binary_fields=binary_fields,
+            log_renamed=log_renamed,
         ),
     )

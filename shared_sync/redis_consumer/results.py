@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
+from typing import Final
 
-from shared_sync.errors import ConfigurationError, InvalidMessage
-from shared_sync.message import encode_fields, encode_json
+from shared_sync import values
+from shared_sync.errors import ConfigurationError, InvalidMessage, InvalidResult
+from shared_sync.message import encode_fields, encode_json_object
 from shared_sync.protocol.dead_letter_layout import Metadata
 from shared_sync.protocol.messages import Answer, Finish
 
 Fields = Mapping[str, str | bytes]
+
+ENVELOPE: Final = frozenset({"message_id", "status"})
+"""Fields of every result. Nothing else may have these names: waiting programs rely on them."""
+
+RESULT: Final = "result"
+"""The field of a result that is no mapping; what the places within a result begin with."""
 
 
 class Results:
@@ -23,10 +31,12 @@ class Results:
         result_channel: str | None,
         carry_fields: Sequence[str],
         binary_fields: Sequence[str],
+        log_renamed: Callable[..., None] = lambda *_: None,
     ) -> None:
         self._to_stream = result_stream is not None
         self._channel = result_channel
         self._carry = tuple(carry_fields)
+        self._log_renamed = log_renamed
         self.channel_fields = _channel_fields(result_channel) if result_channel else ()
         self.wanted = self._to_stream or result_channel is not None
         """Whether results go anywhere."""
@@ -39,6 +49,11 @@ class Results:
                 "result_channel publishes JSON and cannot carry binary fields; "
                 f"leave them out of carry_fields and the channel name: {sorted(binary_fields)}"
             )
+        if not ENVELOPE.isdisjoint(self._carry):
+            raise ConfigurationError(
+                f"carry_fields may not name {sorted(ENVELOPE.intersection(self._carry))}, which "
+                "every result has already; leave it out, or publish the field under another name"
+            )
         if not self.wanted and self._carry:
             raise ConfigurationError("carry_fields needs a result_stream or a result_channel")
 
@@ -49,21 +64,29 @@ class Results:
     def success(self, message_id: str, fields: Fields, result: object) -> Finish:
         """Return the end of a message that is done; without anything to publish for None.
 
-        Raises `InvalidMessage` if the result has no form.
+        Raises `InvalidResult` if the result has no form, or has not run, and what its own methods
+        raise while it is read, such as that of a mapping which is loaded only then.
 
         What the processor returns wins over what is carried along under the same name.
         """
-        if result is None or not self.wanted:
+        if not self.wanted:
+            refuse_unstarted(result)
             return Finish(message_id)
-        # Of the two checks the first is quicker.
-        own: Mapping[str, object] = (
-            result if type(result) is dict or isinstance(result, Mapping) else {"result": result}
-        )
-        if self._is_plain and "message_id" not in own and "status" not in own:
-            # The usual result, the shortest way.
-            return Finish(message_id, encode_fields(own) if own else (), adds_header=True)
-        content = {**self._envelope(message_id, fields, "done"), **own}
-        return Finish(message_id, *self._answer(fields, content))
+        if result is None:
+            return Finish(message_id)
+        own, owner = _fields_of(result)
+        try:
+            if self._is_plain and ENVELOPE.isdisjoint(own):
+                # The usual result, the shortest way.
+                items = encode_fields(own, owner=owner) if own else ()
+                return Finish(message_id, items, adds_header=True)
+            if not ENVELOPE.isdisjoint(own):
+                own = self._rename(own)
+            content = {**self._envelope(message_id, fields, "done"), **own}
+            return Finish(message_id, *self._answer(fields, content, owner))
+        except InvalidMessage as error:
+            values.close_unstarted(values.find_unstarted(RESULT, result))
+            raise InvalidResult(str(error), field=error.field) from None
 
     def death(self, message_id: str, fields: Fields, metadata: Metadata) -> Answer:
         """Return the answer for a message that became a dead letter."""
@@ -81,14 +104,31 @@ class Results:
         carried = {name: fields[name] for name in self._carry if name in fields}
         return {"message_id": message_id, "status": status, **carried}
 
-    def _answer(self, fields: Fields, content: Mapping[str, object]) -> Answer:
-        items = encode_fields(content) if self._to_stream else ()
+    def _rename(self, own: Mapping[str, object]) -> dict[str, object]:
+        """Give fields of a result that are named as those of every result another name."""
+        renamed: dict[str, object] = {}
+        for name, value in own.items():
+            new_name = name
+            while new_name in ENVELOPE or (new_name != name and new_name in own):
+                new_name = f"{RESULT}.{new_name}"
+            if new_name != name:
+                self._log_renamed(
+                    "a result has the field %r, which every result has already; it is published "
+                    "as %r. Rename it in the processor. This is logged once",
+                    name,
+                    new_name,
+                )
+            renamed[new_name] = value
+        return renamed
+
+    def _answer(self, fields: Fields, content: Mapping[str, object], owner: str = "") -> Answer:
+        items = encode_fields(content, owner=owner) if self._to_stream else ()
         if self._channel is None or self.missing_field(fields) is not None:
             return Answer(items=items)
         return Answer(
             items=items,
             channel=self._channel.format_map(fields),
-            payload=_json_object(content),
+            payload=_json_object(content, owner),
         )
 
 
@@ -111,7 +151,26 @@ def _channel_fields(template: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _json_object(content: Mapping[str, object]) -> bytes:
+def _fields_of(result: object) -> tuple[Mapping[str, object], str]:
+    """Return the fields that a result becomes, and what the places within them begin with."""
+    if type(result) is dict or isinstance(result, Mapping):  # the first check is quicker
+        return result, RESULT
+    if values.is_dataclass(result):
+        return {name: getattr(result, name) for name in values.names_of(result)}, RESULT
+    return {RESULT: result}, ""
+
+
+def refuse_unstarted(result: object) -> None:
+    """Raise `InvalidResult` if a result, or a part of it, has not run."""
+    if values.has_run(result):
+        return
+    faults = values.find_unstarted(RESULT, result)
+    if faults:
+        values.close_unstarted(faults)
+        raise InvalidResult(str(faults[0]))
+
+
+def _json_object(content: Mapping[str, object], owner: str) -> bytes:
     for name, value in content.items():
         if isinstance(value, (bytes, bytearray, memoryview)):
             raise InvalidMessage(
@@ -119,4 +178,4 @@ def _json_object(content: Mapping[str, object]) -> bytes:
                 "return text, or use result_stream alone",
                 field=name,
             )
-    return encode_json("result", content)
+    return encode_json_object(content, owner=owner)

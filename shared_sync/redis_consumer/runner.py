@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from shared_sync.errors import ConfigurationError
 from shared_sync.message import Fields, Running, running_in_this_thread
 from shared_sync.redis_consumer.slot import Attempt
-
-_PLAIN_TYPES = frozenset({type(None), bool, bytes, dict, float, int, list, str, tuple})
-"""Types of results that have certainly run, which saves a slower check."""
 
 MessageProcessor = Callable[[str, dict[str, Any]], object]
 """The user's function: message id and fields in, a result or None out; raising is a failure."""
@@ -88,8 +86,6 @@ class ThreadRunner:
         self._running.parts = (entry.id, own, entry.deliveries)
         try:
             result = self._processor(entry.id, own)
-            if type(result) not in _PLAIN_TYPES:
-                _refuse_unstarted(result)
         except BaseException as error:
             raised = error
             raise
@@ -115,7 +111,10 @@ def check_processor(processor: object) -> None:
     """
     if not callable(processor):
         raise ConfigurationError(f"message_processor must be a function, not {processor!r}")
-    if inspect.iscoroutinefunction(processor) or inspect.isgeneratorfunction(processor):
+    called: Any = processor
+    while isinstance(called, partial):
+        called = called.func
+    if _only_promises(called) or _only_promises(type(called).__call__):
         raise ConfigurationError(
             "message_processor must be a plain function that blocks until it is done, "
             "not an async function or a generator"
@@ -137,11 +136,9 @@ def _check_parameters(processor: Callable[..., object]) -> None:
         ) from None
 
 
-def _refuse_unstarted(result: object) -> None:
-    """Raise TypeError for a result that has not run."""
-    if isinstance(result, (Coroutine, Generator)):
-        result.close()
-        raise TypeError(
-            f"the processor returned a {type(result).__name__}, which has not run; "
-            "return the result itself"
-        )
+def _only_promises(function: object) -> bool:
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.isasyncgenfunction(function)
+    )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from deliveries import ID, LOGGER, Deliveries, entry, metadata, raising, result_of
 
-from shared_sync.errors import Reject
+from shared_sync.errors import InvalidMessage, Reject
 from shared_sync.message import Message, current_message
-from shared_sync.protocol.messages import Bury, Entry, Finish
+from shared_sync.protocol.messages import Bury, Entry, Finish, Park
 
 # --- success ----------------------------------------------------------------------------------
 
@@ -36,6 +40,71 @@ def test_a_result_that_goes_nowhere_is_done_without_an_outcome() -> None:
     deliveries = Deliveries(lambda _id, _fields: object(), stream=None)
     assert deliveries.attempt(entry()) is None
     assert deliveries.figures.counters == {}
+
+
+@dataclass
+class Transcript:
+    segments: Iterator[str]
+
+
+@pytest.mark.parametrize("stream", [None, "results"])
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [
+        (lambda: (iter(["a"]), "info"), r"result\[0\] is a list_iterator"),
+        (lambda: {"segments": map(str, [1])}, r"result.segments is a map"),
+        (lambda: Transcript(filter(None, [])), r"result.segments is a filter"),
+        (Future, r"result is a Future"),
+        (lambda: [{"done": Future()}], r"result\[0\].done is a Future"),
+    ],
+)
+def test_a_result_that_has_not_run_is_a_dead_letter_at_once(
+    make: Callable[[], object], place: str, stream: str | None
+) -> None:
+    deliveries = Deliveries(lambda _id, _fields: make(), stream=stream)
+    facts = metadata(deliveries.attempt(entry()))
+    assert re.match(rf"bad result: .*{place}, which has not run", facts["dead.reason"])
+    assert facts["dead.error_type"] == "InvalidResult"
+    assert len(deliveries.calls) == 1
+    assert deliveries.retries == []
+    assert deliveries.figures.counters["jobs_failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "place"),
+    [
+        ({"segments": [{"score": object()}]}, "result.segments[0].score is of type object"),
+        ({"score": float("nan")}, "result.score is nan"),
+        ({1: "x"}, "field names are text, not int"),
+        ({f"f{n}": n for n in range(1001)}, "a message has 1 to 1000 fields, not 1001"),
+    ],
+)
+def test_a_result_without_a_form_is_a_dead_letter_at_once_and_answers_why(
+    result: object, place: str
+) -> None:
+    outcome = Deliveries(lambda _id, _fields: result).attempt(entry())
+    assert isinstance(outcome, Bury)
+    assert place in metadata(outcome)["dead.reason"]
+    answer = result_of(outcome)
+    assert answer["status"] == "dead"
+    assert answer["error_type"] == "InvalidResult"
+    assert place in answer["error"]
+    (failure,) = [json.loads(outcome.failure)]
+    assert failure["error_type"] == "InvalidResult"
+
+
+def test_memory_that_runs_out_while_a_result_is_written_is_a_failure() -> None:
+    class Huge(dict[str, object]):
+        def items(self) -> Any:
+            raise MemoryError
+
+    outcome = Deliveries(lambda _id, _fields: Huge(a=1)).attempt(entry())
+    assert isinstance(outcome, Park)
+
+
+def test_an_invalid_message_that_the_processor_itself_raises_is_a_failure_like_any_other() -> None:
+    outcome = Deliveries(raising(InvalidMessage("field 'x' cannot be stored"))).attempt(entry())
+    assert isinstance(outcome, Park)
 
 
 def test_binary_fields_reach_the_processor_as_bytes() -> None:

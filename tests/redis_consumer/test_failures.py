@@ -141,14 +141,6 @@ def test_what_a_call_held_when_memory_ran_out_is_gone_before_it_is_logged(
     assert gone == [True, True]
 
 
-def test_a_result_that_cannot_be_written_is_a_failure_that_names_the_field() -> None:
-    deliveries = Deliveries(lambda _id, _fields: {"score": object()})
-    outcome = deliveries.attempt(entry())
-    assert isinstance(outcome, Park)
-    assert "'score'" in json.loads(outcome.failure)["error"]
-    assert deliveries.figures.counters["errors.InvalidMessage"] == 1
-
-
 def test_a_result_that_breaks_while_it_is_read_is_a_failure() -> None:
     class Treacherous(Mapping[str, object]):
         def __getitem__(self, _name: str) -> object:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from functools import partial
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from consumers import STREAM, Make, dead_letters, pending, results
 from helpers import Figures, eventually
 
-from shared_sync import RedisStreamProducer, Reject, RetryPolicy
+from shared_sync import RedisStreamProducer, Reject
 
 
 def test_a_mapping_becomes_the_fields_of_a_result_and_anything_else_the_field_result(
@@ -63,30 +67,97 @@ def test_who_waits_for_a_message_that_dies_gets_an_error_result(
     assert answer["reason"] == "rejected: no speech in it"
 
 
-def test_a_result_that_cannot_be_written_is_a_failure_that_names_the_field(
+@pytest.mark.parametrize("result_stream", [None, "results"])
+@pytest.mark.parametrize(
+    ("make_result", "told"),
+    [
+        (lambda: (iter(["segment"]), {"language": "en"}), "result[0] is a list_iterator"),
+        (lambda: _asynchronous("id", {}), "result is a coroutine"),
+        (lambda: {"segments": map(str, [1])}, "result.segments is a map"),
+    ],
+)
+def test_a_result_that_has_not_run_is_a_dead_letter_after_one_run(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    make_result: Callable[[], object],
+    told: str,
+    result_stream: str | None,
+) -> None:
+    producer.publish({"n": 1})
+    runs: list[str] = []
+
+    def processor(message_id: str, _: object) -> object:
+        runs.append(message_id)
+        return make_result()
+
+    make(processor, result_stream=result_stream).start()
+    eventually(lambda: dead_letters(client))
+    (letter,) = dead_letters(client)
+    assert letter["dead.reason"].startswith("bad result: ")
+    assert f"{told}, which has not run" in letter["dead.reason"]
+    assert letter["dead.error_type"] == "InvalidResult"
+    assert letter["dead.attempts"] == "1"
+    assert len(runs) == 1
+    assert [answer["status"] for answer in results(client)] == ["dead"] * bool(result_stream)
+
+
+def test_a_result_without_a_form_is_a_dead_letter_after_one_run_and_names_the_place(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
     producer.publish({"n": 1})
-    make(
-        lambda *_: {"tensor": object()},
-        result_stream="results",
-        retry=RetryPolicy(max_attempts=1),
-    ).start()
-    eventually(lambda: dead_letters(client))
-    assert "'tensor'" in dead_letters(client)[0]["dead.error"]
+    runs: list[str] = []
+
+    def processor(message_id: str, _: object) -> object:
+        runs.append(message_id)
+        return {"segments": [{"score": 0.5}, {"score": float("nan")}]}
+
+    make(processor, result_stream="results").start()
+    eventually(lambda: client.xlen("results"))
+    assert "result.segments[1].score is nan" in dead_letters(client)[0]["dead.reason"]
+    (answer,) = results(client)
+    assert (answer["status"], answer["error_type"]) == ("dead", "InvalidResult")
+    assert len(runs) == 1
+
+
+def test_dates_paths_and_the_like_are_published_as_text(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    producer.publish({"at": datetime.date(2026, 1, 2), "file": Path("/a/b.wav")})
+
+    def processor(_: str, job: dict[str, str]) -> object:
+        at = datetime.date.fromisoformat(job["at"])
+        return {"at": at, "file": Path(job["file"]), "words": [{"cost": Decimal("1.10")}]}
+
+    make(processor, result_stream="results").start()
+    eventually(lambda: client.xlen("results"))
+    (answer,) = results(client)
+    assert (answer["at"], answer["file"]) == ("2026-01-02", "/a/b.wav")
+    assert json.loads(answer["words"]) == [{"cost": "1.10"}]
+
+
+def test_a_result_cannot_pass_itself_off_as_that_of_another_message(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    message_ids = producer.publish_many({"status": "new", "message_id": "9-9"} for _ in range(2))
+    make(lambda _id, job: job, result_stream="results").start()
+    eventually(lambda: client.xlen("results") == 2)
+    assert results(client) == [
+        {
+            "message_id": message_id,
+            "status": "done",
+            "result.status": "new",
+            "result.message_id": "9-9",
+        }
+        for message_id in message_ids
+    ]
+    assert sum("which every result has already" in line for line in caplog.messages) == 1
 
 
 async def _asynchronous(_: str, __: object) -> None: ...
-
-
-def test_a_result_that_has_not_run_is_a_failure_and_not_done(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
-) -> None:
-    producer.publish({"n": 1})
-    disguised = partial(lambda job, *_: _asynchronous(*job), ("id", {}))
-    make(disguised, retry=RetryPolicy(max_attempts=1)).start()
-    eventually(lambda: dead_letters(client))
-    assert "has not run" in dead_letters(client)[0]["dead.error"]
 
 
 def test_results_that_redis_refuses_are_kept_and_what_was_done_beside_them_counts_as_done(

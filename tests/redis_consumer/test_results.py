@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
 
-from shared_sync.errors import ConfigurationError, InvalidMessage
+from shared_sync.errors import ConfigurationError, InvalidMessage, InvalidResult
 from shared_sync.protocol.dead_letter_layout import Metadata
 from shared_sync.protocol.messages import Answer, Finish
 from shared_sync.redis_consumer.results import Results
+
+
+@dataclass
+class Scored:
+    text: str
+    score: object
+
 
 FIELDS = {"client_id": "c1", "language": "de", "text": "Grüße"}
 
@@ -21,9 +32,14 @@ def make(
     channel: str | None = None,
     carry: tuple[str, ...] = (),
     binary: tuple[str, ...] = (),
+    log_renamed: Callable[..., None] = lambda *_: None,
 ) -> Results:
     return Results(
-        result_stream=stream, result_channel=channel, carry_fields=carry, binary_fields=binary
+        result_stream=stream,
+        result_channel=channel,
+        carry_fields=carry,
+        binary_fields=binary,
+        log_renamed=log_renamed,
     )
 
 
@@ -128,10 +144,51 @@ def test_carried_fields_go_along_and_missing_ones_are_left_out() -> None:
 
 
 def test_what_the_processor_returns_wins_over_what_is_carried_along() -> None:
-    own = {"language": "en", "status": "partial"}
+    own = {"language": "en"}
     fields = as_dict(make(stream="r", carry=("language",)).success("1-0", FIELDS, own))
     assert fields["language"] == "en"
-    assert fields["status"] == "partial"
+
+
+@pytest.mark.parametrize("carry", [(), ("client_id",)])
+def test_a_result_cannot_change_what_every_result_says_of_its_message(
+    carry: tuple[str, ...],
+) -> None:
+    logged: list[tuple[object, ...]] = []
+    own = {"status": "partial", "message_id": "9-9", "result.status": "kept", "text": "hello"}
+    results = make(
+        stream="r", channel="r", carry=carry, log_renamed=lambda *line: logged.append(line)
+    )
+    answer = results.success("1-0", FIELDS, own)
+    assert (
+        as_json(answer)
+        == as_dict(answer)
+        == {
+            "message_id": "1-0",
+            "status": "done",
+            **dict.fromkeys(carry, "c1"),
+            "result.result.status": "partial",
+            "result.message_id": "9-9",
+            "result.status": "kept",
+            "text": "hello",
+        }
+    )
+    assert [line[1:] for line in logged] == [
+        ("status", "result.result.status"),
+        ("message_id", "result.message_id"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["status", "message_id"])
+def test_names_that_every_result_has_cannot_be_carried(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"carry_fields may not name \['{name}'\]"):
+        make(stream="r", carry=("client_id", name))
+
+
+def test_a_message_may_have_a_field_of_that_name_which_is_not_carried() -> None:
+    fields = {**FIELDS, "status": "waiting"}
+    results = make(stream="r", carry=("client_id",))
+    assert as_dict(results.success("1-0", fields, "x"))["status"] == "done"
+    assert as_dict(results.death("1-0", fields, metadata("x")))["status"] == "dead"
 
 
 def test_a_binary_field_can_be_carried_to_a_stream() -> None:
@@ -199,11 +256,61 @@ def test_carry_fields_without_a_place_for_results_are_refused() -> None:
         make(carry=("client_id",))
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), "\ud800"])
+@pytest.mark.parametrize("value", [object(), {object()}, float("nan"), "\ud800"])
 def test_a_result_without_a_form_names_its_field(value: object) -> None:
-    with pytest.raises(InvalidMessage) as caught:
+    with pytest.raises(InvalidResult) as caught:
         make(stream="r").success("1-0", FIELDS, {"score": value})
     assert caught.value.field == "score"
+
+
+@pytest.mark.parametrize(
+    "options", [{"stream": "r"}, {"channel": "r"}, {"stream": "r", "channel": "r"}]
+)
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        ({"segments": [{}, {"score": float("nan")}]}, r"result\.segments\[1\]\.score is nan"),
+        ([{"score": object()}], r"result\[0\]\.score is of type object"),
+        (Scored("hello", 1j), r"result\.score is of type complex"),
+        ({"my score": object()}, r"result\['my score'\] is of type object"),
+        ({"words": {("a", 1): 2}}, r"result\.words has the key \('a', 1\) of type tuple"),
+        (object(), r"result is of type object"),
+        ({"at": {"raw": [b"x"]}}, r"result\.at\.raw\[0\] is of type bytes"),
+    ],
+)
+def test_what_has_no_form_in_a_result_is_named_by_its_place(
+    options: dict[str, str], result: object, told: str
+) -> None:
+    with pytest.raises(InvalidResult, match=told):
+        make(**options).success("1-0", FIELDS, result)  # type: ignore[arg-type]
+
+
+def test_a_dataclass_becomes_the_fields_of_the_result_like_a_mapping() -> None:
+    answer = make(stream="r").success("1-0", FIELDS, Scored("hello", 0.5))
+    assert as_dict(answer) == {
+        "message_id": "1-0",
+        "status": "done",
+        "text": "hello",
+        "score": "0.5",
+    }
+
+
+def test_values_have_the_same_form_on_the_stream_and_on_the_channel() -> None:
+    own = {"at": datetime(2026, 1, 2, 3, 4, 5), "file": PurePosixPath("/a/b"), "text": "x"}
+    answer = make(stream="r", channel="r").success("1-0", FIELDS, own)
+    assert as_dict(answer) == as_json(answer)
+    assert as_json(answer)["at"] == "2026-01-02T03:04:05"
+    assert as_json(answer)["file"] == "/a/b"
+
+
+async def _asynchronous() -> None: ...
+
+
+@pytest.mark.parametrize("stream", [None, "r"])
+def test_all_that_has_not_run_is_closed(stream: str | None) -> None:
+    """A coroutine that is never closed warns of it, which fails the test."""
+    with pytest.raises(InvalidResult, match=r"result\[0\] is a coroutine, which has not run"):
+        make(stream=stream).success("1-0", FIELDS, [_asynchronous(), {"b": _asynchronous()}])
 
 
 def test_bytes_in_a_result_for_a_channel_are_refused_with_the_remedy() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
 
@@ -129,7 +129,29 @@ def _generating(_: str, __: object) -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize("processor", [_asynchronous, _generating, "text", None])
+async def _generating_asynchronously(_: str, __: object) -> AsyncIterator[None]:
+    yield
+
+
+class Asynchronous:
+    """An object whose call is an async method."""
+
+    async def __call__(self, _: str, __: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        _asynchronous,
+        _generating,
+        _generating_asynchronously,
+        Asynchronous(),
+        partial(_asynchronous),
+        partial(partial(Asynchronous()), "1-0"),
+        "text",
+        None,
+    ],
+)
 def test_what_would_not_run_is_no_processor(processor: Any) -> None:
     with pytest.raises(ConfigurationError, match="message_processor"):
         check_processor(processor)
@@ -138,13 +160,3 @@ def test_what_would_not_run_is_no_processor(processor: Any) -> None:
 @pytest.mark.parametrize("processor", [print, partial(print, 1), Hook])
 def test_whatever_can_be_called_is_a_processor(processor: Any) -> None:
     check_processor(processor)
-
-
-@pytest.mark.parametrize("process", [_asynchronous, _generating])
-def test_a_result_that_has_not_run_is_an_error_and_is_closed(
-    process: Callable[..., object],
-) -> None:
-    """What is never closed warns of it, which fails the test."""
-    disguised = partial(lambda job, *_: process(*job), ("id", {}))
-    with pytest.raises(TypeError, match="has not run"):
-        ThreadRunner(disguised).run(attempt(), [FIELDS])
