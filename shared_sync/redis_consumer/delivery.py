@@ -14,6 +14,7 @@ from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
 from shared_sync.protocol.messages import Bury, Entry, HandBack, Outcome, Park
 from shared_sync.redis_consumer import crashes
+from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.results import Results, refuse_unstarted
@@ -52,6 +53,7 @@ class Delivery:
         logger: Logger,
         on_retry: Callable[[float], None] = lambda _: None,
         interruptions: Interruptions | None = None,
+        bad_input: BadInput | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._rules = rules
@@ -63,6 +65,7 @@ class Delivery:
         self._logger = logger
         self._on_retry = on_retry
         self._interruptions = interruptions or Interruptions()
+        self._bad_input = bad_input or BadInput(rules.binary_fields)
         self._wall = wall
 
     def run(self, attempt: Attempt, runner: Runner, slot: Slot) -> Outcome | None:
@@ -75,7 +78,8 @@ class Delivery:
         try:
             fields = decode_fields(entry.items, self._binary_fields)
         except InvalidMessage as invalid:
-            return self._refuse(entry, decode_readable(entry.items), invalid)
+            remark = self._bad_input.undecodable(invalid.field)
+            return self._refuse(entry, decode_readable(entry.items), invalid, remark)
         if entry.deliveries > 1 and crashes.is_given_up(entry, self._rules.max_crashes):
             self._count_failed(CRASH)
             death = _Death(f"crashed: its process died {entry.crashes} times")
@@ -89,7 +93,8 @@ class Delivery:
                     f"field {missing!r}, which result_channel needs, is missing; "
                     "publish it with the message"
                 )
-                return self._refuse(entry, fields, InvalidMessage(text, field=missing))
+                remark = self._bad_input.missing(missing)
+                return self._refuse(entry, fields, InvalidMessage(text, field=missing), remark)
         try:
             slot.runs_processor = True
             (result,) = runner.run(attempt, (own,))
@@ -118,10 +123,14 @@ class Delivery:
         return self._failed(entry, decode_fields(entry.items, self._binary_fields), failure)
 
     def _refuse(
-        self, entry: Entry, fields: Mapping[str, str | bytes], invalid: InvalidMessage
+        self,
+        entry: Entry,
+        fields: Mapping[str, str | bytes],
+        invalid: InvalidMessage,
+        remark: str | None,
     ) -> Bury:
         self._count_failed(invalid)
-        return self._bury(entry, fields, _Death(f"bad input: {invalid}"))
+        return self._bury(entry, fields, _Death(f"bad input: {invalid}"), remark)
 
     def _count_failed(self, error: BaseException | str) -> None:
         """Count an attempt that failed, whether or not the processor has run."""
@@ -177,16 +186,25 @@ class Delivery:
             exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
         )
 
-    def _bury(self, entry: Entry, fields: Mapping[str, str | bytes], death: _Death) -> Bury:
+    def _bury(
+        self,
+        entry: Entry,
+        fields: Mapping[str, str | bytes],
+        death: _Death,
+        remark: str | None = "",
+    ) -> Bury:
+        """Return a dead letter. Its line in the log ends with the remark; None for no line."""
         failure = death.failure
-        self._logger.error(
-            "message %s becomes a dead letter (delivery %d): %s%s",
-            entry.id,
-            entry.deliveries,
-            death.reason,
-            f" ({failure.error_type}: {failure.error})" if death.trace else "",
-            exc_info=failure.raised if death.trace else None,
-        )
+        if remark is not None:
+            self._logger.error(
+                "message %s becomes a dead letter (delivery %d): %s%s%s",
+                entry.id,
+                entry.deliveries,
+                death.reason,
+                f" ({failure.error_type}: {failure.error})" if death.trace else "",
+                remark,
+                exc_info=failure.raised if death.trace else None,
+            )
         metadata = Metadata(
             message_id=entry.id,
             reason=death.reason,

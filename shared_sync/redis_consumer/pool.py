@@ -15,6 +15,7 @@ from shared_sync.connection import url
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import ConsumerBroken
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
+from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.error_handling import ErrorHandling
 from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
@@ -64,6 +65,7 @@ class Pool:
         self._log_channel_refusal = LogOnce(logger, logging.ERROR)
         self._rules = _rules(options, LogOnce(logger, logging.WARNING))
         self._outcome_share = OutcomeShare(options.max_failure_share)
+        self._bad_input = BadInput(options.binary_fields)
         self.availability = Availability(url.safe_address(options.redis_url), logger)
         self._in_flight = InFlight()
         self.interruptions = Interruptions()
@@ -141,6 +143,7 @@ class Pool:
                 logger=self._logger,
                 on_retry=subscription.recovery.due_in,
                 interruptions=self.interruptions,
+                bad_input=self._bad_input,
             ),
             runner=ThreadRunner(self._processor, hooks),
             availability=self.availability,
@@ -201,7 +204,8 @@ class Pool:
     def hazards(self) -> list[str]:
         """Return why somebody should look, although every thread goes on."""
         share = self._outcome_share.reason()
-        return [*self.heartbeat.hazards.reasons, *([share] if share else [])]
+        dead_letters = [*self._bad_input.reasons(), *([share] if share else [])]
+        return [*self.heartbeat.hazards.reasons, *dead_letters]
 
     def is_reader(self, thread: threading.Thread) -> bool:
         """Return whether a thread is one of the readers."""
