@@ -16,6 +16,7 @@ from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import ThreadRunner
+from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Slot
 
 LOGGER = logging.getLogger("tests.delivery")
@@ -51,8 +52,9 @@ class Deliveries:
             self.calls.append((message_id, dict(fields)))
             return process(message_id, fields)
 
+        server_clock = ServerClock(clock=Clock(), wall=lambda: WALL)
         self.runner = ThreadRunner(
-            processor, [AttemptMetrics(recorder, wall=lambda: WALL)], clock=Clock()
+            processor, [AttemptMetrics(recorder, server_clock)], clock=Clock()
         )
         self.runner.start()
         self.delivery = Delivery(

@@ -98,12 +98,12 @@ class GroupHealth:
         )
 
     def _waits_long(self, found: Survey) -> str | None:
-        limit = self._limits.max_wait_seconds
-        if limit is None or found.oldest_waiting_seconds <= limit:
+        limit, waited = self._limits.max_wait_seconds, found.oldest_waiting_seconds
+        if limit is None or waited is None or waited <= limit:
             return None
         return (
-            f"the oldest message has waited for {found.oldest_waiting_seconds:.0f} s, the limit is "
-            f"{limit:g} s; start more workers, or find out what they wait for"
+            f"the oldest message has waited for {waited:.0f} s, the limit is {limit:g} s; "
+            "start more workers, or find out what they wait for"
         )
 
     def _grows(self) -> str | None:

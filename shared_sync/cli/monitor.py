@@ -171,7 +171,8 @@ class Monitor:
             return {"status": "degraded", "reasons": [reason]}
         found: dict[str, Any] = {"consumers_alive": overview.consumers_alive}
         if self._hazards is not None:
-            found["oldest_waiting_seconds"] = round(self._hazards.survey.oldest_waiting_seconds, 1)
+            waited = self._hazards.survey.oldest_waiting_seconds
+            found["oldest_waiting_seconds"] = None if waited is None else round(waited, 1)
             reasons = [*self._reasons, *self._hazards.reasons]
             if reasons:
                 found |= {"status": "degraded", "reasons": reasons}

@@ -105,6 +105,7 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("redis_reconnects", "Connections to Redis made again."),
     _PROCESSING_LATENCY,
     _duration("queue_wait", "From the publishing of a message to the start of its first run."),
+    _counter("queue_wait_unknown", "Messages whose id does not say when they were published."),
     *(_gauge(name, text) for name, text in queue_metrics.DESCRIPTIONS.items()),
     _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),
     _gauge("jobs_late", "Messages that run past their budget."),

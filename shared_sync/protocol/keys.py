@@ -23,6 +23,11 @@ from typing import Final
 from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 
+EARLIEST: Final = 1_514_764_800.0
+"""The beginning of 2018, in seconds since 1970: no server had streams before."""
+
+LARGEST_CLOCK_ERROR_SECONDS: Final = 1.0
+
 PARKED: Final = "~parked"
 """The reserved consumer name that owns messages waiting for their next attempt."""
 
@@ -85,6 +90,19 @@ def check_stream_name(stream: object) -> None:
 def id_milliseconds(entry_id: str) -> int:
     """Return the wall-clock time inside an id, unless the publisher chose the id itself."""
     return int(entry_id.partition("-")[0])
+
+
+def age_seconds(entry_id: str, now: float) -> float | None:
+    """Return how long before `now` an entry was added, which its id says.
+
+    `now` is the time of the server that gave the id, in seconds since 1970. None if the publisher
+    chose the id itself and it is no time: one before there were streams, or one in the future. An
+    id may be ahead by a second, because clocks are compared over the network.
+    """
+    added = int(entry_id.partition("-")[0]) / 1000
+    if EARLIEST <= added <= now:
+        return now - added
+    return 0.0 if now < added <= now + LARGEST_CLOCK_ERROR_SECONDS else None
 
 
 def _with_hash_tag(stream: str) -> str:

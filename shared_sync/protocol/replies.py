@@ -82,11 +82,13 @@ class HeartbeatReply:
     """The parked id behind which to go on restoring due times; empty when that is done."""
     pending: Pending | None
     """What is pending; None if the group has so many consumers that it is to be asked apart."""
+    now_ms: int
+    """The server's time."""
 
 
 def parse_heartbeat(reply: Any) -> HeartbeatReply:
     """Return what the heartbeat script says."""
-    backlog, dead, due_times, refusal, ended_from, restore_from, pending = reply
+    backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms = reply
     return HeartbeatReply(
         backlog=None if backlog < 0 else backlog,
         dead=None if dead < 0 else dead,
@@ -95,6 +97,7 @@ def parse_heartbeat(reply: Any) -> HeartbeatReply:
         ended_from=ended_from,
         restore_from=restore_from.decode(),
         pending=None if pending is None else parse_pending(pending),
+        now_ms=now_ms,
     )
 
 

@@ -13,7 +13,7 @@ from shared_sync.common.guarded import Logger
 from shared_sync.connection import scripts
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisAccessDenied, RedisRefused
-from shared_sync.protocol.keys import Keys, id_milliseconds
+from shared_sync.protocol.keys import Keys, age_seconds
 
 T = TypeVar("T")
 
@@ -62,11 +62,14 @@ class Survey:
         return max(0, self.added - self.read - self.length)
 
     @property
-    def oldest_waiting_seconds(self) -> float:
-        """For how long the oldest message that the group has not read has waited."""
+    def oldest_waiting_seconds(self) -> float | None:
+        """For how long the oldest message that the group has not read has waited.
+
+        0 if none waits. None if the publisher chose its id, so that it does not say.
+        """
         if self.oldest_waiting_id is None or self.now_ms is None:
             return 0.0
-        return max(0, self.now_ms - id_milliseconds(self.oldest_waiting_id)) / 1000
+        return age_seconds(self.oldest_waiting_id, self.now_ms / 1000)
 
 
 class Surveyor:

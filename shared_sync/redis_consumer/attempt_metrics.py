@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from shared_sync.common.guarded import ThreadRecorder
+from shared_sync.protocol.keys import age_seconds
 from shared_sync.redis_consumer.runner import AttemptHook
+from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Attempt
 
 
 class AttemptMetrics(AttemptHook):
-    """A hook that records `queue_wait` and `processing_latency`."""
+    """A hook that records `queue_wait` and `processing_latency`.
 
-    def __init__(self, recorder: ThreadRecorder, *, wall: Callable[[], float] = time.time) -> None:
+    Both ends of a wait are the server's time: it gave the message its id, and its clock says when
+    the attempt began. A message whose publisher chose an id that is no time counts in
+    `queue_wait_unknown` instead.
+    """
+
+    def __init__(self, recorder: ThreadRecorder, server_clock: ServerClock) -> None:
+        self._recorder = recorder
         self._waits = recorder.durations("queue_wait")
         self._latencies = recorder.durations("processing_latency")
-        self._wall = wall
+        self._server_clock = server_clock
 
     def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
         """Record how long the attempt took, and how long new messages had waited for it."""
-        seconds = attempt.ended_at - attempt.started_at
-        self._latencies.append(seconds)
+        started_at = attempt.started_at
+        self._latencies.append(attempt.ended_at - started_at)
         for entry in attempt.entries:
             if entry.deliveries == 1:
-                published = int(entry.id.partition("-")[0]) / 1000
-                waited = self._wall() - seconds - published
-                self._waits.append(waited if waited > 0.0 else 0.0)
+                waited = age_seconds(entry.id, started_at + self._server_clock.offset_seconds)
+                if waited is None:
+                    self._recorder.increment_counter("queue_wait_unknown")
+                else:
+                    self._waits.append(waited)

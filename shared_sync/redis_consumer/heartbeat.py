@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from shared_sync.common.guarded import Logger, Recorder
@@ -23,6 +25,7 @@ from shared_sync.protocol.replies import (
 )
 from shared_sync.protocol.scan import START
 from shared_sync.redis_consumer.recovery import Recovery
+from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Activity
 
 MAX_INTERVAL_SECONDS = 2.0
@@ -46,6 +49,8 @@ class Heartbeat:
         recorder: Recorder,
         logger: Logger,
         lease_seconds: float,
+        server_clock: ServerClock,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._connection = connection
@@ -54,6 +59,8 @@ class Heartbeat:
         self._recovery = recovery
         self._availability = availability
         self._recorder = recorder
+        self._server_clock = server_clock
+        self._clock = clock
         self._log_refusal = LogOnce(logger, logging.WARNING)
         self._interval_seconds = min(lease_seconds / HEARTBEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
         # Owned by the heartbeat thread.
@@ -74,7 +81,9 @@ class Heartbeat:
         command = self._commands.heartbeat(
             ended_from=self._ended_from, restore_from=self._restore_from
         )
+        asked_at = self._clock()
         reply = parse_heartbeat(self._call(command))
+        self._server_clock.heard(reply.now_ms, asked_at, self._clock())
         summary = reply.pending or parse_pending(self._call(self._commands.pending()))
         self._availability.succeeded(self._name)
         self._ended_from = reply.ended_from

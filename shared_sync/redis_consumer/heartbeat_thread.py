@@ -61,6 +61,7 @@ class HeartbeatThread:
             recorder=recorder,
             logger=logger,
             lease_seconds=options.lease_seconds,
+            server_clock=subscription.server_clock,
         )
         self._outbox = Outbox(
             name,

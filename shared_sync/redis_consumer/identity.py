@@ -13,6 +13,7 @@ from shared_sync.errors import ConsumerIdInUse
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.replies import NameClaimed, NameInUse, parse_claim
+from shared_sync.redis_consumer.server_clock import ServerClock
 
 POLL_SECONDS = 0.5
 
@@ -27,6 +28,7 @@ def claim(
     commands: GroupCommands,
     logger: Logger,
     *,
+    server_clock: ServerClock,
     give_up: Callable[[float], bool],
     clock: Callable[[], float] = time.monotonic,
 ) -> NameClaimed | None:
@@ -40,8 +42,10 @@ def claim(
     ended = b""
     before: NameInUse | None = None
     while True:
+        asked_at = clock()
         reply = parse_claim(connection.call(*commands.claim(ended)))
         if isinstance(reply, NameClaimed):
+            server_clock.heard(reply.since_ms, asked_at, clock())
             return reply
         other = ProcessIdentity.parse(reply.identity.decode(errors="replace"))
         if other is not None and reply.identity != ended and other.has_ended():

@@ -119,7 +119,9 @@ class Pool:
         name = f"{self._options.consumer_id}-reader-{number}"
         slot = Slot(name, now=time.monotonic())
         recorder = ThreadRecorder(self._recorder)
-        hooks = [AttemptMetrics(recorder)] if self._recorder.records else []
+        hooks = (
+            [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
+        )
         outbox = Outbox(
             name,
             connection=subscription.connection(),

@@ -18,6 +18,7 @@ from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.recovery import Recovery
+from shared_sync.redis_consumer.server_clock import ServerClock
 
 SHORTEST_REPLY_SECONDS = 0.5
 HAND_BACK_STEP = 100
@@ -44,6 +45,7 @@ class Subscription:
             lease_ms=round(options.lease_seconds * 1000),
             result_stream=options.result_stream,
         )
+        self.server_clock = ServerClock()
         self.recovery = Recovery(
             commands=self.commands,
             in_flight=in_flight,
@@ -97,7 +99,13 @@ class Subscription:
             groups.check_rights(connection, self.commands)
             if self._options.result_stream is not None:
                 groups.check_is_stream(connection, self._options.result_stream, "result_stream")
-            claimed = identity.claim(connection, self.commands, self._logger, give_up=give_up)
+            claimed = identity.claim(
+                connection,
+                self.commands,
+                self._logger,
+                server_clock=self.server_clock,
+                give_up=give_up,
+            )
             self.has_name = claimed is not None
             if claimed is None:
                 return False

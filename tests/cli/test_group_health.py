@@ -78,6 +78,12 @@ def test_a_message_that_waits_longer_than_the_limit_degrades(group: Group) -> No
     assert "the oldest message has waited for 301 s, the limit is 300 s" in group.reasons()[0]
 
 
+def test_an_id_that_is_no_time_says_nothing_about_a_wait(group: Group) -> None:
+    """Such as 1-1, which a publisher has chosen itself."""
+    group.waiting, group.oldest_seconds = 1, NOW_MS / 1000 - 0.001
+    assert group.reasons() == []
+
+
 def test_more_arrivals_than_completions_for_minutes_degrade(group: Group) -> None:
     group.waiting = 5
     assert group.pass_by(290, arrive=10, finish=9) == []

@@ -6,7 +6,7 @@ import pytest
 from redis.crc import key_slot
 
 from shared_sync.errors import ConfigurationError
-from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.keys import Keys, age_seconds
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,24 @@ def test_all_keys_of_a_stream_share_its_cluster_slot_or_the_stream_is_refused(
     names = (keys.stream, keys.presence, keys.due, keys.history, keys.dead)
     assert len(set(names)) == 5
     assert len({key_slot(name.encode()) for name in names}) == 1
+
+
+@pytest.mark.parametrize(
+    ("entry_id", "age"),
+    [
+        ("1700000000000-0", 4.5),
+        ("1700000004500-3", 0.0),
+        ("1700000005500-0", 0.0),  # clocks that are compared over the network differ a little
+        ("1700000005501-0", None),
+        ("1514764800000-0", 1_700_000_004.5 - 1_514_764_800),
+        ("1514764799999-0", None),
+        ("1-1", None),
+    ],
+)
+def test_an_id_says_the_age_of_its_entry_unless_it_was_chosen(
+    entry_id: str, age: float | None
+) -> None:
+    assert age_seconds(entry_id, 1_700_000_004.5) == (None if age is None else pytest.approx(age))
 
 
 def test_keys_are_named_after_the_stream_and_the_group() -> None:

@@ -10,10 +10,13 @@ from helpers import Figures
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRecorder
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
+from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Attempt
 
 LOGGER = GuardedLogger(logging.getLogger("tests.attempt_metrics"))
 WALL = 1_700_000_004.5
+"""The server's time at the moment STARTED_AT of the monotonic clock."""
+STARTED_AT = 100.0
 
 
 class Remembering(Figures):
@@ -33,7 +36,12 @@ class Scene:
     def __init__(self) -> None:
         self._remembering = Remembering()
         self._recorder = ThreadRecorder(GuardedRecorder(self._remembering, LOGGER))
-        self.metrics = AttemptMetrics(self._recorder, wall=lambda: WALL)
+        server_clock = ServerClock(clock=lambda: STARTED_AT, wall=lambda: WALL)
+        self.metrics = AttemptMetrics(self._recorder, server_clock)
+
+    def counters(self) -> dict[str, int]:
+        self._recorder.flush()
+        return self._remembering.counters
 
     def durations(self) -> list[tuple[str, float]]:
         self._recorder.flush()
@@ -46,8 +54,8 @@ def scene() -> Scene:
 
 
 def attempt(*entries: Entry, seconds: float = 0.0) -> Attempt:
-    made = Attempt(entries, 1, started_at=100.0)
-    made.ended_at = 100.0 + seconds
+    made = Attempt(entries, 1, started_at=STARTED_AT)
+    made.ended_at = STARTED_AT + seconds
     return made
 
 
@@ -56,14 +64,25 @@ def waits(scene: Scene) -> list[float]:
 
 
 def test_the_wait_in_the_queue_is_the_age_of_the_id_and_never_negative(scene: Scene) -> None:
-    for entry_id in ("1700000000000-0", "9700000000000-0", "0-1"):
+    for entry_id in ("1700000000000-0", "1700000005400-0"):
         scene.metrics.after_attempt(attempt(Entry(entry_id, [])), None)
-    assert waits(scene) == [pytest.approx(4.5), 0.0, pytest.approx(WALL)]
+    assert waits(scene) == [pytest.approx(4.5), 0.0]
+    assert scene.counters() == {}
+
+
+@pytest.mark.parametrize(
+    "entry_id",
+    ["1-1", "0-1", "1700000000-0", "1514764799999-0", "1700000005600-0", f"{2**64 - 1}-7"],
+)
+def test_an_id_that_is_no_time_is_counted_apart(scene: Scene, entry_id: str) -> None:
+    scene.metrics.after_attempt(attempt(Entry(entry_id, [])), None)
+    assert waits(scene) == []
+    assert scene.counters() == {"queue_wait_unknown": 1}
 
 
 def test_the_time_that_the_message_ran_is_no_wait(scene: Scene) -> None:
     scene.metrics.after_attempt(attempt(Entry("1700000000000-0", []), seconds=3.0), None)
-    assert waits(scene) == [pytest.approx(1.5)]
+    assert waits(scene) == [pytest.approx(4.5)]
 
 
 def test_the_wait_is_measured_at_the_first_delivery_only(scene: Scene) -> None:
@@ -77,8 +96,8 @@ def test_each_message_of_an_attempt_has_waited_and_the_attempt_took_time_once(
     both = attempt(Entry("1700000000000-0", []), Entry("1700000000500-0", []), seconds=3.0)
     scene.metrics.after_attempt(both, None)
     assert scene.durations() == [
-        ("queue_wait", pytest.approx(1.5)),
-        ("queue_wait", pytest.approx(1.0)),
+        ("queue_wait", pytest.approx(4.5)),
+        ("queue_wait", pytest.approx(4.0)),
         ("processing_latency", 3.0),
     ]
 

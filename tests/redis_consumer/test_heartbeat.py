@@ -20,8 +20,10 @@ from shared_sync.redis_consumer.heartbeat import (
     MAX_INTERVAL_SECONDS,
     Heartbeat,
 )
+from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Activity
 
+NOW_MS = 1_700_000_000_000
 LOGGER = GuardedLogger(logging.getLogger("tests.heartbeat"))
 
 
@@ -43,7 +45,7 @@ def reply(
     restore_from: bytes = b"",
 ) -> list[Any]:
     """What the script says."""
-    return [backlog, dead, due_times, refusal, ended_from, restore_from, pending]
+    return [backlog, dead, due_times, refusal, ended_from, restore_from, pending, NOW_MS]
 
 
 class Scene:
@@ -53,6 +55,7 @@ class Scene:
         self.connection = ScriptedConnection(*replies)
         self.activity = Activity()
         self.figures = Figures()
+        self.server_clock = ServerClock(clock=Clock())
         self.found: list[list[str]] = []
         self.availability = Availability("redis://somewhere:6379/0", LOGGER, Clock())
         recovery = SimpleNamespace(found_consumers=lambda names: self.found.append(list(names)))
@@ -66,6 +69,8 @@ class Scene:
             recorder=self.figures,
             logger=LOGGER,
             lease_seconds=lease_seconds,
+            server_clock=self.server_clock,
+            clock=Clock(),
         )
 
     def goes_on_from(self) -> list[tuple[Any, ...]]:
@@ -193,3 +198,9 @@ def test_while_it_waits_for_its_reply_it_says_so() -> None:
     scene.heartbeat.step()
     assert seen == [True]
     assert not scene.activity.receives
+
+
+def test_a_heartbeat_hears_what_the_servers_clock_shows() -> None:
+    scene = Scene(reply(summary()))
+    scene.heartbeat.step()
+    assert scene.server_clock.offset_seconds == NOW_MS / 1000 - Clock.now

@@ -15,6 +15,7 @@ from shared_sync.errors import ConsumerIdInUse
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.replies import NameClaimed
 from shared_sync.redis_consumer import identity
+from shared_sync.redis_consumer.server_clock import ServerClock
 
 LOGGER = logging.getLogger("tests.name")
 ELSEWHERE = replace(ProcessIdentity.here(), host="gpu-7", pid=4711, machine="another").text()
@@ -56,6 +57,7 @@ def claim_as(worker: Worker, text: str) -> None:
 def claim(
     newcomer: Worker, waits: Callable[[float], bool], **options: Callable[[], float]
 ) -> NameClaimed | None:
+    options.setdefault("server_clock", ServerClock())
     return identity.claim(newcomer.connection, newcomer.commands, LOGGER, give_up=waits, **options)
 
 

@@ -7,7 +7,8 @@
 --   8       '1' if the process reads one message at a time for now, or ''
 -- Returns {entries in the stream or -1 if unknown, dead letters or -1, due times, '' or what was
 -- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or
--- nil if the group has many consumers}. Fails with HELD if another process has claimed the name.
+-- nil if the group has many consumers, now}. Fails with HELD if another process has claimed the
+-- name.
 
 -- Most consumers and most due times that one call visits, so that none takes long.
 local STEP = 100
@@ -90,4 +91,4 @@ local groups = redis.pcall('XINFO', 'GROUPS', stream)
 if groups.err or consumers_of(groups, group) <= MANY_CONSUMERS then
   summary = redis.call('XPENDING', stream, group)
 end
-return {entries, letters, due_times, refusal or '', rank, restore_from, summary}
+return {entries, letters, due_times, refusal or '', rank, restore_from, summary, now}
