@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
-from shared_sync.connection.connection import Connection
+from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import DeadLetterMissing
 from shared_sync.protocol import dead_letter_commands, dead_letter_layout, nearest_names
 from shared_sync.protocol.keys import Keys
@@ -93,8 +94,14 @@ class DeadLetters:
     ) -> None:
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         self._keys = Keys.of(stream_name, consumer_group)
-        self._connection = Connection(
-            discovery.connector(redis_url, key=stream_name, reply_timeout_seconds=timeout_seconds)
+        self._connections = ConnectionPool(
+            partial(
+                discovery.connector,
+                redis_url,
+                key=stream_name,
+                reply_timeout_seconds=timeout_seconds,
+            ),
+            wait_seconds=timeout_seconds,
         )
 
     def check_group(self) -> None:
@@ -104,11 +111,12 @@ class DeadLetters:
         many keys. Silent if this user has no right to ask (`+xinfo|groups`); without `+scan` the
         error names no streams.
         """
-        nearest_names.check_group(self._connection, self._keys)
+        with self._connections.connection() as connection:
+            nearest_names.check_group(connection, self._keys)
 
     def __len__(self) -> int:
         """The number of dead letters. One round trip."""
-        count: int = self._connection.call("XLEN", self._keys.dead)
+        count: int = self._connections.call("XLEN", self._keys.dead)
         return count
 
     def __iter__(self) -> Iterator[DeadLetter]:
@@ -146,14 +154,16 @@ class DeadLetters:
         return found
 
     def _page(self, after: str, most: int, with_fields: bool) -> tuple[Sequence[DeadLetter], bool]:
-        letters, more = dead_letter_commands.read_page(
-            self._connection, self._keys, after=after, most=most, with_fields=with_fields
-        )
+        with self._connections.connection() as connection:
+            letters, more = dead_letter_commands.read_page(
+                connection, self._keys, after=after, most=most, with_fields=with_fields
+            )
         return [_parse(letter_id, items) for letter_id, items in letters], more
 
     def show(self, letter_id: str) -> DeadLetter:
         """The dead letter of this id. One round trip. Raises `DeadLetterMissing` without one."""
-        items = dead_letter_commands.read_one(self._connection, self._keys, letter_id)
+        with self._connections.connection() as connection:
+            items = dead_letter_commands.read_one(connection, self._keys, letter_id)
         if items is None:
             raise DeadLetterMissing(letter_id, self._keys.dead)
         return _parse(letter_id, items)
@@ -168,7 +178,8 @@ class DeadLetters:
         """
         replayed = []
         for letter_id in letter_ids:
-            message_id = dead_letter_commands.replay(self._connection, self._keys, letter_id)
+            with self._connections.connection() as connection:
+                message_id = dead_letter_commands.replay(connection, self._keys, letter_id)
             if message_id is None:
                 raise DeadLetterMissing(letter_id, self._keys.dead)
             replayed.append(message_id)
@@ -181,13 +192,13 @@ class DeadLetters:
         """
         ids = tuple(letter_ids)
         return sum(
-            self._connection.call("XDEL", self._keys.dead, *ids[first : first + PAGE])
+            self._connections.call("XDEL", self._keys.dead, *ids[first : first + PAGE])
             for first in range(0, len(ids), PAGE)
         )
 
     def close(self) -> None:
         """Close the connection. Never blocks. The object may be used again; it then reconnects."""
-        self._connection.close()
+        self._connections.close()
 
     def __enter__(self) -> DeadLetters:
         return self

@@ -20,6 +20,8 @@ from shared_sync.protocol.keys import check_stream_name
 
 BATCH = 100
 """The most messages that are sent in one round trip."""
+MAX_CONNECTIONS = 50
+"""Threads that may publish at the same time; a publication takes a round trip."""
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 """A batch ends with the message that reaches this size."""
 
@@ -35,8 +37,10 @@ class RedisStreamProducer:
     again may then publish twice, so the processor must tolerate a message that is run twice, as it
     must anyway. Nothing is ever sent twice by the producer itself.
 
-    Connections are opened as needed, one for each thread that publishes at the same time. The
-    producer may be used after a fork: the forked process opens connections of its own.
+    Connections are opened as needed, one for each thread that publishes at the same time, up to
+    `max_connections`. One that was not used for 30 s is opened anew, because firewalls drop idle
+    links without telling. The producer may be used after a fork: the forked process opens
+    connections of its own.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
@@ -46,7 +50,10 @@ class RedisStreamProducer:
         max_queue_depth: Raise `QueueFull` instead of publishing if the stream holds this many
             messages; finished messages do not count. None for no limit. The server checks the
             limit with each message, so it holds for all producers of the stream together.
-        timeout_seconds: Longest wait for a reply of the server, and for a connection, 5 s at most.
+        timeout_seconds: Longest wait for a reply of the server; for a connection of the producer's
+            own, if all are in use; and for one to be opened, 5 s at most.
+        max_connections: Connections that may be open at a time, in each process. A thread that
+            needs one more waits up to `timeout_seconds`, then `RedisUnavailable` is raised.
 
     Raises:
         ConfigurationError: An argument cannot work.
@@ -59,11 +66,13 @@ class RedisStreamProducer:
         *,
         max_queue_depth: int | None = None,
         timeout_seconds: float = 10.0,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         check_stream_name(stream_name)
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         if max_queue_depth is not None:
             arguments.whole_number("max_queue_depth", max_queue_depth, 1)
+        arguments.whole_number("max_connections", max_connections, 1)
         # Fixed after construction.
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth
@@ -73,7 +82,9 @@ class RedisStreamProducer:
                 redis_url,
                 key=stream_name,
                 reply_timeout_seconds=timeout_seconds,
-            )
+            ),
+            most=max_connections,
+            wait_seconds=timeout_seconds,
         )
 
     def publish(self, fields: Mapping[str, object]) -> str:
@@ -81,7 +92,8 @@ class RedisStreamProducer:
 
         Text is stored as UTF-8, bytes as they are, anything else as JSON; dates, paths and some
         more as text. Field names may not begin with `dead.`. Blocks up to `timeout_seconds` for
-        the reply, and as long again where it has to connect.
+        the reply, as long again where it has to connect, and as long again while
+        `max_connections` threads publish.
 
         Raises:
             InvalidMessage: The fields cannot be stored. Nothing was sent.
@@ -112,15 +124,16 @@ class RedisStreamProducer:
         # A list may be read ahead, while the server works; a generator is read when it is needed.
         reads_ahead = isinstance(messages, (list, tuple))
         try:
-            with self._connections.connection() as connection:
-                batch = _next_batch(unsent)
-                while batch.messages:
+            batch = _next_batch(unsent)
+            while batch.messages:
+                # Lent for one round trip: the iteration may take long, and may publish as well.
+                with self._connections.connection() as connection:
                     command = self._send_batch(connection, batch)
                     following = _next_batch(unsent) if reads_ahead else None
                     self._receive_ids(connection, command, len(batch.messages), published)
-                    batch = following or _next_batch(unsent)
-                if batch.error is not None:
-                    raise batch.error
+                batch = following or _next_batch(unsent)
+            if batch.error is not None:
+                raise batch.error
         except SharedSyncError as error:
             error.published = tuple(published)
             raise

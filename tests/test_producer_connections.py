@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -13,7 +14,7 @@ from helpers import eventually, in_a_fork
 from producers import STREAM, close_all_others, ids, numbers, other_connections, together
 
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.errors import RedisUnavailable, SharedSyncError
+from shared_sync.errors import ConfigurationError, RedisUnavailable, SharedSyncError
 from shared_sync.redis_producer import BATCH, RedisStreamProducer
 
 
@@ -145,6 +146,41 @@ def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_the_timeout(
         with redis.Redis.from_url(own_server.url) as client:
             eventually(client.ping)
             assert producer.publish({"n": 3}) in ids(client)
+
+
+def test_never_more_connections_are_open_than_allowed_and_nothing_is_lost(
+    redis_url: str, client: redis.Redis
+) -> None:
+    before = client.info("stats")["total_connections_received"]
+    with RedisStreamProducer(redis_url, STREAM, max_connections=3) as producer:
+
+        def publish(thread: int) -> None:
+            for number in range(20):
+                producer.publish({"n": 20 * thread + number})
+
+        together(12, publish)
+    assert client.info("stats")["total_connections_received"] - before <= 3
+    assert sorted(numbers(client)) == [*range(240)]
+
+
+def test_an_iteration_may_publish_itself_and_keeps_no_connection_from_others(
+    redis_url: str, client: redis.Redis
+) -> None:
+    with RedisStreamProducer(redis_url, STREAM, max_connections=1, timeout_seconds=5) as producer:
+
+        def messages() -> Iterator[dict[str, object]]:
+            for number in range(0, 2 * BATCH, 2):
+                producer.publish({"n": number})
+                yield {"n": number + 1}
+
+        assert len(producer.publish_many(messages())) == BATCH
+    assert sorted(numbers(client)) == [*range(2 * BATCH)]
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "50", None])
+def test_a_number_of_connections_that_cannot_work_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="max_connections"):
+        RedisStreamProducer("redis://localhost", STREAM, max_connections=wrong)
 
 
 def test_closing_ends_the_connections_and_the_producer_can_still_be_used(

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from shared_sync.common.fork import PerProcess
 from shared_sync.connection import discovery, url
 from shared_sync.connection.connection import Connection
+from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import RedisAccessDenied, SharedSyncError
 
 _UNANSWERED: Final = "Redis has not answered"
@@ -31,22 +31,25 @@ class RedisPing:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises `ConfigurationError` for a `redis_url` that cannot be used."""
-        connect = discovery.connector(redis_url, key=None, reply_timeout_seconds=timeout_seconds)
         # Fixed after construction.
         self._address = url.safe_address(redis_url)
         self._clock = clock
-        # One in each process: two that share a connection would read each other's replies.
-        self._connections = PerProcess(partial(Connection, connect))
+        self._connections = ConnectionPool(
+            partial(
+                discovery.connector, redis_url, key=None, reply_timeout_seconds=timeout_seconds
+            ),
+            wait_seconds=timeout_seconds,
+        )
         # Owned by the calling thread.
         self._command = "PING"
 
     def __call__(self) -> dict[str, Any]:
         """Health data with the seconds that the reply took; raises nothing about Redis."""
-        connection = self._connections.get()
         try:
-            seconds = self._round_trip(connection)
+            with self._connections.connection() as connection:
+                seconds = self._round_trip(connection)
         except SharedSyncError as error:
-            connection.close()
+            self._connections.close()
             return {
                 "status": "unhealthy",
                 "reasons": [_DENIED if isinstance(error, RedisAccessDenied) else _UNANSWERED],
@@ -61,8 +64,6 @@ class RedisPing:
         PING is sent first, which a server that still loads its data refuses; to a user who may
         not PING it is TIME from then on, which is among the rights that a worker needs.
         """
-        if connection.is_stale():
-            connection.close()
         connection.open()
         try:
             return self._time(connection, self._command)

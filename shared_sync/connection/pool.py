@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Final
 
 from shared_sync.common.fork import PerProcess
 from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import RedisUnavailable, SharedSyncError
 
+KEEP_SECONDS: Final = 30.0
+"""How long a connection that nobody uses is trusted. Firewalls and load balancers drop idle links
+after a minute or more without telling, and what is sent over such a link is lost."""
 
-class _Idle:
-    """The connections of one process that no thread uses at the moment."""
 
-    def __init__(self, connect: Connect) -> None:
+class _Connections:
+    """The connections of one process."""
+
+    def __init__(self, connect: Connect, most: int) -> None:
+        # Fixed after construction.
         self.connect = connect
-        # Any thread appends and pops, which needs no lock.
-        self.connections: deque[Connection] = deque()
+        self.free = threading.BoundedSemaphore(most)
+        """How many more may be lent."""
+        # The moment when each was returned stands beside it; the one that was returned last is at
+        # the right end. Any thread appends and pops, which needs no lock.
+        self.idle: deque[tuple[float, Connection]] = deque()
 
 
 class ConnectionPool:
@@ -28,38 +39,91 @@ class ConnectionPool:
     the server.
     """
 
-    def __init__(self, make_connector: Callable[[], Connect]) -> None:
-        """`make_connector` is called here and once in each fork; what it raises comes through."""
-        self._idle = PerProcess(lambda: _Idle(make_connector()))
-        self._idle.get()
+    def __init__(
+        self,
+        make_connector: Callable[[], Connect],
+        *,
+        most: int = 1,
+        wait_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Lends `most` connections at a time; who wants one more waits up to `wait_seconds`.
+
+        `make_connector` is called here and once in each fork; what it raises comes through.
+        """
+        # Fixed after construction.
+        self._most = most
+        self._wait_seconds = wait_seconds
+        self._clock = clock
+        self._connections = PerProcess(lambda: _Connections(make_connector(), most))
+        self._connections.get()
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Lend a connection to the calling thread. Blocks as `Connection.is_stale()` does.
+        """Lend a connection to the calling thread.
 
-        A connection that the server has closed meanwhile is opened anew when it is used. After an
-        error a connection is closed, unless the error leaves it usable.
+        Blocks as `Connection.is_stale()` does, and up to `wait_seconds` while all are lent; raises
+        `RedisUnavailable` if they still are. A connection that the server has closed meanwhile, or
+        that was not used for KEEP_SECONDS, is opened anew when it is used. After an error a
+        connection is closed, unless the error leaves it usable.
         """
-        idle = self._idle.get()
+        connections = self._connections.get()
+        if not connections.free.acquire(timeout=self._wait_seconds):
+            raise RedisUnavailable(
+                f"all {self._most} connections are in use, and none became free within "
+                f"{self._wait_seconds:g} s; nothing was sent"
+            )
         try:
-            connection = idle.connections.pop()
-        except IndexError:
-            connection = Connection(idle.connect)
-        if connection.is_stale():
-            connection.close()
-        try:
-            yield connection
-        except BaseException as error:
-            # After a refusal the connection is usable. After RedisUnavailable another server may be
-            # able to serve. After any other error a reply may be left unread.
-            if not isinstance(error, SharedSyncError) or isinstance(error, RedisUnavailable):
-                connection.close()
-            raise
+            connection = self._take(connections)
+            try:
+                yield connection
+            except BaseException as error:
+                # After a refusal the connection is usable. After RedisUnavailable another server
+                # may be able to serve. After any other error a reply may be left unread.
+                if not isinstance(error, SharedSyncError) or isinstance(error, RedisUnavailable):
+                    connection.close()
+                raise
+            finally:
+                self._put_back(connections.idle, connection)
         finally:
-            idle.connections.append(connection)
+            connections.free.release()
+
+    def call(self, *command: object) -> Any:
+        """Send one command over a connection that is lent for it; see `Connection.call()`."""
+        with self.connection() as connection:
+            return connection.call(*command)
+
+    def _take(self, connections: _Connections) -> Connection:
+        try:
+            returned_at, connection = connections.idle.pop()
+        except IndexError:
+            return Connection(connections.connect)
+        if self._clock() - returned_at > KEEP_SECONDS or connection.is_stale():
+            connection.close()
+        return connection
+
+    def _put_back(self, idle: deque[tuple[float, Connection]], connection: Connection) -> None:
+        """Keep a connection, and close those that were kept for KEEP_SECONDS, as after a rush."""
+        now = self._clock()
+        idle.append((now, connection))
+        while True:
+            try:
+                if now - idle[0][0] <= KEEP_SECONDS:
+                    return
+                returned_at, oldest = idle.popleft()
+            except IndexError:  # other threads have taken them
+                return
+            if now - returned_at <= KEEP_SECONDS:  # another thread has taken the oldest
+                idle.append((returned_at, oldest))
+                return
+            oldest.close()
 
     def close(self) -> None:
-        """Close the idle connections. The pool may be used again."""
-        connections = self._idle.get().connections
-        while connections:
-            connections.pop().close()
+        """Close the connections that are not in use. The pool may be used again."""
+        idle = self._connections.get().idle
+        while True:
+            try:
+                _, connection = idle.pop()
+            except IndexError:
+                return
+            connection.close()

@@ -12,13 +12,12 @@ import redis
 from helpers import eventually
 from protocol_client import KEYS, Worker, interrupted_wait, make_connection
 
-from shared_sync.connection import discovery
+from shared_sync.connection import discovery, scripts
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable
 from shared_sync.protocol import publishing
-from shared_sync.protocol.groups import entries
 
 SECRET = "s3cr3t"
 
@@ -73,6 +72,18 @@ def test_a_connection_notices_without_asking_that_the_server_has_closed_it(
     assert not connection.is_stale()
     client.client_kill_filter(_id=number)
     eventually(connection.is_stale)
+
+
+def test_idle_links_are_kept_alive_by_the_system(redis_url: str) -> None:
+    raw: Any = discovery.connector(redis_url, key=None, reply_timeout_seconds=5)()
+    raw.connect()
+    try:
+        link = raw._sock
+        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+    finally:
+        raw.disconnect()
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
@@ -135,7 +146,8 @@ def calls_of(client: redis.Redis, command: str) -> int:
     return int(counted["calls"]) if counted else 0
 
 
-ENTRIES = entries(KEYS)
+SURVEY = scripts.call("survey", [KEYS.stream], KEYS.group)
+"""Another script; the second item of its reply is the length of the stream."""
 
 
 def publish() -> Command:
@@ -175,13 +187,13 @@ def test_opening_and_plain_commands_load_no_scripts(
 def test_replies_are_those_to_the_commands_also_where_scripts_were_loaded_before_them(
     connection: Connection,
 ) -> None:
-    connection.send([("ECHO", "1"), publish(), ENTRIES, ("ECHO", "2"), publish()])
+    connection.send([("ECHO", "1"), publish(), SURVEY, ("ECHO", "2"), publish()])
     assert connection.receive() == b"1"
     assert len(connection.receive()[0]) == 1
     assert connection.receive()[1] == 1
     assert connection.receive() == b"2"
     assert len(connection.receive()[0]) == 1
-    replies = connection.call_all(ENTRIES, ("NO-SUCH-COMMAND",), publish())
+    replies = connection.call_all(SURVEY, ("NO-SUCH-COMMAND",), publish())
     assert replies[0][1] == 2
     assert isinstance(replies[1], RedisRefused)
     assert len(replies[2][0]) == 1
@@ -236,7 +248,7 @@ def test_a_wait_that_is_broken_off_leaves_no_reply_to_a_script_behind(redis_url:
         with pytest.raises(KeyboardInterrupt):
             connection.call(*publish())
         assert connection.call("ECHO", "next") == b"next"
-        assert connection.call(*ENTRIES)[1] >= 0
+        assert connection.call(*SURVEY)[1] >= 0
         assert connection.connects == 2
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 import redis
-from helpers import eventually, in_a_fork
+from helpers import Clock, eventually, in_a_fork
 
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
-from shared_sync.connection.pool import ConnectionPool
+from shared_sync.connection.pool import KEEP_SECONDS, ConnectionPool
 from shared_sync.errors import (
     ConfigurationError,
     RedisAccessDenied,
@@ -22,13 +25,30 @@ from shared_sync.errors import (
 )
 
 
-@pytest.fixture
-def pool(redis_url: str) -> Iterator[ConnectionPool]:
-    made = ConnectionPool(
-        partial(discovery.connector, redis_url, key=None, reply_timeout_seconds=5)
+def make_pool(url: str, **options: Any) -> ConnectionPool:
+    return ConnectionPool(
+        partial(discovery.connector, url, key=None, reply_timeout_seconds=5), **options
     )
+
+
+@pytest.fixture
+def pool(redis_url: str, clock: Clock) -> Iterator[ConnectionPool]:
+    made = make_pool(redis_url, most=8, clock=clock)
     yield made
     made.close()
+
+
+def rush(pool: ConnectionPool, count: int) -> set[int]:
+    """Use so many connections at the same moment; their numbers."""
+    together = threading.Barrier(count)
+
+    def use(_: int) -> int:
+        with pool.connection() as connection:
+            together.wait(10)
+            return number_of(connection)
+
+    with ThreadPoolExecutor(count) as threads:
+        return set(threads.map(use, range(count)))
 
 
 def number_of(connection: Connection) -> int:
@@ -66,23 +86,52 @@ def test_one_after_the_other_gets_the_same_connection(pool: ConnectionPool) -> N
 
 
 def test_eight_threads_at_once_get_eight_connections_which_are_kept(pool: ConnectionPool) -> None:
-    together = threading.Barrier(8)
-    numbers: list[int] = []
+    numbers = rush(pool, 8)
+    assert len(numbers) == 8
+    assert rush(pool, 8) == numbers
 
-    def use() -> None:
-        with pool.connection() as connection:
-            together.wait(10)
-            numbers.append(number_of(connection))
-            together.wait(10)
 
-    for _ in range(2):
-        threads = [threading.Thread(target=use) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(10)
-    assert len(numbers) == 16
-    assert len(set(numbers)) == 8
+def test_who_needs_one_more_waits_until_one_is_free(pool: ConnectionPool) -> None:
+    with ExitStack() as lent, ThreadPoolExecutor(1) as threads:
+        numbers = {number_of(lent.enter_context(pool.connection())) for _ in range(8)}
+        waiting = threads.submit(lent_number, pool)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.2)
+        lent.close()
+        assert waiting.result(10) in numbers
+
+
+def test_who_waits_too_long_is_told_how_many_there_are(redis_url: str) -> None:
+    pool = make_pool(redis_url, most=2, wait_seconds=0.05)
+    with (
+        pool.connection(),
+        pool.connection(),
+        pytest.raises(RedisUnavailable, match=r"all 2 connections .* 0\.05 s; nothing was"),
+    ):
+        pool.call("PING")
+    assert pool.call("PING") == b"PONG"
+    pool.close()
+
+
+def test_a_connection_that_was_idle_for_long_is_not_trusted(
+    pool: ConnectionPool, clock: Clock
+) -> None:
+    number = lent_number(pool)
+    clock.now += KEEP_SECONDS
+    assert lent_number(pool) == number
+    clock.now += KEEP_SECONDS + 1
+    assert lent_number(pool) != number
+
+
+def test_after_a_rush_the_connections_that_nobody_needs_are_closed(
+    pool: ConnectionPool, clock: Clock, client: redis.Redis
+) -> None:
+    rush(pool, 8)
+    for _ in range(3):
+        clock.now += KEEP_SECONDS / 2
+        last = lent_number(pool)
+    own = str(client.client_id())
+    eventually(lambda: {one["id"] for one in client.client_list()} == {own, str(last)})
 
 
 def test_a_connection_that_the_server_closed_is_opened_anew(

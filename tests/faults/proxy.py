@@ -132,6 +132,15 @@ class Proxy:
         for passage in passages:
             passage.cut()
 
+    def drop_links(self) -> None:
+        """Deliver nothing any more over the connections that there are, and tell neither side.
+
+        So does a firewall that has forgotten them; new connections work.
+        """
+        with self._lock:
+            for passage in self._passages:
+                passage.is_dropped = True
+
     @contextmanager
     def black_hole(self) -> Iterator[None]:
         """Accept connections and everything said on them, and deliver nothing until the end.
@@ -237,6 +246,8 @@ class _Passage:
         self._ended = ended
         for side in (client, server):
             side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Set from outside, read by the threads.
+        self.is_dropped = False
         # What may strike the replies to come, in their order.
         self._coming: SimpleQueue[list[Fault]] = SimpleQueue()
         self.thread = threading.Thread(target=self._pass, name="proxy-passage", daemon=True)
@@ -252,6 +263,8 @@ class _Passage:
         back.start()
         with suppress(OSError):
             for request in _frames(self._client):
+                if self.is_dropped:
+                    continue
                 before = self._proxy.faults_of("request", request)
                 if any(fault.strike(self.cut) for fault in before):
                     break
@@ -272,6 +285,8 @@ class _Passage:
     def _pass_replies(self) -> None:
         with suppress(OSError):
             for reply in _frames(self._server):
+                if self.is_dropped:
+                    continue
                 if any(fault.strike(self.cut, reply) for fault in self._coming.get()):
                     break
                 self._proxy.deliver(reply, self._client)

@@ -24,7 +24,8 @@ from faults.proxy import Proxy
 from faults.table import FaultTable
 from helpers import Figures, Gate, eventually
 
-from shared_sync import RedisStreamProducer, Reject, current_message
+from shared_sync import DeadLetters, RedisStreamProducer, Reject, checks, current_message
+from shared_sync.connection import pool as connection_pool
 from shared_sync.errors import RedisUnavailable
 
 Job = Mapping[str, str | bytes]
@@ -364,3 +365,28 @@ def test_cuts_at_any_moment_lose_nothing_and_answer_nothing_twice(
         assert letter[b"dead.reason"] == b"rejected: every tenth"
         (failure,) = letter[b"dead.history"].splitlines()
         assert json.loads(failure)["error_type"] == "Reject"
+
+
+# --- links that are dropped and nobody is told --------------------------------------------------
+
+
+def test_links_that_a_firewall_dropped_while_they_were_idle_cost_no_message_and_no_alarm(
+    ledger: Ledger, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = checks.redis(proxy.url)
+    with (
+        RedisStreamProducer(proxy.url, KEYS.stream) as producer,
+        DeadLetters(proxy.url, KEYS.stream, KEYS.group) as letters,
+    ):
+        producer.publish({"n": 1})
+        assert len(letters) == 0
+        assert "status" not in check()
+        proxy.drop_links()
+        monkeypatch.setattr(
+            connection_pool, "KEEP_SECONDS", 0.0
+        )  # as if they had been idle for long
+        producer.publish({"n": 2})
+        producer.publish_many([{"n": 3}])
+        assert len(letters) == 0
+        assert "status" not in check()
+    assert ledger.client.xlen(KEYS.stream) == 3
