@@ -93,10 +93,12 @@ class Loop:
         """
         if not self._claim.acquire(blocking=False):
             return
+        # A new one: if the loop was made before a fork, its thread counts as ended after it; and
+        # Python 3.13 does not start one again that could not be started.
+        self.thread = self._new_thread()
         try:
             self.thread.start()
         except BaseException:
-            self.thread = self._new_thread()  # Python 3.13 does not start the same one again
             self._claim.release()
             raise
         self.started_at = time.monotonic()

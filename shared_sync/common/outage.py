@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from shared_sync.common.fork import renew_in_forks
+
 
 class Outage:
     """Remembers whether something fails, so that one outage is logged once and not at each try.
@@ -25,8 +27,12 @@ class Outage:
         self._clock = clock
         # Guarded by the lock.
         self._lock = threading.RLock()
+        renew_in_forks(self, Outage._renew_lock)
         self._since: float | None = None
         self._cause = ""
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.RLock()
 
     def begins(self, cause: str = "", *, since: float | None = None) -> bool:
         """Note a failure. Returns whether to log it: whether it is the first, or has a new cause.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -53,8 +54,10 @@ class Connection:
 
     def __init__(self, connect: Connect) -> None:
         # Fixed after construction.
-        self._connection = connect()
+        self._connect = connect
         # Owned by the using thread.
+        self._connection = connect()
+        self._process = os.getpid()
         self._open = False
         self.connects = 0
         """How often it has connected."""
@@ -79,6 +82,8 @@ class Connection:
         if self._open:
             return
         try:
+            if self._process != os.getpid():  # in a fork the driver's own could not be interrupted
+                self._connection, self._process = self._connect(), os.getpid()
             self._connection.connect()
         except BaseException as error:  # noqa: BLE001 - raised anew, whatever it is
             self._fail(error)

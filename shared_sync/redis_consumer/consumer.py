@@ -42,7 +42,8 @@ class RedisStreamConsumer:
     a dead letter. It may raise `Reject` (a dead letter now) or `Retry(delay_seconds)`.
 
     All durations are seconds. One consumer is one name in the group. Methods may be called from any
-    thread unless they say otherwise.
+    thread unless they say otherwise. A consumer may be made before a fork and started after it; one
+    that was started stays with its process, and its copies in forked processes do nothing.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
@@ -191,7 +192,8 @@ class RedisStreamConsumer:
         and 5 s for an answer; also up to a lease if another process has the name and may have died.
         Raises `RedisUnavailable`, `ConfigurationError` if a key exists and is not a stream,
         `ConsumerIdInUse` if another live process of the group has this `consumer_id`, and
-        `ConsumerStateError` on a consumer that was started or stopped before.
+        `ConsumerStateError` on a consumer that was started or stopped before, here or in the
+        process that this one was forked from.
         """
         self._life.connect()
 
@@ -221,7 +223,7 @@ class RedisStreamConsumer:
         whether every thread ended; False if a processor still runs, whose message was handed back
         if Redis could be reached. May be called from any thread and more than once; the shortest
         timeout counts. Called by a processor it only begins the drain, and returns False. In a
-        process that was forked from the one that connected it does nothing, and returns False.
+        process that was forked from the one that started it does nothing, and returns False.
         """
         return self._life.stop(timeout)
 
@@ -246,7 +248,10 @@ class RedisStreamConsumer:
 
     @property
     def state(self) -> str:
-        """`new`, `starting`, `running`, `draining` or `stopped`."""
+        """`new`, `starting`, `running`, `draining` or `stopped`.
+
+        `started in another process` in a process that was forked from that one meanwhile.
+        """
         return self._life.state.value
 
     @property
@@ -266,7 +271,8 @@ class RedisStreamConsumer:
         no progress for 3 minutes outside of a job, as in a logger or metrics that never return;
         after a thread has ended by itself, and after another process has claimed the name. Redis
         being away is no reason, nor is an interpreter that stood still as a whole. True before the
-        start, while it drains, and after it has stopped. Never asks Redis; never blocks.
+        start, while it drains, after it has stopped, and in a process that was forked from the one
+        that started it. Never asks Redis; never blocks.
         """
         return self._report.health().live
 
@@ -288,7 +294,8 @@ class RedisStreamConsumer:
         gone; "degraded" if it is not `ready` for another cause, a job is late, too many messages
         fail, or something outside takes messages away or hides them. `details` has
         addresses, texts of errors and where a thread hangs, which are not for everyone. `started`
-        is whether `start()` went well.
+        is whether `start()` went well. In a process that was forked from the one that started the
+        consumer, `redis_connected` is None.
         """
         return self._report.health_data()
 

@@ -17,6 +17,7 @@ _NOT_AT_WORK: Final = {
     State.STARTING: "starting",
     State.DRAINING: "draining",
     State.STOPPED: "stopped",
+    State.ELSEWHERE: State.ELSEWHERE.value,
 }
 REDIS_IS_FULL: Final = (
     "Redis is full: finished work is kept here and settled when there is room. Read and delete "

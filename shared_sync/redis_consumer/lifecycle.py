@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedRecorder, Logger
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
 from shared_sync.redis_consumer import signals
@@ -63,6 +64,7 @@ class Lifecycle:
         self.broken: ConsumerBroken | None = None
         """Why the consumer cannot go on by itself."""
         self._stop_by = math.inf  # moment on the monotonic clock
+        renew_in_forks(self, Lifecycle._leave_to_parent)
 
     def connect(self) -> None:
         """Claim the name, without starting anything."""
@@ -96,7 +98,7 @@ class Lifecycle:
 
     def stop(self, timeout: float | None = None) -> bool:
         """Drain, and return whether every thread has ended."""
-        if self.pool.subscriptions[0].is_of_another_process:
+        if self.state is State.ELSEWHERE:
             return False
         self._begin_drain(self._options.drain_seconds if timeout is None else timeout)
         if self.pool.is_reader(threading.current_thread()):
@@ -123,6 +125,18 @@ class Lifecycle:
         return self.state is State.NEW and not self.pool.subscriptions[0].has_name
 
     # --- inside ---
+
+    def _leave_to_parent(self) -> None:
+        """In a process that was forked: what was started runs in the other one, and is its own."""
+        self._lock = threading.RLock()
+        if self.state is State.STOPPED:
+            return
+        self.pool.forget_names()
+        if self.state is not State.NEW:
+            self.state = State.ELSEWHERE
+            self.broken = None
+            self._stopped = threading.Event()
+            self._stopped.set()
 
     def _start(self, give_up: Callable[[float], bool]) -> None:
         with self._lock:
@@ -153,9 +167,10 @@ class Lifecycle:
         )
 
     def _not_new(self) -> ConsumerStateError:
+        is_state = "was" if self.state is State.ELSEWHERE else "is"
         return ConsumerStateError(
-            f"consumer {self._options.consumer_id!r} is {self.state.value}, and only a new one can "
-            "be connected or started; make a new RedisStreamConsumer"
+            f"consumer {self._options.consumer_id!r} {is_state} {self.state.value}, and only a new "
+            "one can be connected or started; make a new RedisStreamConsumer"
         )
 
     def _run_pool(self) -> bool:

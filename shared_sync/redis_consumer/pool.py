@@ -189,6 +189,11 @@ class Pool:
         self.availability.succeeded(self._options.consumer_id)
         return True
 
+    def forget_names(self) -> None:
+        """Note that the process which this one was forked from has the names."""
+        for subscription in self.subscriptions:
+            subscription.forget_name()
+
     def start(self) -> None:
         """Start the threads. Raises RuntimeError if the system gives no more of them."""
         for loop in (self.heartbeat_loop, *self.reader_loops):

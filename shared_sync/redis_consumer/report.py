@@ -9,7 +9,7 @@ from shared_sync.redis_consumer.health import ConsumerHealth
 from shared_sync.redis_consumer.lifecycle import Lifecycle
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.state import State
-from shared_sync.redis_consumer.watchdog import Snapshot
+from shared_sync.redis_consumer.watchdog import NOTHING_SEEN, Snapshot
 
 
 class Report:
@@ -22,18 +22,19 @@ class Report:
 
     def health(self) -> ConsumerHealth:
         """Return whether the consumer is live and ready, and the reasons if it is not."""
-        return self._judge(self._life.state, self._pool.watchdog.check())
+        return self._judge(self._life.state, self._snapshot())
 
     @property
     def redis_connected(self) -> bool:
         """Whether Redis answers."""
-        return self._redis_answers(self._pool.watchdog.check())
+        return self._redis_answers(self._snapshot())
 
     def health_data(self) -> dict[str, Any]:
         """Return what `RedisStreamConsumer.get_health_data()` promises."""
-        queue = self._pool.heartbeat.heartbeat.queue
         state = self._life.state
-        snapshot = self._pool.watchdog.check()
+        is_here = state is not State.ELSEWHERE
+        queue = self._pool.heartbeat.heartbeat.queue if is_here else None
+        snapshot = self._snapshot()
         health = self._judge(state, snapshot)
         running = [job.running for job in snapshot.jobs]
         loops = self._pool.reader_loops
@@ -41,15 +42,15 @@ class Report:
             **health.data(),
             "live": health.live,
             "ready": health.ready,
-            "started": all(loop.was_started for loop in loops),
-            "redis_connected": self._redis_answers(snapshot),
+            "started": not is_here or all(loop.was_started for loop in loops),
+            "redis_connected": self._redis_answers(snapshot) if is_here else None,
             "consumer_state": state.value,
             "readers_alive": sum(loop.thread.is_alive() for loop in loops),
             "readers_stuck": sum(job.given_up for job in running),
             "jobs_late": snapshot.jobs_late,
             "jobs_in_flight": len(running),
             "longest_job_seconds": round(max((job.seconds for job in running), default=0.0), 3),
-            "jobs_unsettled": self._pool.unsettled,
+            "jobs_unsettled": self._pool.unsettled if is_here else 0,
             "queue_depth": queue.backlog if queue else None,
             "queue_waiting": queue.waiting if queue else None,
             "jobs_parked": queue.parked if queue else None,
@@ -59,7 +60,13 @@ class Report:
     def readers(self) -> dict[str, Any]:
         """Return what each reader does, and the jobs that run, as a dashboard shows them."""
         named = {"stream": self._options.stream_name, "group": self._options.consumer_group}
-        return {**named, **self._pool.watchdog.check().tables()}
+        return {**named, **self._snapshot().tables()}
+
+    def _snapshot(self) -> Snapshot:
+        """Return how the threads are; those of another process are not known here."""
+        if self._life.state is State.ELSEWHERE:
+            return NOTHING_SEEN
+        return self._pool.watchdog.check()
 
     def _judge(self, state: State, snapshot: Snapshot) -> ConsumerHealth:
         return health.judge(
@@ -73,5 +80,8 @@ class Report:
         )
 
     def _redis_answers(self, snapshot: Snapshot) -> bool:
-        at_work = self._life.state in (State.RUNNING, State.DRAINING)
+        state = self._life.state
+        if state is State.ELSEWHERE:
+            return False
+        at_work = state in (State.RUNNING, State.DRAINING)
         return self._pool.availability.connected and not (at_work and snapshot.redis_is_silent)

@@ -9,7 +9,8 @@ class State(Enum):
     """What a consumer is doing.
 
     A consumer goes down this list and never back, except that a start which fails makes it new
-    again.
+    again. In a process that was forked meanwhile, the copy of a consumer that was started and has
+    not stopped is elsewhere.
     """
 
     NEW = "new"
@@ -17,3 +18,4 @@ class State(Enum):
     RUNNING = "running"
     DRAINING = "draining"
     STOPPED = "stopped"
+    ELSEWHERE = "started in another process"

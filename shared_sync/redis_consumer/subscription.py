@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 from shared_sync.common.guarded import Logger, Recorder
@@ -72,10 +71,10 @@ class Subscription:
         """Return a new connection for a reader, which connects when it is first used."""
         return Connection(self.connector(self.reply_seconds))
 
-    @property
-    def is_of_another_process(self) -> bool:
-        """Whether this process was forked from the one that connected."""
-        return self._identity is not None and self._identity.pid != os.getpid()
+    def forget_name(self) -> None:
+        """Note that another process has claimed the name: the one that this was forked from."""
+        self._identity = None
+        self.has_name = False
 
     def claim_name(self, give_up: Callable[[float], bool]) -> bool:
         """Create the group unless it exists, check the rights, and claim the consumer's name.
@@ -83,7 +82,7 @@ class Subscription:
         Returns False if `give_up` ended the wait for the name. Blocks and raises as
         `RedisStreamConsumer.connect()` says.
         """
-        if self._identity is None or self.is_of_another_process:
+        if self._identity is None:
             self._identity = ProcessIdentity.here(prefetch=self._options.most_prefetched)
             self.commands.identity = self._identity.text()
             self.commands.reads_one_by_one = self._options.effective_prefetch == "auto"

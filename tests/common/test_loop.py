@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from helpers import in_a_fork
 
 from shared_sync.common import loop as common_loop
 from shared_sync.common.loop import Loop
@@ -362,3 +363,18 @@ def test_an_error_at_the_very_end_is_handled_and_the_loop_has_ended(error: BaseE
         pass
     assert not loop.thread.is_alive()
     assert handled == [error]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_loop_that_was_made_before_a_fork_has_not_ended_after_its_start() -> None:
+    stop, turned = threading.Event(), threading.Event()
+    loop = Loop("test-loop", step=turned.set, stop=stop, period_seconds=0.01)
+
+    def turn() -> list[bool]:
+        loop.start()
+        assert turned.wait(10)
+        before = loop.has_ended
+        stop.set()
+        return [before, loop.join(time.monotonic() + 10), loop.has_ended]
+
+    assert in_a_fork(turn) == [False, True, True]

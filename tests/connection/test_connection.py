@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
 import redis
-from helpers import eventually
+from helpers import eventually, in_a_fork
 from protocol_client import KEYS, Worker, interrupted_wait, make_connection
 
 from shared_sync.connection import discovery, scripts
@@ -280,3 +281,19 @@ def test_a_user_who_may_not_load_scripts_may_call_those_that_the_server_has(
         connection.call(*publish())
     assert len(unable_to_load.call(*publish())[0]) == 1
     assert len(unable_to_load.call(*publish())[0]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_wait_can_be_interrupted_in_a_process_that_was_forked_before_it_connected(
+    connection: Connection,
+) -> None:
+    def wait() -> bool:
+        connection.send([("BLPOP", "nothing", 5)])
+        waiter = threading.Thread(target=connection.receive_blocked)
+        waiter.start()
+        eventually(lambda: connection._blocked)
+        connection.interrupt()
+        waiter.join(2.5)
+        return waiter.is_alive()
+
+    assert in_a_fork(wait) is False

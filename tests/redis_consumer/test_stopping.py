@@ -14,7 +14,7 @@ import time
 import pytest
 import redis
 from consumers import GROUP, STREAM, Make, owners
-from helpers import Gate, eventually, in_a_fork, start_program
+from helpers import Gate, eventually, start_program
 
 from shared_sync import RedisStreamProducer, current_message
 from shared_sync.connection import connection as redis_connection
@@ -205,22 +205,6 @@ def test_a_consumer_that_is_stopped_while_it_starts_starts_nothing(
     assert len(failed) == 1
     assert consumer.state == "stopped"
     assert consumer.get_health_data()["readers_alive"] == 0
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_does_not_sign_its_parent_off(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
-) -> None:
-    slow = Gate()
-    producer.publish({"n": 1})
-    consumer = make(slow)
-    consumer.start()
-    assert slow.entered.wait(10)
-    assert in_a_fork(lambda: consumer.stop(timeout=0)) is False
-    assert owners(client) == {"consumer-1": 1}
-    assert client.hexists("{jobs}:workers:holders", "consumer-1")
-    slow.opened.set()
-    eventually(lambda: client.xlen(STREAM) == 0)
 
 
 FORKING_WORKER = """
