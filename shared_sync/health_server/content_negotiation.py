@@ -1,4 +1,4 @@
-"""Chooses the form of an answer by the client's Accept header (RFC 9110, section 12.5.1)."""
+"""Chooses the form of an answer by the client's Accept headers (RFC 9110, section 12.5)."""
 
 from __future__ import annotations
 
@@ -61,6 +61,23 @@ def prefers_html(accept: str | None) -> bool:
     `accept` is as for `choose`. If both are accepted equally, JSON wins.
     """
     return _most_accepted(accept, (_JSON, _HTML)) is _HTML
+
+
+def prefers_gzip(accept_encoding: str | None, *, is_large: bool) -> bool:
+    """Return whether to compress an answer.
+
+    `accept_encoding` is the header and may be any text. A large answer is compressed if the client
+    accepts gzip, and does not like it less than the plain answer; a small one only if the client
+    refuses plain answers.
+    """
+    weights: dict[str, float] = {}
+    for coding, weight in parse_accept_header(_ESCAPES.sub("", accept_encoding or "")):
+        weights.setdefault(coding.lower(), weight)  # of equal ones, the first has the most weight
+    others = weights.get("*", 0.0)
+    gzip = weights.get("gzip", weights.get("x-gzip", others))
+    plain = weights.get("identity", others)
+    refuses_plain = not plain and ("identity" in weights or "*" in weights)
+    return gzip > 0 and (refuses_plain or (is_large and gzip >= plain))
 
 
 @dataclass(frozen=True, eq=False)

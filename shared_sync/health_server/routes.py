@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from shared_sync.health_server import content_negotiation
 from shared_sync.health_server.access import METHODS, SAFE_HEADERS, Access
 from shared_sync.health_server.answers import Answers
+from shared_sync.health_server.compression import Body, compress
 from shared_sync.health_server.content_negotiation import Format
 from shared_sync.health_server.state import HealthState
 from shared_sync.health_server.waiting import Busy, CallFailed
@@ -109,6 +110,7 @@ class _Routes:
         if "Allow" in headers:
             headers["Allow"] = METHODS  # the order of Flask's own changes
         self._access.add_headers(request, response)
+        compress(request, response)
         return response
 
     def _http_error(self, error: HTTPException) -> BaseResponse:
@@ -130,7 +132,7 @@ class _Routes:
     def _page(self, name: str) -> Response:
         if name not in _PAGE:
             return self._error("Not Found", 404)
-        response = Response(_file(name), content_type=_PAGE[name])
+        response = _shared(_file(name), _PAGE[name])
         response.headers["Content-Security-Policy"] = _PAGE_POLICY
         return response
 
@@ -149,7 +151,7 @@ class _Routes:
             form = content_negotiation.choose(accept, request.args.get("format"))
         except content_negotiation.UnknownFormat as error:
             response = self._error(str(error), 400)
-            response.headers["Vary"] = "Accept"
+            response.vary.add("Accept")
             return response
         return self._metrics_as(form)
 
@@ -162,14 +164,13 @@ class _Routes:
             if form is Format.JSON:
                 response = _json(self._answers.metrics())
             else:
-                rendered = self._state.rendered_metrics(form)
-                response = Response(rendered, content_type=form.content_type)
+                response = _shared(self._state.rendered_metrics(form), form.content_type)
         except CallFailed as failed:
             response = _json(self._answers.failed_metrics(failed), 500)
         except Busy:
             response = self._error("other requests wait for the same; ask again", 503)
             response.headers["Retry-After"] = "1"
-        response.headers["Vary"] = "Accept"
+        response.vary.add("Accept")
         return response
 
     def _dashboard(self) -> Response:
@@ -187,9 +188,15 @@ class _Routes:
 
 
 @cache
-def _file(name: str) -> bytes:
-    return (files("shared_sync.health_server") / "dashboard" / name).read_bytes()
+def _file(name: str) -> Body:
+    return Body((files("shared_sync.health_server") / "dashboard" / name).read_bytes())
 
 
 def _json(body: Mapping[str, Any], code: int = 200) -> Response:
     return Response(json.dumps(body, allow_nan=False), code, content_type="application/json")
+
+
+def _shared(body: Body, content_type: str) -> Response:
+    response = Response(body.plain, content_type=content_type)
+    compress(request, response, body)
+    return response

@@ -18,6 +18,7 @@ from shared_sync.common.poller import Poller, PollResult
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import payload, views
 from shared_sync.health_server.checks import HEALTH, Check, CheckResult, CheckResults
+from shared_sync.health_server.compression import Body
 from shared_sync.health_server.content_negotiation import Format
 from shared_sync.health_server.payload import DEGRADED, HealthData
 from shared_sync.health_server.pollers import Pollers
@@ -200,18 +201,18 @@ class HealthState:
         """
         return self._waiting.newest(self._metrics_poller(), REFRESH_SECONDS).value or {}
 
-    def rendered_metrics(self, form: Format) -> bytes:
+    def rendered_metrics(self, form: Format) -> Body:
         """Return new metrics in a format of Prometheus. Waits and raises as `new_metrics` does."""
         open_metrics = form is Format.OPENMETRICS
         name = "render_openmetrics" if open_metrics else "render_prometheus"
         render = getattr(self._sources.renderer, name, None)
         if callable(render):
-            poller = self._poller(name, lambda: _as_bytes(render()), CALLBACK_TIMEOUT_SECONDS)
-            return self._waiting.new_result(poller).value or b""
+            poller = self._poller(name, lambda: _as_body(render()), CALLBACK_TIMEOUT_SECONDS)
+            return self._waiting.new_result(poller).value or Body(b"")
         from shared_sync.common import exposition  # noqa: PLC0415 - loads prometheus_client
 
         metrics = self.new_metrics()
-        return exposition.render_plain(metrics, self._instance_id, open_metrics=open_metrics)
+        return Body(exposition.render_plain(metrics, self._instance_id, open_metrics=open_metrics))
 
     def shown_views(self) -> dict[str, Any]:
         """Return what each view shows, and have those called again that are out of date.
@@ -278,9 +279,9 @@ class HealthState:
         return payload.public_mapping(returned, details=self._details)
 
 
-def _as_bytes(rendered: object) -> bytes:
+def _as_body(rendered: object) -> Body:
     if isinstance(rendered, str):
-        return rendered.encode()
+        return Body(rendered.encode())
     if not isinstance(rendered, bytes):
         raise TypeError(f"it must return bytes or text, not {type(rendered).__name__}")
-    return rendered
+    return Body(rendered)

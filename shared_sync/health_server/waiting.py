@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic
 from typing import TypeVar
 
 from shared_sync.common.poller import Poller, PollResult
@@ -10,12 +11,15 @@ from shared_sync.health_server.checks import as_detail
 
 T = TypeVar("T")
 
-WAITING_REQUESTS = 2
+WAITING_REQUESTS = 6
 """Requests that may wait at the same time. The server has more threads, which stay free."""
+
+RECENT_SECONDS = 2.0
+"""How old a result may be that a request gets because too many others wait for the next one."""
 
 
 class Busy(Exception):
-    """Too many requests wait already."""
+    """Too many requests wait already, and there is no recent result."""
 
 
 class CallFailed(Exception):
@@ -51,17 +55,21 @@ class Waiting:
     def new_result(self, poller: Poller[T]) -> PollResult[T]:
         """Request a call and return its result. Blocks up to the time limit of the call.
 
-        Raises `CallFailed` if the call raises or takes too long, and `Busy` if too many requests
-        wait already.
+        Requests that wait for the same poller share its next call. If too many requests wait
+        already, returns at once what a call of the last `RECENT_SECONDS` has returned. Raises
+        `CallFailed` if the call raises or takes too long, and `Busy` if there is no such result.
         """
-        if not self._places.acquire(blocking=False):
-            raise Busy
-        try:
-            result, is_new = poller.refresh(poller.timeout_seconds)
-        finally:
-            self._places.release()
-        if not is_new:
-            raise CallFailed(f"{poller.name} timed out after {poller.timeout_seconds:g} s")
+        if self._places.acquire(blocking=False):
+            try:
+                result, is_new = poller.refresh(poller.timeout_seconds)
+            finally:
+                self._places.release()
+            if not is_new:
+                raise CallFailed(f"{poller.name} timed out after {poller.timeout_seconds:g} s")
+        else:
+            result = poller.result
+            if result.ended_at is None or monotonic() - result.ended_at > RECENT_SECONDS:
+                raise Busy
         if result.error is not None:
             raise CallFailed(f"{poller.name} failed", as_detail(result.error))
         return result

@@ -19,8 +19,8 @@ from waitress.task import ErrorTask, ThreadedTaskDispatcher
 from shared_sync.common.loop import Loop
 from shared_sync.health_server.access import SAFE_HEADERS
 
-WORKERS = 4
-"""Threads that make answers. A few may wait for a callback; the others stay free for probes."""
+WORKERS = 8
+"""Threads that make answers. Most may wait for a callback; the others stay free for probes."""
 
 WAIT_SECONDS = 1.0
 """How long one step of the serving thread waits for its sockets; stopping wakes it at once."""
