@@ -76,7 +76,9 @@ class _Families:
             if name != "errors":
                 yield self._counter(name, {key: at.total for key, at in counters.items()})
         for name, durations in snapshot.durations.items():
-            yield self._histogram(name, {key: at.lifetime for key, at in durations.items()})
+            used = {key: at.lifetime for key, at in durations.items() if at.lifetime.count}
+            if used:  # some 200 time series that stand at zero tell nothing
+                yield self._histogram(name, used)
         for name, levels in snapshot.gauges.items():
             yield self._gauge(name, levels)
         yield from self._derived(
@@ -229,10 +231,12 @@ def bounds_at_most(ratio: float) -> tuple[Bound, ...]:
     bounds for a larger ratio are a subset of those for a smaller one. The round bounds lie between
     them, and include durations that are up to 2 % longer.
 
-    All workers always show the same bounds. Bounds that depend on what a worker has recorded would
-    be fewer. But Prometheus adds buckets up by their bounds (`sum by (le)`): a worker without a
-    bound that another one has would count as if it had no durations up to there. And for a new
-    bound, Prometheus would not see that its first count has been added since the last scrape.
+    All workers always show the same bounds, or those for another ratio. Of two such sets one is
+    part of the other, and quantiles of their sum are as exact as those of the coarser one. Bounds
+    that depend on what a worker has recorded would be fewer. But Prometheus adds buckets up by
+    their bounds (`sum by (le)`): a worker without a bound that another one has would count as if it
+    had no durations up to there. And for a new bound, Prometheus would not see that its first count
+    has been added since the last scrape.
     """
     step = 1
     while GAMMA ** (2 * step) <= ratio:

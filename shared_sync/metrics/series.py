@@ -109,7 +109,8 @@ class SeriesStore:
     ) -> None:
         """Declare a metric before it is recorded: a "counter", a "gauge" or a "duration".
 
-        It is shown at zero from now on. With the names of its `labels` given, each label set is
+        It is shown from now on, a counter or gauge at zero; Prometheus gets a duration once it was
+        recorded. With the names of its `labels` given, each label set is
         shown from its first recording on. `unit` is the unit of the recorded numbers: "seconds",
         "bytes", "milliseconds", "megabytes", "percent" or a word of your own. Prometheus gets them
         in base units. Durations are always recorded in seconds. The same declaration may be

@@ -136,6 +136,7 @@ def test_types_helps_and_units_are_shown_under_the_namespace(
     metrics.increment_counter("2nd.try")
     metrics.declare("payload", "gauge", "Size of the payload.", unit="megabytes")
     metrics.record_duration("work", 1)
+    metrics.record_duration("model_inference_time", 1)
     shown = families(metrics)
     assert shown["worker_2nd_try"].type == shown["worker_errors"].type == "counter"
     assert shown["worker_work_seconds"].type == "histogram"
@@ -299,12 +300,22 @@ def test_a_coarser_grid_is_part_of_a_finer_one() -> None:
 
 
 def test_the_bounds_are_the_same_whatever_was_recorded(metrics: WorkerMetrics) -> None:
-    metrics.declare("unused", "duration", "Never recorded.")
+    metrics.record_duration("wait", 0.0)
     for seconds in (1e-7, 0.003, 3599.0, 1e4):
         metrics.record_duration("work", seconds)
-    unused, used = buckets_of(metrics, "unused"), buckets_of(metrics, "work")
-    assert [bound for bound, _ in unused] == [bound for bound, _ in used]
-    assert {count for _, count in unused} == {0}
+    bounds = [bound for bound, _ in buckets_of(metrics, "work")]
+    assert [bound for bound, _ in buckets_of(metrics, "wait")] == bounds
+
+
+def test_a_duration_that_was_never_recorded_has_no_time_series(metrics: WorkerMetrics) -> None:
+    metrics.declare("unused", "duration", "Never recorded.")
+    metrics.record_batch(durations={"idle": []})
+    metrics.record_batch(durations={"work": []}, labels={"language": "de"})
+    metrics.record_duration("work", 1.0, {"language": "en"})
+    shown = families(metrics)
+    assert not {"unused_seconds", "idle_seconds"} & shown.keys()
+    assert {sample.labels["language"] for sample in shown["work_seconds"].samples} == {"en"}
+    assert metrics.get_metrics_data()["unused_count"] == 0
 
 
 def test_series_of_different_durations_add_up_by_their_bounds(metrics: WorkerMetrics) -> None:
@@ -327,8 +338,8 @@ def test_series_of_different_durations_add_up_by_their_bounds(metrics: WorkerMet
 
 def test_the_distance_of_bounds_can_be_chosen(clock: Clock, resources: StillResources) -> None:
     numbers = []
-    for ratio in (1.05, 1.2):
-        metrics = registry("w", clock, resources, bound_ratio=ratio)
+    for options in ({}, {"bound_ratio": 1.05}, {"bound_ratio": 1.2}):
+        metrics = registry("w", clock, resources, **options)
         metrics.record_duration("work", 0.01)
         numbers.append(len(buckets_of(metrics, "work")))
-    assert numbers == [404, 118]
+    assert numbers == [213, 404, 118]

@@ -232,7 +232,7 @@ def test_gauges_are_those_of_the_json_in_base_units(scraped: Scraped) -> None:
         for number, (name, language) in enumerate(durations())
     ],
 )
-def test_quantiles_of_the_buckets_are_those_of_the_json_within_five_percent(
+def test_quantiles_of_the_buckets_are_those_of_the_json_within_ten_percent(
     scraped: Scraped, name: str, language: str
 ) -> None:
     shown = scraped.json()
@@ -243,7 +243,17 @@ def test_quantiles_of_the_buckets_are_those_of_the_json_within_five_percent(
         buckets = f"speech_{name}_seconds_bucket{matcher}"
         there = scraped.value(f"histogram_quantile({share}, {buckets})")
         here = shown[f"{key}_{name}_ms{suffix}"] / 1000
-        assert there == pytest.approx(here, rel=0.05), key
+        assert there == pytest.approx(here, rel=0.1), key
+
+
+@pytest.mark.parametrize("name", ["lognormal", "bimodal", "constant", "heavy_tailed"])
+def test_workers_with_other_bounds_can_be_added_up(scraped: Scraped, name: str) -> None:
+    """As during an upgrade from a release that had more of them."""
+    shown = scraped.json()
+    both = f'{{__name__=~"(speech|earlier)_{name}_seconds_bucket"}}'
+    for key, share in SHARES.items():
+        there = scraped.value(f"histogram_quantile({share}, sum by (le) ({both}))")
+        assert there == pytest.approx(shown[f"{key}_{name}_ms"] / 1000, rel=0.1), key
 
 
 def test_quantiles_of_parts_that_are_added_up_are_those_of_the_whole(scraped: Scraped) -> None:
@@ -253,7 +263,7 @@ def test_quantiles_of_parts_that_are_added_up_are_those_of_the_whole(scraped: Sc
         added = "sum by (le) (speech_by_language_seconds_bucket)"
         there = scraped.value(f"histogram_quantile({share}, {added})")
         here = shown[f"{key}_by_language_ms"] / 1000
-        assert there == pytest.approx(here, rel=0.05), key
+        assert there == pytest.approx(here, rel=0.1), key
 
 
 def test_numbers_and_sums_of_durations_are_exact(scraped: Scraped) -> None:
