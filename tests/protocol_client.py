@@ -29,6 +29,7 @@ from shared_sync.protocol.messages import (
     parse_read,
 )
 from shared_sync.protocol.replies import (
+    NameClaimed,
     NameInUse,
     QueueMetrics,
     parse_claim,
@@ -36,7 +37,14 @@ from shared_sync.protocol.replies import (
     parse_pending,
     parse_settled,
 )
-from shared_sync.protocol.scan import START, Found, Position, ScanRequest, parse_found
+from shared_sync.protocol.scan import (
+    START,
+    Found,
+    Position,
+    Predecessor,
+    ScanRequest,
+    parse_found,
+)
 
 KEYS = Keys.of("jobs", "workers")
 LEASE_MS = 30_000
@@ -169,7 +177,8 @@ class Worker:
         *,
         own_idle_ms: int = HOUR_MS,
         since_ms: int = 0,
-        predecessor_read_singly: bool = False,
+        foreign_idle_ms: int = LEASE_MS,
+        predecessor: Predecessor = Predecessor.READ_SEVERAL,
         max_crashes: int = 3,
         startable_crashes: int = 3,
         most: int = 1,
@@ -186,7 +195,8 @@ class Worker:
         request = ScanRequest(
             own_idle_ms=own_idle_ms,
             since_ms=since_ms,
-            predecessor_read_singly=predecessor_read_singly,
+            foreign_idle_ms=foreign_idle_ms,
+            predecessor=predecessor,
             max_crashes=max_crashes,
             startable_crashes=startable_crashes,
             most=most,
@@ -236,6 +246,12 @@ class Worker:
         """Claim the name; return None if it is this worker's now, or else who has it."""
         reply = parse_claim(self.connection.call(*self.commands.claim(b"")))
         return reply if isinstance(reply, NameInUse) else None
+
+    def claim_reply(self) -> NameClaimed:
+        """Claim the name, which must be free."""
+        reply = parse_claim(self.connection.call(*self.commands.claim(b"")))
+        assert isinstance(reply, NameClaimed)
+        return reply
 
     def leave(self) -> list[int]:
         """Leave in as many steps as needed; return how many went back, and how many were gone."""
@@ -331,6 +347,11 @@ class GroupAdmin:
 
     def remove_presence(self, name: str) -> None:
         self.client.zrem(self.keys.presence, name)
+
+    def forget_name(self, name: str) -> None:
+        """Leave neither a lease nor a claim of a name, as if another program had it."""
+        self.remove_presence(name)
+        self.client.hdel(self.keys.holders, name)
 
     def keep_alive(self, name: str) -> None:
         self.set_lease(name, LEASE_MS)

@@ -65,7 +65,9 @@ def _row(entry: Entry) -> list[Any]:
 class Scene:
     """A recovery, and what it is asked and replied."""
 
-    def __init__(self, clock: Clock, *, max_crashes: int = 3) -> None:
+    def __init__(
+        self, clock: Clock, *, max_crashes: int = 3, foreign_idle_seconds: float = 30.0
+    ) -> None:
         self.clock = clock
         self.in_flight = InFlight()
         self.figures = Figures()
@@ -75,6 +77,7 @@ class Scene:
             commands=Commands(),  # type: ignore[arg-type]
             in_flight=self.in_flight,
             own_idle_seconds=6.0,
+            foreign_idle_seconds=foreign_idle_seconds,
             max_crashes=max_crashes,
             recorder=self.figures,
             logger=LOGGER,

@@ -114,8 +114,10 @@ class NameInUse:
 class NameClaimed:
     """A consumer's name is the asking process's own."""
 
-    before: bytes
-    """Who had it: an earlier process, or the asking one already; empty if nobody is known."""
+    before: bytes | None
+    """Who had it: an earlier process, or the asking one already; empty if that is not known. None
+    if neither a claim nor a lease of the name was on record, so that no process of this library
+    had it."""
     since_ms: int
     """The server's time from which on it is claimed."""
 

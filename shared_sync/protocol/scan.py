@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from shared_sync.protocol.messages import Entry, Read
@@ -23,6 +24,16 @@ class Position:
     foreign_from: str = START
 
 
+class Predecessor(Enum):
+    """What is known of the process that had the name before."""
+
+    READ_SEVERAL = ""
+    """It may have read several messages at a time. So is one of which nothing is known."""
+    READ_SINGLY = "1"
+    FOREIGN = "foreign"
+    """Another program: no process of this library is on record."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
     """One step of recovery. What may be taken is explained in `redis_consumer/crashes.py`."""
@@ -31,7 +42,9 @@ class ScanRequest:
     """After how long a message of this consumer that no reader has counts as left behind."""
     since_ms: int
     """When this process claimed its name, by the server's clock."""
-    predecessor_read_singly: bool
+    foreign_idle_ms: int
+    """After how long an idle message of another program is taken over."""
+    predecessor: Predecessor
     max_crashes: int
     startable_crashes: int
     most: int
@@ -41,7 +54,7 @@ class ScanRequest:
     in_flight: Sequence[str]
     """The ids of the messages that this process has."""
     foreign: Sequence[str] = ()
-    """Names of consumers that perhaps have no lease."""
+    """Names of consumers that perhaps have no lease, such as those of other programs."""
     position: Position = Position()
     looks_at_own: bool = True
     looks_at_dead: bool = True
@@ -53,7 +66,7 @@ class ScanRequest:
         return (
             self.own_idle_ms,
             self.since_ms,
-            "1" if self.predecessor_read_singly else "",
+            self.predecessor.value,
             self.max_crashes,
             self.startable_crashes,
             self.most,
@@ -63,6 +76,7 @@ class ScanRequest:
             position.dead_from,
             position.foreign_from,
             "1" if self.due_comes_last else "",
+            self.foreign_idle_ms,
             len(self.foreign),
             *self.foreign,
             len(self.apart),

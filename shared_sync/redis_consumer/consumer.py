@@ -78,6 +78,10 @@ class RedisStreamConsumer:
             nor `status`, which every result has.
         lease_seconds: How long after its last heartbeat a consumer counts as dead, so that its
             messages are taken over.
+        foreign_idle_seconds: After how long an idle message that was delivered to another library,
+            which sends no heartbeats, is taken over; 1 or more. None for `lease_seconds`,
+            `math.inf` for never. Choose more than the longest job of a library that still works in
+            the same group.
         retry: How often and when to try a failing message again.
         max_crashes: Times a message may take its process down before it is a dead letter.
         job_deadline_seconds: How long a message may run. One that runs longer has failed and is
@@ -117,6 +121,7 @@ class RedisStreamConsumer:
         result_channel: str | None = None,
         carry_fields: Sequence[str] = (),
         lease_seconds: float = 30.0,
+        foreign_idle_seconds: float | None = None,
         retry: RetryPolicy | None = None,
         max_crashes: int = 3,
         job_deadline_seconds: float | None = None,
@@ -141,6 +146,7 @@ class RedisStreamConsumer:
             result_channel=result_channel,
             carry_fields=carry_fields,
             lease_seconds=lease_seconds,
+            foreign_idle_seconds=foreign_idle_seconds,
             retry=retry or RetryPolicy(),
             max_crashes=max_crashes,
             job_deadline_seconds=job_deadline_seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Options:
     result_channel: str | None
     carry_fields: Sequence[str]
     lease_seconds: float
+    foreign_idle_seconds: float | None
     retry: RetryPolicy
     max_crashes: int
     job_deadline_seconds: float | None
@@ -58,6 +60,12 @@ class Options:
     def effective_prefetch(self) -> Setting:
         """The prefetch; 1 instead of "auto" if a single crash is the limit."""
         return 1 if self.prefetch == "auto" and self.max_crashes == 1 else self.prefetch
+
+    @property
+    def effective_foreign_idle_seconds(self) -> float:
+        """After how long an idle message of another program is taken over."""
+        idle = self.foreign_idle_seconds
+        return self.lease_seconds if idle is None else idle
 
     @property
     def most_prefetched(self) -> int:
@@ -103,6 +111,8 @@ class Options:
             arguments.whole_number("prefetch", self.prefetch, 1, MAX_PREFETCH)
         arguments.whole_number("max_crashes", self.max_crashes, 1)
         arguments.number("lease_seconds", self.lease_seconds, 1, 86_400)
+        if self.foreign_idle_seconds not in (None, math.inf):
+            arguments.number("foreign_idle_seconds", self.foreign_idle_seconds, 1)
         arguments.number("drain_seconds", self.drain_seconds, 0, 86_400)
         arguments.number("block_seconds", self.block_seconds, 0.01, MAX_BLOCK_SECONDS)
         if self.late_after_p99s is not None:

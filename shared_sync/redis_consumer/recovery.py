@@ -18,8 +18,14 @@ from shared_sync.connection.scripts import Command
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.keys import PARKED
 from shared_sync.protocol.messages import Entry
-from shared_sync.protocol.process_identity import ProcessIdentity
-from shared_sync.protocol.scan import START, Found, Position, ScanRequest, parse_found
+from shared_sync.protocol.scan import (
+    START,
+    Found,
+    Position,
+    Predecessor,
+    ScanRequest,
+    parse_found,
+)
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.in_flight import InFlight
 
@@ -44,6 +50,9 @@ SCAN_WAIT_SECONDS: Final = 0.05
 MOST_FOREIGN: Final = 50
 """Names of consumers that one step is asked about."""
 
+NEVER_MS: Final = 2**53
+"""Longer than any message is idle, and exact in a script."""
+
 Exchange = Callable[[Command], Any]
 
 
@@ -56,6 +65,7 @@ class Recovery:
         commands: GroupCommands,
         in_flight: InFlight,
         own_idle_seconds: float,
+        foreign_idle_seconds: float,
         max_crashes: int,
         recorder: Recorder,
         logger: Logger,
@@ -66,6 +76,7 @@ class Recovery:
         self._commands = commands
         self._in_flight = in_flight
         self._own_idle_ms = round(own_idle_seconds * 1000)
+        self._foreign_idle_ms = round(min(foreign_idle_seconds * 1000, NEVER_MS))
         self._max_crashes = max_crashes
         self._recorder = recorder
         self._logger = logger
@@ -73,7 +84,7 @@ class Recovery:
         self._chance = chance
         # Set once, before the first turn.
         self._since_ms = 0
-        self._predecessor_read_singly = False
+        self._predecessor = Predecessor.READ_SEVERAL
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._next_turn = clock()
@@ -88,14 +99,13 @@ class Recovery:
         self._left_behind_first = False
         self._foreign: deque[str] = deque()
 
-    def name_claimed(self, since_ms: int, predecessor: ProcessIdentity | None) -> None:
+    def name_claimed(self, since_ms: int, predecessor: Predecessor) -> None:
         """Note since when the name is claimed, by the server's clock, before the readers start.
 
-        Messages that were delivered to the name before belonged to an earlier process: to the
-        predecessor, if that is known.
+        Messages that were delivered to the name before belonged to the predecessor.
         """
         self._since_ms = since_ms
-        self._predecessor_read_singly = predecessor is not None and predecessor.prefetch == 1
+        self._predecessor = predecessor
 
     def found_consumers(self, names: Iterable[str]) -> None:
         """Note the consumers that have pending messages; some of them perhaps have no lease."""
@@ -201,7 +211,8 @@ class Recovery:
         return ScanRequest(
             own_idle_ms=self._own_idle_ms,
             since_ms=self._since_ms,
-            predecessor_read_singly=self._predecessor_read_singly,
+            foreign_idle_ms=self._foreign_idle_ms,
+            predecessor=self._predecessor,
             max_crashes=self._max_crashes,
             startable_crashes=startable,
             most=most,

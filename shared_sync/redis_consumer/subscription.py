@@ -13,6 +13,7 @@ from shared_sync.protocol import groups
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.groups import Ensured
 from shared_sync.protocol.process_identity import ProcessIdentity
+from shared_sync.protocol.scan import Predecessor
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.options import Options
@@ -49,13 +50,14 @@ class Subscription:
             commands=self.commands,
             in_flight=in_flight,
             own_idle_seconds=self.reply_seconds,
+            foreign_idle_seconds=options.effective_foreign_idle_seconds,
             max_crashes=options.max_crashes,
             recorder=recorder,
             logger=logger,
         )
         # Owned by whoever connects.
         self._identity: ProcessIdentity | None = None
-        self._predecessor: ProcessIdentity | None = None
+        self._predecessor = Predecessor.READ_SEVERAL
         self.has_name = False
         """Whether the consumer's name is claimed."""
 
@@ -108,12 +110,20 @@ class Subscription:
             self.has_name = claimed is not None
             if claimed is None:
                 return False
-            if not claimed.before.startswith(self.commands.identity.encode()):
-                self._predecessor = ProcessIdentity.parse(claimed.before.decode(errors="replace"))
+            self._note_predecessor(claimed.before)
         finally:
             connection.close()
         self.recovery.name_claimed(claimed.since_ms, self._predecessor)
         return True
+
+    def _note_predecessor(self, before: bytes | None) -> None:
+        """Note what is known of who had the name before, unless that was this process already."""
+        if before is None:
+            self._predecessor = Predecessor.FOREIGN
+        elif not before.startswith(self.commands.identity.encode()):
+            process = ProcessIdentity.parse(before.decode(errors="replace"))
+            read_singly = process is not None and process.prefetch == 1
+            self._predecessor = Predecessor.READ_SINGLY if read_singly else Predecessor.READ_SEVERAL
 
     def repair_group(self) -> None:
         """Create the group anew if it is gone. Raises what the connection raises."""

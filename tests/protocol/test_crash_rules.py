@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from protocol_client import KEYS, GroupAdmin, Worker
 
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol.messages import Read
 from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
+from shared_sync.protocol.scan import Predecessor
 
 
 def test_a_suspect_waits_while_it_has_more_crashes_than_may_start(
@@ -119,7 +122,8 @@ def test_for_messages_of_the_previous_process_of_its_name_the_reads_of_that_proc
         connection, "w1", identity=ProcessIdentity.here(prefetch=1).text(), sends_heartbeat=False
     )
     assert successor.claim() is None
-    before = {"since_ms": admin.now_ms(), "predecessor_read_singly": singly}
+    predecessor = Predecessor.READ_SINGLY if singly else Predecessor.READ_SEVERAL
+    before: dict[str, Any] = {"since_ms": admin.now_ms(), "predecessor": predecessor}
     first = successor.recover(**before).entry
     assert first is not None
     assert first.left_by is not None

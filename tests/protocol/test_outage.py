@@ -122,6 +122,7 @@ def test_messages_of_foreign_consumers_are_taken_within_the_grace_too(
 ) -> None:
     """They never announced themselves, so nobody waits for them to do it."""
     end_leases(client, admin, w2=1)
+    admin.forget_name("w1")
     admin.set_idle(taken[0], "w1", LEASE_MS)
     assert other.recover_id() == taken[0]
     assert client.exists(KEYS.outage)

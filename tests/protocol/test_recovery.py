@@ -102,15 +102,31 @@ def test_messages_of_a_dead_consumer_are_taken_one_at_a_time_and_charged_with_a_
     assert admin.pending()[taken[1]] == ("w1", 1)
 
 
-def test_messages_of_a_consumer_without_presence_are_taken_once_they_are_idle_for_a_lease(
-    worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
+@pytest.mark.parametrize("restores_it", ["heartbeat", "recover"])
+def test_a_consumer_whose_lease_alone_was_lost_has_another_one_before_it_is_dead(
+    worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str], restores_it: str
 ) -> None:
+    """It may be alive, however long its job takes; and if not, its crash counts."""
     admin.remove_presence("w1")
-    admin.set_idle(taken[1], "w1", LEASE_MS - 10_000)
+    admin.set_idle(taken[1], "w1", HOUR_MS)
+    getattr(other, restores_it)()
+    assert LEASE_MS - 10_000 < admin.presence()["w1"] - admin.now_ms() <= LEASE_MS
     assert other.recover().entry is None
-    admin.set_idle(taken[1], "w1", LEASE_MS)
-    assert other.recover_id() == taken[1]
+    admin.end_lease("w1")
+    entry = other.recover().entry
+    assert entry is not None
+    assert (entry.deliveries, entry.crashes) == (2, 1)
+
+
+def test_nothing_is_taken_over_under_a_name_that_is_not_on_record(
+    worker: Worker, other: Worker, connection: Connection, admin: GroupAdmin, taken: list[str]
+) -> None:
+    """As by a command that arrives after its sender has left: a crash with it would not count."""
+    third = Worker(connection, "w3")
+    admin.end_lease("w1")
+    other.leave()
     assert other.recover().entry is None
+    assert third.recover_id() == taken[0]
 
 
 def test_own_messages_that_no_reader_has_are_taken_only_after_a_reply_has_had_its_time(

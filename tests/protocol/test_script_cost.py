@@ -105,6 +105,7 @@ def fleet(server_with_fleet: EmbeddedRedis) -> Iterator[GroupAdmin]:
         now_ms = admin.now_ms()
         client.zadd(KEYS.presence, {name: now_ms - HOUR_MS + n for n, name in enumerate(DEAD)})
         client.zadd(KEYS.presence, {name: now_ms + HOUR_MS + n for n, name in enumerate(LIVE)})
+        client.hset(KEYS.holders, "w1", "the identity of w1")
         yield admin
 
 

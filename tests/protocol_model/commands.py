@@ -10,7 +10,7 @@ from protocol_model.messages import LEASE, MAX_CRASHES, OWN_IDLE, Place
 from protocol_model.recovery import Recovery, Step
 from protocol_model.world import TICK_MS, Consumer, Side, World
 from shared_sync.protocol.messages import Answer, Bury, Entry, Finish, Outcome, Park
-from shared_sync.protocol.scan import Found, Position
+from shared_sync.protocol.scan import Found, Position, Predecessor
 
 
 def answer(number: int, status: str) -> Answer:
@@ -138,6 +138,7 @@ def recover(
     startable_crashes: int = MAX_CRASHES,
     most: int = 1,
     due_comes_last: bool = False,
+    foreign_idle: int = LEASE,
     reply: str = "received",
 ) -> Found | None:
     """Take one step of recovery from where the consumer's last one ended."""
@@ -145,6 +146,8 @@ def recover(
     step = Step(
         consumer.name,
         age=world.stream.now - consumer.born,
+        foreign_idle=foreign_idle,
+        predecessor_is_foreign=consumer.predecessor_is_foreign,
         startable_crashes=startable_crashes,
         most=most,
         in_flight=frozenset(consumer.in_flight),
@@ -169,6 +172,10 @@ def _recover(world: World, consumer: Consumer, step: Step, position: Position) -
         recovered = consumer.worker.scan(
             own_idle_ms=OWN_IDLE * TICK_MS,
             since_ms=side.admin.now_ms() - step.age * TICK_MS - TICK_MS // 2,
+            foreign_idle_ms=step.foreign_idle * TICK_MS,
+            predecessor=(
+                Predecessor.FOREIGN if step.predecessor_is_foreign else Predecessor.READ_SEVERAL
+            ),
             max_crashes=MAX_CRASHES,
             startable_crashes=step.startable_crashes,
             most=step.most,

@@ -24,6 +24,9 @@ from shared_sync.protocol.messages import Answer, Bury, Finish, Park
 
 T = TypeVar("T")
 
+STRANGER = "stranger"
+"""A consumer of another library."""
+
 WHO = st.integers(0, 3)
 WHICH = st.integers(0, 5)
 REPLY = st.sampled_from(["received", "received", "received", "lost", "late", "doubled", "echoed"])
@@ -136,7 +139,7 @@ def finishes(
 def fails(world: World, consumer: Consumer, which: int, delay: int, reply: str) -> None:
     (number,) = some(consumer.undecided, which, 1)
     delivery = consumer.in_flight[number]
-    outcome = Park(world.ids[number], _failure(world), delay * TICK_MS, delivery)
+    outcome = Park(world.ids[number], _failure(world, delivery), delay * TICK_MS, delivery)
     commands.settle(world, consumer, {number: outcome}, reply)
 
 
@@ -145,7 +148,8 @@ def gives_up(world: World, consumer: Consumer, which: int, reply: str) -> None:
     (number,) = some(consumer.undecided, which, 1)
     metadata = [b"dead.id", world.ids[number].encode()]
     answer = commands.answer(number, "dead")
-    outcome = Bury(world.ids[number], _failure(world), metadata, answer)
+    failure = _failure(world, consumer.in_flight[number])
+    outcome = Bury(world.ids[number], failure, metadata, answer)
     commands.settle(world, consumer, {number: outcome}, reply)
 
 
@@ -154,9 +158,9 @@ def settles_again(world: World, consumer: Consumer, reply: str) -> None:
     commands.settle(world, consumer, {}, reply)
 
 
-def _failure(world: World) -> str:
+def _failure(world: World, delivery: int) -> str:
     world.failures += 1
-    return f'{{"failure":{world.failures}}}'
+    return f'{{"failure": {world.failures}, "attempt": {delivery}}}'
 
 
 @event_of(
@@ -174,13 +178,21 @@ def recovers(world: World, consumer: Consumer, **details: Any) -> None:
 # --- the life of a consumer ---
 
 
-@event_of(lambda one: not one.dead and one.owns_messages, 4, traceless=st.booleans())
-def dies(world: World, consumer: Consumer, traceless: bool) -> None:
-    note(f"{consumer.name} dies with {list(consumer.in_flight)}")
+@event_of(
+    lambda one: not one.dead and one.owns_messages,
+    4,
+    loses=st.sampled_from(["nothing", "nothing", "its lease", "its name"]),
+)
+def dies(world: World, consumer: Consumer, loses: str) -> None:
+    note(f"{consumer.name} dies with {list(consumer.in_flight)} and loses {loses}")
     consumer.dead = True
-    if traceless:
+    group = consumer.side.model
+    if loses != "nothing":
         consumer.side.admin.remove_presence(consumer.name)
-        consumer.side.model.presence.pop(consumer.name, None)
+        group.presence.pop(consumer.name, None)
+    if loses == "its name":
+        consumer.side.admin.forget_name(consumer.name)
+        group.holders.discard(consumer.name)
 
 
 @event_of(lambda one: one.dead or one.left, 6)
@@ -230,6 +242,39 @@ def sends_heartbeat(world: World, consumer: Consumer, reply: str) -> None:
     commands.heartbeat(world, consumer, reply)
 
 
+# --- another library in the same group ---
+
+
+@event(2, lambda world: world.sides["workers"].has(Place.UNREAD), count=st.integers(1, 2))
+def another_library_reads(world: World, count: int) -> None:
+    side = world.sides["workers"]
+    if not side.model.exists:
+        return
+    read = side.model.read(STRANGER, count)
+    note(f"{STRANGER} reads {read}")
+    world.client.xreadgroup(side.keys.group, STRANGER, {KEYS.stream: ">"}, count=count)
+
+
+@event(
+    2,
+    lambda world: world.sides["workers"].has(Place.PENDING, Place.PARKED),
+    which=WHICH,
+    count=st.integers(1, 2),
+)
+def another_library_takes(world: World, which: int, count: int) -> None:
+    """It takes over what is pending, whoever has it, as libraries do by idle time."""
+    side = world.sides["workers"]
+    if not side.model.exists:
+        return
+    for number in some(side.model.of(Place.PENDING, Place.PARKED), which, count):
+        message = side.model.messages[number]
+        receiver = message.received_by
+        if side.model.has_body(number) and not (receiver and receiver.sends_heartbeats):
+            note(f"{STRANGER} takes {number} from {message.owner}")
+            side.model.deliver_elsewhere(number, STRANGER)
+            world.client.xclaim(KEYS.stream, side.keys.group, STRANGER, 0, [world.ids[number]])
+
+
 # --- what happens to all of them ---
 
 
@@ -271,9 +316,13 @@ def a_group_is_destroyed(world: World, group_name: str) -> None:
     world.sides[group_name].model.destroy()
 
 
-@event(2, group_name=st.sampled_from(GROUPS), hint=st.sampled_from(["due", "history", "presence"]))
+@event(
+    2,
+    group_name=st.sampled_from(GROUPS),
+    hint=st.sampled_from(["due", "history", "presence", "holders"]),
+)
 def a_hint_is_lost(world: World, group_name: str, hint: str) -> None:
-    """If it is the presence, living consumers with old messages send a heartbeat first."""
+    """If it is one of names, living consumers with old messages send a heartbeat first."""
     note(f"the {hint} of {group_name} is lost")
     side = world.sides[group_name]
     world.client.delete(getattr(side.keys, hint))
@@ -282,7 +331,7 @@ def a_hint_is_lost(world: World, group_name: str, hint: str) -> None:
     elif hint == "history":
         side.model.history.clear()
     else:
-        side.model.presence.clear()
+        getattr(side.model, hint).clear()
         for consumer in world.living():
             owned = side.model.owned_by(consumer.name)
             if consumer.side is side and any(side.model.idle(n) >= LEASE for n in owned):

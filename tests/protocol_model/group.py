@@ -6,6 +6,8 @@ returns what the script must reply.
 
 from __future__ import annotations
 
+import json
+
 from protocol_model.messages import DELIVERED, GRACE, LEASE, NEEDED, Message, NoGroup, Place
 from shared_sync.protocol.keys import PARKED
 
@@ -58,6 +60,8 @@ class Group:
         self.history: dict[int, list[str]] = {}
         self.due: dict[int, int] = {}
         self.presence: dict[str, int] = {}
+        self.holders: set[str] = set()
+        """The names that are claimed."""
         self.outage_until = 0
         """Until when nobody is taken for dead; 0 without an outage."""
         self.letters: list[tuple[int, list[str]]] = []
@@ -78,6 +82,16 @@ class Group:
     def recorded_failures(self, number: int) -> int:
         """Return how many failures are in the history."""
         return len(self.history.get(number, ()))
+
+    def deliveries_on_record(self, number: int) -> int:
+        """Return how many deliveries by this library the history tells of."""
+        failures = self.history.get(number, [])
+        last_attempt = json.loads(failures[-1])["attempt"] if failures else 0
+        return max(len(failures), last_attempt)
+
+    def is_on_record(self, name: str) -> bool:
+        """Return whether a name has a lease or a claim; one that has not is another program's."""
+        return name in self.presence or name in self.holders
 
     def has_body(self, number: int) -> bool:
         return number in self._stream.bodies
@@ -129,6 +143,20 @@ class Group:
         message.deliveries = deliveries
         message.delivered_at = self.now
         message.received_by = None
+
+    def deliver_elsewhere(self, number: int, name: str) -> None:
+        """Another library takes a message from whoever has it."""
+        message = self.messages[number]
+        if message.place is Place.PENDING:
+            message.uncounted += 1
+        self.deliver(number, name, message.deliveries + 1)
+
+    def begin_to_count(self, number: int) -> None:
+        """Let no delivery count that the history does not tell of."""
+        message = self.messages[number]
+        message.failures = self.recorded_failures(number)
+        message.crashes = self.deliveries_on_record(number) - message.failures
+        message.uncounted = 0
 
     def finish(self, numbers: list[int]) -> int:
         """Finish messages without results; return how many of them this ended."""
@@ -227,6 +255,7 @@ class Group:
     def leave(self, name: str) -> list[int]:
         answer = self.hand_back(name, self.owned_by(name))
         self.presence.pop(name, None)
+        self.holders.discard(name)
         return answer
 
     # --- heartbeats ---
@@ -235,16 +264,31 @@ class Group:
         """Return the numbers of entries in the stream, pending, parked and dead letters."""
         self.forgive_outage()
         self.presence[name] = self.now + LEASE
+        self.holders.add(name)
         forgiven = self.is_forgiven()
         self.check_exists()
         for ended in [] if forgiven else self._ended_leases():
             if not self.owned_by(ended):
                 del self.presence[ended]
+                self.holders.discard(ended)
+        if len(self.holders) > len(self.presence):
+            for name_without_lease in self.holders - self.presence.keys():
+                if self.owned_by(name_without_lease):
+                    self.presence[name_without_lease] = self.now + LEASE
+                else:
+                    self.holders.discard(name_without_lease)
         parked = self.of(Place.PARKED)
         for number in parked:
             self.due.setdefault(number, self.now)
         pending = len(self.of(*DELIVERED))
         return len(self._stream.bodies), pending, len(parked), len(self.letters)
+
+    def restore_leases(self) -> None:
+        """Give a lease to each name that is claimed, has none and has a message pending."""
+        for number in self.of(Place.PENDING) if self.exists else ():
+            owner = self.messages[number].owner
+            if owner in self.holders:
+                self.presence.setdefault(owner, self.now + LEASE)
 
     def _ended_leases(self) -> list[str]:
         return [name for name, end in self.presence.items() if end <= self.now]

@@ -67,6 +67,8 @@ class Message:
     crashes: int = 0
     failures: int = 0
     """Those that were recorded, though the history may be lost."""
+    uncounted: int = 0
+    """Deliveries that another library took the message away from."""
     delivered_at: int = 0
     received_by: Process | None = None
     """The process that got the last delivery, unless that reply was lost."""

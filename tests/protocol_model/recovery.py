@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from protocol_model.group import Group
-from protocol_model.messages import DELIVERED, LEASE, MAX_CRASHES, OWN_IDLE, Place
+from protocol_model.messages import DELIVERED, MAX_CRASHES, OWN_IDLE, Place
 
 
 @dataclass
@@ -18,6 +18,8 @@ class Step:
 
     name: str
     age: int
+    foreign_idle: int
+    predecessor_is_foreign: bool
     startable_crashes: int
     most: int
     in_flight: frozenset[int]
@@ -49,6 +51,11 @@ class Recovery:
 
     def check(self, taken: list[int]) -> None:
         """Let the group be as it must be after a step that took these messages."""
+        self.group.check_exists()
+        if self.step.name not in self.group.holders:
+            assert not taken, "something was taken under a name that is not on record"
+            return
+        self.group.restore_leases()
         left_behind = [n for n in taken if self.group.messages[n].place is not Place.PARKED]
         if self.step.due_comes_last:
             self._recover_left_behind(left_behind)
@@ -135,22 +142,33 @@ class Recovery:
     def _deliveries_if_left_behind(self, number: int, forgiven: bool) -> int | None:
         """Return the count at which a message is taken; None if its consumer works on it."""
         group, message = self.group, self.group.messages[number]
+        if self._was_elsewhere(number):
+            is_left = (
+                message.owner == self.step.name or group.idle(number) >= self.step.foreign_idle
+            )
+            return group.deliveries_on_record(number) + 1 if is_left else None
         if message.owner == self.step.name:
             if group.idle(number) > self.step.age:
                 return message.deliveries + 1
             return message.deliveries if group.idle(number) >= OWN_IDLE else None
-        lease_end = group.presence.get(message.owner)
-        if lease_end is None:
-            dead = group.idle(number) >= LEASE
-        else:
-            dead = lease_end <= group.now and not forgiven
+        dead = group.presence[message.owner] <= group.now and not forgiven
         return message.deliveries + 1 if dead else None
+
+    def _was_elsewhere(self, number: int) -> bool:
+        """Return whether another program had the message, as far as anybody can tell."""
+        owner = self.group.messages[number].owner
+        if owner == self.step.name:
+            return self.step.predecessor_is_foreign and self.group.idle(number) > self.step.age
+        return not self.group.is_on_record(owner)
 
     def _charge(self, number: int, deliveries: int) -> None:
         """A crash is charged only if nobody could finish the message; a lost reply is no crash."""
         message = self.group.messages[number]
         receiver = message.received_by
-        if deliveries > message.deliveries:
+        if self._was_elsewhere(number):
+            assert receiver is None or not receiver.sends_heartbeats, "taken from the living"
+            self.group.begin_to_count(number)
+        elif deliveries > message.deliveries:
             assert receiver is None or receiver.silent or not receiver.sends_heartbeats, (
                 "taken from the living"
             )

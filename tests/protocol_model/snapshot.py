@@ -15,7 +15,7 @@ from protocol_model.messages import DELIVERED, Place
 from protocol_model.world import TICK_MS, Side, World
 from shared_sync.connection.scripts import Command
 
-COMMANDS_OF_A_GROUP = 6
+COMMANDS_OF_A_GROUP = 7
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class GroupSnapshot:
     read_up_to: tuple[int, ...]
     pending: dict[int, tuple[str, int]]
     presence: dict[str, int]
+    holders: set[str]
     due: dict[int, int]
     history: dict[int, str]
     results: list[tuple[int, str]]
@@ -70,6 +71,7 @@ def _commands(side: Side) -> list[Command]:
     return [
         ("XPENDING", KEYS.stream, side.keys.group, "-", "+", 10_000),
         ("ZRANGE", side.keys.presence, 0, -1, "WITHSCORES"),
+        ("HKEYS", side.keys.holders),
         ("ZRANGE", side.keys.due, 0, -1, "WITHSCORES"),
         ("HGETALL", side.keys.history),
         ("XRANGE", side.results, "-", "+"),
@@ -84,7 +86,7 @@ def _parse(
         """Return the tick that a time stands for; an example takes far less than half of one."""
         return world.stream.now + round((float(at_ms) - now_ms) / TICK_MS + 0.25)
 
-    pending, presence, due, history, results, letters = replies
+    pending, presence, holders, due, history, results, letters = replies
     return GroupSnapshot(
         read_up_to=read_up_to,
         pending={
@@ -92,6 +94,7 @@ def _parse(
             for entry_id, owner, _, deliveries in (pending if side.model.exists else ())
         },
         presence={name.decode(): tick(at) for name, at in _pairs(presence).items()},
+        holders={name.decode() for name in holders},
         due={_number(world, entry_id): tick(at) for entry_id, at in _pairs(due).items()},
         history={
             _number(world, entry_id): failures.decode()
@@ -150,12 +153,14 @@ def _check_messages(world: World, group: Group, bodies: set[int], snapshot: Grou
     assert len(unread) + len(snapshot.pending) + len(ended) == world.stream.published
     for number, message in delivered.items():
         begun = message.place is Place.PENDING
-        assert message.deliveries == begun + message.crashes + message.failures, number
+        counted = begun + message.crashes + message.failures
+        assert message.deliveries == counted + message.uncounted, number
 
 
 def _check_hints(group: Group, snapshot: GroupSnapshot) -> None:
     """Those of pending messages are exact; those of others may have been swept by now."""
     assert snapshot.presence == group.presence
+    assert snapshot.holders == group.holders
 
     parked = set(group.of(Place.PARKED)) if group.exists else set()
     assert snapshot.due.items() <= group.due.items()

@@ -54,6 +54,8 @@ class Consumer(Process):
     worker: Worker = field(kw_only=True)
     unsettled: dict[int, Outcome] = field(default_factory=dict)
     """Outcomes to which no reply has come; their messages are still in flight."""
+    predecessor_is_foreign: bool = False
+    """Whether its name was not on record when it started."""
     position: Position = BEGINNING
     """Where its next step of recovery goes on."""
 
@@ -119,12 +121,19 @@ class World:
     def start(self, name: str, group_name: str) -> Consumer:
         """Return a new process of that name."""
         side = self.sides[group_name]
+        is_known = side.model.is_on_record(name)
         worker = Worker(
             self.connection, name, keys=side.keys, results=side.results, lease_ms=LEASE * TICK_MS
         )
         side.model.ensure()
         side.model.heartbeat(name)
-        return Consumer(name, self.stream.now, side=side, worker=worker)
+        return Consumer(
+            name,
+            self.stream.now,
+            side=side,
+            worker=worker,
+            predecessor_is_foreign=not is_known,
+        )
 
     def living(self) -> list[Consumer]:
         return [consumer for consumer in self.consumers.values() if consumer.sends_heartbeats]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,11 +14,11 @@ from readers import add_slot, entries, start, suspect
 from recoveries import LEFT, Reply, Scene
 
 from shared_sync.protocol.keys import PARKED
-from shared_sync.protocol.process_identity import ProcessIdentity
-from shared_sync.protocol.scan import START, Position
+from shared_sync.protocol.scan import START, Position, Predecessor
 from shared_sync.redis_consumer.recovery import (
     INTERVAL_SECONDS,
     MOST_FOREIGN,
+    NEVER_MS,
 )
 
 
@@ -188,15 +189,23 @@ def test_of_many_consumers_some_are_asked_about_at_a_time_and_those_that_are_don
 # --- what is known of the predecessor, and what is reported -----------------------------------
 
 
-@pytest.mark.parametrize(("prefetch", "read_singly"), [(1, True), (2, False), (None, False)])
-def test_how_the_predecessor_read_and_since_when_the_name_is_claimed_is_said(
-    scene: Scene, prefetch: int | None, read_singly: bool
+@pytest.mark.parametrize("predecessor", Predecessor)
+def test_what_is_known_of_the_predecessor_and_since_when_the_name_is_claimed_is_said(
+    scene: Scene, predecessor: Predecessor
 ) -> None:
-    predecessor = ProcessIdentity.here(prefetch=prefetch) if prefetch else None
     scene.recovery.name_claimed(1234, predecessor)
     scene.scan()
     (request,) = scene.requests
-    assert (request.since_ms, request.predecessor_read_singly) == (1234, read_singly)
+    assert (request.since_ms, request.predecessor) == (1234, predecessor)
+
+
+@pytest.mark.parametrize(("seconds", "ms"), [(1.5, 1500), (math.inf, NEVER_MS)])
+def test_how_long_messages_of_other_programs_are_left_alone_is_said(
+    clock: Clock, seconds: float, ms: int
+) -> None:
+    scene = Scene(clock, foreign_idle_seconds=seconds)
+    scene.scan()
+    assert scene.requests[0].foreign_idle_ms == ms
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ import pytest
 import redis
 from consumers import GROUP, STREAM, Make
 from helpers import Figures, Gate, eventually
-from protocol_client import GroupAdmin
+from protocol_client import KEYS, GroupAdmin
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, current_message
 from shared_sync.protocol.process_identity import ProcessIdentity
@@ -33,6 +34,36 @@ def test_messages_of_a_consumer_without_presence_are_taken_only_past_the_lease(
     assert time.monotonic() - begun >= 1
 
 
+def test_a_message_that_another_library_has_delivered_often_is_run_as_any_new_one(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    attempts: list[int] = []
+    message_id = producer.publish({"n": 1})
+    client.xgroup_create(STREAM, GROUP, id="0")
+    client.xreadgroup(GROUP, "stranger", {STREAM: ">"})
+    client.xclaim(STREAM, GROUP, "stranger", 0, [message_id], idle=60_000, retrycount=4)
+    consumer = make(lambda *_: attempts.append(current_message().attempt), max_crashes=3)
+    consumer.start()
+    eventually(lambda: attempts == [1])
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert GroupAdmin(client).dead() == []
+
+
+def test_a_message_of_another_library_that_is_at_work_is_left_alone(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    ran: list[str] = []
+    message_id = producer.publish({"n": 1})
+    client.xgroup_create(STREAM, GROUP, id="0")
+    client.xreadgroup(GROUP, "stranger", {STREAM: ">"})
+    client.xclaim(STREAM, GROUP, "stranger", 0, [message_id], idle=86_400_000, justid=True)
+    make(lambda found, _: ran.append(found), foreign_idle_seconds=math.inf).start()
+    turns = scripts_run(client)
+    eventually(lambda: scripts_run(client) > turns + 5)
+    assert ran == []
+    assert GroupAdmin(client).pending() == {message_id: ("stranger", 1)}
+
+
 def test_what_a_predecessor_had_is_run_at_once_and_charged_however_early_its_successor_was_made(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
@@ -42,6 +73,7 @@ def test_what_a_predecessor_had_is_run_at_once_and_charged_however_early_its_suc
     producer.publish({"n": 1})
     client.xgroup_create(STREAM, GROUP, id="0")
     client.xreadgroup(GROUP, "name", {STREAM: ">"}, count=1)
+    client.hset(KEYS.holders, "name", ProcessIdentity.here().text())
     GroupAdmin(client).pass_ms(5)
     successor.start()
     eventually(lambda: attempts == [2], within=4)
@@ -68,9 +100,9 @@ def test_how_a_predecessor_read_says_how_much_of_what_it_left_runs_at_once(
     client.xgroup_create(STREAM, GROUP, id="0")
     client.xreadgroup(GROUP, "name", {STREAM: ">"}, count=3)
     GroupAdmin(client).pass_ms(5)
-    if prefetch is not None:
-        identity = ProcessIdentity.here(prefetch=prefetch).text()
-        client.hset("{jobs}:workers:holders", "name", identity)
+    is_known = prefetch is not None
+    identity = ProcessIdentity.here(prefetch=prefetch).text() if is_known else "not understood"
+    client.hset(KEYS.holders, "name", identity)
     successor = make(processor, consumer_id="name", threads=4, block_seconds=0.01)
     successor.connect()
     successor.start()

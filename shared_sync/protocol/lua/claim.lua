@@ -2,7 +2,8 @@
 -- KEYS: due, presence, holders, outage
 -- ARGV: consumer, identity, lease ms, grace ms, an identity that is known to have ended or '', '1' if
 --       the process reads one message at a time for now, or ''
--- Returns {who had the name or '', now} if the name is claimed from now on, and if it is not,
+-- Returns {who had the name, now} if the name is claimed from now on: '' if that is not known, nil if
+-- neither a claim nor a lease of the name was on record; and if it is not claimed,
 -- {who has it or '', now, end of that lease}.
 
 local due, presence, holders, outage = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -17,10 +18,11 @@ if lease_end > now and not is_of(current, identity) and (current == '' or curren
   return {current, now, lease_end}
 end
 
+local is_on_record = current ~= '' or lease_end > 0
 write_even_when_full(due)
 -- Before the new lease hides that all others have ended.
 forgive_outage(presence, outage, now, lease, grace)
 -- In this order: an identity without presence claims nothing, should the second right be missing.
 redis.call('HSET', holders, consumer, identity .. mark)
 redis.call('ZADD', presence, now + lease, consumer)
-return {current, now}
+return {is_on_record and current, now}

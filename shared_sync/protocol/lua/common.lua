@@ -60,6 +60,14 @@ local function lease_end_of(presence, name)
   return tonumber(redis.call('ZSCORE', presence, name) or 0)
 end
 
+-- A claim without a lease has lost it with the presence. Its process has a lease's time to report
+-- again; then it is dead, and its messages are taken as those of any dead consumer.
+local function restore_lease(presence, holders, name, lease_end)
+  if not redis.call('ZSCORE', presence, name) and redis.call('HGET', holders, name) then
+    redis.call('ZADD', presence, lease_end, name)
+  end
+end
+
 -- Remove a consumer with nothing pending. Returns the refusal if the right to do so is missing.
 local function remove_consumer(stream, group, name)
   local removed = redis.pcall('XGROUP', 'DELCONSUMER', stream, group, name)

@@ -35,6 +35,10 @@ if not (current and is_of(current, identity)) then
   redis.call('HSET', holders, consumer, identity .. mark)
 end
 
+local function has_pending(name)
+  return #redis.call('XPENDING', stream, group, '-', '+', 1, name) > 0
+end
+
 -- Remove consumers whose lease has ended and that have nothing pending. The presence is in the
 -- order in which leases end. Consumers that stay keep their ranks; the next call goes on behind.
 local last_visited
@@ -43,7 +47,7 @@ for i = 1, forgiven and 0 or #names, 2 do
   local name, lease_end = names[i], tonumber(names[i + 1])
   if lease_end > now then break end
   last_visited = i
-  if #redis.call('XPENDING', stream, group, '-', '+', 1, name) == 0 then
+  if not has_pending(name) then
     refusal = remove_consumer(stream, group, name) or refusal
     redis.call('ZREM', presence, name)
     redis.call('HDEL', holders, name)
@@ -53,12 +57,19 @@ for i = 1, forgiven and 0 or #names, 2 do
 end
 if last_visited ~= 2 * STEP - 1 then rank = 0 end
 
--- Remove identities of consumers without presence, in steps too.
+-- Remove identities of consumers without presence that have nothing pending, in steps too. With a
+-- message pending it is the presence that was lost.
 if redis.call('HLEN', holders) > redis.call('ZCARD', presence) then
   local names = redis.call('HKEYS', holders)
   for i = 1, math.min(#names, STEP) do
     local name = names[(now + i) % #names + 1]  -- so every name gets its turn
-    if not redis.call('ZSCORE', presence, name) then redis.call('HDEL', holders, name) end
+    if not redis.call('ZSCORE', presence, name) then
+      if has_pending(name) then
+        restore_lease(presence, holders, name, now + lease)
+      else
+        redis.call('HDEL', holders, name)
+      end
+    end
   end
 end
 

@@ -5,7 +5,7 @@
 --   own      messages of this consumer's name that no reader has: an earlier process of this name
 --            left them, or they were lost with a reply on its way;
 --   dead     messages of consumers whose lease has ended;
---   foreign  messages of consumers without a lease, such as other programs, once idle for a lease.
+--   foreign  messages of other programs, which are not on record here, once idle for long enough.
 -- It visits LOOK entries at most in each place, and returns where the next step goes on.
 --
 -- Crash accounting. The server counts the deliveries of a message, and `history` has a line for
@@ -13,8 +13,9 @@
 --     crashes = deliveries before this one - failures.
 -- Taking a message from a dead consumer, or from an earlier process of this name, charges it with a
 -- crash, because its delivery ended in nothing. A reply that was lost on its way has reached no
--- process, so taking that message again charges nothing. The rules, which
--- `redis_consumer/crashes.py` explains:
+-- process, so taking that message again charges nothing. A name with neither a lease nor a claim is
+-- another program's: its deliveries do not count, so taking its messages sets the count to what
+-- their history tells. The rules, which `redis_consumer/crashes.py` explains:
 --   * Messages without a crash are taken many at a time.
 --   * A suspect, which has a crash behind it, is taken alone. It waits while it has more crashes
 --     than `startable crashes`, and while a message of the same read of the same dead consumer runs
@@ -26,13 +27,15 @@
 --    1 to 5   group, consumer, identity, lease ms, grace ms
 --    6        idle ms after which an own message without a reader counts as left behind
 --    7        ms at which this process claimed its name
---    8        '1' if the previous process of that name read one message at a time, or ''
+--    8        '1' if the previous process of that name read one message at a time, 'foreign' if it
+--             was another program, or ''
 --    9 to 11  max crashes, startable crashes, most messages without a crash to take
 --   12 to 16  where to go on: rank among the due times; id of an own message, or '' to pass over
 --             these; rank in the presence, or -1 to pass over dead and foreign consumers; id of a
 --             message of that consumer; id of a message of the first foreign consumer
 --   17        '1' to visit due messages last, or ''
---   18        number of foreign names, followed by the names
+--   18        ms after which an idle message of another program is taken over
+--   19        number of names that perhaps have no lease, followed by the names
 --   then      number of reads to keep apart, followed by consumer and ms of delivery of each
 --   then      the ids that this process has in flight
 -- Returns {taken, of how many the entry was gone, ms until the next parked message is due or -1,
@@ -53,14 +56,14 @@ local holders, outage = KEYS[5], KEYS[6]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
 local own_idle, since = tonumber(ARGV[6]), tonumber(ARGV[7])
-local predecessor_read_singly = ARGV[8] == '1'
+local predecessor_read_singly, predecessor_is_foreign = ARGV[8] == '1', ARGV[8] == 'foreign'
 local max_crashes, startable, most = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local due_rank, own_from = tonumber(ARGV[12]), ARGV[13]
 local dead_rank, dead_from, foreign_from = tonumber(ARGV[14]), ARGV[15], ARGV[16]
-local due_comes_last = ARGV[17] == '1'
+local due_comes_last, foreign_idle = ARGV[17] == '1', tonumber(ARGV[18])
 local foreign, apart, in_flight = {}, {}, {}
-local next_argument = 19
-for _ = 1, ARGV[18] do
+local next_argument = 20
+for _ = 1, ARGV[19] do
   foreign[#foreign + 1] = ARGV[next_argument]
   next_argument = next_argument + 1
 end
@@ -72,10 +75,13 @@ end
 for i = next_argument + 1, #ARGV do in_flight[ARGV[i]] = true end
 
 local now = now_ms()
-local other = claimed_by_another(holders, consumer, identity)
-if other then
-  if lease_end_of(presence, consumer) > now then return redis.error_reply('HELD ' .. other) end
-  -- The next heartbeat takes the name back.
+local current = redis.call('HGET', holders, consumer)
+if not current or not is_of(current, identity) then
+  if current and lease_end_of(presence, consumer) > now then
+    return redis.error_reply('HELD ' .. current)
+  end
+  -- The next heartbeat takes the name back. Until then nothing is taken under a name that is not on
+  -- record: a crash with it would look like another program's.
   return {{}, 0, -1, due_rank, own_from, dead_rank, dead_from, foreign_from, 0, 0}
 end
 
@@ -85,6 +91,18 @@ local has_history = redis.call('HLEN', history) > 0
 local function failures_of(id)
   local notes = has_history and redis.call('HGET', history, id)
   return notes and select(2, notes:gsub('\n', '')) or 0
+end
+
+-- How many deliveries by this library the history of a message tells of. Each failure was one, and
+-- the last one says as which delivery it came, those before it that ended in a crash included.
+local function deliveries_on_record(id)
+  local notes = has_history and redis.call('HGET', history, id)
+  if not notes then return 0 end
+  local failures, last_attempt = 0, 0
+  for line in notes:gmatch('[^\n]+') do
+    failures, last_attempt = failures + 1, tonumber(line:match('"attempt": (%d+)') or 0)
+  end
+  return math.max(failures, last_attempt)
 end
 
 local function is_startable(crashes)
@@ -230,7 +248,9 @@ local function look_at_own()
     local id, idle_ms, deliveries = row[1], row[3], row[4]
     local was_a_predecessors = idle_ms > age
     if not in_flight[id] and (was_a_predecessors or idle_ms >= own_idle) then
-      if was_a_predecessors then deliveries = deliveries + 1 end
+      if was_a_predecessors then
+        deliveries = (predecessor_is_foreign and deliveries_on_record(id) or deliveries) + 1
+      end
       take_left_behind(id, deliveries, consumer, seen_at - idle_ms)
     end
   end
@@ -243,7 +263,7 @@ end
 
 -- Visit messages of a consumer from an id on, `room` of them at most, and take what has been idle
 -- for so long. Returns how many it has visited, and where to go on, or nil if these were all.
-local function look_at(name, from, idle, room)
+local function look_at(name, from, idle, room, is_foreign)
   local looked_at = 0
   while looked_at < room do
     local page = math.min(PAGE, room - looked_at)
@@ -252,7 +272,8 @@ local function look_at(name, from, idle, room)
     for _, row in ipairs(rows) do
       looked_at, from = looked_at + 1, '(' .. row[1]
       if row[3] >= idle and not in_flight[row[1]] then
-        take_left_behind(row[1], row[4] + 1, name, seen_at - row[3])
+        local before = is_foreign and deliveries_on_record(row[1]) or row[4]
+        take_left_behind(row[1], before + 1, name, seen_at - row[3])
         if is_full() then return looked_at, from end
       end
     end
@@ -278,7 +299,7 @@ local function look_at_dead()
       end
       local rows, go_on_from = 0, nil
       if names[i] ~= consumer then
-        rows, go_on_from = look_at(names[i], dead_from, 0, LOOK - looked_at)
+        rows, go_on_from = look_at(names[i], dead_from, 0, LOOK - looked_at, false)
         looked_at = looked_at + rows
       end
       if go_on_from and not is_full() then
@@ -307,7 +328,8 @@ local function look_at_foreign()
     local go_on_from
     if not redis.call('ZSCORE', presence, name) then
       local rows
-      rows, go_on_from = look_at(name, n == 1 and foreign_from or '-', lease, LOOK - looked_at)
+      local from = n == 1 and foreign_from or '-'
+      rows, go_on_from = look_at(name, from, foreign_idle, LOOK - looked_at, true)
       looked_at = looked_at + rows
     end
     if go_on_from then
@@ -337,6 +359,7 @@ local function look_at_what_was_left()
 end
 
 write_even_when_full(presence)
+for _, name in ipairs(foreign) do restore_lease(presence, holders, name, now + lease) end
 if due_comes_last then
   look_at_what_was_left()
   if not is_full() then look_at_due() end
