@@ -72,6 +72,7 @@ class Pool:
             commands=commands,
             in_flight=self.in_flight,
             own_idle_seconds=6.0,
+            foreign_idle_seconds=30.0,
             max_crashes=3,
             recorder=recorder,
             logger=LOGGER,
