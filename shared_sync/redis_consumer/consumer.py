@@ -209,6 +209,11 @@ class RedisStreamConsumer:
         Blocks and raises as `connect()` does; raises `ConsumerStateError` on a consumer that was
         started or stopped before: make a new one instead. Starts nothing if it is stopped
         meanwhile.
+
+        The threads do not keep the program alive. When it ends, whether or not by an error, the
+        interpreter drains as `stop()` does, for `drain_seconds` and 25 s at most; Ctrl-C then hands
+        running messages back at once. A signal that nobody handles, such as SIGTERM by default,
+        ends the process without that: it is a crash.
         """
         self._life.start()
 

@@ -46,6 +46,7 @@ class Interruptions:
         self._clock = clock  # fixed after construction
         # Written once, by whoever begins the drain.
         self._drain_began_at = math.inf
+        self._moment_seconds = MOMENT_SECONDS
         self._drains = threading.Event()
 
     def drain_begins(self) -> None:
@@ -53,6 +54,14 @@ class Interruptions:
         if not self._drains.is_set():
             self._drain_began_at = self._clock()
             self._drains.set()
+
+    def process_ends(self) -> None:
+        """Note that the interpreter exits: processors cannot start threads any more, for example.
+
+        From now on every failure but a `Reject` comes of that.
+        """
+        self._moment_seconds = math.inf
+        self.drain_begins()
 
     def explain(self, error: BaseException, attempt: Attempt) -> bool:
         """Return whether an attempt failed with this error because the consumer was to stop.
@@ -72,7 +81,7 @@ class Interruptions:
             return True
         if isinstance(error, Reject):
             return False
-        return attempt.ended_at <= self._drain_began_at + MOMENT_SECONDS
+        return attempt.ended_at <= self._drain_began_at + self._moment_seconds
 
 
 def _hold_seconds(codes: set[int], attempt: Attempt) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedRecorder, Logger
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
-from shared_sync.redis_consumer import signals
+from shared_sync.redis_consumer import at_exit, signals
 from shared_sync.redis_consumer.health import threads_ended
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.pool import POLL_SECONDS, SHUTDOWN_GRACE_SECONDS, Pool
@@ -108,6 +108,19 @@ class Lifecycle:
                 return False
         return self._clean
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it runs or drains, in this process."""
+        return self.state in (State.RUNNING, State.DRAINING)
+
+    def end_with_process(self, longest_seconds: float) -> None:
+        """Begin to drain, as the interpreter exits: no failure is charged any more.
+
+        Blocks until it has drained where Python starts no more threads, as from 3.12 on.
+        """
+        self.pool.interruptions.process_ends()
+        self._begin_drain(min(self._options.drain_seconds, longest_seconds))
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the consumer has stopped; return whether it has."""
         return self._stopped.wait(timeout)
@@ -184,6 +197,7 @@ class Lifecycle:
             except RuntimeError as error:
                 failure = ConsumerBroken(f"the pool's threads cannot be started: {error}")
             else:
+                at_exit.drain_at_exit(self)
                 return True
         self._begin_drain(0)
         self._stopped.wait(SHUTDOWN_GRACE_SECONDS)
@@ -242,7 +256,11 @@ class Lifecycle:
     def _drain(self) -> None:
         clean = left = False
         try:
-            clean, left = self.pool.drain(lambda: self._stop_by)
+            try:
+                clean, left = self.pool.drain(lambda: self._stop_by)
+            except KeyboardInterrupt:  # of somebody in whose thread it drains, for want of another
+                self._stop_by = time.monotonic()
+                clean, left = self.pool.drain(lambda: self._stop_by)
         finally:
             with self._lock:
                 self.state = State.STOPPED
