@@ -199,13 +199,16 @@ class Monitor:
 
     def _family(self, name: str, value: float) -> Metric:
         family: CounterMetricFamily | GaugeMetricFamily
+        labels = {"instance_id": self._metrics.instance_id}
+        if self._keys is not None:
+            labels |= {"group": self._keys.group, "stream": self._keys.stream}
         if name.endswith("_total"):
-            family = CounterMetricFamily(name, _DESCRIPTIONS[name], labels=["instance_id"])
+            family = CounterMetricFamily(name, _DESCRIPTIONS[name], labels=list(labels))
         else:
             about = catalogue.KNOWN.get(name)
             text = about.help if about else _DESCRIPTIONS[name]
-            family = GaugeMetricFamily(name, text, labels=["instance_id"])
-        family.add_metric([self._metrics.instance_id], value)
+            family = GaugeMetricFamily(name, text, labels=list(labels))
+        family.add_metric(list(labels.values()), value)
         return family
 
     def _values(self) -> dict[str, float | None]:

@@ -18,10 +18,11 @@ Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 class Recorder(Protocol):
     """What the consumer needs of a metrics registry; `WorkerMetrics` is one.
 
-    Three more methods are used if the registry has them: `record_error(error)`, instead of the
-    counter `errors.<type>`; `record_batch(counters=..., durations=...)`, which records all of its
-    values or, if it raises, none; and `quantile_seconds(name, share, min_count=...)`, which returns
-    how long such a duration takes, or None.
+    More methods are used if the registry has them: `record_error(error)`, instead of the counter
+    `errors.<type>`; `record_batch(counters=..., durations=...)`, which records all of its values
+    or, if it raises, none; `record_queue(sizes, stream=..., group=...)`, instead of a gauge for
+    each size; and `quantile_seconds(name, share, min_count=...)`, which returns how long such a
+    duration takes, or None.
     """
 
     def increment_counter(self, name: str, value: float = 1) -> None:
@@ -73,6 +74,7 @@ class GuardedRecorder:
         self._recorder = recorder
         self._record_error = getattr(recorder, "record_error", None)
         self._record_batch = getattr(recorder, "record_batch", None)
+        self._record_queue = getattr(recorder, "record_queue", None)
         self._quantile_seconds = getattr(recorder, "quantile_seconds", None)
         self._logger = logger
         # Only ever added to, by any thread.
@@ -97,6 +99,16 @@ class GuardedRecorder:
         """Set a gauge to `value`."""
         if self._recorder is not None:
             self._guard(name, self._recorder.set_gauge, name, value)
+
+    def record_queue(self, sizes: Mapping[str, float | None], *, stream: str, group: str) -> None:
+        """Record the sizes of the queue of a stream and group, as far as they are known."""
+        if self._record_queue is not None:
+            record = partial(self._record_queue, sizes, stream=stream, group=group)
+            self._guard("the sizes of the queue", record)
+            return
+        for name, size in sizes.items():
+            if size is not None:
+                self.set_gauge(name, size)
 
     def record_error(self, error: BaseException | str) -> None:
         """Count an error, or one of which only the name of the type is known."""

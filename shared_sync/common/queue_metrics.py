@@ -18,6 +18,9 @@ DESCRIPTIONS: Final = {
     DEAD_LETTERS: "Messages given up on and kept.",
 }
 
+LABELS: Final = ("group", "stream")
+"""The labels of these metrics for Prometheus: every worker of a group exports the same values."""
+
 
 def queue_values(
     *,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, Final
 
+from shared_sync.common import queue_metrics
 from shared_sync.metrics.labels import LabelSet
 from shared_sync.metrics.snapshot import DurationSnapshot, MetricsSnapshot
 from shared_sync.metrics.values import within
@@ -48,8 +50,21 @@ def to_dict(snapshot: MetricsSnapshot) -> dict[str, Any]:
             data[name] = snapshot.total(name)
             data |= {name + _suffix(key): at.total for key, at in counters.items() if key}
     for name, gauges in snapshot.gauges.items():
-        data |= {name + _suffix(key): level for key, level in gauges.items()}
+        data |= _queue(name, gauges) if name in queue_metrics.DESCRIPTIONS else _gauge(name, gauges)
     return data
+
+
+def _gauge(name: str, gauges: Mapping[LabelSet, float]) -> dict[str, float]:
+    return {name + _suffix(key): level for key, level in gauges.items()}
+
+
+def _queue(name: str, gauges: Mapping[LabelSet, float]) -> dict[str, float]:
+    """Return a gauge of queues: without labels for one queue, else with their sum."""
+    queues = [level for key, level in gauges.items() if tuple(dict(key)) == queue_metrics.LABELS]
+    if not queues:
+        return _gauge(name, gauges)
+    parts = _gauge(name, gauges) if len(queues) > 1 else {}
+    return {**parts, name: within(sum(queues))}
 
 
 def _built_in(snapshot: MetricsSnapshot) -> dict[str, Any]:

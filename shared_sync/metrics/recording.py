@@ -174,6 +174,16 @@ class SeriesRecorder(SeriesStore):
             else:
                 self._gauges[key] = delta
 
+    def record_queue(self, sizes: Mapping[str, float | None], *, stream: str, group: str) -> None:
+        """Set the gauges of a queue, such as `queue_depth`, for one stream and group.
+
+        For Prometheus they have the labels `stream` and `group`. In JSON they have no labels; if
+        there are several queues, each is the sum, and those of each queue are beside it. A size
+        that is None stays what it was.
+        """
+        known = {name: size for name, size in sizes.items() if size is not None}
+        self.record_batch(gauges=known, labels={"group": group, "stream": stream})
+
     # --- many at once ---
 
     def record_batch(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from shared_sync.common.guarded import Logger, Recorder
+from shared_sync.common.guarded import GuardedRecorder, Logger
 from shared_sync.common.log_once import LogOnce
 from shared_sync.common.queue_metrics import queue_values
 from shared_sync.connection.availability import Availability
@@ -46,7 +46,7 @@ class Heartbeat:
         activity: Activity,
         recovery: Recovery,
         availability: Availability,
-        recorder: Recorder,
+        recorder: GuardedRecorder,
         logger: Logger,
         lease_seconds: float,
         server_clock: ServerClock,
@@ -126,6 +126,5 @@ class Heartbeat:
             parked=queue.parked,
             dead_letters=queue.dead,
         )
-        for name, size in sizes.items():
-            if size is not None:
-                self._recorder.set_gauge(name, size)
+        keys = self._commands.keys
+        self._recorder.record_queue(sizes, stream=keys.stream, group=keys.group)

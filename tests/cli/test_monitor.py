@@ -61,11 +61,12 @@ def test_metrics_are_there_for_prometheus_without_what_is_not_known(
     assert "queue_depth" not in before
     monitor.inspect()
     text = monitor.render_prometheus().decode()
-    assert '\nqueue_depth{instance_id="monitor"} 1.0\n' in text
+    labels = '{group="workers",instance_id="monitor",stream="jobs"}'
+    assert f"\nqueue_depth{labels} 1.0\n" in text
     assert "# HELP queue_depth Messages that are not finished." in text
     assert "# TYPE consumers_alive gauge" in text
     if not str(client.info("server")["redis_version"]).startswith("6."):
-        assert '\nentries_added_total{instance_id="monitor"} 1.0\n' in text
+        assert f"\nentries_added_total{labels} 1.0\n" in text
     assert monitor.render_openmetrics().decode().endswith("# EOF\n")
     monitor.stop()
 

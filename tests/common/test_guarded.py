@@ -157,3 +157,13 @@ def test_without_a_recorder_nothing_happens() -> None:
     own.record_error(ValueError())
     own.set_gauge("jobs_unsettled", 1)
     own.flush()
+
+
+def test_the_sizes_of_a_queue_reach_any_recorder_as_far_as_they_are_known() -> None:
+    metrics, figures = WorkerMetrics("w"), Figures()
+    sizes = {"queue_depth": 3, "jobs_parked": None}
+    for recorder in (metrics, figures):
+        GuardedRecorder(recorder, LOGGER).record_queue(sizes, stream="jobs", group="stt")
+    assert figures.gauges == {"queue_depth": 3}
+    labels = (("group", "stt"), ("stream", "jobs"))
+    assert metrics.snapshot().gauges == {"queue_depth": {labels: 3}}

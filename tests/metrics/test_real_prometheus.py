@@ -25,6 +25,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared_sync import RedisStreamProducer, WorkerMetrics
+from shared_sync.common.queue_metrics import DESCRIPTIONS
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.metrics.catalogue import CONSUMER, SERVICES, MetricDescription
 from shared_sync.metrics.process import ProcessSample
@@ -222,7 +223,15 @@ def test_gauges_are_those_of_the_json_in_base_units(scraped: Scraped) -> None:
     shown = scraped.json()
     assert scraped.value("speech_temperature") == shown["temperature"] == -4.25
     assert scraped.value("speech_model_memory_bytes") == shown["model_memory"] * 1024**2
-    assert scraped.value("speech_queue_depth") == shown["queue_depth"] == 0
+    eventually(lambda: scraped.value("speech_queue_depth") == scraped.json()["queue_depth"] == 0)
+
+
+def test_the_sizes_of_a_queue_say_of_which_one(scraped: Scraped) -> None:
+    """All workers of a group export the same ones, so that they must not be added up."""
+    ((labels, _),) = scraped.query("max by (stream, group) (speech_queue_depth)")
+    assert labels == {"stream": "calls", "group": "stt-workers"}
+    for name in DESCRIPTIONS:
+        assert f"{name}{{group=stt-workers,stream=calls}}" not in scraped.json()
 
 
 @pytest.mark.parametrize(

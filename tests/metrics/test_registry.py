@@ -179,3 +179,38 @@ def test_a_quantile_is_that_of_all_labels_and_spellings(metrics: WorkerMetrics) 
     metrics.record_duration("latency", 5.0, {"language": "de"})
     metrics.record_duration("another", 9.0)
     assert metrics.quantile_seconds("latency_seconds", 1.0, min_count=2) == 5
+
+
+# Queues
+
+
+def queue_of(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: data[name] for name in data if name.startswith(("queue_depth", "jobs_parked"))}
+
+
+def test_the_sizes_of_one_queue_have_no_labels_in_json(metrics: WorkerMetrics) -> None:
+    metrics.record_queue({"queue_depth": 7, "jobs_parked": 1}, stream="jobs", group="stt")
+    metrics.record_queue({"queue_depth": 8, "jobs_parked": None}, stream="jobs", group="stt")
+    assert queue_of(metrics.get_metrics_data()) == {"queue_depth": 8, "jobs_parked": 1}
+    metrics.alert("queue_depth", above=7)
+    assert metrics.get_basic_health_data()["status"] == "degraded"
+
+
+def test_the_sizes_of_several_queues_are_shown_apart_and_added_up(metrics: WorkerMetrics) -> None:
+    metrics.record_queue({"queue_depth": 7}, stream="jobs", group="stt")
+    metrics.record_queue({"queue_depth": 2}, stream="texts", group="translation")
+    assert queue_of(metrics.get_metrics_data()) == {
+        "queue_depth": 9,
+        "queue_depth{group=stt,stream=jobs}": 7,
+        "queue_depth{group=translation,stream=texts}": 2,
+    }
+
+
+def test_a_queue_that_a_program_measures_itself_is_a_gauge_like_others(
+    metrics: WorkerMetrics,
+) -> None:
+    metrics.set_gauge("queue_depth", 3)
+    metrics.set_gauge("jobs_parked", 4, {"queue": "a"})
+    assert queue_of(metrics.get_metrics_data()) == {"queue_depth": 3, "jobs_parked{queue=a}": 4}
+    metrics.record_queue({"queue_depth": 7}, stream="jobs", group="stt")
+    assert metrics.get_metrics_data()["queue_depth"] == 7

@@ -11,7 +11,7 @@ from helpers import Clock, Figures
 from protocol_client import KEYS
 from readers import ScriptedConnection, first
 
-from shared_sync.common.guarded import GuardedLogger
+from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.commands import GroupCommands
@@ -66,7 +66,7 @@ class Scene:
             activity=self.activity,
             recovery=recovery,  # type: ignore[arg-type]
             availability=self.availability,
-            recorder=self.figures,
+            recorder=GuardedRecorder(self.figures, LOGGER),
             logger=LOGGER,
             lease_seconds=lease_seconds,
             server_clock=self.server_clock,
