@@ -24,6 +24,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import psutil
 
 from shared_sync.common import arguments as arguments_check
+from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.errors import ConfigurationError
 from shared_sync.metrics import alerts as metrics_alerts
 from shared_sync.metrics import cgroup, labels
@@ -50,13 +51,18 @@ class HasAlerts(Protocol):
     def get_alerts(self) -> list[dict[str, Any]]: ...
 
 
-def redis(redis_url: str, *, timeout_seconds: float = 1.5) -> Check:
+def redis(
+    redis_url: str,
+    *,
+    timeout_seconds: float = 1.5,
+    credential_provider: CredentialProvider | None = None,
+) -> Check:
     """Return a check that Redis answers: unhealthy if it does not.
 
     The check sends PING over one connection, which stays open and is opened again after an error.
     If the user lacks the right to PING, it sends TIME instead, which is among the least rights of a
-    worker; a server that is still loading its data counts as healthy then. `redis_url` is as for a
-    consumer; for a cluster, any node may answer.
+    worker; a server that is still loading its data counts as healthy then. `redis_url` and
+    `credential_provider` are as for a consumer; for a cluster, any node may answer.
 
     The check blocks for up to `timeout_seconds` (0.01 to 60) for the answer, and as long again for
     a new connection. Its value `round_trip_ms` is the time of the answer alone.
@@ -64,7 +70,9 @@ def redis(redis_url: str, *, timeout_seconds: float = 1.5) -> Check:
     from shared_sync.connection.ping import RedisPing  # noqa: PLC0415 - loads Redis
 
     arguments_check.number("timeout_seconds", timeout_seconds, 0.01, 60)
-    return RedisPing(redis_url, timeout_seconds=timeout_seconds)
+    return RedisPing(
+        redis_url, timeout_seconds=timeout_seconds, credential_provider=credential_provider
+    )
 
 
 def disk_space(

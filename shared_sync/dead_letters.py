@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from shared_sync.common import arguments
-from shared_sync.connection import discovery
+from shared_sync.connection.credentials import CredentialProvider
+from shared_sync.connection.discovery import connector_of_process
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import DeadLetterMissing
 from shared_sync.protocol import dead_letter_commands, dead_letter_layout, nearest_names
@@ -79,6 +80,7 @@ class DeadLetters:
         stream_name: The stream to which the messages were published.
         consumer_group: The group that gave them up.
         timeout_seconds: Longest wait for a reply of the server, and for a connection, 5 s at most.
+        credential_provider: Is asked for user and password at each connect, as for a consumer.
 
     Raises:
         ConfigurationError: An argument cannot work.
@@ -91,15 +93,18 @@ class DeadLetters:
         consumer_group: str,
         *,
         timeout_seconds: float = 10.0,
+        credential_provider: CredentialProvider | None = None,
     ) -> None:
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         self._keys = Keys.of(stream_name, consumer_group)
         self._connections = ConnectionPool(
             partial(
-                discovery.connector,
+                connector_of_process,
                 redis_url,
                 key=stream_name,
                 reply_timeout_seconds=timeout_seconds,
+                role="dead-letters",
+                credential_provider=credential_provider,
             ),
             wait_seconds=timeout_seconds,
         )

@@ -8,8 +8,9 @@ from functools import partial
 from types import TracebackType
 
 from shared_sync.common import arguments
-from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
+from shared_sync.connection.credentials import CredentialProvider
+from shared_sync.connection.discovery import connector_of_process
 from shared_sync.connection.driver_errors import NotRun
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.connection.scripts import Command
@@ -54,6 +55,7 @@ class RedisStreamProducer:
             own, if all are in use; and for one to be opened, 5 s at most.
         max_connections: Connections that may be open at a time, in each process. A thread that
             needs one more waits up to `timeout_seconds`, then `RedisUnavailable` is raised.
+        credential_provider: Is asked for user and password at each connect, as for a consumer.
 
     Raises:
         ConfigurationError: An argument cannot work.
@@ -67,6 +69,7 @@ class RedisStreamProducer:
         max_queue_depth: int | None = None,
         timeout_seconds: float = 10.0,
         max_connections: int = MAX_CONNECTIONS,
+        credential_provider: CredentialProvider | None = None,
     ) -> None:
         check_stream_name(stream_name)
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
@@ -78,10 +81,12 @@ class RedisStreamProducer:
         self._max_queue_depth = max_queue_depth
         self._connections = ConnectionPool(
             partial(
-                discovery.connector,
+                connector_of_process,
                 redis_url,
                 key=stream_name,
                 reply_timeout_seconds=timeout_seconds,
+                role="producer",
+                credential_provider=credential_provider,
             ),
             most=max_connections,
             wait_seconds=timeout_seconds,

@@ -19,8 +19,9 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection
 from redis.retry import Retry
 
-from shared_sync.connection import url
+from shared_sync.connection import client_names, credentials, url
 from shared_sync.connection.connection import Connect
+from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.search import MasterSearch, OwnerSearch, Search, make_ask, slot_of
 from shared_sync.connection.url import Node
 from shared_sync.errors import ConfigurationError
@@ -43,10 +44,18 @@ _KEEPALIVE: Final = {
 _TLS_FILES: Final = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 
-def connector(redis_url: str, *, key: str | None, reply_timeout_seconds: float) -> Connect:
+def connector(
+    redis_url: str,
+    *,
+    key: str | None,
+    reply_timeout_seconds: float,
+    client_name: str = client_names.PREFIX,
+    credential_provider: CredentialProvider | None = None,
+) -> Connect:
     """Return a function that makes connections to `redis_url`, not opened yet. Never blocks.
 
-    In a cluster they lead to the node that owns the slot of `key`, or to any node for None.
+    In a cluster they lead to the node that owns the slot of `key`, or to any node for None. They
+    have the `client_name`, unless the URL has one. The provider is asked at each connect.
     Connections wait for a reply up to `reply_timeout_seconds`, and as long to be opened, 5 s at
     most. They retry nothing by themselves: a command that the driver sent a second time would
     publish twice, or leave a batch pending. Raises `ConfigurationError` for a URL that cannot be
@@ -54,6 +63,7 @@ def connector(redis_url: str, *, key: str | None, reply_timeout_seconds: float) 
     """
     address = url.read(redis_url)
     timeout = min(CONNECT_TIMEOUT_SECONDS, reply_timeout_seconds)
+    name = address.options.get("client_name", client_name)
     options = address.options | {
         "socket_timeout": reply_timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
@@ -61,7 +71,17 @@ def connector(redis_url: str, *, key: str | None, reply_timeout_seconds: float) 
         "health_check_interval": 0,
         "decode_responses": False,
         "protocol": 2,
+        "redis_connect_func": client_names.Greeting(name),
+        "client_name": None,
+        "credential_provider": None,
     }
+    if credential_provider is not None:
+        if "password" in options or "username" in options:
+            raise ConfigurationError(
+                "redis_url has a user or password although credential_provider is given; leave "
+                "them out of redis_url"
+            )
+        options["credential_provider"] = credentials.of_server(credential_provider)
     connection_class = options.pop("connection_class", Connection)
     if "path" not in options:
         options |= {
@@ -72,7 +92,7 @@ def connector(redis_url: str, *, key: str | None, reply_timeout_seconds: float) 
     if connection_class is SSLConnection:
         _check_tls(options)
     if address.master:
-        ask = make_ask(connection_class, _for_sentinels(options), timeout)
+        ask = make_ask(connection_class, _for_sentinels(options, credential_provider), timeout)
         options["search"] = MasterSearch(address.nodes, ask, timeout, address.master)
     elif address.is_cluster:
         ask = make_ask(connection_class, options, timeout)
@@ -90,6 +110,14 @@ def connector(redis_url: str, *, key: str | None, reply_timeout_seconds: float) 
     return connect
 
 
+def connector_of_process(redis_url: str, *, role: str, **options: Any) -> Connect:
+    """Return `connector()`; the connections have a name that tells role, host and process.
+
+    Called again in a forked process, it gives them another name.
+    """
+    return connector(redis_url, client_name=client_names.of_process(role), **options)
+
+
 def _check_tls(options: dict[str, Any]) -> None:
     for name in _TLS_FILES:
         if name in options and not Path(options[name]).exists():
@@ -98,12 +126,18 @@ def _check_tls(options: dict[str, Any]) -> None:
     options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
 
 
-def _for_sentinels(options: dict[str, Any]) -> dict[str, Any]:
+def _for_sentinels(options: dict[str, Any], provider: CredentialProvider | None) -> dict[str, Any]:
     """Remove the options for Sentinels from `options`, and return those for connections to them."""
-    own = options | {"db": 0, "client_name": None}
+    own = options | {"db": 0}
     for name in ("username", "password"):
         own.pop(f"sentinel_{name}", None)
         own[name] = options.pop(f"sentinel_{name}", None)
+    own["credential_provider"] = None if provider is None else credentials.of_sentinels(provider)
+    if own["credential_provider"] is not None and (own["username"] or own["password"]):
+        raise ConfigurationError(
+            "redis_url has a user or password of the Sentinels although credential_provider has "
+            "get_sentinel_credentials(); leave them out of redis_url"
+        )
     return own
 
 

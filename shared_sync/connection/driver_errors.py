@@ -112,8 +112,11 @@ def translate(error: Exception) -> SharedSyncError:
 
     A connection that broke, in whatever way, becomes `RedisUnavailable`, as does a server that
     cannot serve now; a wrong password and a missing right become `RedisAccessDenied`. Any other
-    error reply becomes `RedisRefused` with its code, or `GroupMissing`.
+    error reply becomes `RedisRefused` with its code, or `GroupMissing`. An error of this library
+    stays what it is.
     """
+    if isinstance(error, SharedSyncError):
+        return error
     code = _code_of(error)
     text = str(error).strip() or type(error).__name__
     if code != "ERR" and code not in text:

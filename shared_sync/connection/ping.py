@@ -7,8 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from shared_sync.connection import discovery, url
+from shared_sync.connection import url
 from shared_sync.connection.connection import Connection
+from shared_sync.connection.credentials import CredentialProvider
+from shared_sync.connection.discovery import connector_of_process
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import RedisAccessDenied, SharedSyncError
 
@@ -28,6 +30,7 @@ class RedisPing:
         redis_url: str,
         *,
         timeout_seconds: float,
+        credential_provider: CredentialProvider | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Raises `ConfigurationError` for a `redis_url` that cannot be used."""
@@ -36,7 +39,12 @@ class RedisPing:
         self._clock = clock
         self._connections = ConnectionPool(
             partial(
-                discovery.connector, redis_url, key=None, reply_timeout_seconds=timeout_seconds
+                connector_of_process,
+                redis_url,
+                key=None,
+                reply_timeout_seconds=timeout_seconds,
+                role="check",
+                credential_provider=credential_provider,
             ),
             wait_seconds=timeout_seconds,
         )

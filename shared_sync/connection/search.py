@@ -31,7 +31,11 @@ Ask = Callable[..., Any]
 def make_ask(connection_class: Any, options: dict[str, Any], limit_seconds: float) -> Ask:
     # A node that hangs must leave time to ask others.
     timeout = min(ASK_TIMEOUT_SECONDS, limit_seconds / 4)
-    options = options | {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    options = options | {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "redis_connect_func": None,
+    }
 
     def ask(node: Node, *command: str) -> Any:
         connection = connection_class(host=node.host, port=node.port, **options)

@@ -11,6 +11,7 @@ from typing import Any
 from shared_sync.common import arguments
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
+from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol import inspection
 from shared_sync.redis_consumer import identity
@@ -99,6 +100,9 @@ class RedisStreamConsumer:
             5 minutes are failures or dead letters, if there were 20 outcomes. None for no limit.
         drain_seconds: How long `stop()` lets running messages finish before it hands them back.
         block_seconds: Longest wait of one read, up to 2.
+        credential_provider: Is asked for user and password at each connect, so that they may change
+            while the consumer runs; a `redis.CredentialProvider` or anything with its method
+            `get_credentials()`. redis_url has none then. None for those in `redis_url`.
 
     Raises:
         ConfigurationError: An argument that cannot work.
@@ -130,6 +134,7 @@ class RedisStreamConsumer:
         max_failure_share: float | None = 0.5,
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
+        credential_provider: CredentialProvider | None = None,
     ) -> None:
         # Fixed after construction.
         options = Options(
@@ -155,6 +160,7 @@ class RedisStreamConsumer:
             max_failure_share=max_failure_share,
             drain_seconds=drain_seconds,
             block_seconds=block_seconds,
+            credential_provider=credential_provider,
         )
         check_processor(message_processor)
         arguments.logger("logger", logger)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
+from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.errors import ConfigurationError
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.keys import Keys
@@ -44,6 +45,7 @@ class Options:
     max_failure_share: float | None
     drain_seconds: float
     block_seconds: float
+    credential_provider: CredentialProvider | None = None
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` for an option that cannot work."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from shared_sync.common.guarded import Logger, Recorder
+from shared_sync.connection import client_names, discovery
 from shared_sync.connection import connection as redis_connection
-from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import GroupMissing, SharedSyncError
 from shared_sync.protocol import groups
@@ -67,6 +67,8 @@ class Subscription:
             self._options.redis_url,
             key=self._options.stream_name,
             reply_timeout_seconds=reply_seconds,
+            client_name=client_names.of_consumer(self._options.consumer_id),
+            credential_provider=self._options.credential_provider,
         )
 
     def connection(self) -> Connection:
