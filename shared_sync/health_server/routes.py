@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -18,6 +19,7 @@ from shared_sync.health_server.access import METHODS, SAFE_HEADERS, Access
 from shared_sync.health_server.answers import Answers
 from shared_sync.health_server.compression import Body, compress
 from shared_sync.health_server.content_negotiation import Format
+from shared_sync.health_server.http_log import HttpLog
 from shared_sync.health_server.state import HealthState
 from shared_sync.health_server.waiting import Busy, CallFailed
 
@@ -50,6 +52,7 @@ _OPEN: Final = frozenset({"index", "page", *PROBES})
 def make_app(state: HealthState, instance_id: str, access: Access, *, details: bool) -> Flask:
     """Return the application. Any thread may call it."""
     app = Flask(__name__, static_folder=None)
+    app.logger = HttpLog(logging.getLogger(__name__))  # type: ignore[assignment]
     # /health/ is answered too, and no path with a redirect.
     app.url_map = Map(strict_slashes=False, merge_slashes=False)
     _Routes(state, instance_id, access, details=details).register(app)

@@ -11,13 +11,15 @@ from time import monotonic
 from typing import Any
 
 from waitress import wasyncore
+from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.server import create_server
+from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from shared_sync.common.loop import Loop
 from shared_sync.health_server.access import SAFE_HEADERS
+from shared_sync.health_server.http_log import HttpLog
 
 WORKERS = 8
 """Threads that make answers. Most may wait for a callback; the others stay free for probes."""
@@ -44,6 +46,9 @@ CONNECTIONS = 100
 FREE_CONNECTIONS = 10
 """Kept free for new clients, by closing the connections that have waited longest."""
 
+REST_SECONDS = 0.5
+"""After the system has refused to hand out a connection, because of too many open files, say."""
+
 NEW_SECONDS = 0.25
 """How old a connection must be before it may be closed to make room."""
 
@@ -64,7 +69,7 @@ _WAITRESS: dict[str, Any] = {
 _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[^\s,/\\?#@\[\]:]*)(?::\d*)?")
 """A name or address with a port. Waitress puts commas between the values of several headers."""
 
-_logger = logging.getLogger("waitress")
+_log = HttpLog(logging.getLogger("waitress"))
 
 
 class HttpServer:
@@ -96,8 +101,7 @@ class HttpServer:
         self._slow_clients = _SlowClients()
         self._is_crowded = False
         try:
-            self._server = self._make_server(app, listener)
-            self._server.channel_class = _Channel
+            self._server: Any = _Server(app, listener, self._sockets, self._workers)
             self._workers.set_thread_count(WORKERS)
             self._loop.start()
         except BaseException:
@@ -141,11 +145,6 @@ class HttpServer:
             else:
                 owner.close()
 
-    def _make_server(self, app: Callable[..., Any], listener: socket.socket) -> Any:
-        return create_server(
-            app, map=self._sockets, sockets=[listener], _dispatcher=self._workers, **_WAITRESS
-        )
-
     def _serve(self) -> None:
         """One step of the serving thread."""
         self._handle_sockets(CROWDED_WAIT_SECONDS if self._is_crowded else WAIT_SECONDS)
@@ -182,7 +181,7 @@ class HttpServer:
 
 
 def _log_error(error: BaseException, _failures: int) -> float:
-    _logger.error("serving HTTP failed and goes on in a second", exc_info=error)
+    _log.error("serving HTTP failed and goes on in a second", exc_info=error)
     return 1.0
 
 
@@ -255,13 +254,6 @@ class _Request(HTTPRequestParser):
             raise ParsingError("Host header is invalid, or there are several")
 
 
-class _EscapingLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11
-    """Waitress's log. It has paths as clients send them, so line breaks in it are escaped."""
-
-    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
-        return str(msg).encode("unicode_escape").decode(), kwargs
-
-
 class _ErrorTask(ErrorTask):
     """Sends an error of waitress itself, with the headers that all answers have."""
 
@@ -273,12 +265,52 @@ class _ErrorTask(ErrorTask):
 class _Channel(HTTPChannel):
     error_task_class = _ErrorTask
     parser_class = _Request
-    logger = _EscapingLogger(_logger, {})  # type: ignore[assignment]
+    logger = _log  # type: ignore[assignment]
+
+
+class _Server(TcpWSGIServer):
+    """Waitress's listening socket, which rests when the system refuses to hand out connections.
+
+    Otherwise a process without free file descriptors would try again and again without a pause.
+    """
+
+    channel_class = _Channel
+    logger = _log  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        listener: socket.socket,
+        sockets: dict[int, Any],
+        workers: ThreadedTaskDispatcher,
+    ) -> None:
+        self._rests_until = 0.0
+        super().__init__(
+            app,
+            sockets,
+            True,
+            listener,
+            dispatcher=workers,
+            adj=Adjustments(sockets=[listener], **_WAITRESS),
+            sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
+            bind_socket=False,
+        )
+
+    def accept(self) -> Any:
+        try:
+            return super().accept()
+        except OSError:
+            self._rests_until = monotonic() + REST_SECONDS
+            raise
+
+    def readable(self) -> bool:
+        return super().readable() and monotonic() >= self._rests_until
 
 
 class _Workers(ThreadedTaskDispatcher):
     """Waitress's worker threads, with names, and kept so that they can be joined."""
 
+    logger = _log  # type: ignore[assignment]
     # Waitress warns about every request that waits for a moment; that is normal here.
     queue_logger = logging.Logger(__name__, level=logging.CRITICAL)
 

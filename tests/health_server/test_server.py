@@ -265,7 +265,7 @@ def test_fifty_starts_and_stops_leave_no_thread_and_no_descriptor():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
-@pytest.mark.parametrize("part", [(threading.Thread, "start"), (wsgi, "create_server")])
+@pytest.mark.parametrize("part", [(threading.Thread, "start"), (wsgi, "_Server")])
 def test_a_start_that_fails_leaves_nothing(monkeypatch, part):
     server = HealthServer("worker-1", 0, None, dict, host="127.0.0.1")
     files = descriptors()
