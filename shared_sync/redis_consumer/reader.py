@@ -64,6 +64,10 @@ class Reader:
         # Owned by the reader's thread.
         self._prefetch = prefetch
         self._stream_is_empty = False
+        self._newly_read = 0
+        """How many messages the last read has brought."""
+        self._owes_a_read = False
+        """Whether retries have started since the last read."""
         self._has_waited = False
         """Whether it has waited for a message since the stream was found empty."""
         self._result_bytes = 0
@@ -119,16 +123,25 @@ class Reader:
     # --- fetching ---
 
     def _fetch(self) -> None:
-        if self._recovery.take_turn():
-            most = self._most_to_recover()
-            self._note_size(most)
-            with self._recovery.scan(self.outbox.exchange, most=most) as found:
-                self._in_flight.admit(self.slot, self._source, found)
-        elif self._stream_is_empty:
+        """Fetch what to run next: retries and what the dead have left, or new messages.
+
+        While new messages wait, at most every second message that a reader starts is a retry:
+        after retries it reads, and takes no more of them than that read has brought.
+        """
+        if not self._owes_a_read and self._recovery.take_turn():
+            self._recover()
+        elif self._stream_is_empty and not self._owes_a_read:
             self._wait_for_message()
         else:
             self._has_waited = False
             self._read(self._prefetch.size)
+
+    def _recover(self) -> None:
+        most = self._most_to_recover()
+        self._note_size(most)
+        with self._recovery.scan(self.outbox.exchange, most=most) as found:
+            self._in_flight.admit(self.slot, self._source, found)
+            self._owes_a_read = any(entry.left_by is None for entry in found)
 
     def _most_to_recover(self) -> int:
         """Return how many messages to take over; siblings that wait are left their share.
@@ -137,7 +150,10 @@ class Reader:
         """
         slots = self._in_flight.slots
         idle_siblings = sum(slot.is_idle for slot in slots if slot is not self.slot)
-        return max(1, self._prefetch.size // (1 + idle_siblings))
+        most = self._prefetch.size // (1 + idle_siblings)
+        if not self._stream_is_empty:
+            most = min(most, self._newly_read)
+        return max(1, most)
 
     def _wait_for_message(self) -> None:
         """Wait for one message, or take what waits behind a sibling's job.
@@ -169,6 +185,8 @@ class Reader:
         command = self._commands.read(count, round(wait_seconds * 1000))
         entries = parse_read(self.outbox.exchange(command, blocking=blocking))
         self._stream_is_empty = not entries
+        self._newly_read = len(entries)
+        self._owes_a_read = False
         if entries:
             self._message_bytes = sum(map(len, entries[-1].items))
         self._in_flight.admit_read(self.slot, self._source, entries, newest_before)

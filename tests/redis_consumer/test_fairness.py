@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from typing import Literal
 
 import pytest
 import redis
 from consumers import STREAM, Make, owners
 from helpers import Figures, Gate, eventually
 
-from shared_sync import RedisStreamProducer, RetryPolicy, current_message
+from shared_sync import RedisStreamProducer, Retry, RetryPolicy, current_message
 from shared_sync.redis_consumer.prefetch import MOST, READ_BYTES
 
 Job = dict[str, str]
@@ -71,6 +72,34 @@ def test_retries_that_fall_due_at_once_are_shared_among_waiting_threads(
     producer.publish_many({"n": n} for n in range(4))
     eventually(lambda: len(done) == 4)
     assert moments[-1] - moments[0] < 0.3 + 1, "none starts a second after it was due"
+
+
+@pytest.mark.parametrize("prefetch", [1, 10, "auto"])
+@pytest.mark.parametrize("consumers", [1, 2])
+def test_retries_leave_every_second_start_to_new_messages_while_these_wait(
+    make: Make, producer: RedisStreamProducer, prefetch: int | Literal["auto"], consumers: int
+) -> None:
+    """However many messages fail, and however soon they are tried again."""
+    starts: dict[str, list[bool]] = {}
+    new_ones = 0
+
+    def processor(*_: object) -> None:
+        nonlocal new_ones
+        is_retry = current_message().attempt > 1
+        starts.setdefault(threading.current_thread().name, []).append(is_retry)
+        new_ones += not is_retry
+        raise Retry(delay_seconds=0)
+
+    producer.publish_many({"n": n} for n in range(300))
+    retry = RetryPolicy(max_attempts=1_000_000)
+    made = [make(processor, prefetch=prefetch, retry=retry) for _ in range(consumers)]
+    for consumer in made:
+        consumer.start()
+    eventually(lambda: new_ones == 300)
+    for of_one_reader in starts.values():
+        last_new_one = len(of_one_reader) - of_one_reader[::-1].index(False)
+        while_they_waited = of_one_reader[:last_new_one]
+        assert while_they_waited.count(True) <= while_they_waited.count(False) + 1
 
 
 def test_what_waits_behind_a_long_job_goes_back_uncharged_for_another_process(

@@ -229,10 +229,52 @@ def test_an_idle_sibling_is_left_its_share_of_what_is_taken_over(clock: Clock) -
         one.make_pass(NOTHING_FOUND)
         most.append(one.connection.sent[-1][-1][3 + 6 + 10])
 
+    one.make_pass(None)
     other.make_pass(None)
     other.make_pass(first(recover_meanwhile, then=None))
     recover_meanwhile()
     assert most == [5, 10]
+
+
+def test_after_retries_a_reader_looks_for_new_messages_before_it_takes_more_of_them(
+    clock: Clock,
+) -> None:
+    """Though it found none before: some may have come since."""
+    pool = Pool(clock, prefetch=10)
+    (reader,) = pool.readers
+    reader.make_pass(None)
+    clock.now += 1
+    assert reader.make_pass(recovered(row("1-0", 1), more=True)) == ["recover"]
+    assert reader.make_pass(1, delivered("2-0")) == ["finish", "XREADGROUP"]
+    assert reader.last_read() == (10, None)
+    assert reader.make_pass(1, recovered(row("3-0", 1), more=True)) == ["finish", "recover"]
+
+
+def test_while_new_messages_wait_no_more_retries_are_taken_than_new_ones_were_read(
+    clock: Clock,
+) -> None:
+    (reader,) = Pool(clock, prefetch=10).readers
+
+    def most_retries() -> int:
+        clock.now += 1
+        reader.make_pass(*[reader.outbox.unsettled] * bool(reader.outbox.unsettled), NOTHING_FOUND)
+        return int(reader.connection.sent[-1][-1][3 + 6 + 10])
+
+    assert most_retries() == 1
+    reader.make_pass(delivered("1-0", "2-0", "3-0"))
+    assert most_retries() == 3
+    reader.make_pass(None)
+    assert most_retries() == 10, "none waits"
+
+
+def test_what_a_dead_consumer_left_keeps_no_reader_from_taking_more_of_it(clock: Clock) -> None:
+    """Its messages are not retries, and have waited for a lease."""
+    pool = Pool(clock)
+    (reader,) = pool.readers
+    clock.now += 1
+    reader.make_pass(recovered(row("1-0", 1, b"stranger", 5), more=True))
+    clock.now += 1
+    assert reader.make_pass(1, NOTHING_FOUND) == ["finish", "recover"]
 
 
 def test_after_a_suspect_what_had_to_wait_for_it_may_start_at_once(clock: Clock) -> None:
