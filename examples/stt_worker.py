@@ -12,7 +12,9 @@ has 25 s to finish, then the worker exits.
 import io
 import logging
 import os
+import signal
 import socket
+import sys
 import wave
 
 from pocketsphinx import Decoder
@@ -98,5 +100,7 @@ class STTWorker:
 
 
 if __name__ == "__main__":
+    # While the model loads. The first process of a container has no default handler for it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     STTWorker().run()

@@ -20,6 +20,7 @@ from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.prefetch import Setting
 from shared_sync.redis_consumer.report import Report
 from shared_sync.redis_consumer.runner import MessageProcessor, check_processor
+from shared_sync.redis_consumer.state import State
 
 
 class RedisStreamConsumer:
@@ -103,6 +104,11 @@ class RedisStreamConsumer:
         credential_provider: Is asked for user and password at each connect, so that they may change
             while the consumer runs; a `redis.CredentialProvider` or anything with its method
             `get_credentials()`. redis_url has none then. None for those in `redis_url`.
+        connect_seconds: How long to try again if Redis is away when the consumer connects or
+            starts: a number of at most a year, or `math.inf` for ever. None lets
+            `start_consuming()` wait for ever, and `connect()` and `start()` make one attempt.
+            Meanwhile the consumer is live and not ready. A wrong password or a missing right is an
+            error at once.
 
     Raises:
         ConfigurationError: An argument that cannot work.
@@ -135,6 +141,7 @@ class RedisStreamConsumer:
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
         credential_provider: CredentialProvider | None = None,
+        connect_seconds: float | None = None,
     ) -> None:
         # Fixed after construction.
         options = Options(
@@ -161,6 +168,7 @@ class RedisStreamConsumer:
             drain_seconds=drain_seconds,
             block_seconds=block_seconds,
             credential_provider=credential_provider,
+            connect_seconds=connect_seconds,
         )
         check_processor(message_processor)
         arguments.logger("logger", logger)
@@ -173,8 +181,8 @@ class RedisStreamConsumer:
         self._recorder = GuardedRecorder(metrics, self._logger)
         # Fixed after construction; a forked process that has not started it replaces them once.
         self._build(options)
-        if consumer_id is None:
-            renew_in_forks(self, RedisStreamConsumer._take_another_name)
+        self._has_own_id = consumer_id is not None
+        renew_in_forks(self, RedisStreamConsumer._begin_anew)
 
     def _build(self, options: Options) -> None:
         self._options = options
@@ -188,10 +196,12 @@ class RedisStreamConsumer:
             options.keys,
         )
 
-    def _take_another_name(self) -> None:
-        """In a forked process: be another consumer, unless the parent has used this one."""
-        if self._life.is_unused:
-            name = identity.unique_name(self.consumer_group)
+    def _begin_anew(self) -> None:
+        """In a forked process: be another consumer, unless the parent has started this one."""
+        if self._life.state is State.NEW:
+            name = (
+                self.consumer_id if self._has_own_id else identity.unique_name(self.consumer_group)
+            )
             self._build(replace(self._options, consumer_id=name))
 
     # --- life cycle ---
@@ -199,13 +209,19 @@ class RedisStreamConsumer:
     def connect(self) -> None:
         """Reach Redis, create the stream and group if they do not exist, and claim the name.
 
-        Calling it is optional: `start()` does it. Blocks up to 5 s to connect, as long again
-        where Sentinels or a cluster are asked for the server first, and up to `block_seconds`
-        and 5 s for an answer; also up to a lease if another process has the name and may have died.
-        Raises `RedisUnavailable`, `ConfigurationError` if a key exists and is not a stream,
-        `ConsumerIdInUse` if another live process of the group has this `consumer_id`, and
-        `ConsumerStateError` on a consumer that was started or stopped before, here or in the
-        process that this one was forked from.
+        From then on the name is kept, however long loading a model takes before the start; only
+        `stop()` or the end of the process gives it up. Calling it is optional: `start()` does it.
+
+        If Redis is away, it tries again for `connect_seconds` (None for one attempt). An attempt
+        blocks up to 5 s to connect, as long again where Sentinels or a cluster are asked for the
+        server first, and up to `block_seconds` and 5 s for an answer. If another process has the
+        name and may have died, it waits for the end of its lease. A `stop()` meanwhile ends the
+        wait at once.
+
+        Raises `RedisUnavailable`; at once `RedisAccessDenied`, `ConfigurationError` if a key exists
+        and is not a stream, `ConsumerIdInUse` if another live process of the group has this
+        `consumer_id`, and `ConsumerStateError` on a consumer that was started or stopped before,
+        here or in the process that this one was forked from.
         """
         self._life.connect()
 
@@ -226,10 +242,11 @@ class RedisStreamConsumer:
     def start_consuming(self) -> bool:
         """Start the pool unless it runs, block until it is stopped, and return what `stop()` does.
 
-        Called from the main thread it drains on SIGTERM and SIGINT; a second signal hands running
-        messages back at once. Raises what `start()` raises, and `ConsumerBroken` if the consumer
-        could not go on by itself: a thread of the pool has ended, or (`ConsumerIdInUse`) another
-        process has claimed its name.
+        If Redis is away at the start, it waits for `connect_seconds` (None for ever). Called from
+        the main thread it drains on SIGTERM and SIGINT, and ends that wait at once; a second signal
+        hands running messages back at once. Raises what `start()` raises, and `ConsumerBroken` if
+        the consumer could not go on by itself: a thread of the pool has ended, or
+        (`ConsumerIdInUse`) another process has claimed its name.
         """
         return self._life.run()
 
@@ -311,8 +328,9 @@ class RedisStreamConsumer:
         gone; "degraded" if it is not `ready` for another cause, a job is late, too many messages
         fail, or something outside takes messages away or hides them. `details` has
         addresses, texts of errors and where a thread hangs, which are not for everyone. `started`
-        is whether `start()` went well. In a process that was forked from the one that started the
-        consumer, `redis_connected` is None.
+        is whether the start has come as far as it can: it went well, or waits for Redis or a name.
+        In a process that was forked from the one that started the consumer, `redis_connected` is
+        None.
         """
         return self._report.health_data()
 

@@ -75,11 +75,15 @@ def judge(
     broken: ConsumerBroken | None,
     ended: Sequence[str],
     hazards: Sequence[str] = (),
+    asks_redis: bool = True,
+    waits: Sequence[str] = (),
 ) -> ConsumerHealth:
     """Return the health of a consumer that is in this state and of which this snapshot was taken.
 
     `group` names the group in reasons, `broken` is why the consumer cannot go on, `ended` are the
     threads that have ended by themselves, and `hazards` are further reasons to be degraded.
+    `asks_redis` is whether a thread asks Redis regularly, so that its silence means something;
+    `waits` is what a start waits for.
     """
     health = ConsumerHealth()
     if isinstance(broken, ConsumerIdInUse):
@@ -92,9 +96,9 @@ def judge(
     if state is State.RUNNING:
         _judge_loops(health, snapshot)
     else:
-        health.idle.append(_NOT_AT_WORK[state])
-    if state in (State.RUNNING, State.DRAINING):
-        _judge_redis(health, snapshot, availability, group)
+        health.idle.append(": ".join([_NOT_AT_WORK[state], *waits]))
+    if state not in (State.STOPPED, State.ELSEWHERE):
+        _judge_redis(health, snapshot, availability, group, is_asked=asks_redis)
     _judge_jobs(health, snapshot.jobs, may_break=state is State.RUNNING)
     health.degraded += hazards
     return health
@@ -116,7 +120,12 @@ def _judge_loops(health: ConsumerHealth, snapshot: Snapshot) -> None:
 
 
 def _judge_redis(
-    health: ConsumerHealth, snapshot: Snapshot, availability: Availability, group: str
+    health: ConsumerHealth,
+    snapshot: Snapshot,
+    availability: Availability,
+    group: str,
+    *,
+    is_asked: bool,
 ) -> None:
     failures = availability.failures()
     codes = sorted({failure.code for failure in failures if failure.code is not None})
@@ -125,8 +134,9 @@ def _judge_redis(
         health.cut_off.append(REDIS_IS_FULL)
     if codes:
         health.cut_off.append(f"Redis refuses what it is asked ({', '.join(codes)})")
-    if snapshot.redis_is_silent or any(failure.code is None for failure in failures):
-        silent = snapshot.silent_seconds
+    is_silent = is_asked and snapshot.redis_is_silent
+    if is_silent or any(failure.code is None for failure in failures):
+        silent = snapshot.silent_seconds if is_asked else 0.0
         for_how_long = f"has not answered for {silent:.0f} s" if silent >= 1 else "does not answer"
         health.cut_off.append(f"Redis {for_how_long}")
     if availability.group_missing:

@@ -6,6 +6,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from shared_sync.common.guarded import Logger
 from shared_sync.connection.connection import Connection
@@ -23,6 +24,24 @@ def unique_name(group: str) -> str:
     return f"{group.lstrip('~')}-{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
+@dataclass(frozen=True, slots=True)
+class NameWait:
+    """The wait for a name whose last process may have died."""
+
+    name: str
+    holder: str
+    """The process that has the name, in words."""
+    ends_at: float
+    """When its lease ends, by the monotonic clock."""
+
+    def reason(self, now: float) -> str:
+        """Return what is waited for, in words without the names of machines."""
+        return (
+            f"waiting for the name {self.name}: the process that has it may have died, and its "
+            f"lease ends in {max(0.0, self.ends_at - now):.0f} s"
+        )
+
+
 def claim(
     connection: Connection,
     commands: GroupCommands,
@@ -30,13 +49,14 @@ def claim(
     *,
     server_clock: ServerClock,
     give_up: Callable[[float], bool],
+    on_wait: Callable[[NameWait], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> NameClaimed | None:
     """Claim the name; return None if `give_up`, which waits so many seconds, says so before.
 
     A process that is known to have ended loses the name at once. Any other keeps it while its lease
-    lasts, so this blocks up to one lease. Raises `ConsumerIdInUse` as soon as that process sends a
-    heartbeat meanwhile, and what the connection raises.
+    lasts, so this blocks up to one lease; `on_wait` is told before. Raises `ConsumerIdInUse` as
+    soon as that process sends a heartbeat meanwhile, and what the connection raises.
     """
     deadline = clock() + commands.lease_ms / 1000 + POLL_SECONDS
     ended = b""
@@ -58,13 +78,13 @@ def claim(
             raise in_use(commands.consumer, other)
         seconds_left = (reply.lease_end_ms - reply.now_ms) / 1000
         if before is None:
-            logger.info(
-                "the name %s is in use by %s, which may have died; waiting up to %.1f s for the "
-                "end of its lease",
+            wait = NameWait(
                 commands.consumer,
                 f"process {other.pid} on {other.host}" if other else "another process",
-                min(seconds_left, commands.lease_ms / 1000),
+                clock() + min(seconds_left, commands.lease_ms / 1000),
             )
+            on_wait(wait)
+            logger.info("%s; %s has it", wait.reason(clock()), wait.holder)
         before = reply
         if give_up(min(POLL_SECONDS, seconds_left + 0.001, max(0.0, deadline - clock()))):
             return None

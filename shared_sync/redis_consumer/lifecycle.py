@@ -7,12 +7,12 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
 
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedRecorder, Logger
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
 from shared_sync.redis_consumer import at_exit, signals
+from shared_sync.redis_consumer.connecting import GiveUp
 from shared_sync.redis_consumer.health import threads_ended
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.pool import POLL_SECONDS, SHUTDOWN_GRACE_SECONDS, Pool
@@ -67,15 +67,23 @@ class Lifecycle:
         renew_in_forks(self, Lifecycle._leave_to_parent)
 
     def connect(self) -> None:
-        """Claim the name, without starting anything."""
+        """Claim the name, and keep it alive from now on."""
         with self._lock:
             if self.state is not State.NEW:
                 raise self._not_new()
-        self.pool.claim_names(self._stopped.wait)
+        if not self.pool.connect(self._stopped.wait, self._options.connect_seconds or 0.0):
+            return
+        with self._lock:
+            failure = self._keep_names()
+        if self._stopped.is_set():
+            self.pool.leave(self._stop_by)
+        if failure is not None:
+            self._begin_drain(0)
+            raise failure
 
     def start(self) -> None:
         """Start the pool and return."""
-        self._start(self._stopped.wait)
+        self._start(self._stopped.wait, self._options.connect_seconds or 0.0)
 
     def run(self) -> bool:
         """Start the pool unless it runs, and block until it has stopped."""
@@ -85,7 +93,8 @@ class Lifecycle:
                 return self._stopped.wait(min(seconds, POLL_SECONDS)) or not received.empty()
 
             if self.state is not State.RUNNING:
-                self._start(give_up)
+                seconds = self._options.connect_seconds
+                self._start(give_up, math.inf if seconds is None else seconds)
             try:
                 self._wait_for(received)
             except BaseException:
@@ -132,11 +141,6 @@ class Lifecycle:
         ended = self.pool.ended_threads()
         return ended if self.state is State.RUNNING else []
 
-    @property
-    def is_unused(self) -> bool:
-        """Whether it has not been connected, started or stopped."""
-        return self.state is State.NEW and not self.pool.subscriptions[0].has_name
-
     # --- inside ---
 
     def _leave_to_parent(self) -> None:
@@ -151,13 +155,22 @@ class Lifecycle:
             self._stopped = threading.Event()
             self._stopped.set()
 
-    def _start(self, give_up: Callable[[float], bool]) -> None:
+    def _keep_names(self) -> ConsumerBroken | None:
+        """Keep the name alive, unless the consumer was started or stopped meanwhile."""
+        if self.state is State.NEW:
+            try:
+                self.pool.keep_names()
+            except RuntimeError as error:
+                return _no_threads(error)
+        return None
+
+    def _start(self, give_up: GiveUp, connect_seconds: float) -> None:
         with self._lock:
             if self.state is not State.NEW:
                 raise self._not_new()
             self.state = State.STARTING
         try:
-            has_name = self.pool.claim_names(give_up)
+            has_name = self.pool.connect(give_up, connect_seconds)
         except BaseException:
             with self._lock:
                 if self.state is State.STARTING:
@@ -165,6 +178,8 @@ class Lifecycle:
             raise
         if not has_name:
             self._begin_drain(0)
+            if self.pool.has_name:
+                self.pool.leave(self._stop_by)  # it was connected before
             return
         for name in COUNTERS:
             self._recorder.increment_counter(name, 0)
@@ -179,7 +194,9 @@ class Lifecycle:
             self._options.threads,
         )
 
-    def _not_new(self) -> ConsumerStateError:
+    def _not_new(self) -> ConsumerStateError | ConsumerBroken:
+        if self.broken is not None:
+            return self.broken
         is_state = "was" if self.state is State.ELSEWHERE else "is"
         return ConsumerStateError(
             f"consumer {self._options.consumer_id!r} {is_state} {self.state.value}, and only a new "
@@ -195,7 +212,7 @@ class Lifecycle:
             try:
                 self.pool.start()
             except RuntimeError as error:
-                failure = ConsumerBroken(f"the pool's threads cannot be started: {error}")
+                failure = _no_threads(error)
             else:
                 at_exit.drain_at_exit(self)
                 return True
@@ -244,7 +261,7 @@ class Lifecycle:
                 self._stopped.set()
             elif before is State.RUNNING:
                 self.state = State.DRAINING
-        if before is State.NEW and self.pool.subscriptions[0].has_name:
+        if before is State.NEW and self.pool.has_name:
             self.pool.leave(self._stop_by)  # it was connected only
         elif before is State.RUNNING:
             self.pool.stop_reading()
@@ -270,3 +287,7 @@ class Lifecycle:
             if not left:
                 ending += "; others take over what it had when its lease has ended"
             self._logger.info("consumer %s has stopped%s", self._options.consumer_id, ending)
+
+
+def _no_threads(error: RuntimeError) -> ConsumerBroken:
+    return ConsumerBroken(f"the pool's threads cannot be started: {error}")

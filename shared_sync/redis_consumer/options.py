@@ -18,6 +18,7 @@ from shared_sync.redis_consumer.prefetch import Setting
 
 MAX_BLOCK_SECONDS = 2.0
 MAX_PREFETCH = 1000
+LONGEST_WAIT_SECONDS = 365 * 86_400
 LONGEST_DEADLINE_SECONDS = 365 * 86_400
 
 
@@ -45,6 +46,7 @@ class Options:
     max_failure_share: float | None
     drain_seconds: float
     block_seconds: float
+    connect_seconds: float | None
     credential_provider: CredentialProvider | None = None
 
     def __post_init__(self) -> None:
@@ -117,6 +119,8 @@ class Options:
             arguments.number("foreign_idle_seconds", self.foreign_idle_seconds, 1)
         arguments.number("drain_seconds", self.drain_seconds, 0, 86_400)
         arguments.number("block_seconds", self.block_seconds, 0.01, MAX_BLOCK_SECONDS)
+        if self.connect_seconds is not None and self.connect_seconds != math.inf:
+            arguments.number("connect_seconds", self.connect_seconds, 0, LONGEST_WAIT_SECONDS)
         if self.late_after_p99s is not None:
             arguments.number("late_after_p99s", self.late_after_p99s, 1, 1_000_000)
         if self.max_failure_share is not None:

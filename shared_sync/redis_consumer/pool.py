@@ -14,11 +14,14 @@ from shared_sync.common.loop import Loop
 from shared_sync.connection import url
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import ConsumerBroken
+from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.bad_input import BadInput
+from shared_sync.redis_consumer.connecting import GiveUp
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.error_handling import ErrorHandling
 from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
+from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.job_budget import Budget
@@ -44,8 +47,8 @@ SHUTDOWN_GRACE_SECONDS = 3.0
 class Pool:
     """The threads of one consumer: readers, and one for heartbeats.
 
-    Any thread may call any method. The consumer decides when: `claim_names()`, then `start()`, then
-    `drain()`, each once.
+    Any thread may call any method. The consumer decides when: `connect()`, perhaps `keep_names()`,
+    then `start()`, then `drain()`.
     """
 
     def __init__(
@@ -182,17 +185,56 @@ class Pool:
 
     # --- running ---
 
-    def claim_names(self, give_up: Callable[[float], bool]) -> bool:
-        """Claim the consumer's name in every group; False if `give_up` ended the wait."""
-        if not all(one.claim_name(give_up) for one in self.subscriptions):
+    def connect(self, give_up: GiveUp, for_seconds: float) -> bool:
+        """Claim the consumer's name in every group; False if `give_up` ended the wait.
+
+        Tries again for so long while Redis is away. Then raises what the last attempt has raised.
+        """
+        user = self._options.consumer_id
+
+        def connect(give_up: GiveUp) -> bool:
+            return connecting.until_redis_answers(
+                self._claim_names,
+                give_up=give_up,
+                for_seconds=for_seconds,
+                on_failure=partial(self.availability.failed, user),
+            )
+
+        if not connecting.interruptibly(connect, give_up=give_up, undo=self._undo_connect):
             return False
-        self.availability.succeeded(self._options.consumer_id)
+        self.availability.succeeded(user)
         return True
 
     def forget_names(self) -> None:
         """Note that the process which this one was forked from has the names."""
         for subscription in self.subscriptions:
             subscription.forget_name()
+
+    def _claim_names(self, give_up: GiveUp) -> bool:
+        return all(one.claim_name(give_up) for one in self.subscriptions)
+
+    def _undo_connect(self) -> None:
+        self.leave(time.monotonic())
+
+    @property
+    def has_name(self) -> bool:
+        """Whether the consumer's name is claimed."""
+        return all(one.has_name for one in self.subscriptions)
+
+    @property
+    def sends_heartbeats(self) -> bool:
+        """Whether the name is kept alive."""
+        return self.heartbeat_loop.is_to_turn
+
+    @property
+    def name_waits(self) -> list[NameWait]:
+        """What the claim of a name is waiting for."""
+        waits = (one.name_wait for one in self.subscriptions)
+        return [wait for wait in waits if wait is not None]
+
+    def keep_names(self) -> None:
+        """Send heartbeats from now on. Raises RuntimeError if the system gives no more threads."""
+        self.heartbeat_loop.start()
 
     def start(self) -> None:
         """Start the threads. Raises RuntimeError if the system gives no more of them."""
@@ -251,13 +293,14 @@ class Pool:
                 subscription.hand_back(unstarted, seconds_left)
         clean = self._await_readers(stop_by)
         self._abandon.set()
-        # Heartbeats end last: until here the running messages were this consumer's.
-        self._stop_heartbeats.set()
-        self.heartbeat_loop.join(stop_by() + 2 * SHUTDOWN_GRACE_SECONDS / 3)
         return clean, self.leave(stop_by())
 
     def leave(self, stop_by: float) -> bool:
         """Leave the groups; return whether Redis knows."""
+        # Heartbeats end last: until here the running messages were this consumer's. One that came
+        # after it has left would claim the name again.
+        self._stop_heartbeats.set()
+        self.heartbeat_loop.join(stop_by + 2 * SHUTDOWN_GRACE_SECONDS / 3)
         seconds_left = stop_by + SHUTDOWN_GRACE_SECONDS - time.monotonic()
         left = [one.leave(seconds_left) for one in self.subscriptions]
         return all(left)

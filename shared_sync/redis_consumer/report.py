@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from shared_sync.redis_consumer import health
@@ -42,7 +43,9 @@ class Report:
             **health.data(),
             "live": health.live,
             "ready": health.ready,
-            "started": not is_here or all(loop.was_started for loop in loops),
+            "started": (
+                not is_here or all(loop.was_started for loop in loops) or bool(self._waits(state))
+            ),
             "redis_connected": self._redis_answers(snapshot) if is_here else None,
             "consumer_state": state.value,
             "readers_alive": sum(loop.thread.is_alive() for loop in loops),
@@ -69,7 +72,7 @@ class Report:
         return self._pool.watchdog.check()
 
     def _judge(self, state: State, snapshot: Snapshot) -> ConsumerHealth:
-        return health.judge(
+        judged = health.judge(
             state,
             snapshot,
             availability=self._pool.availability,
@@ -77,11 +80,24 @@ class Report:
             broken=self._life.broken,
             ended=self._life.ended_by_themselves(),
             hazards=self._pool.hazards() if state is State.RUNNING else (),
+            asks_redis=self._pool.sends_heartbeats,
+            waits=self._waits(state),
         )
+        for wait in self._pool.name_waits:
+            judged.details["name"] = f"{wait.name} is in use by {wait.holder}"
+        return judged
+
+    def _waits(self, state: State) -> list[str]:
+        """Return what the start waits for."""
+        if state is not State.STARTING:
+            return []
+        if self._pool.availability.failures():
+            return ["waiting for Redis"]
+        now = time.monotonic()
+        return [wait.reason(now) for wait in self._pool.name_waits]
 
     def _redis_answers(self, snapshot: Snapshot) -> bool:
-        state = self._life.state
-        if state is State.ELSEWHERE:
+        if self._life.state is State.ELSEWHERE:
             return False
-        at_work = state in (State.RUNNING, State.DRAINING)
-        return self._pool.availability.connected and not (at_work and snapshot.redis_is_silent)
+        is_silent = self._pool.sends_heartbeats and snapshot.redis_is_silent
+        return self._pool.availability.connected and not is_silent

@@ -15,6 +15,7 @@ from shared_sync.protocol.groups import Ensured
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.scan import Predecessor
 from shared_sync.redis_consumer import identity
+from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.recovery import Recovery
@@ -60,6 +61,8 @@ class Subscription:
         self._predecessor = Predecessor.READ_SEVERAL
         self.has_name = False
         """Whether the consumer's name is claimed."""
+        self.name_wait: NameWait | None = None
+        """What the claim of the name is waiting for; replaced as a whole."""
 
     def connector(self, reply_seconds: float) -> Connect:
         """Return what makes connections that wait so long for a reply."""
@@ -108,15 +111,20 @@ class Subscription:
                 self._logger,
                 server_clock=self.server_clock,
                 give_up=give_up,
+                on_wait=self._note_wait,
             )
             self.has_name = claimed is not None
             if claimed is None:
                 return False
             self._note_predecessor(claimed.before)
         finally:
+            self.name_wait = None
             connection.close()
         self.recovery.name_claimed(claimed.since_ms, self._predecessor)
         return True
+
+    def _note_wait(self, wait: NameWait) -> None:
+        self.name_wait = wait
 
     def _note_predecessor(self, before: bytes | None) -> None:
         """Note what is known of who had the name before, unless that was this process already."""

@@ -56,6 +56,8 @@ class Facts:
         self.silent_seconds = 0.1
         self.broken: ConsumerBroken | None = None
         self.ended: list[str] = []
+        self.asks_redis = True
+        self.waits: list[str] = []
 
     def health(self) -> ConsumerHealth:
         return judge(
@@ -65,6 +67,8 @@ class Facts:
             group="the group workers of stream jobs",
             broken=self.broken,
             ended=self.ended,
+            asks_redis=self.asks_redis,
+            waits=self.waits,
         )
 
     def summary(self) -> tuple[bool, bool, str | None, list[str]]:
@@ -191,12 +195,26 @@ def test_a_group_that_is_gone_is_named(facts: Facts) -> None:
 
 
 @pytest.mark.parametrize("state", NOT_AT_WORK)
-def test_redis_is_no_matter_for_a_consumer_that_does_not_ask_it(facts: Facts, state: State) -> None:
-    facts.state, facts.silent = state, True
-    facts.availability.failed("reader-1", RedisUnavailable("connection refused"))
-    facts.availability.found_no_group("reader-1")
+def test_a_silent_redis_is_no_matter_for_a_consumer_that_does_not_ask_it(
+    facts: Facts, state: State
+) -> None:
+    facts.state, facts.silent, facts.asks_redis = state, True, False
     live, ready, status, reasons = facts.summary()
     assert (live, ready, status, len(reasons)) == (True, False, "degraded", 1)
+
+
+def test_redis_is_no_matter_for_a_consumer_that_has_stopped(facts: Facts) -> None:
+    facts.state, facts.silent = State.STOPPED, True
+    facts.availability.failed("reader-1", RedisUnavailable("connection refused"))
+    assert facts.summary() == (True, False, "degraded", ["stopped"])
+
+
+def test_a_start_that_waits_says_for_what_and_that_redis_fails(facts: Facts) -> None:
+    facts.state, facts.asks_redis, facts.waits = State.STARTING, False, ["waiting for Redis"]
+    facts.silent, facts.silent_seconds = True, 900.0  # in which a model was loaded
+    facts.availability.failed("stt-1", RedisUnavailable("connection refused"))
+    reasons = ["Redis does not answer", "starting: waiting for Redis"]
+    assert facts.summary() == (True, False, "unhealthy", reasons)
 
 
 def test_a_full_redis_is_reported_in_plain_words_with_the_remedy(facts: Facts) -> None:

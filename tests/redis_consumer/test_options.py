@@ -43,6 +43,9 @@ from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
         ("result_channel", 5),
         ("retry", 5),
         ("drain_seconds", 10**400),
+        ("connect_seconds", -1),
+        ("connect_seconds", "forever"),
+        ("connect_seconds", float("nan")),
         ("carry_fields", ("client_id",)),
         ("result_channel", "results:{client_id.__class__}"),
         ("result_stream", STREAM),
@@ -151,7 +154,7 @@ def test_a_redis_that_is_not_there_is_an_error_in_the_callers_thread(make: Make)
     with pytest.raises(RedisUnavailable):
         make(lambda *_: None, url="redis://127.0.0.1:1").connect()
     with pytest.raises(RedisUnavailable):
-        make(lambda *_: None, url="redis://127.0.0.1:1").start_consuming()
+        make(lambda *_: None, url="redis://127.0.0.1:1", connect_seconds=0).start_consuming()
 
 
 def test_a_key_that_is_no_stream_is_an_error_that_names_it(make: Make, client: redis.Redis) -> None:
