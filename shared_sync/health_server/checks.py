@@ -99,6 +99,13 @@ class CheckResult:
         return DEGRADED if status == UNHEALTHY and not self.check.critical else status
 
     @property
+    def own_status(self) -> str:
+        """The status of the check itself, whether or not it is critical."""
+        if self.failure is None and self.data is not None:
+            return self.data.status
+        return self.status if self.failure is None else UNHEALTHY
+
+    @property
     def own_reasons(self) -> list[str]:
         """Why the check is not healthy, as it says itself."""
         if self.failure is not None:
@@ -160,7 +167,7 @@ class CheckResult:
         """Return the check's part of /health."""
         values = self.data.values if self.data and self.failure is None else {}
         head = {
-            "status": self._own_status(),
+            "status": self.own_status,
             "age_seconds": age(self.polled.ended_at),
             "critical": self.check.critical,
         }
@@ -171,7 +178,7 @@ class CheckResult:
         """Return the check's row on the dashboard."""
         return {
             "name": self.check.name,
-            "status": self._own_status(),
+            "status": self.own_status,
             "reasons": self.own_reasons,
             "critical": self.check.critical,
             "probes": self.check.probes,
@@ -181,11 +188,6 @@ class CheckResult:
             "period_seconds": self.check.period_seconds,
             "figures": self.data.values if self.data else {},
         }
-
-    def _own_status(self) -> str:
-        if self.failure is None and self.data is not None:
-            return self.data.status
-        return self.status if self.failure is None else UNHEALTHY
 
 
 class CheckResults:

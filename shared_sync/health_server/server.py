@@ -43,7 +43,8 @@ class HealthServer:
     200 if the status is "healthy" or "degraded" and with 500 if it is "unhealthy"; `reasons` say
     why it is not healthy. `/health/live`, `/health/ready` and `/health/startup` answer 200 or 503.
     `/metrics` answers the data of `get_metrics_data` as JSON, or in a format of Prometheus if the
-    Accept header or `?format=` asks for one. `/` is the dashboard.
+    Accept header or `?format=` asks for one, with the health of the process as gauges.
+    `/` is the dashboard.
 
     **What a check returns**: True or None if all is well, False if not, or a mapping of values, as
     `get_health_data` does. Some keys of the mapping have a meaning:

@@ -6,6 +6,7 @@ from their newest results, and waits for a new one for a limited time at most.
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Collection, Mapping
@@ -14,6 +15,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from shared_sync.common.guarded import Logger
+from shared_sync.common.log_once import LogOnce
 from shared_sync.common.poller import Poller, PollResult
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import payload, views
@@ -63,6 +65,7 @@ class HealthState:
         self._critical = tuple(critical)
         self._details = details
         self._logger = logger
+        self._log_untyped = LogOnce(logger, logging.WARNING)
         self._sources = sources
         self._make_own()
         # Guarded by the lock.
@@ -202,17 +205,47 @@ class HealthState:
         return self._waiting.newest(self._metrics_poller(), REFRESH_SECONDS).value or {}
 
     def rendered_metrics(self, form: Format) -> Body:
-        """Return new metrics in a format of Prometheus. Waits and raises as `new_metrics` does."""
+        """Return new metrics and the health in a format of Prometheus.
+
+        Waits and raises as `new_metrics` does.
+        """
         open_metrics = form is Format.OPENMETRICS
         name = "render_openmetrics" if open_metrics else "render_prometheus"
         render = getattr(self._sources.renderer, name, None)
         if callable(render):
-            poller = self._poller(name, lambda: _as_body(render()), CALLBACK_TIMEOUT_SECONDS)
+            poller = self._poller(
+                name,
+                lambda: self._with_health(_as_bytes(render()), open_metrics=open_metrics),
+                CALLBACK_TIMEOUT_SECONDS,
+            )
             return self._waiting.new_result(poller).value or Body(b"")
         from shared_sync.common import exposition  # noqa: PLC0415 - loads prometheus_client
 
         metrics = self.new_metrics()
-        return Body(exposition.render_plain(metrics, self._instance_id, open_metrics=open_metrics))
+        if metrics:
+            self._log_untyped(
+                "Prometheus gets the values of get_metrics_data without their types, without "
+                "histograms and without labels, as it is no method of a WorkerMetrics: give the "
+                "health server metrics=, the WorkerMetrics, as well. This is logged once"
+            )
+        plain = exposition.render_plain(metrics, self._instance_id, open_metrics=open_metrics)
+        return self._with_health(plain, open_metrics=open_metrics)
+
+    def _with_health(self, rendered: bytes, *, open_metrics: bool) -> Body:
+        """Return rendered metrics with the newest health behind them. Never blocks."""
+        from shared_sync.common import exposition  # noqa: PLC0415 - loads prometheus_client
+        from shared_sync.health_server.prometheus import health_gauges  # noqa: PLC0415 - the same
+
+        results = self.results()
+        gauges = health_gauges(
+            status=self.overall(results)[0],
+            failed_probes=self.failed_probes(results),
+            results=results,
+            keys=self._critical,
+        )
+        return Body(
+            exposition.append(rendered, gauges, self._instance_id, open_metrics=open_metrics)
+        )
 
     def shown_views(self) -> dict[str, Any]:
         """Return what each view shows, and have those called again that are out of date.
@@ -279,9 +312,9 @@ class HealthState:
         return payload.public_mapping(returned, details=self._details)
 
 
-def _as_body(rendered: object) -> Body:
+def _as_bytes(rendered: object) -> bytes:
     if isinstance(rendered, str):
-        return Body(rendered.encode())
+        return rendered.encode()
     if not isinstance(rendered, bytes):
         raise TypeError(f"it must return bytes or text, not {type(rendered).__name__}")
-    return Body(rendered)
+    return rendered

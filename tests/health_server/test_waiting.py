@@ -56,7 +56,8 @@ def test_scrapers_that_come_at_once_share_renderings_and_none_is_refused(serve, 
     assert [answer.code for answer in answers] == [200] * WAITING_REQUESTS
     assert metrics.renderings == 2
     # Whoever came while the first rendering ran gets the next one, which began after the request.
-    assert sorted(answer.text for answer in answers).count("rendering 2\n") >= WAITING_REQUESTS - 1
+    second = [answer for answer in answers if answer.text.startswith("rendering 2\n")]
+    assert len(second) >= WAITING_REQUESTS - 1
 
 
 def test_many_scrapers_that_keep_coming_are_all_answered(serve, metrics):
@@ -88,14 +89,14 @@ def test_a_scraper_too_many_gets_the_last_rendering_if_it_is_recent(
     monkeypatch.setattr(waiting, "RECENT_SECONDS", recent_seconds)
     metrics = Hanging()
     server = serve(get_metrics_data=metrics.get_metrics_data)
-    assert ask(server, PATH).text == "early\n"
+    assert ask(server, PATH).text.startswith("early\n")
     scrapers = [Task(lambda: ask(server, PATH)) for _ in range(WAITING_REQUESTS)]
     eventually(lambda: waiting_requests(server) == WAITING_REQUESTS)
 
     one_too_many = ask(server, PATH)
     assert one_too_many.code == code
     if code == 200:
-        assert one_too_many.text == "early\n"
+        assert one_too_many.text.startswith("early\n")
     else:
         assert one_too_many.headers["Retry-After"] == "1"
         assert one_too_many.json["error"] == "other requests wait for the same; ask again"

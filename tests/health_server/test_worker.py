@@ -207,6 +207,7 @@ def test_figures_of_a_function_reach_prometheus_as_numbers_of_unknown_type() -> 
                 for family in families
                 for sample in family.samples
             }
+            told = {each for each in told if not each[0].startswith("health_")}
             assert told == {
                 ("jobs_done", "unknown", 3.0, "stt-1"),
                 ("_2nd", "unknown", 1.5, "stt-1"),
@@ -235,7 +236,7 @@ def test_prometheus_is_told_what_json_is(make: Make, producer: RedisStreamProduc
             request = urllib.request.Request(server.url + path, headers={"Accept": accept})
             with urllib.request.urlopen(request, timeout=10) as answer:
                 assert answer.headers["Content-Type"] == f"{kind}; charset=utf-8"
-                assert answer.headers["Vary"] == "Accept"
+                assert "Accept" in answer.headers["Vary"].split(", ")
                 families = list(parse(answer.read().decode()))
             samples = {
                 sample.name: sample.value for family in families for sample in family.samples
