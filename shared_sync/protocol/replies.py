@@ -4,30 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from shared_sync.connection import driver_errors
 from shared_sync.errors import SharedSyncError
 from shared_sync.protocol.keys import PARKED
 
 
+_FINAL: Final = ("exhausted the last possible ID", "too large to be stored")
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """What the outcomes of one command came to."""
 
-    results: Sequence[int]
-    """One for each outcome, up to the first that was refused: 1 if it ended or parked its message,
-    0 if the message was no longer this consumer's, -1 if its body was gone."""
+    results: Sequence[int | SharedSyncError]
+    """One for each outcome: 1 if it ended or parked its message, 0 if the message was no longer
+    this consumer's, -1 if its body was gone; or why the result was refused."""
     refusal: SharedSyncError | None = None
-    """Why the next one was refused."""
+    """Why the last one of those that were refused was."""
     unpublished: SharedSyncError | None = None
-    """Why a result channel was refused, which ends no message."""
+    """Why a result was not published, although its message has ended."""
 
 
 def parse_settled(reply: Any) -> Settled:
     """Return what a script that settles outcomes says."""
     results, refusal, unpublished = reply
+    if refusal:
+        results = [
+            result if isinstance(result, int) else driver_errors.refusal(result)
+            for result in results
+        ]
     return Settled(results, driver_errors.refusal(refusal), driver_errors.refusal(unpublished))
+
+
+def is_final(refusal: SharedSyncError) -> bool:
+    """Return whether the server will refuse the same entry at each try, as common.lua says."""
+    return any(text in str(refusal) for text in _FINAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 -- KEYS: stream, history, due, dead, holders, and the result stream if there is one
 -- ARGV: group, consumer, identity, id, failure (one JSON line, or ''), number of metadata items,
 --       items ..., number of error result items, items ..., channel, payload
--- Returns {{outcome}, '', '' or the refusal of the channel}: 1 if it is a dead letter now, 0 if it
--- is no longer this consumer's, -1 if its entry is gone.
+-- Returns {{outcome}, '', '' or the refusal of the error result or the channel}: 1 if it is a dead
+-- letter now, 0 if it is no longer this consumer's, -1 if its entry is gone. A message is buried
+-- without an error result that its stream will never take.
 
 local MAX_ITEMS = 4000  -- Lua's unpack ends at about 8000 values
 local OURS = 'dead.'  -- what the names of the metadata begin with
@@ -28,11 +29,17 @@ local result_items = tonumber(ARGV[result_count])
 local channel = ARGV[result_count + result_items + 1]
 local payload = ARGV[result_count + result_items + 2]
 
+local unpublished = ''
+
 local owner, deliveries = pending_entry(stream, group, id)
 if not owner then forget(history, due, id) end
 if owner ~= consumer or claimed_by_another(holders, consumer, identity) then
   return {{0}, '', ''}
 end
+
+local groups = prepare_to_end(stream, group, history, due)
+forget(history, due, '')  -- these and the next must not be refused below
+if result_items > 0 then redis.call('XDEL', results, NO_ID) end
 
 -- The claim fetches the entry. The count stays, so that trying again is not taken for a crash.
 local entry =
@@ -52,8 +59,12 @@ if entry then
   -- Either both are written or neither, so that trying again writes nothing twice.
   local published
   if result_items > 0 then
-    published = redis.call('XADD', results, '*',
+    published = redis.pcall('XADD', results, '*',
       unpack(ARGV, result_count + 1, result_count + result_items))
+    if type(published) == 'table' and published.err then
+      if not is_final_refusal(published.err) then return published end
+      published, unpublished = nil, published.err
+    end
   end
   local buried = redis.pcall('XADD', dead, '*', unpack(items))
   if type(buried) == 'table' and buried.err then
@@ -64,6 +75,7 @@ end
 
 redis.call('XACK', stream, group, id)
 forget(history, due, id)
-delete_finished(stream, group, {id}, true)
+delete_finished(stream, group, {id}, true, groups)
 if not entry then return {{-1}, '', ''} end
-return {{1}, '', channel ~= '' and publish(channel, payload) or ''}
+if channel ~= '' then unpublished = publish(channel, payload) end
+return {{1}, '', unpublished}

@@ -1,6 +1,7 @@
 -- Put in front of every script when it is loaded. The server's clock is the only clock.
 
 local PARKED = '~parked'
+local NO_ID = '0-0'  -- an id that no entry has
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -108,11 +109,33 @@ local function groups_of(stream)
   return groups
 end
 
--- Delete finished entries, except those that a group has still to read or to finish. `all_ended`
--- says that this group has finished all of them; otherwise it may have been lost and created again,
--- and has to read some of them again.
-local function delete_finished(stream, group, ids, all_ended)
-  local groups = groups_of(stream)
+-- Scripts that end messages call this before they change anything: it fails if one of their commands
+-- would be refused, because a right is missing or a key has another type. A script that was broken
+-- off midway would leave finished entries in the stream, or publish a result again at each try.
+-- Returns the groups of the stream, none if it is empty, and whether any failures are recorded.
+local function prepare_to_end(stream, group, history, due)
+  redis.call('XACK', stream, group, NO_ID)
+  redis.call('XDEL', stream, NO_ID)
+  local has_history = redis.call('HLEN', history) > 0
+  if has_history then
+    redis.call('HDEL', history, '')
+    redis.call('ZREM', due, '')
+  end
+  return redis.call('XLEN', stream) > 0 and groups_of(stream) or {}, has_history
+end
+
+-- Whether a server that has refused an entry will refuse it at each try. Other refusals can be
+-- mended, such as that the server is full. `is_final()` of `replies.py` says the same.
+local function is_final_refusal(text)
+  return text:find('exhausted the last possible ID', 1, true) ~= nil
+    or text:find('too large to be stored', 1, true) ~= nil
+end
+
+-- Delete finished entries, except those that a group has still to read or to finish. `groups` are
+-- those of the stream. `all_ended` says that this group has finished all of them; otherwise it may
+-- have been lost and created again, and has to read some of them again.
+local function delete_finished(stream, group, ids, all_ended, groups)
+  if #groups == 0 then return end
   if #groups == 1 and all_ended then
     redis.call('XDEL', stream, unpack(ids))
     return

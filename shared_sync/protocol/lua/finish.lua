@@ -6,9 +6,10 @@
 local stream, history, due, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local ids = {unpack(ARGV, 2)}
 
+local groups, has_history = prepare_to_end(stream, group, history, due)
 local ended = redis.call('XACK', stream, group, unpack(ids))
-if redis.call('HLEN', history) > 0 and redis.call('HDEL', history, unpack(ids)) > 0 then
+if has_history and redis.call('HDEL', history, unpack(ids)) > 0 then
   redis.call('ZREM', due, unpack(ids))
 end
-if ended > 0 then delete_finished(stream, group, ids, ended == #ids) end
+if ended > 0 then delete_finished(stream, group, ids, ended == #ids, groups) end
 return ended

@@ -14,22 +14,24 @@ local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local now, outcomes = now_ms(), {}
 local name_is_lost = claimed_by_another(holders, consumer, identity) ~= nil
 
+write_even_when_full(due)
+
 local function park(id, failure, delay, failed)
   local owner, deliveries = pending_entry(stream, group, id)
   if not owner then forget(history, due, id) end
   if owner ~= consumer or deliveries ~= failed or name_is_lost then return 0 end
-  local claimed = redis.call('XCLAIM', stream, group, PARKED, 0, id, 'JUSTID')
-  if not claimed[1] then
-    forget(history, due, id)
-    return -1
-  end
+  -- The claim comes last: if anything before it is refused, the message is still this consumer's, and
+  -- the call is repeated. A message that were parked without a record would be charged with a crash.
   -- Recorded once, also if the call is repeated after the group was lost and created again.
   local failures = redis.call('HGET', history, id) or ''
   if failures:sub(-#failure - 1) ~= failure .. '\n' then
     redis.call('HSET', history, id, failures .. failure .. '\n')
   end
   redis.call('ZADD', due, now + delay, id)
-  return 1
+  local claimed = redis.call('XCLAIM', stream, group, PARKED, 0, id, 'JUSTID')
+  if claimed[1] then return 1 end
+  forget(history, due, id)
+  return -1
 end
 
 for i = 4, #ARGV, 4 do
