@@ -85,7 +85,13 @@ class RedisUnavailable(SharedSyncError):
     """There is no connection to Redis, or the connection broke before the answer arrived.
 
     In the second case Redis may or may not have executed the command.
+
+    Attributes:
+        connection_broke: Whether the connection could not be made, or broke. False if the server
+            answered that it cannot serve now.
     """
+
+    connection_broke: bool = False
 
 
 class RedisAccessDenied(RedisUnavailable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from helpers import Clock, Figures
@@ -15,7 +16,7 @@ from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.commands import GroupCommands
-from shared_sync.protocol.messages import Answer, Bury, Finish, Park
+from shared_sync.protocol.messages import Answer, Bury, Finish, Outcome, Park
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.slot import Activity
@@ -27,9 +28,10 @@ LOST = RedisUnavailable("the connection broke")
 REFUSED = RedisRefused("OOM no room", code="OOM")
 
 
-def settled(*results: int, refusal: bytes = b"", unpublished: bytes = b"") -> list[Any]:
-    """What a script that settles outcomes replies."""
-    return [list(results), refusal, unpublished]
+def settled(*results: int | bytes, unpublished: bytes = b"") -> list[Any]:
+    """What a script that settles outcomes replies; a refused result is the text of the refusal."""
+    refusals = [result for result in results if isinstance(result, bytes)]
+    return [list(results), refusals[-1] if refusals else b"", unpublished]
 
 
 def finish(message_id: str) -> Finish:
@@ -50,7 +52,12 @@ class Sender:
     Its connection answers by a script, unless another one is given.
     """
 
-    def __init__(self, *replies: Any, connection: Connection | None = None) -> None:
+    def __init__(
+        self,
+        *replies: Any,
+        connection: Connection | None = None,
+        give_up: Callable[[Finish, str], Outcome | None] = lambda *_: None,
+    ) -> None:
         self.connection = ScriptedConnection(*replies)
         self.activity = Activity()
         self.availability = Availability("redis://somewhere:6379/0", LOGGER, Clock())
@@ -64,6 +71,7 @@ class Sender:
             availability=self.availability,
             recorder=self.figures,
             tally=Tally(self.figures, LOGGER, LogOnce(LOGGER, logging.ERROR), OutcomeShare(None)),
+            give_up=give_up,
             flush_metrics=self._flush,
         )
 

@@ -135,8 +135,8 @@ class Worker:
         settled: list[int] = []
         for command in commands_for(self.commands, outcomes):
             reply = parse_settled(self.connection.call(*command))
-            if reply.refusal is not None:
-                raise reply.refusal
+            for refusal in reply.refusals.values():
+                raise refusal
             settled += reply.results
         return settled
 

@@ -72,6 +72,9 @@ _UNABLE: Final = frozenset(
 )
 # The driver's TimeoutError is no subclass of its ConnectionError.
 _BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+# How the last reply begins before the server closes the connection, as for a value that it does
+# not take.
+_CLOSING: Final = "Protocol error"
 _DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
 
 
@@ -121,13 +124,14 @@ def translate(error: Exception) -> SharedSyncError:
     text = str(error).strip() or type(error).__name__
     if code != "ERR" and code not in text:
         text = f"{code} {text}"
-    if code in _UNABLE or code in _DENIED or isinstance(error, _BROKEN):
+    is_broken = isinstance(error, _BROKEN) or text.startswith(_CLOSING)
+    if code in _UNABLE or code in _DENIED or is_broken:
         return _unavailable(error, code, text)
     if code in ("NOGROUP", "UNBLOCKED"):
         return GroupMissing(text, code=code)
     if isinstance(error, redis.RedisError):
         return RedisRefused(text, code=code)
-    return RedisUnavailable(f"the connection broke ({type(error).__name__}: {error})")
+    return _broken(f"the connection broke ({type(error).__name__}: {error})")
 
 
 def _unavailable(error: Exception, code: str, text: str) -> RedisUnavailable:
@@ -139,7 +143,13 @@ def _unavailable(error: Exception, code: str, text: str) -> RedisUnavailable:
         return Redirected(text, Node(error.host, error.port), is_once=code == "ASK")
     if code == "TRYAGAIN":
         text += "; the slot of these keys is being moved to another node"
-    return RedisUnavailable(text)
+    return RedisUnavailable(text) if code in _UNABLE else _broken(text)
+
+
+def _broken(text: str) -> RedisUnavailable:
+    error = RedisUnavailable(text)
+    error.connection_broke = True
+    return error
 
 
 def refusal(text: bytes) -> SharedSyncError | None:

@@ -79,7 +79,7 @@ class Finish:
     Done without a result, a message is settled by its id alone. A plain class, as `Entry` is.
     """
 
-    __slots__ = ("adds_header", "channel", "id", "items", "payload")
+    __slots__ = ("adds_header", "channel", "entry", "id", "items", "payload", "size")
 
     def __init__(
         self,
@@ -88,6 +88,7 @@ class Finish:
         channel: str = "",
         payload: bytes = b"",
         adds_header: bool = False,
+        entry: Entry | None = None,
     ) -> None:
         self.id = id
         self.items = items
@@ -96,6 +97,10 @@ class Finish:
         self.adds_header = adds_header
         """Whether the script puts `message_id` and `status`, which is "done", in front of the
         items. They then need not be sent."""
+        self.size = sum(map(len, items)) + len(payload)
+        """Bytes that are published."""
+        self.entry = entry
+        """The message, if it is kept in case that Redis never takes the result."""
 
 
 class Park(NamedTuple):

@@ -10,6 +10,7 @@ from shared_sync.connection import driver_errors
 from shared_sync.errors import SharedSyncError
 from shared_sync.protocol.keys import PARKED
 
+REFUSED: Final = -2
 
 _FINAL: Final = ("exhausted the last possible ID", "too large to be stored")
 
@@ -18,11 +19,11 @@ _FINAL: Final = ("exhausted the last possible ID", "too large to be stored")
 class Settled:
     """What the outcomes of one command came to."""
 
-    results: Sequence[int | SharedSyncError]
+    results: Sequence[int]
     """One for each outcome: 1 if it ended or parked its message, 0 if the message was no longer
-    this consumer's, -1 if its body was gone; or why the result was refused."""
-    refusal: SharedSyncError | None = None
-    """Why the last one of those that were refused was."""
+    this consumer's, -1 if its body was gone, -2 if it was refused."""
+    refusals: Mapping[int, SharedSyncError] = field(default_factory=dict)
+    """Why outcomes were refused, by their place among the results."""
     unpublished: SharedSyncError | None = None
     """Why a result was not published, although its message has ended."""
 
@@ -30,12 +31,13 @@ class Settled:
 def parse_settled(reply: Any) -> Settled:
     """Return what a script that settles outcomes says."""
     results, refusal, unpublished = reply
+    refusals = {}
     if refusal:
-        results = [
-            result if isinstance(result, int) else driver_errors.refusal(result)
-            for result in results
-        ]
-    return Settled(results, driver_errors.refusal(refusal), driver_errors.refusal(unpublished))
+        for place, result in enumerate(results):
+            error = driver_errors.refusal(result) if isinstance(result, bytes) else None
+            if error is not None:
+                refusals[place], results[place] = error, REFUSED
+    return Settled(results, refusals, driver_errors.refusal(unpublished))
 
 
 def is_final(refusal: SharedSyncError) -> bool:

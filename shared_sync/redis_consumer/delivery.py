@@ -12,7 +12,7 @@ from shared_sync.errors import Directive, InvalidMessage, InvalidResult, Reject,
 from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
-from shared_sync.protocol.messages import Bury, Entry, HandBack, Outcome, Park
+from shared_sync.protocol.messages import Bury, Entry, Finish, HandBack, Outcome, Park
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
@@ -103,7 +103,7 @@ class Delivery:
                 result = None  # nobody reads it
             if result is None:
                 return None
-            return self._results.success(entry.id, fields, result)
+            return self._results.success(entry, fields, result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
             slot.runs_processor = False  # what follows is not the user's, nor is the logger's time
             release_memory(error)
@@ -121,6 +121,19 @@ class Delivery:
         failure = Failure(DEADLINE, text, stack=stack)
         self._logger.error("message %s is %s; its reader is at:\n%s", entry.id, text, stack)
         return self._failed(entry, decode_fields(entry.items, self._binary_fields), failure)
+
+    def give_up(self, finish: Finish, why: str) -> Bury | None:
+        """Return the dead letter that a message becomes whose result Redis will never take.
+
+        None if the message is not known any more.
+        """
+        entry = finish.entry
+        if entry is None:
+            return None
+        error = InvalidResult(why)
+        self._count_failed(error)
+        fields = decode_fields(entry.items, self._binary_fields)
+        return self._bury(entry, fields, _Death(f"bad result: {why}", Failure.of(error)))
 
     def _refuse(
         self,

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from shared_sync.common.guarded import Recorder
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import RedisRefused, SharedSyncError
+from shared_sync.errors import RedisRefused, RedisUnavailable, SharedSyncError
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.messages import Bury, Finish, HandBack, Outcome, Park
-from shared_sync.protocol.replies import parse_settled
+from shared_sync.protocol.replies import is_final, parse_settled
+from shared_sync.redis_consumer.breaks import Breaks
+from shared_sync.redis_consumer.parcels import (
+    MOST_IDS,
+    MOST_OUTCOMES,
+    Parcel,
+    chunks,
+    chunks_of_results,
+    without,
+)
 from shared_sync.redis_consumer.slot import Activity
 from shared_sync.redis_consumer.tally import Tally
-
-MOST_IDS: Final = 500
-"""Messages without a result that one call of a script ends, so that no call takes long."""
-
-MOST_OUTCOMES: Final = 100
-"""The same for messages that have a result or have failed, or go back."""
-
-T = TypeVar("T")
-
-
-class _Parcel(NamedTuple):
-    """A command that settles messages, and what to do with its reply."""
-
-    command: Command
-    ids: Sequence[str]
-    confirm: Callable[[Any], SharedSyncError | None]
-    """Notes what the messages came to; returns why one of them was refused."""
 
 
 class Outbox:
@@ -52,6 +45,7 @@ class Outbox:
         availability: Availability,
         recorder: Recorder,
         tally: Tally,
+        give_up: Callable[[Finish, str], Outcome | None] = lambda *_: None,
         flush_metrics: Callable[[], None] = lambda: None,
     ) -> None:
         # Fixed after construction.
@@ -62,18 +56,23 @@ class Outbox:
         self._availability = availability
         self._recorder = recorder
         self._tally = tally
+        self._give_up = give_up
+        """Returns what becomes of a message whose result Redis will never take, and why."""
         self._flush_metrics = flush_metrics
         # Written by the using thread; any thread may read.
         self._done: list[str] = []
         self._outcomes: list[Outcome] = []
         self._returned: list[str] = []
         # Owned by the using thread.
-        self._sent: Sequence[_Parcel] = ()
+        self._sent: Sequence[Parcel] = ()
         """What the last exchange has sent."""
         self._answered = 0
         """How many of these were answered."""
         self._in_doubt: set[str] = set()
         """Messages whose outcome was sent before, and the reply was lost."""
+        self._is_broken_off = False
+        """Whether the connection broke when outcomes were last sent."""
+        self._breaks = Breaks()
         self.is_held_up = False
         """Whether the last exchange left outcomes that Redis did not confirm."""
 
@@ -110,7 +109,7 @@ class Outbox:
     # --- sending ---
 
     def flush(self) -> None:
-        """Settle everything in here, in one round trip.
+        """Settle everything in here, in one round trip, or in more after the connection broke.
 
         Raises what the connection raises, or why Redis refused an outcome.
         """
@@ -118,11 +117,51 @@ class Outbox:
         if not parcels:
             self.is_held_up = False
             return
+        if self._is_broken_off:
+            self._flush_one_by_one(parcels)
+            return
         self._send(parcels, ())
         refusal = self._receive(parcels)
         if refusal is not None:
             raise refusal
         self._availability.succeeded(self._name)
+
+    def _flush_one_by_one(self, parcels: Sequence[Parcel]) -> None:
+        """Settle each parcel in a round trip of its own.
+
+        Redis closes the connection at a result that is too large for it, and the others must not
+        wait for that one.
+        """
+        failure: SharedSyncError | None = None
+        breaks_off = False
+        for parcel in parcels:
+            self._open()
+            try:
+                self._send([parcel], ())
+                failure = self._receive([parcel]) or failure
+            except RedisUnavailable as error:
+                self._check_availability()
+                if parcel.result is not None:
+                    self._replace_if_final(parcel.result, self._breaks.count(parcel.result, error))
+                failure, breaks_off = error, True
+        self._is_broken_off = breaks_off
+        if failure is not None:
+            self.is_held_up = True
+            raise failure
+        self._breaks.clear()
+        self._availability.succeeded(self._name)
+
+    def _check_availability(self) -> None:
+        """Raise what the connection raises, unless Redis answers."""
+        with suppress(RedisRefused):
+            self.connection.call(*self._commands.pending())
+
+    def _replace_if_final(self, finish: Finish, why: str) -> bool:
+        """Give a message up if Redis will never take its result; return whether it was."""
+        outcome = self._give_up(finish, why) if why else None
+        if outcome is not None:
+            self._outcomes = [outcome if one is finish else one for one in self._outcomes]
+        return outcome is not None
 
     def exchange(self, command: Command, *, blocking: bool = False) -> Any:
         """Settle everything in here, and return the reply to one more command, in one round trip.
@@ -146,49 +185,54 @@ class Outbox:
         self._availability.succeeded(self._name)
         return reply
 
-    def _pack(self) -> list[_Parcel]:
-        parcels: list[_Parcel] = []
+    def _pack(self) -> list[Parcel]:
+        parcels: list[Parcel] = []
         commands = self._commands
         if self._done:
-            for ids in _chunks(self._done, MOST_IDS):
-                parcels.append(_Parcel(commands.finish(ids), ids, self._confirm_done(ids)))
+            for ids in chunks(self._done, MOST_IDS):
+                parcels.append(Parcel(commands.finish(ids), ids, self._confirm_done(ids)))
         if self._outcomes:
             by_type: dict[type, list[Any]] = {Finish: [], Park: [], Bury: []}
             for outcome in self._outcomes:
                 by_type[type(outcome)].append(outcome)
-            for finishes in _chunks(by_type[Finish], MOST_OUTCOMES):
+            for finishes in chunks_of_results(by_type[Finish]):
                 parcels.append(self._parcel(commands.finish_with_results(finishes), finishes))
-            for parks in _chunks(by_type[Park], MOST_OUTCOMES):
+            for parks in chunks(by_type[Park], MOST_OUTCOMES):
                 parcels.append(self._parcel(commands.park(parks), parks))
             parcels += [self._parcel(commands.bury(one), [one]) for one in by_type[Bury]]
         if self._returned:
-            for ids in _chunks(self._returned, MOST_OUTCOMES):
-                parcels.append(_Parcel(commands.hand_back(ids), ids, self._confirm_returned(ids)))
+            for ids in chunks(self._returned, MOST_OUTCOMES):
+                parcels.append(Parcel(commands.hand_back(ids), ids, self._confirm_returned(ids)))
         return parcels
 
-    def _parcel(self, command: Command, outcomes: Sequence[Outcome]) -> _Parcel:
+    def _parcel(self, command: Command, outcomes: Sequence[Outcome]) -> Parcel:
         ids = [outcome.id for outcome in outcomes]
-        return _Parcel(command, ids, lambda reply: self._confirm(outcomes, reply))
+        result = outcomes[0] if len(outcomes) == 1 and isinstance(outcomes[0], Finish) else None
+        return Parcel(command, ids, lambda reply: self._confirm(outcomes, reply), result)
 
-    def _send(self, parcels: Sequence[_Parcel], commands: Sequence[Command]) -> None:
+    def _send(self, parcels: Sequence[Parcel], commands: Sequence[Command]) -> None:
         self._doubt_unanswered()
         self.is_held_up = bool(parcels)
-        connection = self.connection
-        connects = connection.connects
         try:
-            connection.open()
+            self._open()
             self._sent, self._answered = parcels, 0
-            connection.send([*(parcel.command for parcel in parcels), *commands])
+            if parcels:
+                self._is_broken_off = True  # until all replies have come
+            self.connection.send([*(parcel.command for parcel in parcels), *commands])
         except BaseException:
             self._flush_metrics()
             raise
-        if connects and connects != connection.connects:
-            self._recorder.increment_counter("redis_reconnects")
         self._recorder.increment_counter("redis_operations", len(parcels) + len(commands))
         if not parcels:
             self._flush_metrics()
 
-    def _receive(self, parcels: Sequence[_Parcel]) -> SharedSyncError | None:
+    def _open(self) -> None:
+        connects = self.connection.connects
+        self.connection.open()
+        if connects and connects != self.connection.connects:
+            self._recorder.increment_counter("redis_reconnects")
+
+    def _receive(self, parcels: Sequence[Parcel]) -> SharedSyncError | None:
         """Read the replies to the parcels; return why one of them was refused."""
         refusal: SharedSyncError | None = None
         self._activity.receives = True
@@ -205,6 +249,7 @@ class Outbox:
         finally:
             self._activity.receives = False
             self._flush_metrics()  # before a wait for a message, however long that takes
+        self._is_broken_off = False
         self.is_held_up = refusal is not None
         return refusal
 
@@ -220,7 +265,7 @@ class Outbox:
 
     def _confirm_done(self, ids: Sequence[str]) -> Callable[[Any], None]:
         def confirm(ended: int) -> None:
-            self._done = _without(self._done, ids)
+            self._done = without(self._done, ids)
             # Of a message whose outcome was sent before, the first sending most likely ended it.
             missing = len(ids) - ended
             explained = sum(one in self._in_doubt for one in ids) if missing else 0
@@ -230,32 +275,38 @@ class Outbox:
 
     def _confirm_returned(self, ids: Sequence[str]) -> Callable[[Any], None]:
         def confirm(reply: Any) -> None:
-            self._returned = _without(self._returned, ids)
+            self._returned = without(self._returned, ids)
             self._tally.handed_back(*reply)
 
         return confirm
 
     def _confirm(self, outcomes: Sequence[Outcome], reply: Any) -> SharedSyncError | None:
         settled = parse_settled(reply)
-        confirmed = outcomes[: len(settled.results)]
+        confirmed, results = outcomes, settled.results
+        refusal: SharedSyncError | None = None
+        if settled.refusals:
+            refusal = self._note_refusals(outcomes, settled.refusals)
+            places = [place for place in range(len(outcomes)) if place not in settled.refusals]
+            confirmed = [outcomes[place] for place in places]
+            results = [settled.results[place] for place in places]
         if len(confirmed) == len(self._outcomes):
             self._outcomes = []
         else:
             gone = {id(outcome) for outcome in confirmed}
             self._outcomes = [outcome for outcome in self._outcomes if id(outcome) not in gone]
-        self._tally.outcomes(confirmed, settled.results, self._in_doubt)
+        self._tally.outcomes(confirmed, results, self._in_doubt)
         if settled.unpublished is not None:
             self._tally.unpublished(settled.unpublished)
-        return settled.refusal
+        return refusal
 
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _without(ids: list[str], settled: Sequence[str]) -> list[str]:
-    if len(ids) == len(settled):
-        return []
-    gone = set(settled)
-    return [one for one in ids if one not in gone]
+    def _note_refusals(
+        self, outcomes: Sequence[Outcome], refusals: Mapping[int, SharedSyncError]
+    ) -> SharedSyncError | None:
+        """Give up messages whose results were refused for good; return another refusal, if any."""
+        refusal: SharedSyncError | None = None
+        for place, refused in refusals.items():
+            outcome = outcomes[place]
+            why = f"Redis will never take this result: {refused}" if is_final(refused) else ""
+            if not (isinstance(outcome, Finish) and self._replace_if_final(outcome, why)):
+                refusal = refused
+        return refusal

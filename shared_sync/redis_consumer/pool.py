@@ -125,6 +125,14 @@ class Pool:
         hooks = (
             [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
         )
+        delivery = Delivery(
+            self._rules,
+            recorder=recorder,
+            logger=self._logger,
+            on_retry=subscription.recovery.due_in,
+            interruptions=self.interruptions,
+            bad_input=self._bad_input,
+        )
         outbox = Outbox(
             name,
             connection=subscription.connection(),
@@ -133,6 +141,7 @@ class Pool:
             availability=self.availability,
             recorder=recorder,
             tally=Tally(recorder, self._logger, self._log_channel_refusal, self._outcome_share),
+            give_up=delivery.give_up,
             flush_metrics=recorder.flush,
         )
         self._in_flight.add_slot(slot)
@@ -142,14 +151,7 @@ class Pool:
             subscription=subscription,
             in_flight=self._in_flight,
             outbox=outbox,
-            delivery=Delivery(
-                self._rules,
-                recorder=recorder,
-                logger=self._logger,
-                on_retry=subscription.recovery.due_in,
-                interruptions=self.interruptions,
-                bad_input=self._bad_input,
-            ),
+            delivery=delivery,
             runner=ThreadRunner(self._processor, hooks),
             availability=self.availability,
             prefetch=Prefetch(self._options.effective_prefetch),

@@ -241,7 +241,7 @@ class Reader:
                 outbox.add(outcome)
                 ended_at = self._clock()
                 if isinstance(outcome, Finish):
-                    self._result_bytes += sum(map(len, outcome.items))
+                    self._result_bytes += outcome.size
         finally:
             if entry.deliveries > 1 and entry.crashes:
                 slot.unsettled_suspects.append(entry)

@@ -10,7 +10,7 @@ from shared_sync import values
 from shared_sync.errors import ConfigurationError, InvalidMessage, InvalidResult
 from shared_sync.message import encode_fields, encode_json_object
 from shared_sync.protocol.dead_letter_layout import Metadata
-from shared_sync.protocol.messages import Answer, Finish
+from shared_sync.protocol.messages import Answer, Entry, Finish
 
 Fields = Mapping[str, str | bytes]
 
@@ -19,6 +19,9 @@ ENVELOPE: Final = frozenset({"message_id", "status"})
 
 RESULT: Final = "result"
 """The field of a result that is no mapping; what the places within a result begin with."""
+
+LARGEST_CARRIED_BY_DEATH: Final = 64 * 1024
+"""Characters or bytes of a field that goes along with the answer for a dead message."""
 
 
 class Results:
@@ -61,7 +64,7 @@ class Results:
         """Return the field that the channel's name needs and the message lacks, if any."""
         return next((name for name in self.channel_fields if name not in fields), None)
 
-    def success(self, message_id: str, fields: Fields, result: object) -> Finish:
+    def success(self, entry: Entry, fields: Fields, result: object) -> Finish:
         """Return the end of a message that is done; without anything to publish for None.
 
         Raises `InvalidResult` if the result has no form, or has not run, and what its own methods
@@ -71,34 +74,42 @@ class Results:
         """
         if not self.wanted:
             refuse_unstarted(result)
-            return Finish(message_id)
+            return Finish(entry.id)
         if result is None:
-            return Finish(message_id)
+            return Finish(entry.id)
         own, owner = _fields_of(result)
         try:
             if self._is_plain and ENVELOPE.isdisjoint(own):
                 # The usual result, the shortest way.
                 items = encode_fields(own, owner=owner) if own else ()
-                return Finish(message_id, items, adds_header=True)
+                return Finish(entry.id, items, adds_header=True, entry=entry)
             if not ENVELOPE.isdisjoint(own):
                 own = self._rename(own)
-            content = {**self._envelope(message_id, fields, "done"), **own}
-            return Finish(message_id, *self._answer(fields, content, owner))
+            content = {**self._envelope(entry.id, fields, "done"), **own}
+            return Finish(entry.id, *self._answer(fields, content, owner), entry=entry)
         except InvalidMessage as error:
             values.close_unstarted(values.find_unstarted(RESULT, result))
             raise InvalidResult(str(error), field=error.field) from None
 
     def death(self, message_id: str, fields: Fields, metadata: Metadata) -> Answer:
-        """Return the answer for a message that became a dead letter."""
+        """Return the answer for a message that became a dead letter.
+
+        Large carried fields are left out: they may be why Redis does not take the result.
+        """
         if not self.wanted:
             return Answer()
+        small = {
+            name: fields[name]
+            for name in (*self._carry, *self.channel_fields)
+            if name in fields and len(fields[name]) <= LARGEST_CARRIED_BY_DEATH
+        }
         facts = {
             "reason": metadata.reason,
             "error_type": metadata.error_type,
             "error": metadata.error,
             "attempts": metadata.attempts,
         }
-        return self._answer(fields, {**self._envelope(message_id, fields, "dead"), **facts})
+        return self._answer(small, {**self._envelope(message_id, small, "dead"), **facts})
 
     def _envelope(self, message_id: str, fields: Fields, status: str) -> dict[str, object]:
         carried = {name: fields[name] for name in self._carry if name in fields}

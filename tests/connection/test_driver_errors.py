@@ -113,6 +113,7 @@ def test_a_broken_connection_is_unavailable_however_the_driver_puts_it(error: Ex
     assert str(translated)
     if not isinstance(error, redis.exceptions.InvalidResponse):
         assert type(translated) is RedisUnavailable
+        assert translated.connection_broke
 
 
 @pytest.mark.parametrize("act", ["XGROUP DELCONSUMER", "GET"])

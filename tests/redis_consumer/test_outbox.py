@@ -10,7 +10,7 @@ from readers import first
 
 from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.messages import Outcome
-from shared_sync.redis_consumer.outbox import MOST_IDS, MOST_OUTCOMES
+from shared_sync.redis_consumer.parcels import MOST_IDS, MOST_OUTCOMES
 
 # --- one round trip ---------------------------------------------------------------------------
 
@@ -150,15 +150,15 @@ def test_of_what_is_handed_back_only_what_went_back_counts() -> None:
 # --- refused ----------------------------------------------------------------------------------
 
 
-def test_a_refused_outcome_and_those_behind_it_are_kept_and_sent_again() -> None:
-    sender = Sender(settled(1, refusal=b"OOM no room"), settled(1, 1))
+def test_a_refused_outcome_is_kept_and_sent_again_and_those_beside_it_are_settled() -> None:
+    sender = Sender(settled(1, b"OOM no room", 1), settled(1))
     for number in "123":
         sender.outbox.add(finish(number))
     with pytest.raises(RedisRefused, match="OOM"):
         sender.outbox.flush()
-    assert sender.outbox.ids() == ["2", "3"]
+    assert sender.outbox.ids() == ["2"]
     assert sender.outbox.is_held_up
-    assert sender.jobs() == {"jobs_processed": 1}
+    assert sender.jobs() == {"jobs_processed": 2}
     sender.outbox.flush()
     assert sender.jobs() == {"jobs_processed": 3}
     assert not sender.outbox.is_held_up
@@ -166,7 +166,7 @@ def test_a_refused_outcome_and_those_behind_it_are_kept_and_sent_again() -> None
 
 
 def test_a_refused_outcome_keeps_nothing_else_from_being_settled() -> None:
-    sender = Sender(1, settled(refusal=b"OOM no room"), settled(1), REFUSED, settled(1), "reply")
+    sender = Sender(1, settled(b"OOM no room"), settled(1), REFUSED, settled(1), "reply")
     sender.put("1-0")
     for outcome in (finish("2-0"), park("3-0"), bury("4-0"), bury("5-0")):
         sender.outbox.add(outcome)

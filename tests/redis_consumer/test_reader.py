@@ -170,8 +170,8 @@ def test_the_outcome_of_a_slow_message_is_sent_before_the_next_one_starts(
 
 def test_large_results_are_sent_before_many_of_them_are_kept(clock: Clock) -> None:
     (reader,) = Pool(clock, process=lambda *_: "x" * (LARGE_BYTES // 2)).readers
-    reader.make_pass(delivered("1-0", "2-0", "3-0"), [[1, 1], b"", b""])
-    assert reader.connection.names() == [["XREADGROUP"], ["finish_with_results"]]
+    reader.make_pass(delivered("1-0", "2-0", "3-0"), *[[[1], b"", b""]] * 2)
+    assert reader.connection.names() == [["XREADGROUP"], ["finish_with_results"] * 2]
 
 
 def test_what_comes_after_a_job_does_not_make_the_next_one_older(clock: Clock) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from shared_sync.errors import ConfigurationError, InvalidMessage, InvalidResult
 from shared_sync.protocol.dead_letter_layout import Metadata
-from shared_sync.protocol.messages import Answer, Finish
+from shared_sync.protocol.messages import Answer, Entry, Finish
 from shared_sync.redis_consumer.results import Results
 
 
@@ -24,6 +24,9 @@ class Scored:
 
 
 FIELDS = {"client_id": "c1", "language": "de", "text": "Grüße"}
+
+
+ENTRY = Entry("1-0", [])
 
 
 def make(
@@ -71,7 +74,7 @@ def as_json(answer: Answer | Finish) -> dict[str, Any]:
 
 
 def test_a_mapping_becomes_the_fields_of_the_result_entry() -> None:
-    answer = make(stream="results").success("1-0", FIELDS, {"text": "hello", "score": 0.5})
+    answer = make(stream="results").success(ENTRY, FIELDS, {"text": "hello", "score": 0.5})
     assert as_dict(answer) == {
         "message_id": "1-0",
         "status": "done",
@@ -86,7 +89,7 @@ def test_a_mapping_becomes_the_fields_of_the_result_entry() -> None:
     [("hello", "hello"), (0, "0"), ("", ""), (False, "false"), ([], "[]"), (b"raw", "raw")],
 )
 def test_anything_else_becomes_the_field_result(result: object, stored: str) -> None:
-    answer = make(stream="results").success("1-0", FIELDS, result)
+    answer = make(stream="results").success(ENTRY, FIELDS, result)
     assert as_dict(answer) == {"message_id": "1-0", "status": "done", "result": stored}
 
 
@@ -96,11 +99,11 @@ def publishes_nothing(outcome: Finish) -> bool:
 
 def test_none_publishes_nothing() -> None:
     everywhere = make(stream="results", channel="results:{client_id}")
-    assert publishes_nothing(everywhere.success("1-0", FIELDS, None))
+    assert publishes_nothing(everywhere.success(ENTRY, FIELDS, None))
 
 
 def test_an_empty_mapping_is_a_result() -> None:
-    answer = make(stream="results").success("1-0", FIELDS, {})
+    answer = make(stream="results").success(ENTRY, FIELDS, {})
     assert as_dict(answer) == {"message_id": "1-0", "status": "done"}
 
 
@@ -114,12 +117,12 @@ def test_whether_results_go_anywhere_and_need_fields_is_known_beforehand() -> No
 
 
 def test_without_a_place_for_results_nothing_is_even_encoded() -> None:
-    assert publishes_nothing(make().success("1-0", FIELDS, object()))
+    assert publishes_nothing(make().success(ENTRY, FIELDS, object()))
     assert make().death("1-0", FIELDS, metadata("x")) == Answer()
 
 
 def test_a_channel_gets_the_same_as_json_under_the_name_filled_from_the_message() -> None:
-    answer = make(channel="results:{client_id}").success("1-0", FIELDS, {"text": "Ω"})
+    answer = make(channel="results:{client_id}").success(ENTRY, FIELDS, {"text": "Ω"})
     assert answer.channel == "results:c1"
     assert as_json(answer) == {"message_id": "1-0", "status": "done", "text": "Ω"}
     assert "Ω".encode() in answer.payload
@@ -128,13 +131,13 @@ def test_a_channel_gets_the_same_as_json_under_the_name_filled_from_the_message(
 
 def test_stream_and_channel_can_be_had_together() -> None:
     both = make(stream="results", channel="r:{client_id}:{language}")
-    answer = both.success("1-0", FIELDS, "hello")
+    answer = both.success(ENTRY, FIELDS, "hello")
     assert answer.channel == "r:c1:de"
     assert as_dict(answer) == as_json(answer)
 
 
 def test_carried_fields_go_along_and_missing_ones_are_left_out() -> None:
-    answer = make(stream="r", carry=("client_id", "session")).success("1-0", FIELDS, "hello")
+    answer = make(stream="r", carry=("client_id", "session")).success(ENTRY, FIELDS, "hello")
     assert as_dict(answer) == {
         "message_id": "1-0",
         "status": "done",
@@ -145,7 +148,7 @@ def test_carried_fields_go_along_and_missing_ones_are_left_out() -> None:
 
 def test_what_the_processor_returns_wins_over_what_is_carried_along() -> None:
     own = {"language": "en"}
-    fields = as_dict(make(stream="r", carry=("language",)).success("1-0", FIELDS, own))
+    fields = as_dict(make(stream="r", carry=("language",)).success(ENTRY, FIELDS, own))
     assert fields["language"] == "en"
 
 
@@ -158,7 +161,7 @@ def test_a_result_cannot_change_what_every_result_says_of_its_message(
     results = make(
         stream="r", channel="r", carry=carry, log_renamed=lambda *line: logged.append(line)
     )
-    answer = results.success("1-0", FIELDS, own)
+    answer = results.success(ENTRY, FIELDS, own)
     assert (
         as_json(answer)
         == as_dict(answer)
@@ -187,13 +190,13 @@ def test_names_that_every_result_has_cannot_be_carried(name: str) -> None:
 def test_a_message_may_have_a_field_of_that_name_which_is_not_carried() -> None:
     fields = {**FIELDS, "status": "waiting"}
     results = make(stream="r", carry=("client_id",))
-    assert as_dict(results.success("1-0", fields, "x"))["status"] == "done"
+    assert as_dict(results.success(ENTRY, fields, "x"))["status"] == "done"
     assert as_dict(results.death("1-0", fields, metadata("x")))["status"] == "dead"
 
 
 def test_a_binary_field_can_be_carried_to_a_stream() -> None:
     results = make(stream="r", carry=("audio",), binary=("audio",))
-    assert b"\xff" in results.success("1-0", {"audio": b"\xff"}, "x").items
+    assert b"\xff" in results.success(ENTRY, {"audio": b"\xff"}, "x").items
 
 
 def test_a_dead_message_tells_why_and_carries_its_fields() -> None:
@@ -226,13 +229,13 @@ def test_the_field_that_the_channel_needs_and_the_message_lacks_is_named() -> No
 
 
 def test_a_channel_of_plain_text_needs_no_field() -> None:
-    answer = make(channel="results").success("1-0", {}, "x")
+    answer = make(channel="results").success(ENTRY, {}, "x")
     assert answer.channel == "results"
-    assert make(channel="a{{b}}").success("1-0", {}, "x").channel == "a{b}"
+    assert make(channel="a{{b}}").success(ENTRY, {}, "x").channel == "a{b}"
 
 
 def test_braces_in_a_message_are_not_read_as_part_of_the_channels_name() -> None:
-    answer = make(channel="r:{client_id}").success("1-0", {"client_id": "{language}"}, "x")
+    answer = make(channel="r:{client_id}").success(ENTRY, {"client_id": "{language}"}, "x")
     assert answer.channel == "r:{language}"
 
 
@@ -259,7 +262,7 @@ def test_carry_fields_without_a_place_for_results_are_refused() -> None:
 @pytest.mark.parametrize("value", [object(), {object()}, float("nan"), "\ud800"])
 def test_a_result_without_a_form_names_its_field(value: object) -> None:
     with pytest.raises(InvalidResult) as caught:
-        make(stream="r").success("1-0", FIELDS, {"score": value})
+        make(stream="r").success(ENTRY, FIELDS, {"score": value})
     assert caught.value.field == "score"
 
 
@@ -282,11 +285,11 @@ def test_what_has_no_form_in_a_result_is_named_by_its_place(
     options: dict[str, str], result: object, told: str
 ) -> None:
     with pytest.raises(InvalidResult, match=told):
-        make(**options).success("1-0", FIELDS, result)  # type: ignore[arg-type]
+        make(**options).success(ENTRY, FIELDS, result)  # type: ignore[arg-type]
 
 
 def test_a_dataclass_becomes_the_fields_of_the_result_like_a_mapping() -> None:
-    answer = make(stream="r").success("1-0", FIELDS, Scored("hello", 0.5))
+    answer = make(stream="r").success(ENTRY, FIELDS, Scored("hello", 0.5))
     assert as_dict(answer) == {
         "message_id": "1-0",
         "status": "done",
@@ -297,7 +300,7 @@ def test_a_dataclass_becomes_the_fields_of_the_result_like_a_mapping() -> None:
 
 def test_values_have_the_same_form_on_the_stream_and_on_the_channel() -> None:
     own = {"at": datetime(2026, 1, 2, 3, 4, 5), "file": PurePosixPath("/a/b"), "text": "x"}
-    answer = make(stream="r", channel="r").success("1-0", FIELDS, own)
+    answer = make(stream="r", channel="r").success(ENTRY, FIELDS, own)
     assert as_dict(answer) == as_json(answer)
     assert as_json(answer)["at"] == "2026-01-02T03:04:05"
     assert as_json(answer)["file"] == "/a/b"
@@ -310,15 +313,15 @@ async def _asynchronous() -> None: ...
 def test_all_that_has_not_run_is_closed(stream: str | None) -> None:
     """A coroutine that is never closed warns of it, which fails the test."""
     with pytest.raises(InvalidResult, match=r"result\[0\] is a coroutine, which has not run"):
-        make(stream=stream).success("1-0", FIELDS, [_asynchronous(), {"b": _asynchronous()}])
+        make(stream=stream).success(ENTRY, FIELDS, [_asynchronous(), {"b": _asynchronous()}])
 
 
 def test_bytes_in_a_result_for_a_channel_are_refused_with_the_remedy() -> None:
     with pytest.raises(InvalidMessage, match=r"'audio'.*result_stream") as caught:
-        make(channel="r").success("1-0", FIELDS, {"audio": b"\x00"})
+        make(channel="r").success(ENTRY, FIELDS, {"audio": b"\x00"})
     assert caught.value.field == "audio"
 
 
 def test_a_result_whose_field_names_are_not_text_is_refused() -> None:
     with pytest.raises(InvalidMessage, match="field names"):
-        make(stream="r").success("1-0", FIELDS, {1: "x"})
+        make(stream="r").success(ENTRY, FIELDS, {1: "x"})

@@ -1,0 +1,45 @@
+"""Which result makes Redis close the connection each time that it is sent."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shared_sync.errors import RedisUnavailable
+from shared_sync.protocol.messages import Finish
+
+SMALLEST_LIMIT: Final = 1024 * 1024
+"""Redis accepts values up to this size whatever its settings are (`proto-max-bulk-len` and
+`client-query-buffer-limit`), so a smaller result is never the cause."""
+
+MOST_BREAKS: Final = 5
+"""So often in a row the connection has to break while nothing but a result is sent."""
+
+
+class Breaks:
+    """Counts how often the connection broke while a result was sent alone. For one thread.
+
+    An outage is nobody's fault: only a break after which Redis answers at once is to be counted.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def count(self, result: Finish, error: RedisUnavailable) -> str:
+        """Note that the connection broke; return why the result will never be taken, or nothing.
+
+        What else makes Redis unavailable does not count, such as that it cannot write now.
+        """
+        if result.size < SMALLEST_LIMIT or not error.connection_broke:
+            return ""
+        breaks = self._counts[result.id] = self._counts.get(result.id, 0) + 1
+        if breaks < MOST_BREAKS:
+            return ""
+        return (
+            f"Redis closed the connection {breaks} times while it received this result of "
+            f"{result.size} bytes, and answers otherwise; store it elsewhere and return its "
+            "location, or raise proto-max-bulk-len and client-query-buffer-limit of the server"
+        )
+
+    def clear(self) -> None:
+        """Forget all breaks: everything was sent."""
+        self._counts.clear()
