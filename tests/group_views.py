@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 
 import redis
 from consumers import DEAD, GROUP, STREAM
+from helpers import start_program
 from protocol_client import KEYS
 
 from shared_sync.connection import discovery
@@ -31,7 +35,8 @@ def view_of(url: str) -> GroupView:
 def add_dead_letter(client: redis.Redis, **metadata: object) -> str:
     """Add a dead letter as a consumer writes it, or as something else does; return its id."""
     fields = {"audio": b"\xff\x00", **{f"dead.{name}": value for name, value in metadata.items()}}
-    return client.xadd(DEAD, fields).decode()
+    added = client.xadd(DEAD, fields)
+    return added.decode() if isinstance(added, bytes) else ""  # a pipeline has no id yet
 
 
 def commands_during(client: redis.Redis, act: Callable[[], object]) -> list[tuple[str, str]]:
@@ -45,3 +50,22 @@ def commands_during(client: redis.Redis, act: Callable[[], object]) -> list[tupl
         lines = iter(monitor.next_command, None)
         until_ping = takewhile(lambda line: line["command"] != "PING", lines)
         return [(line["client_type"], line["command"]) for line in until_ping]
+
+
+@contextmanager
+def worker_process(url: str, *, lease_seconds: float) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker in a process of its own, whose processor never returns."""
+    code = (
+        "import sys, threading\n"
+        "from shared_sync import RedisStreamConsumer\n"
+        "RedisStreamConsumer(\n"
+        f"    sys.argv[1], {STREAM!r}, {GROUP!r}, 'doomed', None,\n"
+        f"    lambda *_: threading.Event().wait(), lease_seconds={lease_seconds},\n"
+        ").start_consuming()\n"
+    )
+    process = start_program([sys.executable, "-c", code, url])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +20,21 @@ from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
-from shared_sync.errors import RedisAccessDenied, SharedSyncError
+from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
 from shared_sync.metrics import WorkerMetrics, catalogue
-from shared_sync.protocol import groups
+from shared_sync.protocol import groups, inspection
 from shared_sync.protocol.groups import GroupOverview
 from shared_sync.protocol.hazards import Hazards
+from shared_sync.protocol.inspection import GroupView
 from shared_sync.protocol.keys import Keys
 
 PERIOD_SECONDS: Final = 1.0
 REPLY_TIMEOUT_SECONDS: Final = 3.0
 FRESH_SECONDS: Final = 10.0
 """How old an answer of Redis may be; longer than an inspection that hangs until it times out."""
+
+CURRENT_SECONDS: Final = 5.0
+"""How old a value may be that is shown as that of now."""
 
 SURVEY_SECONDS: Final = 5.0
 """Between two surveys, for which the server reads two or three whole messages."""
@@ -63,6 +68,7 @@ class Monitor:
         *,
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """Raises `ConfigurationError` for a `redis_url` that cannot be used. Does not connect."""
         # Fixed after construction.
@@ -70,6 +76,7 @@ class Monitor:
         self._metrics = metrics
         self._logger = logger
         self._clock = clock
+        self._wall = wall
         self._address = connection_url.safe_address(redis_url)
         connect = discovery.connector(
             redis_url,
@@ -80,7 +87,17 @@ class Monitor:
         self._availability = Availability(self._address, logger)
         self._hazards: Hazards | None = None
         self._health: GroupHealth | None = None
+        self.group_view: GroupView | None = None
+        """The tables of the group, for the page."""
         if keys is not None:
+            self.group_view = GroupView(
+                discovery.connector(
+                    redis_url,
+                    key=keys.stream,
+                    reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS,
+                ),
+                keys,
+            )
             self._health = GroupHealth(keys, limits, clock)
             self._hazards = Hazards(
                 keys, period_seconds=SURVEY_SECONDS, recorder=metrics, logger=logger, clock=clock
@@ -96,8 +113,10 @@ class Monitor:
             period_seconds=PERIOD_SECONDS,
         )
         # Owned by the monitor's thread.
+        self._next_watch = clock()
         # Written by the monitor's thread, each replaced as a whole.
         self._overview: GroupOverview | None = None
+        self._found_at = 0.0  # on the wall clock, which goes on while the machine sleeps
         self._reasons: Sequence[str] = ()
         self._answered_at: float | None = None
         self._is_denied = False
@@ -123,7 +142,22 @@ class Monitor:
         if self._health and self._hazards and overview and overview.group_exists:
             self._hazards.check(self._connection)
             self._reasons = self._health.reasons(overview, self._hazards.survey)
+            self._watch_consumers()
         self._overview = overview
+        self._found_at = self._wall()
+
+    def _watch_consumers(self) -> None:
+        """Let the page know which consumers died, even if nobody looked at it then."""
+        now = self._clock()
+        if self.group_view is None or now < self._next_watch:
+            return
+        self._next_watch = now + SURVEY_SECONDS
+        try:
+            self.group_view.watch(self._connection)
+        except RedisAccessDenied:  # the page says which right is missing
+            self._next_watch = math.inf
+        except RedisRefused:
+            pass
 
     # --- results; any thread ---
 
@@ -214,7 +248,9 @@ class Monitor:
     def _values(self) -> dict[str, float | None]:
         if self._keys is None:
             return {}
-        connected = self._availability.connected
+        # What was found before this process stood still says nothing of now.
+        is_current = self._wall() - self._found_at < CURRENT_SECONDS
+        connected = self._availability.connected and is_current
         overview = self._overview if connected else None
         queue = queue_values()
         if overview is not None and overview.metrics is not None:

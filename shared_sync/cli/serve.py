@@ -23,12 +23,9 @@ from shared_sync.cli.group_health import Limits
 from shared_sync.cli.monitor import PERIOD_SECONDS, Monitor
 from shared_sync.cli.options import Parser, add_token_file, read_token
 from shared_sync.common import arguments
-from shared_sync.connection import discovery
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import HealthServer
 from shared_sync.metrics import WorkerMetrics
-from shared_sync.protocol import inspection
-from shared_sync.protocol.inspection import GroupView
 from shared_sync.protocol.keys import Keys
 
 LONGEST_SECONDS = 30 * 86_400
@@ -88,12 +85,8 @@ def _make_server(
             readiness=False,
             period_seconds=PERIOD_SECONDS,
         )
-        connect = discovery.connector(
-            options.redis_url,
-            key=keys.stream,
-            reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS,
-        )
-        server.add_view("group", GroupView(connect, keys).read)
+    if monitor.group_view is not None:
+        server.add_view("group", monitor.group_view.read)
     return server
 
 

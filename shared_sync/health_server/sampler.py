@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -13,23 +14,44 @@ from shared_sync.health_server.payload import HealthData
 from shared_sync.health_server.time_series import History
 
 PERIOD_SECONDS = 5.0
+STOOD_STILL_SECONDS = 5.0
+"""Between two steps, which follow each other a few times each second."""
 
 
 class Sampler:
     """Requests the metrics for each sample, and records them as soon as they are there.
 
-    If they take longer than a period, the sample has no metrics. One thread calls `step`.
+    If they take longer than a period, the sample has no metrics. After the process stood still
+    (it was frozen, or the machine suspended) nothing is recorded that was known before: as of now
+    it would make everything that happened meanwhile the growth of one moment. One thread calls
+    `step`, a few times each second.
     """
 
-    def __init__(self, history: History, metrics: Poller[Any]) -> None:
+    def __init__(
+        self,
+        history: History,
+        metrics: Poller[Any],
+        *,
+        clock: Callable[[], float] = monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._history = history
         self._metrics = metrics
-        self._due = monotonic()
+        self._clock = clock
+        self._wall = wall
+        self._due = clock()
         self._ticket: int | None = None
+        # When the last step was, on both clocks: one of them stands still while a machine sleeps.
+        self._stepped_at = (clock(), wall())
+        self._awake_since = -math.inf
 
     def step(self, checks: Mapping[str, Poller[HealthData]]) -> None:
         """Do what is due: request the metrics, or record a sample. Never blocks."""
-        now = monotonic()
+        now = self._clock()
+        if self._stood_still(now):
+            self._awake_since = now
+            self._ticket = None
+            self._due = now
         is_due = now >= self._due
         if self._ticket is not None:
             answered = self._metrics.has_answered(self._ticket)
@@ -40,6 +62,13 @@ class Sampler:
             self._due = max(self._due + PERIOD_SECONDS, now)
             self._ticket = self._metrics.request()
 
+    def _stood_still(self, now: float) -> bool:
+        before, self._stepped_at = self._stepped_at, (now, self._wall())
+        return any(
+            new - old > STOOD_STILL_SECONDS
+            for new, old in zip(self._stepped_at, before, strict=True)
+        )
+
     def _record(
         self, checks: Mapping[str, Poller[HealthData]], metrics: Mapping[str, Any] | None
     ) -> None:
@@ -47,6 +76,8 @@ class Sampler:
         # In reverse, so that those of the callback come last and win.
         for name, poller in reversed(list(checks.items())):
             result = poller.result
+            if result.ended_at is not None and result.ended_at < self._awake_since:
+                continue
             if result.value is not None and not (result.hangs and name != HEALTH):
                 values |= result.value.values
-        self._history.record(time.time(), {**values, **(metrics or {})})
+        self._history.record(self._wall(), {**values, **(metrics or {})})

@@ -38,6 +38,9 @@ REFRESH_SECONDS = 0.25
 """How long a request waits for new health data before it is answered from the last ones."""
 
 VIEW_PERIOD_SECONDS = 2.0
+OLD_VIEW_SECONDS = 10.0
+"""An older view is of an earlier visit: who opens the page waits for a new one."""
+
 HISTORY_SAMPLES = 720
 """An hour."""
 
@@ -250,8 +253,8 @@ class HealthState:
     def shown_views(self) -> dict[str, Any]:
         """Return what each view shows, and have those called again that are out of date.
 
-        Waits up to `REFRESH_SECONDS` for views that were never called. Raises `CallFailed` while
-        the server stops.
+        Waits up to `REFRESH_SECONDS` for views that were not called lately. Raises `CallFailed`
+        while the server stops.
         """
         with self._lock:
             registered = dict(self._views)
@@ -265,7 +268,7 @@ class HealthState:
         for poller in pollers.values():
             result = poller.result
             now = monotonic()
-            if result.ended_at is None:
+            if result.ended_at is None or now - result.ended_at >= OLD_VIEW_SECONDS:
                 poller.refresh(max(0.0, deadline - now))
             elif result.running_since is None and now - result.ended_at >= VIEW_PERIOD_SECONDS:
                 poller.request()

@@ -3,50 +3,62 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
-from shared_sync.protocol.fingerprint import fingerprint
+from shared_sync.protocol import dead_letter_rows
+from shared_sync.protocol.dead_letter_rows import DeadLetterRow, text_of, type_name
 from shared_sync.protocol.group_tables import (
     ConsumerRow,
-    DeadLetterRow,
     GroupTables,
     ParkedRow,
     Table,
 )
-from shared_sync.protocol.keys import Keys, id_milliseconds
+from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.process_identity import ProcessIdentity
 
 ShowRow = Callable[[Any, int], dict[str, Any]]
+
+MOST_CAUSES: Final = 100
 
 _RIGHTS: Final = {
     "consumers": "+xinfo|consumers",
     "parked messages": "what a worker needs",
     "dead letters": "+xrevrange",
 }
-_OWN_REASON: Final = re.compile(r"failed \d+ times|crashed: its process died \d+ times")
-_REASON_WITH_TEXT: Final = re.compile(r"(rejected|bad input): (.*)", re.DOTALL)
-_TYPE_NAME: Final = re.compile(r"[\w.]{1,100}")
-_NUMBER: Final = re.compile(r"\d{1,9}")
 
 
-def to_json(keys: Keys, tables: GroupTables) -> dict[str, Any]:
-    """Return the tables as JSON, with `reasons` if Redis refused some of them."""
+def to_json(
+    keys: Keys, tables: GroupTables, *, gone: Sequence[ConsumerRow], most_letters: int
+) -> dict[str, Any]:
+    """Return the tables as JSON, with `reasons` if Redis refused some of them.
+
+    `gone` are consumers that died and are not in the group any more. Of the dead letters the newest
+    `most_letters` are shown, and the causes of all are counted.
+    """
     view: dict[str, Any] = {"stream": keys.stream, "group": keys.group}
     reasons: list[str] = []
     of_page: tuple[tuple[str, str, Table[Any] | SharedSyncError, ShowRow], ...] = (
         ("consumers", "consumers", tables.consumers, _show_consumer),
         ("parked", "parked messages", tables.parked, _show_parked),
-        ("dead_letters", "dead letters", tables.dead_letters, _show_dead_letter),
+        ("dead_letters", "dead letters", tables.dead_letters, DeadLetterRow.to_json),
     )
     for key, title, table, show in of_page:
         if isinstance(table, Table):
-            view[key] = [show(row, tables.now_ms) for row in table.rows]
+            rows = table.rows[:most_letters] if key == "dead_letters" else table.rows
+            view[key] = [show(row, tables.now_ms) for row in rows]
             view[f"{key}_total"] = table.total
         else:
             reasons.append(_why_not_shown(title, table))
+    if gone and "consumers" in view:
+        view["consumers_gone"] = [_show_consumer(row, tables.now_ms) for row in gone]
+    letters = tables.dead_letters
+    if isinstance(letters, Table) and letters.rows:
+        causes = dead_letter_rows.causes(letters.rows, tables.now_ms)
+        view["dead_letters_counted"] = len(letters.rows)
+        view["dead_letter_causes"] = causes[:MOST_CAUSES]
+        view["dead_letter_causes_total"] = len(causes)
     return view | ({"reasons": reasons} if reasons else {})
 
 
@@ -62,10 +74,12 @@ def _why_not_shown(table: str, error: SharedSyncError) -> str:
 
 def _show_consumer(row: ConsumerRow, now_ms: int) -> dict[str, Any]:
     lease_ms = None if row.lease_end_ms is None else row.lease_end_ms - now_ms
-    identity = ProcessIdentity.parse(_text(row.identity))
+    identity = ProcessIdentity.parse(text_of(row.identity))
+    gone = {} if lease_ms is None or lease_ms > 0 else {"gone_seconds": -lease_ms / 1000}
     return {
-        "name": _text(row.name),
+        "name": text_of(row.name),
         "present": None if lease_ms is None else lease_ms > 0,
+        **gone,
         "lease_seconds_left": None if lease_ms is None else max(0, lease_ms) / 1000,
         "pending": row.pending,
         "idle_seconds": None if row.idle_ms is None else row.idle_ms / 1000,
@@ -80,7 +94,7 @@ def _show_parked(row: ParkedRow, now_ms: int) -> dict[str, Any]:
         "message_id": row.id,
         "due_in_seconds": (row.due_ms - now_ms) / 1000,
         "failures": row.failures,
-        "error_type": _type_name(error_type),
+        "error_type": type_name(error_type),
         "details": error,
     }
 
@@ -92,37 +106,3 @@ def _last_failure(line: bytes) -> tuple[str, str]:
         return str(failure["error_type"]), str(failure["error"])
     except (ValueError, TypeError, KeyError):
         return "", ""
-
-
-def _show_dead_letter(row: DeadLetterRow, now_ms: int) -> dict[str, Any]:
-    error_type, error = _text(row.error_type), _text(row.error)
-    reason, text = _split_reason(_text(row.reason))
-    attempts = _text(row.attempts)
-    return {
-        "id": row.id,
-        "message_id": _text(row.message_id),
-        "reason": reason,
-        "error_type": _type_name(error_type),
-        "fingerprint": fingerprint(error_type, reason, error or text),
-        "attempts": int(attempts) if _NUMBER.fullmatch(attempts) else None,
-        "seconds_ago": max(0, now_ms - id_milliseconds(row.id)) / 1000,
-        "details": error or text,
-    }
-
-
-def _split_reason(reason: str) -> tuple[str, str]:
-    """Return the reason without words of others, and those words."""
-    if _OWN_REASON.fullmatch(reason):
-        return reason, ""
-    if found := _REASON_WITH_TEXT.fullmatch(reason):
-        return found[1], found[2]
-    return "unknown", reason
-
-
-def _type_name(text: str) -> str | None:
-    """Return the text if it is the name of a type; others may have written the dead letter."""
-    return text if _TYPE_NAME.fullmatch(text) else None
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="backslashreplace")

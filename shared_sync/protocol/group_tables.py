@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 from shared_sync.connection import driver_errors, scripts
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import SharedSyncError
+from shared_sync.protocol import dead_letter_rows
+from shared_sync.protocol.dead_letter_rows import DeadLetterRow
 from shared_sync.protocol.keys import NO_ID, Keys
 
 T = TypeVar("T")
@@ -41,18 +43,6 @@ class ParkedRow:
 
     last_failure: bytes
     """A line of JSON, or nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetterRow:
-    """A dead letter without the fields of its message; long texts are cut."""
-
-    id: str
-    message_id: bytes
-    reason: bytes
-    error_type: bytes
-    error: bytes
-    attempts: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +133,7 @@ def _parse_parked(
 
 def _parse_dead_letters(table: Any, known: Table[DeadLetterRow], most: int) -> Table[DeadLetterRow]:
     total, newer, is_known_still_right, older = table
-    rows = [_parse_dead_letter(row) for row in newer]
+    rows = [dead_letter_rows.parse(row) for row in newer]
     rows += known.rows if is_known_still_right else ()
-    rows += [_parse_dead_letter(row) for row in older]
+    rows += [dead_letter_rows.parse(row) for row in older]
     return Table(rows[:most], total)
-
-
-def _parse_dead_letter(row: Sequence[bytes]) -> DeadLetterRow:
-    letter_id, *texts = row
-    return DeadLetterRow(letter_id.decode(), *texts)

@@ -7,12 +7,18 @@ from typing import Any, Final
 
 from shared_sync.connection.connection import Connect, Connection
 from shared_sync.protocol import group_json, group_tables
-from shared_sync.protocol.group_tables import DeadLetterRow, Table
+from shared_sync.protocol.dead_letter_rows import DeadLetterRow
+from shared_sync.protocol.gone_consumers import GoneConsumers
+from shared_sync.protocol.group_tables import GroupTables, Table
 from shared_sync.protocol.keys import Keys
 
 MOST_CONSUMERS: Final = 100
 MOST_PARKED: Final = 50
 MOST_LETTERS: Final = 50
+"""Dead letters that are shown."""
+
+MOST_COUNTED: Final = 1000
+"""Dead letters whose causes are counted. Redis is asked for some of them at each reading."""
 
 REPLY_TIMEOUT_SECONDS: Final = 2.0
 """For the connection of a `GroupView`: somebody waits for the page."""
@@ -30,6 +36,7 @@ class GroupView:
         # Fixed after construction.
         self._connect = connect
         self._keys = keys
+        self._gone = GoneConsumers()
         # Guarded by the lock, which is held while Redis is asked.
         self._lock = threading.Lock()
         self._known_letters: Table[DeadLetterRow] = Table()
@@ -47,13 +54,32 @@ class GroupView:
                 self._keys,
                 most_consumers=MOST_CONSUMERS,
                 most_parked=MOST_PARKED,
-                most_letters=MOST_LETTERS,
+                most_letters=MOST_COUNTED,
                 known=known,
             )
-            tables = group_tables.parse(self._call(command), most_letters=MOST_LETTERS, known=known)
+            tables = group_tables.parse(self._call(command), most_letters=MOST_COUNTED, known=known)
             letters = tables.dead_letters
             self._known_letters = letters if isinstance(letters, Table) else Table()
-        return group_json.to_json(self._keys, tables)
+        self._note_consumers(tables)
+        return group_json.to_json(
+            self._keys, tables, gone=self._gone.rows(), most_letters=MOST_LETTERS
+        )
+
+    def watch(self, connection: Connection) -> None:
+        """Note the consumers of the group, so that `read()` returns those that die meanwhile.
+
+        For whoever inspects the group anyway, while nobody may look at the page. Blocks and raises
+        as the connection does.
+        """
+        command = group_tables.read(
+            self._keys, most_consumers=MOST_CONSUMERS, most_parked=1, most_letters=0, known=Table()
+        )
+        reply = connection.call(*command)
+        self._note_consumers(group_tables.parse(reply, most_letters=0, known=Table()))
+
+    def _note_consumers(self, tables: GroupTables) -> None:
+        if isinstance(tables.consumers, Table):
+            self._gone.note(tables.consumers, tables.now_ms)
 
     def _call(self, command: tuple[Any, ...]) -> Any:
         connection = Connection(self._connect)

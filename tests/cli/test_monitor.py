@@ -105,3 +105,63 @@ def test_an_answer_that_is_too_old_is_none(redis_url: str) -> None:
     assert monitor.check_redis()["reasons"] == ["Redis does not answer"]
     assert monitor.get_health_data()["live"] is True
     monitor.stop()
+
+
+def test_values_from_before_the_process_stood_still_are_not_those_of_now(
+    redis_url: str, client: redis.Redis, clock: Clock
+) -> None:
+    client.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    keys = Keys.of("jobs", "workers")
+    logger = logging.getLogger("test")
+    monitor = Monitor(redis_url, keys, WorkerMetrics("monitor"), logger, wall=clock)
+    monitor.inspect()
+    assert monitor.get_metrics_data()["queue_depth"] == 0
+    clock.now += 60
+    assert monitor.get_metrics_data()["queue_depth"] is None
+    client.xadd("jobs", {"n": 1})
+    monitor.inspect()
+    assert monitor.get_metrics_data()["queue_depth"] == 1
+    clock.now -= 3600  # set back
+    assert monitor.get_metrics_data()["queue_depth"] == 1
+    monitor.stop()
+
+
+def test_who_dies_while_nobody_looks_is_on_the_page_for_an_hour(
+    redis_url: str, client: redis.Redis, clock: Clock
+) -> None:
+    client.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    monitor = monitor_of(redis_url, clock)
+    presence = Keys.of("jobs", "workers").presence
+
+    def inspect() -> None:
+        clock.now += 5
+        monitor.inspect()
+
+    for left in (30, 5, -1):
+        seconds, _ = client.time()
+        client.zadd(presence, {"doomed": (seconds + left) * 1000})
+        inspect()
+    client.zrem(presence, "doomed")
+    inspect()
+    assert monitor.group_view is not None
+    tables = monitor.group_view.read()
+    assert tables["consumers"] == []
+    assert [row["name"] for row in tables["consumers_gone"]] == ["doomed"]
+    monitor.stop()
+
+
+def test_without_the_rights_to_watch_consumers_the_monitor_goes_on(
+    own_server: EmbeddedRedis, clock: Clock
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        admin.xgroup_create("jobs", "workers", id="0", mkstream=True)
+        rights = [right for right in SERVES_RIGHTS.split() if right != "+evalsha"]
+        admin.execute_command(
+            "ACL", "SETUSER", "viewer", "on", ">pw", "~jobs", "~{jobs}:*", *rights
+        )
+    monitor = monitor_of(own_server.url.replace("://", "://viewer:pw@"), clock)
+    for _ in range(3):
+        monitor.inspect()
+        clock.now += 10
+        assert monitor.get_metrics_data()["queue_depth"] == 0
+    monitor.stop()

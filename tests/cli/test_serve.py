@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from helpers import ENVIRONMENT, Gate, ask, eventually, free_port, health_command
+from helpers import ENVIRONMENT, Gate, ask, eventually, free_port, health_command, start_program
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync.connection.embedded import EmbeddedRedis
@@ -286,3 +290,44 @@ def test_each_command_lists_its_options(ended: Ended, name: str) -> None:
     assert done.returncode == 0
     assert "--port" in done.stdout or "--timeout" in done.stdout
     assert name in done.stdout
+
+
+FROZEN_SECONDS = 7.0
+"""Longer than values count as those of now."""
+
+
+def test_after_it_was_frozen_no_value_grows_faster_than_it_did(
+    redis_url: str, client: redis.Redis
+) -> None:
+    client.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    process = start_program(
+        [sys.executable, "-m", "shared_sync.health", *where(redis_url), "--host", "127.0.0.1"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        found = (re.search(r"serving (http://\S+)/health", line) for line in process.stderr)
+        url = next(filter(None, found))[1]
+
+        def samples() -> list[tuple[float, float | None]]:
+            read = ask(f"{url}/api/history?figure=dead_letters")[1]
+            return list(zip(read["times"], read["figures"].get("dead_letters", ()), strict=False))
+
+        eventually(lambda: len(samples()) >= 1)
+        process.send_signal(signal.SIGSTOP)
+        for n in range(1000):
+            client.xadd("{jobs}:workers:dead", {"n": n})
+        threading.Event().wait(FROZEN_SECONDS)
+        process.send_signal(signal.SIGCONT)
+        eventually(lambda: samples()[-1][1] == 1000, within=30)
+        growths = [
+            (after - before, at - earlier)
+            for (earlier, before), (at, after) in pairwise(samples())
+            if before is not None and after is not None
+        ]
+        assert all(grown == 0 or seconds >= FROZEN_SECONDS for grown, seconds in growths), growths
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.communicate(timeout=20)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -153,10 +152,8 @@ def test_under_load_the_page_shows_what_the_api_and_redis_say(
         page.asks_until("50 of 60 shown · 2 causes", "#dead_letters")
         page.asks_until("50 of 60 shown", "#parked")
         group = state(server)["views"]["group"]["data"]
-        by_cause = Counter(letter["fingerprint"] for letter in group["dead_letters"])
-        for fingerprint, text in causes(page).items():
-            assert f"{TIMES} {by_cause.pop(fingerprint)}" in text
-        assert by_cause == {}
+        assert set(causes(page)) == {letter["fingerprint"] for letter in group["dead_letters"]}
+        assert all(f"{TIMES} {dead // 2}" in text for text in causes(page).values())
         newest = client.xrevrange(DEAD, count=50)
         assert [row["id"] for row in group["dead_letters"]] == [key.decode() for key, _ in newest]
         soonest = client.zrange(DUE, 0, 0)[0].decode()

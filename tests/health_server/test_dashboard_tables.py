@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 pytest.importorskip("selenium")
 
-from dashboard_data import PARKED, TIMES, busy, job
+from dashboard_data import PARKED, TIMES, busy, job, letter
 from dashboards import Page, Worker
 from helpers import Gate, eventually
 
 from shared_sync.health_server import state as health_server_state
+from shared_sync.health_server import views as health_server_views
 
 
 def test_values_are_written_in_full_in_their_table(page: Page, worker: Worker) -> None:
@@ -108,6 +110,107 @@ def test_consumers_parked_messages_and_dead_letters_are_all_there(
     page.find("#dead_letters summary")[0].click()
     assert len(page.rows("#dead_letters .causes > details:first-child")) == 4
     page.shows("no RIFF header", "#dead_letters")
+
+
+def cause(fingerprint: str, letters: int, seconds_ago: float, **facts: Any) -> dict[str, Any]:
+    return {
+        "fingerprint": fingerprint,
+        "letters": letters,
+        "error_type": "ValueError",
+        "reasons": ["failed 5 times"],
+        "attempts": 5,
+        "seconds_ago": seconds_ago,
+        **facts,
+    }
+
+
+def test_causes_are_those_of_all_letters_and_not_of_the_shown_ones(
+    page: Page, worker: Worker
+) -> None:
+    group = {
+        "dead_letters": [letter(1, "aaaaaaaa"), letter(2, "aaaaaaaa")],
+        "dead_letters_total": 1214,
+        "dead_letters_counted": 1000,
+        "dead_letter_causes": [cause("aaaaaaaa", 990, 73.0), cause("bbbbbbbb", 10, 500.0)],
+        "dead_letter_causes_total": 2,
+    }
+    worker.views = {"group": group}
+    page.look_at(worker)
+    page.shows("2 of 1,214 shown · 2 causes of the newest 1,000", "#dead_letters")
+    page.shows(f"{TIMES} 990", "#dead_letters .causes > details:first-child")
+    page.shows(f"{TIMES} 10", "#dead_letters .causes > details:last-child")
+    for summary in page.find("#dead_letters summary"):
+        summary.click()
+    page.shows("The newest 2 of 990 are shown.", "#dead_letters .causes > details:first-child")
+    assert len(page.rows("#dead_letters")) == 2
+    page.shows("none of them is of this one", "#dead_letters .causes > details:last-child")
+
+
+def test_causes_keep_their_places_while_somebody_reads(page: Page, worker: Worker) -> None:
+    def show(*causes: dict[str, Any]) -> None:
+        letters = [letter(n, one["fingerprint"]) for n, one in enumerate(causes)]
+        worker.views = {"group": {"dead_letters": letters, "dead_letter_causes": list(causes)}}
+
+    def places() -> list[str]:
+        return re.findall(r"\b([a-z])\1{7}\b", page.text("#dead_letters .causes summary code"))
+
+    show(cause("aaaaaaaa", 3, 10.0), cause("bbbbbbbb", 2, 20.0))
+    page.look_at(worker)
+    page.shows("bbbbbbbb", "#dead_letters")
+    assert places() == ["a", "b"]
+    page.find("#dead_letters summary")[1].click()
+    show(cause("cccccccc", 1, 0.5), cause("bbbbbbbb", 9, 1.0), cause("aaaaaaaa", 3, 12.0))
+    page.asks_until(f"{TIMES} 9", "#dead_letters")
+    assert places() == ["a", "b", "c"]
+    opened = "return document.querySelector('#dead_letters details[open] code').innerText"
+    assert page.run(opened) == "bbbbbbbb"
+    show(cause("cccccccc", 1, 2.5), cause("bbbbbbbb", 9, 3.0))
+    page.asks_until("2 causes", "#dead_letters")
+    assert places() == ["b", "c"]
+    page.driver.refresh()
+    page.shows("bbbbbbbb", "#dead_letters")
+    assert places() == ["c", "b"], "who opens the page sees the newest first"
+
+
+def test_tables_of_an_earlier_visit_are_marked_until_the_new_ones_are_there(
+    page: Page, worker: Worker, hold: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy(worker)
+    worker.start()
+    eventually(lambda: worker.api()["views"]["group"]["data"])
+    group = worker.views["group"]
+    worker.views["group"] = hold
+    original = health_server_views.age
+    monkeypatch.setattr(
+        health_server_views, "age", lambda at: None if at is None else original(at) + 3600
+    )
+    page.open(worker.url)
+    page.shows("As of 1 h ago: new ones are on their way.", "#consumers")
+    assert page.rows("#consumers")[0][2] == "21 s", "its lease is not counted down from then"
+    monkeypatch.undo()
+    worker.views["group"] = group
+    hold.opened.set()
+    page.asks_until("stt-2", "#consumers")
+    eventually(lambda: "on their way" not in page.text("#consumers"))
+
+
+def test_a_consumer_that_died_stays_in_the_table_with_the_time(page: Page, worker: Worker) -> None:
+    alive = {"name": "stt-1", "present": True, "lease_seconds_left": 21.3, "pending": 0}
+    gone = {
+        "name": "stt-2",
+        "present": False,
+        "gone_seconds": 600.0,
+        "lease_seconds_left": 0.0,
+        "pending": 0,
+        "idle_seconds": 700.0,
+        "host": "gpu-8",
+        "pid": 81,
+    }
+    worker.views = {"group": {"consumers": [alive], "consumers_total": 1, "consumers_gone": [gone]}}
+    page.look_at(worker)
+    page.shows("gone for 10 min", "#consumers")
+    assert [row[0] for row in page.rows("#consumers")] == ["stt-1", "stt-2"]
+    assert page.text("#consumers .note") == "2 · 1 gone"
 
 
 def test_the_next_time_of_a_parked_message_counts_down(

@@ -84,6 +84,22 @@ def test_another_method_of_that_name_is_left_alone(serve: Serve) -> None:
     assert ask(f"{server.url}/api/state")[1]["views"] == {}
 
 
+def test_who_opens_the_page_after_a_while_waits_for_new_tables(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared_sync.health_server.state.VIEW_PERIOD_SECONDS", 3600.0)
+    calls = iter(range(10**6))
+    server = serve()
+    server.add_view("group", lambda: {"call": next(calls)})
+
+    def call() -> int:
+        return int(ask(f"{server.url}/api/state")[1]["views"]["group"]["data"]["call"])
+
+    assert [call(), call()] == [0, 0]
+    monkeypatch.setattr("shared_sync.health_server.state.OLD_VIEW_SECONDS", 0.0)
+    assert call() == 1
+
+
 # --- history ----------------------------------------------------------------------------------
 
 

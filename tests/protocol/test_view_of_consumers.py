@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import redis
 from consumers import GROUP, STREAM, Make
-from group_views import EMPTY
-from helpers import Gate, eventually, start_program
+from group_views import EMPTY, worker_process
+from helpers import Gate, eventually
 from protocol_client import KEYS, GroupAdmin, Worker
 
 from shared_sync import RedisStreamProducer
@@ -22,25 +18,6 @@ from shared_sync.protocol.inspection import GroupView
 
 def consumers(view: GroupView) -> dict[str, dict[str, Any]]:
     return {row.pop("name"): row for row in view.read()["consumers"]}
-
-
-@contextmanager
-def worker_process(url: str, *, lease_seconds: float) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker in a process of its own, whose processor never returns."""
-    code = (
-        "import sys, threading\n"
-        "from shared_sync import RedisStreamConsumer\n"
-        "RedisStreamConsumer(\n"
-        f"    sys.argv[1], {STREAM!r}, {GROUP!r}, 'doomed', None,\n"
-        f"    lambda *_: threading.Event().wait(), lease_seconds={lease_seconds},\n"
-        ").start_consuming()\n"
-    )
-    process = start_program([sys.executable, "-c", code, url])
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(10)
 
 
 def test_a_running_consumer_is_present_with_its_pending_messages_and_its_host_and_pid(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import redis
 from consumers import DEAD, STREAM, Make
@@ -130,3 +131,68 @@ def test_known_dead_letters_are_not_read_again(client: redis.Redis, view: GroupV
     # The new one, that there is no other, and that none is older.
     assert sum(command.startswith("XREVRANGE") for command in commands) == 3, commands
     assert len(view.read()["dead_letters"]) == 4
+
+
+def count_all(view: GroupView, most: int) -> dict[str, Any]:
+    """Read until all causes are counted; each reading reads some more letters."""
+    tables = view.read()
+    while tables["dead_letters_counted"] < min(tables["dead_letters_total"], most):
+        before = tables["dead_letters_counted"]
+        tables = view.read()
+        assert tables["dead_letters_counted"] > before
+    return tables
+
+
+def test_the_causes_of_all_letters_are_counted_and_not_of_the_newest_only(
+    client: redis.Redis, view: GroupView
+) -> None:
+    def add(count: int, error_type: str, attempts: int, **metadata: object) -> None:
+        with client.pipeline(transaction=False) as many:
+            for n in range(count):
+                fields = {"error_type": error_type, "error": f"file {n}", "attempts": attempts}
+                add_dead_letter(
+                    many, **{"reason": f"failed {attempts} times", **fields, **metadata}
+                )
+            many.execute()
+
+    add(300, "OSError", 3)
+    add(1, "OSError", 5, reason="rejected: file 7")
+    add(60, "ValueError", 2)
+    tables = count_all(view, 1000)
+    assert len(tables["dead_letters"]) == 50
+    assert tables["dead_letters_counted"] == tables["dead_letters_total"] == 361
+    newest, rejected, oldest = tables["dead_letter_causes"]
+    assert tables["dead_letter_causes_total"] == 3
+    assert (newest["error_type"], newest["letters"], newest["attempts"]) == ("ValueError", 60, 2)
+    assert (rejected["letters"], rejected["reasons"]) == (1, ["rejected"])
+    assert (oldest["error_type"], oldest["letters"], oldest["attempts"]) == ("OSError", 300, 3)
+    assert oldest["reasons"] == ["failed 3 times"]
+    assert 0 <= newest["seconds_ago"] <= oldest["seconds_ago"] < 60
+
+    # Letters that go are not counted any more, those that come are.
+    client.xdel(DEAD, *(entry_id for entry_id, _ in client.xrange(DEAD, count=100)))
+    add(1, "OSError", 9)
+    tables = count_all(view, 1000)
+    assert [cause["letters"] for cause in tables["dead_letter_causes"]] == [201, 60, 1]
+    assert tables["dead_letter_causes"][0]["attempts"] == 9
+
+
+def test_of_very_many_letters_the_causes_of_the_newest_thousand_are_counted_in_steps(
+    client: redis.Redis, view: GroupView
+) -> None:
+    with client.pipeline(transaction=False) as many:
+        for _ in range(1500):
+            add_dead_letter(many, reason="rejected: no")
+        many.execute()
+    commands = [command for _, command in commands_during(client, view.read)]
+    assert sum(command.startswith("XREVRANGE") for command in commands) <= 201
+    tables = count_all(view, 1000)
+    assert (tables["dead_letters_counted"], tables["dead_letters_total"]) == (1000, 1500)
+    (cause,) = tables["dead_letter_causes"]
+    assert cause["letters"] == 1000
+
+
+def test_a_bad_result_is_a_reason_of_its_own(client: redis.Redis, view: GroupView) -> None:
+    add_dead_letter(client, reason="bad result: field 'x' is a set", error_type="InvalidResult")
+    (row,) = view.read()["dead_letters"]
+    assert (row["reason"], row["details"]) == ("bad result", "field 'x' is a set")

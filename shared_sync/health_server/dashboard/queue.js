@@ -5,34 +5,65 @@ import {
 } from "./dom.js";
 import { age, capital, duration, exact, isNumber } from "./format.js";
 
+const OLD_SECONDS = 10; // older tables are not shown as those of now
+const explain = (problem) => (problem === "failed" ? "failed, and the worker's log says why" : problem);
+
 /** The tables of a section, one for each view that has it: several if a program has several consumers. */
-function tables(views, { key, rows }, elapsed) {
+function tables(views, { key, rows, more }, elapsed) {
   return Object.entries(views)
     .filter(([, { data }]) => data && data[key] !== undefined && data[key] !== null)
     .map(([name, { data, age_seconds: old, problem }]) => {
       const since = (old ?? 0) + elapsed;
-      // If the view fails now, its job may have ended long ago, so its age must not grow.
-      const lag = problem ? 0 : since;
+      // Nobody looked for a while, and the new tables are not there yet.
+      const why = problem ? `the view ${explain(problem)}` : old > OLD_SECONDS ? "new ones are on their way" : "";
+      // If these are not the tables of now, a job of them may have ended long ago, so its age must not grow.
+      const lag = why ? 0 : since;
       // A view may return anything: without a list of rows it is not understood.
-      if (!Array.isArray(data[key]) || !data[key].every(isRow)) return { name, data, problem, age: since };
+      if (!Array.isArray(data[key]) || !data[key].every(isRow)) return { name, data, why, age: since };
       const all = data[`${key}_total`];
-      const total = isNumber(all) ? all : data[key].length;
-      return { name, data, problem, age: since, rows: rows(data, lag), total };
+      const total = isNumber(all) ? all + (key === "consumers" ? goneOf(data).length : 0) : rows(data, lag).length;
+      return { name, data, why, age: since, rows: rows(data, lag), more: more?.(data, lag), total };
     });
 }
 
+/** The consumers that died within the last hour and are not in the group any more. */
+const goneOf = ({ consumers_gone: gone }) => (Array.isArray(gone) && gone.every(isRow) ? gone : []);
+
 const isRow = (row) => row !== null && typeof row === "object";
 
-/** Dead letters grouped by cause, the cause with the newest letter first. */
-function causes(letters) {
+/** The letters of each cause that are shown, by fingerprint, the newest letter first. */
+function byCause(letters) {
   const groups = new Map();
   for (const letter of letters) {
     const key = letter.fingerprint ?? `of ${letter.id}`;
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push(letter);
   }
-  return [...groups].map(([key, of]) => ({ key, letters: of.sort((a, b) => a.seconds_ago - b.seconds_ago) }))
-    .sort((a, b) => a.letters[0].seconds_ago - b.letters[0].seconds_ago);
+  for (const of of groups.values()) of.sort((a, b) => a.seconds_ago - b.seconds_ago);
+  return groups;
+}
+
+/** The causes of dead letters, the one with the newest letter first; a view that counts none has those of its rows. */
+function causes(data, lag) {
+  const shown = byCause(aged(data.dead_letters, "seconds_ago", lag));
+  const counted = data.dead_letter_causes;
+  const all = Array.isArray(counted) && counted.every(isRow) ? aged(counted, "seconds_ago", lag)
+    : [...shown].map(([fingerprint, of]) => ({
+      fingerprint, letters: of.length, error_type: of[0].error_type, seconds_ago: of[0].seconds_ago,
+      reasons: [...new Set(of.map((letter) => textOf(letter.reason)))].slice(0, 3),
+      attempts: Math.max(...of.map((letter) => letter.attempts ?? 0)),
+    }));
+  return all.map((cause) => ({ ...cause, shown: shown.get(cause.fingerprint) ?? [] }))
+    .sort((a, b) => a.seconds_ago - b.seconds_ago);
+}
+
+/** Items in the order in which they were seen first, so that none moves while somebody reads; new ones come last. */
+function inOrder(places, items, keyOf) {
+  const place = (item) => places.get(keyOf(item)) ?? places.size;
+  const sorted = [...items].sort((a, b) => place(a) - place(b));
+  places.clear();
+  sorted.forEach((item, at) => places.set(keyOf(item), at));
+  return sorted;
 }
 
 const budgeted = (job) => job.budget_seconds !== null && job.budget_seconds !== undefined;
@@ -50,8 +81,9 @@ const JOBS = [
 ];
 const CONSUMERS = [
   { label: "Consumer", bare: true, cell: (consumer) => code(consumer.name) },
-  { label: "Heartbeat", bare: true, cell: ({ present }) => (present === true ? badge("alive", "good")
-    : present === false ? badge("gone", "bad") : badge("no heartbeat", "warn")) },
+  { label: "Heartbeat", bare: true, cell: ({ present, gone_seconds: gone }) => (present === true ? badge("alive", "good")
+    : present === false ? [badge("gone", "bad"), ...(isNumber(gone) ? [` for ${duration(Math.floor(gone))}`] : [])]
+      : badge("no heartbeat", "warn")) },
   { label: "Lease left", number: true, cell: ({ lease_seconds_left: left }) => duration(left && Math.max(0, Math.round(left))) },
   { label: "Pending", number: true, cell: (consumer) => exact(consumer.pending) },
   { label: "Idle", number: true, cell: (consumer) => age(consumer.idle_seconds) },
@@ -77,27 +109,33 @@ const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 function drawLetters(parent) {
   const list = make(parent, "div", { class: "causes" });
-  return (letters) => updateChildren(list, causes(letters), ({ key }) => key, () => {
+  const places = new Map();
+  const keyOf = ({ fingerprint }) => fingerprint;
+  return (_, all) => updateChildren(list, inOrder(places, all, keyOf), keyOf, () => {
     const node = document.createElement("details");
     const summary = make(node, "summary");
     make(summary, "span", { class: "times" });
     make(summary, "span");
     make(summary, "span", { class: "when" });
     node.showLetters = table(node, "Dead letters of this cause", LETTERS, (letter) => letter.id);
+    make(node, "p", { class: "muted" });
     return node;
-  }, (node, { letters: of }) => {
-    const [times, cause, when] = node.firstChild.children;
-    const newest = of[0];
-    setText(times, `× ${of.length}`);
-    const reasons = [...new Set(of.map((letter) => textOf(letter.reason)))];
-    setParts(cause, [
-      { tag: "strong", text: newest.error_type ?? "" },
-      ` ${reasons.slice(0, 3).join(" / ")} `,
-      { tag: "code", class: "muted", text: newest.fingerprint ?? "" },
+  }, (node, cause) => {
+    const { letters, error_type: type, reasons, fingerprint, attempts, seconds_ago: ago, shown } = cause;
+    const [times, text, when] = node.firstChild.children;
+    setText(times, `× ${exact(letters)}`);
+    setParts(text, [
+      { tag: "strong", text: type ?? "" },
+      ` ${[reasons].flat().map(textOf).join(" / ")} `,
+      { tag: "code", class: "muted", text: String(fingerprint).startsWith("of ") ? "" : fingerprint },
     ]);
-    const attempts = plural(Math.max(...of.map((letter) => letter.attempts ?? 0)), "attempt");
-    setText(when, `${attempts} · ${of.length > 1 ? "newest " : ""}${duration(newest.seconds_ago)} ago`);
-    node.showLetters(of);
+    setText(when, `${plural(attempts ?? 0, "attempt")} · ${letters > 1 ? "newest " : ""}${duration(ago)} ago`);
+    node.showLetters(shown);
+    node.children[1].hidden = shown.length === 0;
+    const rest = shown.length < letters;
+    node.lastChild.hidden = !rest;
+    setText(node.lastChild, !rest ? "" : shown.length ? `The newest ${shown.length} of ${exact(letters)} are shown.`
+      : "Only the newest letters of all causes are shown, and none of them is of this one.");
   });
 }
 
@@ -132,6 +170,14 @@ function countStates(rows, ...states) {
     .filter(([number]) => number).map(([number, state]) => `${number} ${state}`);
 }
 
+/** How many causes there are, and of how many letters if not all of them were counted. */
+function countCauses(shown) {
+  const number = shown.reduce((sum, { data, more }) => sum + (data.dead_letter_causes_total ?? more.length), 0);
+  const counted = shown.reduce((sum, { data, rows }) => sum + (data.dead_letters_counted ?? rows.length), 0);
+  const all = shown.reduce((sum, { total }) => sum + total, 0);
+  return plural(number, "cause") + (counted < all ? ` of the newest ${exact(counted)}` : "");
+}
+
 const SECTIONS = [
   {
     key: "jobs", pair: 0, title: "Jobs in flight", empty: "No job is running.",
@@ -150,7 +196,9 @@ const SECTIONS = [
     key: "consumers", pair: 1, title: "Consumers of the group", empty: "No consumer: no worker has joined this group so far.",
     hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of python -m shared_sync.health --stream … --group ….",
     draw: (parent) => table(parent, "Consumers of the group", CONSUMERS, (consumer) => consumer.name),
-    rows: (data, lag) => aged(aged(data.consumers, "lease_seconds_left", -lag), "idle_seconds", lag),
+    // Those that the group has forgotten come last; a worker that was killed is to be seen for an hour.
+    rows: (data, lag) => ["idle_seconds", "gone_seconds"].reduce((rows, field) => aged(rows, field, lag),
+      aged([...data.consumers, ...goneOf(data)], "lease_seconds_left", -lag)),
     note: (rows) => countStates(rows.map(({ present }) => ({ state: present === false ? "gone" : "" })), "gone"),
   },
   {
@@ -162,8 +210,9 @@ const SECTIONS = [
   {
     key: "dead_letters", cut: false, pair: 2, title: "Dead letters", empty: "No dead letters: nothing was given up on.",
     draw: drawLetters,
-    rows: (data, lag) => aged(data.dead_letters, "seconds_ago", lag),
-    note: (rows) => (rows.length ? [plural(causes(rows).length, "cause")] : []),
+    rows: (data) => data.dead_letters,
+    more: causes,
+    note: (rows, shown) => (rows.length ? [countCauses(shown)] : []),
   },
 ];
 const FEW = 10; // rows that a long table shows at first
@@ -192,8 +241,6 @@ const queueOf = (data) => [data.stream, data.group].filter(Boolean).join(" · ")
 export function queues(views) {
   return [...new Set(Object.values(views).map(({ data }) => data && queueOf(data)).filter(Boolean))].join(", ");
 }
-
-const explain = (problem) => (problem === "failed" ? "failed, and the worker's log says why" : problem);
 
 /** Why tables are missing, one text each. */
 function missing(views) {
@@ -224,7 +271,7 @@ function renderSection(section, views, elapsed) {
   const all = understood.flatMap(({ rows }) => rows);
   const total = understood.reduce((sum, one) => sum + one.total, 0);
   const number = total > all.length ? `${all.length} of ${exact(total)} shown` : exact(total);
-  setText(section.noteNode, understood.length ? [number, ...section.note(all)].join(" · ") : "");
+  setText(section.noteNode, understood.length ? [number, ...section.note(all, understood)].join(" · ") : "");
   const update = (node, one) => updateView(section, node, one, shown.length > 1);
   updateChildren(section.body, shown, ({ name }) => name, () => makeView(section), update);
 }
@@ -244,12 +291,12 @@ function makeView(section) {
   return node;
 }
 
-function updateView(section, node, { name, data, problem, age: old, rows: known, total }, several) {
+function updateView(section, node, { name, data, why, age: old, rows: known, more: details, total }, several) {
   const [of, outdated, empty, list, more] = node.children;
   of.hidden = !several;
   setText(of, queueOf(data) || name);
-  outdated.hidden = !problem;
-  setText(outdated, problem ? `As of ${age(old)} ago: the view ${explain(problem)}.` : "");
+  outdated.hidden = !why;
+  setText(outdated, why ? `As of ${age(old)} ago: ${why}.` : "");
   const rows = known ?? [];
   empty.hidden = rows.length > 0;
   empty.className = known ? "muted" : "problem";
@@ -259,7 +306,7 @@ function updateView(section, node, { name, data, problem, age: old, rows: known,
     const few = section.cut === false || rows.length <= FEW + 2; // a button is not worth it for one or two rows
     more.hidden = few;
     setText(more, node.isWhole ? `Show the first ${FEW}` : `Show all ${rows.length}`);
-    node.showRows(few || node.isWhole ? rows : rows.slice(0, FEW));
+    node.showRows(few || node.isWhole ? rows : rows.slice(0, FEW), details ?? []);
   };
   node.refresh();
 }

@@ -11,7 +11,8 @@
 local MOST_NAMES = 1000  -- consumers that are visited
 local MOST_PAGES = 20  -- pages of due times, each of twice as many as parked messages are returned
 local MOST_HISTORY = 1048576  -- bytes of histories that are read
-local MOST_LETTERS = 4194304  -- bytes of dead letters that are read
+local MOST_LETTER_BYTES = 4194304  -- of dead letters that are read
+local MOST_LETTERS_READ = 200
 -- Longer texts are cut, in bytes.
 local LONGEST_TEXT = 2000
 local LONGEST_FAILURE = 8000
@@ -107,15 +108,16 @@ end
 -- or 0, older ones}. Each is {id, message id, reason, error type, error, attempts}, newest first.
 --
 -- A dead letter contains the whole message, megabytes of audio perhaps, and the server can read
--- only all of it. It never changes, so each is read once, and few of the large ones in one call.
+-- only all of it. It never changes, so each is read once, and in one call some hundred small ones
+-- or few large ones.
 local function read_letters()
   local PLACES = {['dead.id'] = 2, ['dead.reason'] = 3, ['dead.error_type'] = 4,
     ['dead.error'] = 5, ['dead.attempts'] = 6}
-  local room = MOST_LETTERS
+  local room, left = MOST_LETTER_BYTES, MOST_LETTERS_READ
 
   -- Read from one id down to another. Returns whether it got there.
   local function read(from, to, rows, most)
-    while #rows < most and room > 0 do
+    while #rows < most and room > 0 and left > 0 do
       local entry = redis.call('XREVRANGE', dead, from, to, 'COUNT', 1)[1]
       if not entry then return true end
       local row, items = {entry[1], '', '', '', '', ''}, entry[2]
@@ -126,6 +128,7 @@ local function read_letters()
         if place then row[place] = items[i + 1]:sub(1, LONGEST_TEXT) end
       end
       rows[#rows + 1] = row
+      left = left - 1
       from = '(' .. entry[1]
     end
     return false

@@ -1,0 +1,109 @@
+"""A dead letter as a page shows it, and what letters of one cause have in common."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shared_sync.protocol.fingerprint import fingerprint
+from shared_sync.protocol.keys import id_milliseconds
+
+MOST_REASONS: Final = 3
+
+_OWN_REASON: Final = re.compile(r"failed \d+ times|crashed: its process died \d+ times")
+_REASON_WITH_TEXT: Final = re.compile(r"(rejected|bad input|bad result): (.*)", re.DOTALL)
+_TYPE_NAME: Final = re.compile(r"[\w.]{1,100}")
+_NUMBER: Final = re.compile(r"\d{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRow:
+    """A dead letter without the fields of its message; long texts are cut."""
+
+    id: str
+    message_id: str
+    reason: str
+    """In words of this library, without words of others."""
+
+    error_type: str | None
+    """None if it is not the name of a type."""
+
+    fingerprint: str
+    attempts: int | None
+    details: str
+    """Words of others: the text of the error, or what was behind the reason."""
+
+    def seconds_ago(self, now_ms: int) -> float:
+        """Return when the message was given up on."""
+        return max(0, now_ms - id_milliseconds(self.id)) / 1000
+
+    def to_json(self, now_ms: int) -> dict[str, Any]:
+        """Return the row as the page shows it."""
+        return {
+            "id": self.id,
+            "message_id": self.message_id,
+            "reason": self.reason,
+            "error_type": self.error_type,
+            "fingerprint": self.fingerprint,
+            "attempts": self.attempts,
+            "seconds_ago": self.seconds_ago(now_ms),
+            "details": self.details,
+        }
+
+
+def parse(row: Sequence[bytes]) -> DeadLetterRow:
+    """Return a row of view.lua: id, message id, reason, error type, error, attempts."""
+    letter_id, message_id, whole_reason, error_type, error, attempts = map(text_of, row)
+    reason, rest = _split_reason(whole_reason)
+    return DeadLetterRow(
+        letter_id,
+        message_id,
+        reason,
+        type_name(error_type),
+        fingerprint(error_type, reason, error or rest),
+        int(attempts) if _NUMBER.fullmatch(attempts) else None,
+        error or rest,
+    )
+
+
+def causes(rows: Sequence[DeadLetterRow], now_ms: int) -> list[dict[str, Any]]:
+    """Return how many letters each cause has, the cause with the newest letter first.
+
+    `rows` are the newest first.
+    """
+    letters: defaultdict[str, list[DeadLetterRow]] = defaultdict(list)
+    for row in rows:
+        letters[row.fingerprint].append(row)
+    return [
+        {
+            "fingerprint": key,
+            "letters": len(of),
+            "error_type": of[0].error_type,
+            "reasons": list(dict.fromkeys(row.reason for row in of))[:MOST_REASONS],
+            "attempts": max(row.attempts or 0 for row in of),
+            "seconds_ago": of[0].seconds_ago(now_ms),
+        }
+        for key, of in letters.items()
+    ]
+
+
+def _split_reason(reason: str) -> tuple[str, str]:
+    """Return the reason without words of others, and those words."""
+    if _OWN_REASON.fullmatch(reason):
+        return reason, ""
+    if found := _REASON_WITH_TEXT.fullmatch(reason):
+        return found[1], found[2]
+    return "unknown", reason
+
+
+def type_name(text: str) -> str | None:
+    """Return the text if it is the name of a type; others may have written the dead letter."""
+    return text if _TYPE_NAME.fullmatch(text) else None
+
+
+def text_of(raw: bytes) -> str:
+    """Return the text; what is not UTF-8 in it is escaped."""
+    return raw.decode(errors="backslashreplace")
