@@ -14,7 +14,6 @@ from registries import StillResources, registry
 
 from shared_sync.health_server import HealthServer, compression
 from shared_sync.health_server.compression import Body
-from shared_sync.health_server.content_negotiation import prefers_gzip
 
 PROMETHEUS_3 = "gzip"  # what it sends as Accept-Encoding
 BROWSER = "gzip, deflate, br, zstd"
@@ -109,37 +108,3 @@ def test_a_body_that_requests_share_is_compressed_once(monkeypatch: pytest.Monke
 
     assert [body.compressed for _ in range(3)] == [b"x"] * 3
     assert calls == [1]
-
-
-@pytest.mark.parametrize(
-    ("accepts", "large", "small"),
-    [
-        (None, False, False),
-        ("", False, False),
-        ("gzip", True, False),
-        ("GZIP", True, False),
-        ("x-gzip", True, False),
-        ("br, deflate", False, False),
-        ("*", True, False),
-        ("br, *;q=0.1", True, False),
-        ("gzip;q=0", False, False),
-        ("gzip;q=0.0, *", False, False),
-        ("gzip;q=0.001", True, False),
-        ("gzip;q=0.5, identity;q=0.5", True, False),
-        ("gzip;q=0.5, identity", False, False),
-        ("gzip;q=0.5, *", False, False),
-        ("identity", False, False),
-        ("identity;q=0", False, False),
-        ("gzip, identity;q=0", True, True),
-        ("gzip, *;q=0", True, True),
-        ("gzip, identity;q=0.1, *;q=0", True, False),
-        ("*, identity;q=0", True, True),
-        ("*;q=0", False, False),
-        ("gzip;q=nan", False, False),
-        ('gzip;q="', False, False),
-        (",;=,gzip", True, False),
-    ],
-)
-def test_the_client_decides(accepts: str | None, large: bool, small: bool) -> None:
-    assert prefers_gzip(accepts, is_large=True) is large
-    assert prefers_gzip(accepts, is_large=False) is small

@@ -12,6 +12,7 @@ from shared_sync.health_server.content_negotiation import (
     Format,
     UnknownFormat,
     choose,
+    prefers_gzip,
     prefers_html,
 )
 
@@ -206,13 +207,51 @@ def test_the_content_types_are_those_that_the_formats_define() -> None:
     }
 
 
+# --- compression -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accepts", "large", "small"),
+    [
+        (None, False, False),
+        ("", False, False),
+        ("gzip", True, False),
+        ("GZIP", True, False),
+        ("x-gzip", True, False),
+        ("br, deflate", False, False),
+        ("*", True, False),
+        ("br, *;q=0.1", True, False),
+        ("gzip;q=0", False, False),
+        ("gzip;q=0.0, *", False, False),
+        ("gzip;q=0.001", True, False),
+        ("gzip;q=0.5, identity;q=0.5", True, False),
+        ("gzip;q=0.5, identity", False, False),
+        ("gzip;q=0.5, *", False, False),
+        ("identity", False, False),
+        ("identity;q=0", False, False),
+        ("gzip, identity;q=0", True, True),
+        ("gzip, *;q=0", True, True),
+        ("gzip, identity;q=0.1, *;q=0", True, False),
+        ("*, identity;q=0", True, True),
+        ("*;q=0", False, False),
+        ("gzip;q=nan", False, False),
+        (",;=,gzip", True, False),
+    ],
+)
+def test_an_answer_is_compressed_as_the_client_asks(
+    accepts: str | None, large: bool, small: bool
+) -> None:
+    assert prefers_gzip(accepts, is_large=True) is large
+    assert prefers_gzip(accepts, is_large=False) is small
+
+
 # --- headers that nobody should send ----------------------------------------------------------
 
 PIECES = st.sampled_from(
     [
         *("text", "application", "plain", "json", "openmetrics-text", "html", "*", "/", ";", ","),
         *("=", "q", "q=", "0.5", "0", "1", "version", "0.0.4", '"', "\\", " ", "\t", "\x00", "é"),
-        *("charset*=utf-8''%ff", "charset*0=utf"),
+        *("charset*=utf-8''%ff", "charset*0=utf", "gzip", "identity"),
     ]
 )
 
@@ -222,6 +261,8 @@ PIECES = st.sampled_from(
 def test_no_text_is_too_odd(accept: str) -> None:
     assert choose(accept) in Format
     assert prefers_html(accept) in (True, False)
+    for is_large in (True, False):
+        assert prefers_gzip(accept, is_large=is_large) in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +289,7 @@ def test_the_longest_header_takes_no_more_time_than_its_length(piece: str) -> No
     text = piece * (8 * LONGEST // len(piece))
     for accept in (text, f"text/plain;{text}", f"text/plain;q={text}", f'a/b;c="{text}'):
         assert choose(accept) in Format
+        assert prefers_gzip(accept, is_large=True) in (True, False)
 
 
 @st.composite
