@@ -20,7 +20,8 @@ class Recorder(Protocol):
 
     More methods are used if the registry has them: `record_error(error)`, instead of the counter
     `errors.<type>`; `record_batch(counters=..., durations=...)`, which records all of its values
-    or, if it raises, none; `record_queue(sizes, stream=..., group=...)`, instead of a gauge for
+    or, if it raises, none; `record_for_consumer` with the same arguments, instead of all calls that
+    count and measure; `record_queue(sizes, stream=..., group=...)`, instead of a gauge for
     each size; and `quantile_seconds(name, share, min_count=...)`, which returns how long such a
     duration takes, or None.
     """
@@ -73,7 +74,8 @@ class GuardedRecorder:
         # Fixed after construction.
         self._recorder = recorder
         self._record_error = getattr(recorder, "record_error", None)
-        self._record_batch = getattr(recorder, "record_batch", None)
+        self._record_for_consumer = getattr(recorder, "record_for_consumer", None)
+        self._record_batch = self._record_for_consumer or getattr(recorder, "record_batch", None)
         self._record_queue = getattr(recorder, "record_queue", None)
         self._quantile_seconds = getattr(recorder, "quantile_seconds", None)
         self._logger = logger
@@ -87,12 +89,16 @@ class GuardedRecorder:
 
     def increment_counter(self, name: str, value: float = 1) -> None:
         """Add `value` to a counter."""
-        if self._recorder is not None:
+        if self._record_for_consumer is not None:
+            self._guard(name, partial(self._record_for_consumer, counters={name: value}))
+        elif self._recorder is not None:
             self._guard(name, self._recorder.increment_counter, name, value)
 
     def record_duration(self, name: str, seconds: float) -> None:
         """Record that something took so many seconds."""
-        if self._recorder is not None:
+        if self._record_for_consumer is not None:
+            self._guard(name, partial(self._record_for_consumer, durations={name: [seconds]}))
+        elif self._recorder is not None:
             self._guard(name, self._recorder.record_duration, name, seconds)
 
     def set_gauge(self, name: str, value: float) -> None:

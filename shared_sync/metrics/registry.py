@@ -26,11 +26,12 @@ from shared_sync.errors import ConfigurationError
 from shared_sync.metrics import alerts as metrics_alerts
 from shared_sync.metrics import json_format
 from shared_sync.metrics.alerts import Alerts, Threshold
+from shared_sync.metrics.batches import BatchRecorder
 from shared_sync.metrics.catalogue import KNOWN, OWN, REJECTED, SERVICES, Ratio
+from shared_sync.metrics.double_counting import DoubleCounting
 from shared_sync.metrics.histogram import Histogram
 from shared_sync.metrics.labels import clean
 from shared_sync.metrics.names import without_unit
-from shared_sync.metrics.recording import SeriesRecorder
 from shared_sync.metrics.resources import Resources
 from shared_sync.metrics.snapshot import MetricsSnapshot
 from shared_sync.metrics.values import LARGEST
@@ -45,7 +46,7 @@ _HEALTH_NAMES: Final = (
 )
 
 
-class WorkerMetrics(SeriesRecorder):
+class WorkerMetrics(BatchRecorder):
     """Counters, gauges, durations and errors of one worker. Any thread may call any method.
 
     A metric appears when it is declared or first recorded, and stays for the life of the object.
@@ -123,6 +124,7 @@ class WorkerMetrics(SeriesRecorder):
             weakref.finalize(self, resources.stop)
         self._resources = resources
         self._alerts = Alerts()  # guards itself
+        self._double_counting = DoubleCounting(logger)  # guards itself
         for metric in (*OWN, *SERVICES.get(service or "", ())):
             if isinstance(metric, Ratio):
                 self._declare_ratio(metric)
@@ -194,8 +196,9 @@ class WorkerMetrics(SeriesRecorder):
         resources = self._resources.sample()
         now = self._clock()
         taken_at = self._wall()
-        return MetricsSnapshot.of(
-            self._copy(now),
+        series = self._copy(now)
+        snapshot = MetricsSnapshot.of(
+            series,
             now,
             instance_id=self.instance_id,
             taken_at=taken_at,
@@ -203,6 +206,8 @@ class WorkerMetrics(SeriesRecorder):
             window_seconds=self._window_seconds,
             resources=resources,
         )
+        self._double_counting.check(snapshot, series.by_consumers)
+        return snapshot
 
     def quantile_seconds(self, name: str, share: float, *, min_count: int = 1) -> float | None:
         """Return the duration in seconds that `share` (0 to 1) of all recordings do not exceed.

@@ -52,6 +52,9 @@ class SeriesCopy:
     """The newest value of each duration."""
     ratios: Mapping[str, Ratio]
     about: dict[str, MetricDescription]
+    by_consumers: Mapping[str, float]
+    """What consumers have recorded: by how much they increased each counter, and how many values of
+    each duration."""
 
 
 class SeriesStore:
@@ -91,6 +94,7 @@ class SeriesStore:
         self._newest: dict[str, list[float | None]] = {}  # of each duration
         self._ratios: dict[str, Ratio] = {}
         self._about: dict[str, MetricDescription] = {}
+        self._by_consumers: dict[str, float] = {}
         self._names = MetricNames()
         # Written one entry at a time or as a whole, which is atomic; any thread may read.
         self._error_keys: dict[type[BaseException], SeriesKey] = {}
@@ -283,6 +287,7 @@ class SeriesStore:
                 newest={name: shared[0] for name, shared in list(self._newest.items())},
                 ratios=self._ratios.copy(),
                 about=self._about.copy(),
+                by_consumers=self._by_consumers.copy(),
             )
             if self._counter_window.is_due(now):
                 self._counter_window.add(now, counters)
