@@ -33,6 +33,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--window-size=1360,900",
+    "--host-resolver-rules=MAP *.evil.example 127.0.0.1",
 )
 PERIOD = 5.0
 GONE = re.compile(r"Failed to load resource: (net::ERR_|.*status of 503)")
