@@ -89,9 +89,12 @@ class RedisUnavailable(SharedSyncError):
     Attributes:
         connection_broke: Whether the connection could not be made, or broke. False if the server
             answered that it cannot serve now.
+        cause: What kind of fault it is, in the same words each time: the first word of the server's
+            refusal, such as LOADING or WRONGPASS; or "no connection", "unknown host", "TLS".
     """
 
     connection_broke: bool = False
+    cause: str = "no connection"
 
 
 class RedisAccessDenied(RedisUnavailable):

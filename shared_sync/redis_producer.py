@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 
 from shared_sync.common import arguments
+from shared_sync.connection import remedies
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.discovery import connector_of_process
@@ -175,7 +176,7 @@ class RedisStreamProducer:
         ids, refusal = publishing.parse_published(reply)
         published += ids
         if refusal is not None:
-            raise refusal
+            raise remedies.explain(refusal, command)
         if len(ids) < count and self._max_queue_depth is not None:
             raise QueueFull(self.stream_name, self._max_queue_depth)
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import Logger
 from shared_sync.common.outage import Outage
-from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
+from shared_sync.errors import (
+    RedisAccessDenied,
+    RedisRefused,
+    RedisUnavailable,
+    SharedSyncError,
+)
+
+REPEAT_SECONDS: Final = 60.0
+"""How long a cause of an outage is not logged again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +32,16 @@ class Failure:
 
     text: str
 
+    cause: str
+    """What is the same for each failure of this kind."""
+
 
 class Availability:
     """The state of Redis for one consumer. Shared by its threads; safe from any thread.
 
     Each user of Redis, such as a reader or the heartbeat, reports under its own name how its last
     exchange went. Redis counts as failing while any of them fails. An outage is logged when it
-    begins and, with its length, when it ends.
+    begins, when its cause changes, and, with its length, when it ends.
     """
 
     def __init__(
@@ -52,6 +65,8 @@ class Availability:
         renew_in_forks(self, Availability._renew_lock)
         self._reached = False
         self._failing: dict[str, Failure] = {}
+        self._logged_at: dict[str, float] = {}
+        """When each cause of this outage was logged last."""
         self._without_group: set[str] = set()
 
     def _renew_lock(self) -> None:
@@ -73,15 +88,30 @@ class Availability:
             return list(self._failing.values())
 
     def failed(self, user: str, error: SharedSyncError) -> None:
-        """Report that an exchange with Redis failed; the first failure of an outage is logged."""
-        failure = Failure(_code_of(error), str(error))  # not the error, which keeps frames alive
+        """Report that an exchange with Redis failed.
+
+        The first failure of an outage is logged, and one of a cause that nobody else has just now,
+        but each cause once a minute at most: some come and go by turns.
+        """
+        # Not the error, which keeps frames alive.
+        failure = Failure(_code_of(error), str(error), _cause_of(error))
         with self._lock:
+            known = {each.cause for each in self._failing.values()}
             self._failing[user] = failure
+            now = self._clock()
             is_first = self._outage.begins()
-        if is_first:
-            self._logger.warning(
-                "Redis at %s fails: %s; trying again until it answers", self.address, error
-            )
+            if is_first:
+                self._logged_at.clear()
+            elif failure.cause in known or now < self._logged_until(failure.cause):
+                return
+            self._logged_at[failure.cause] = now
+        what = "fails" if is_first else "now fails for another cause"
+        self._logger.warning(
+            "Redis at %s %s: %s; trying again until it answers", self.address, what, error
+        )
+
+    def _logged_until(self, cause: str) -> float:
+        return self._logged_at.get(cause, -math.inf) + REPEAT_SECONDS
 
     def found_no_group(self, user: str) -> None:
         """Report that Redis answered that the group does not exist."""
@@ -106,3 +136,9 @@ def _code_of(error: SharedSyncError) -> str | None:
     if isinstance(error, RedisRefused):
         return error.code
     return "no access" if isinstance(error, RedisAccessDenied) else None
+
+
+def _cause_of(error: SharedSyncError) -> str:
+    if isinstance(error, RedisRefused):
+        return error.code
+    return error.cause if isinstance(error, RedisUnavailable) else type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn, Protocol, runtime_checkable
 import hiredis
 import redis
 
-from shared_sync.connection import scripts
+from shared_sync.connection import remedies, scripts, tls_mismatch
 from shared_sync.connection.driver_errors import NotRun, Redirected, ScriptMissing, translate
 from shared_sync.connection.scripts import Command
 from shared_sync.connection.url import Node
@@ -65,8 +65,10 @@ class Connection:
         """The digests of the scripts that were sent over this connection, to be loaded."""
         self._unread_loads = 0
         """How many replies to SCRIPT LOAD come before those to the commands that were sent."""
+        self._sent: Sequence[Command] = ()
+        """The commands that were sent last."""
         self._unread = 0
-        """How many replies to the commands that were sent have not been read."""
+        """How many replies to these have not been read."""
         self._load_error: SharedSyncError | None = None
         """Why a script was not loaded."""
         # Guarded by the lock.
@@ -86,7 +88,7 @@ class Connection:
                 self._connection, self._process = self._connect(), os.getpid()
             self._connection.connect()
         except BaseException as error:  # noqa: BLE001 - raised anew, whatever it is
-            self._fail(error)
+            self._fail(error, tls_mismatch.hint(self._connection, error))
         self._open = True
         self.connects += 1
 
@@ -124,6 +126,7 @@ class Connection:
             self.close()
         if not self._open:
             self.open()
+        self._sent = commands
         self._unread = len(commands)
         for command in commands:
             if command[0] == "EVALSHA" and command[1] not in self._loaded_scripts:
@@ -155,8 +158,9 @@ class Connection:
                 self._receive_loads()
             reply = self._connection.read_response()
         except redis.ResponseError as error:
+            command = self._sent[-self._unread] if self._unread else ()
             self._unread -= 1
-            translated = translate(error)
+            translated = remedies.explain(translate(error, self._server), command)
             if isinstance(translated, RedisUnavailable):
                 if isinstance(translated, ScriptMissing):
                     translated = self._load_error or translated
@@ -169,12 +173,25 @@ class Connection:
         self._unread -= 1
         return reply
 
-    def _fail(self, error: BaseException) -> NoReturn:
+    def _fail(self, error: BaseException, hint: str = "") -> NoReturn:
         """Close the connection, and raise the error that broke it as one of ours."""
         self.close()
         if isinstance(error, SharedSyncError) or not isinstance(error, Exception):
             raise error
-        raise translate(error) from None
+        translated = remedies.explain(translate(error, self._server), ())
+        if hint:
+            translated = RedisUnavailable(f"{translated}; {hint}")
+            translated.connection_broke = True
+            translated.cause = "TLS"
+        raise translated from None
+
+    @property
+    def _server(self) -> str:
+        """Host and port, or the path of the socket, for errors."""
+        connection: Any = self._connection
+        if hasattr(connection, "path"):
+            return str(connection.path)
+        return str(Node(connection.host, connection.port)) if hasattr(connection, "host") else ""
 
     def _receive_loads(self) -> None:
         """Read the replies to SCRIPT LOAD, which come first.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import ssl
 from typing import Final
 
 import redis
@@ -71,11 +73,21 @@ _UNABLE: Final = frozenset(
     }
 )
 # The driver's TimeoutError is no subclass of its ConnectionError.
-_BROKEN: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+_BROKEN: Final = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.InvalidResponse,
+    OSError,
+)
 # How the last reply begins before the server closes the connection, as for a value that it does
 # not take.
 _CLOSING: Final = "Protocol error"
 _DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
+_REMEDIES: Final = {
+    "DB index is out of range": "; redis_url names a db that the server does not have",
+    "SELECT is not allowed in cluster mode": "; leave out the db in redis_url",
+}
+"""What to change, by the text of the refusal."""
 
 
 class NotRun(RedisUnavailable):
@@ -101,6 +113,8 @@ class Redirected(NotRun):
 
 
 def _code_of(error: Exception) -> str:
+    if isinstance(error, redis.AuthenticationError) and "invalid" in str(error):
+        return "WRONGPASS"
     for error_class, code in _CODE_OF_CLASS:
         if isinstance(error, error_class):
             return code
@@ -110,13 +124,13 @@ def _code_of(error: Exception) -> str:
     return found.group(1) if found else "ERR"
 
 
-def translate(error: Exception) -> SharedSyncError:
+def translate(error: Exception, server: str = "") -> SharedSyncError:
     """The error of this library for one of the driver's.
 
     A connection that broke, in whatever way, becomes `RedisUnavailable`, as does a server that
     cannot serve now; a wrong password and a missing right become `RedisAccessDenied`. Any other
     error reply becomes `RedisRefused` with its code, or `GroupMissing`. An error of this library
-    stays what it is.
+    stays what it is. `RedisUnavailable` names the server, if it is given.
     """
     if isinstance(error, SharedSyncError):
         return error
@@ -126,12 +140,27 @@ def translate(error: Exception) -> SharedSyncError:
         text = f"{code} {text}"
     is_broken = isinstance(error, _BROKEN) or text.startswith(_CLOSING)
     if code in _UNABLE or code in _DENIED or is_broken:
-        return _unavailable(error, code, text)
+        unavailable = _unavailable(error, code, text if server in text else f"{server}: {text}")
+        unavailable.cause = _cause(error, code)
+        return unavailable
     if code in ("NOGROUP", "UNBLOCKED"):
         return GroupMissing(text, code=code)
     if isinstance(error, redis.RedisError):
-        return RedisRefused(text, code=code)
-    return _broken(f"the connection broke ({type(error).__name__}: {error})")
+        return RedisRefused(text + _REMEDIES.get(text, ""), code=code)
+    where = f" to {server}" if server else ""
+    return _broken(f"the connection{where} broke ({type(error).__name__}: {error})")
+
+
+def _cause(error: Exception, code: str) -> str:
+    """What is the same for each error of this kind."""
+    reason = error.__context__ or error
+    if code != "ERR":
+        return code
+    if isinstance(reason, socket.gaierror):
+        return "unknown host"
+    if isinstance(reason, ssl.SSLError):
+        return "TLS"
+    return "too many clients" if "max number of clients" in str(error) else "no connection"
 
 
 def _unavailable(error: Exception, code: str, text: str) -> RedisUnavailable:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import redis
 from redis.crc import key_slot
 
-from shared_sync.connection import driver_errors
+from shared_sync.connection import driver_errors, tls_mismatch
 from shared_sync.connection.url import Node
 from shared_sync.errors import RedisAccessDenied, RedisUnavailable, SharedSyncError
 
@@ -43,6 +43,12 @@ def make_ask(connection_class: Any, options: dict[str, Any], limit_seconds: floa
             connection.connect()
             connection.send_command(*command)
             return connection.read_response()
+        except redis.RedisError as error:
+            if hint := tls_mismatch.hint(connection, error):
+                mismatch = RedisUnavailable(f"{error}; {hint}")
+                mismatch.cause = "TLS"
+                raise mismatch from None
+            raise
         finally:
             connection.disconnect()
 
@@ -51,6 +57,8 @@ def make_ask(connection_class: Any, options: dict[str, Any], limit_seconds: floa
 
 class _NotKnown(RedisUnavailable):
     """The Sentinel does not know the master, or the node knows no owner of the slot."""
+
+    cause = "not known"
 
 
 class Search:
@@ -79,18 +87,22 @@ class Search:
         deadline = time.monotonic() + self._limit_seconds
         refusals: list[str] = []
         kinds: set[type[SharedSyncError]] = set()
+        causes: set[str] = set()
         for node in self._in_turn(self._nodes()):
             if refusals and time.monotonic() >= deadline:
                 break
             try:
                 return self._find_from(node)
             except Exception as error:  # noqa: BLE001 - translated, whatever it is
-                refusal = error if isinstance(error, _NotKnown) else driver_errors.translate(error)
+                refusal = driver_errors.translate(error)
                 refusals.append(f"{node}: {refusal}")
                 kinds.add(type(refusal))
+                causes.add(getattr(refusal, "cause", "refused"))
         kind = RedisAccessDenied if RedisAccessDenied in kinds else RedisUnavailable
         remedy = f"; {self._remedy}" if _NotKnown in kinds else ""
-        raise kind(f"{self._sought} was not found ({'; '.join(refusals)}){remedy}")
+        not_found = kind(f"{self._sought} was not found ({'; '.join(refusals)}){remedy}")
+        not_found.cause = f"not found: {', '.join(sorted(causes))}"
+        raise not_found
 
     def check(self, changes: int) -> None:
         """Raise the driver's `ConnectionError` if the server has moved since `find()`."""

@@ -48,6 +48,8 @@ class ErrorHandling:
             other = ProcessIdentity.parse(str(error).partition("HELD ")[2])
             self._on_broken(identity.in_use(self._subscription.commands.consumer, other))
         elif isinstance(error, SharedSyncError):
+            if isinstance(error, RedisRefused) and error.code == "WRONGTYPE":
+                error = self._subscription.explain_wrong_type(error)
             self._availability.failed(thread, error)
         else:
             self._recorder.record_error(error)

@@ -8,8 +8,8 @@ from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.connection import client_names, discovery
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.connection import Connect, Connection
-from shared_sync.errors import GroupMissing, SharedSyncError
-from shared_sync.protocol import groups
+from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
+from shared_sync.protocol import groups, key_types
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.groups import Ensured
 from shared_sync.protocol.process_identity import ProcessIdentity
@@ -105,6 +105,7 @@ class Subscription:
             groups.check_rights(connection, self.commands)
             if self._options.result_stream is not None:
                 groups.check_is_stream(connection, self._options.result_stream, "result_stream")
+            key_types.check(connection, self.commands.keys, self._options.result_stream)
             claimed = identity.claim(
                 connection,
                 self.commands,
@@ -134,6 +135,27 @@ class Subscription:
             process = ProcessIdentity.parse(before.decode(errors="replace"))
             read_singly = process is not None and process.prefetch == 1
             self._predecessor = Predecessor.READ_SINGLY if read_singly else Predecessor.READ_SEVERAL
+
+    def explain_wrong_type(self, error: RedisRefused) -> RedisRefused:
+        """Return the error with the keys that hold something else than they should.
+
+        A script does not say which of its keys it means. Returns the same error if Redis does not
+        answer.
+        """
+        connection = self.connection()
+        try:
+            wrong = key_types.find_wrong(
+                connection, self.commands.keys, self._options.result_stream
+            )
+        except SharedSyncError:
+            return error
+        finally:
+            connection.close()
+        return (
+            RedisRefused(f"WRONGTYPE {key_types.describe(wrong)}", code=error.code)
+            if wrong
+            else error
+        )
 
     def repair_group(self) -> None:
         """Create the group anew if it is gone. Raises what the connection raises."""

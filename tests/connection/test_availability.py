@@ -53,6 +53,54 @@ def test_only_the_first_failure_of_an_outage_is_logged(
     assert "connection refused" in record.getMessage()
 
 
+def failure(cause: str) -> RedisUnavailable:
+    made = RedisUnavailable(f"it fails with {cause}")
+    made.cause = cause
+    return made
+
+
+def test_another_cause_of_an_outage_is_logged_when_it_comes(
+    availability: Availability, caplog: pytest.LogCaptureFixture
+) -> None:
+    for cause in ("no connection", "no connection", "LOADING", "WRONGPASS", "WRONGPASS"):
+        availability.failed("reader-1", failure(cause))
+    assert [text.partition(": ")[2].split("; ")[0] for text in caplog.messages] == [
+        "it fails with no connection",
+        "it fails with LOADING",
+        "it fails with WRONGPASS",
+    ]
+    assert "now fails for another cause" in caplog.messages[-1]
+
+
+def test_causes_that_several_users_meet_by_turns_are_logged_once_each(
+    availability: Availability, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        availability.failed("reader-1", failure("NOPERM"))
+        availability.failed("heartbeat", RedisRefused("wrong type", code="WRONGTYPE"))
+    assert len(caplog.messages) == 2
+
+
+def test_causes_that_come_and_go_are_logged_once_a_minute(
+    availability: Availability, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(60):
+        for cause in ("no connection", "LOADING"):
+            availability.failed("reader-1", failure(cause))
+        clock.now += 2.0
+    assert len(caplog.messages) == 4
+
+
+def test_the_next_outage_is_logged_anew(
+    availability: Availability, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        for cause in ("no connection", "LOADING"):
+            availability.failed("reader-1", failure(cause))
+        availability.succeeded("reader-1")
+    assert len(caplog.messages) == 6
+
+
 def test_the_recovery_is_logged_once_with_the_length_of_the_outage(
     availability: Availability, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -76,7 +76,8 @@ def test_a_user_who_may_not_name_connections_tries_once_and_works_without(
                 assert connection.call("PING") == b"PONG"
         # Equal refusals are counted in one row.
         refused = [row["count"] for row in admin.acl_log() if "client" in row["object"]]
-        assert sum(refused) == 1
+        # Where the server knows what the driver sends at each connect, these are refused as well.
+        assert sum(refused) in (1, 1 + 2 * 3)
 
 
 def test_a_name_has_no_characters_that_the_server_refuses(client: redis.Redis) -> None:

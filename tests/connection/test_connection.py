@@ -96,6 +96,28 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
     assert connection.connects == 0
 
 
+def test_a_db_that_the_server_does_not_have_is_named_as_such(redis_url: str) -> None:
+    url = redis_url.removesuffix("/0")
+    with pytest.raises(RedisRefused, match="redis_url names a db that the server does not have"):
+        make_connection(f"{url}/4711").open()
+
+
+def test_whatever_breaks_a_connection_the_error_names_the_server(
+    own_server: EmbeddedRedis,
+) -> None:
+    with closing(make_connection(own_server.url)) as connection:
+        connection.open()
+        own_server.kill()
+        for _ in range(2):
+            with pytest.raises(RedisUnavailable, match=f"127.0.0.1:{own_server.port}"):
+                connection.call("PING")
+        own_server.start()
+        with redis.Redis.from_url(own_server.url) as admin:
+            admin.config_set("requirepass", "right")
+        with pytest.raises(RedisAccessDenied, match=f"{own_server.port}.*write redis://user:"):
+            connection.call("PING")
+
+
 def test_a_wrong_password_is_denied_and_not_shown(redis_server: EmbeddedRedis) -> None:
     with EmbeddedRedis(redis_server.binary) as server:
         with redis.Redis.from_url(server.url) as admin:

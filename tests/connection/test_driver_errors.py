@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from typing import Any
 
 import pytest
@@ -114,6 +116,40 @@ def test_a_broken_connection_is_unavailable_however_the_driver_puts_it(error: Ex
     if not isinstance(error, redis.exceptions.InvalidResponse):
         assert type(translated) is RedisUnavailable
         assert translated.connection_broke
+
+
+def raised_in(context: BaseException, error: Exception) -> Exception:
+    """The error as the driver raises it while it handles another one."""
+    error.__context__ = context
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (redis.ConnectionError("Connection closed by server."), "no connection"),
+        (redis.TimeoutError("Timeout reading from socket"), "no connection"),
+        (driver_error("LOADING Redis is loading the dataset in memory"), "LOADING"),
+        (driver_error("MOVED 3999 127.0.0.1:6381"), "MOVED"),
+        (driver_error("WRONGPASS invalid username-password pair"), "WRONGPASS"),
+        (driver_error("ERR max number of clients reached"), "too many clients"),
+        (raised_in(socket.gaierror("no such host"), redis.ConnectionError("x")), "unknown host"),
+        (raised_in(ssl.SSLError("verify failed"), redis.ConnectionError("x")), "TLS"),
+    ],
+    ids=repr,
+)
+def test_errors_of_one_kind_have_the_same_cause(error: Exception, cause: str) -> None:
+    translated = driver_errors.translate(error, "somewhere:6379")
+    assert isinstance(translated, RedisUnavailable)
+    assert translated.cause == cause
+
+
+def test_an_error_names_the_server_once() -> None:
+    closed = redis.ConnectionError("Connection closed by server.")
+    assert str(driver_errors.translate(closed, "h:1")) == "h:1: Connection closed by server."
+    named = redis.ConnectionError("Error 111 connecting to h:1. Connection refused.")
+    assert str(driver_errors.translate(named, "h:1")) == str(named)
+    assert "h:1" in str(driver_errors.translate(AttributeError("recv"), "h:1"))
 
 
 @pytest.mark.parametrize("act", ["XGROUP DELCONSUMER", "GET"])

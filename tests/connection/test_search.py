@@ -71,7 +71,7 @@ def test_what_each_node_said_is_reported_and_access_denied_is_the_kind_of_the_er
 
     with pytest.raises(RedisAccessDenied) as caught:
         master_search(refuse).find()
-    assert "A:1: does not know it; B:1: NOAUTH invalid username" in str(caught.value)
+    assert "A:1: does not know it; B:1: WRONGPASS invalid username" in str(caught.value)
 
 
 def test_no_further_node_is_asked_once_the_time_is_over() -> None:

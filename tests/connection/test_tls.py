@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -155,16 +157,41 @@ def test_the_host_is_checked_unless_that_is_switched_off(
             assert connection.call("PING") == b"PONG"
 
 
-def test_tls_on_one_side_alone_is_unavailable(
-    redis_server: EmbeddedRedis, addresses: dict[str, tuple[str, redis.Redis]]
+@pytest.mark.parametrize("form", ["rediss://{}/0", "rediss+sentinel://{}/m", "rediss+cluster://{}"])
+def test_tls_that_a_port_does_not_speak_is_named_with_the_remedy(
+    redis_server: EmbeddedRedis, form: str
 ) -> None:
-    for url in (
-        redis_server.url.replace("redis://", "rediss://"),
-        addresses["rediss"][0].replace("rediss://", "redis://"),
-    ):
-        connect = discovery.connector(url, key=STREAM, reply_timeout_seconds=0.5)
-        with pytest.raises(RedisUnavailable):
-            Connection(connect).open()
+    url = form.format(f"127.0.0.1:{redis_server.port}")
+    connect = discovery.connector(url, key=STREAM, reply_timeout_seconds=1)
+    remedy = "does not speak TLS: write redis:// instead of rediss://"
+    with pytest.raises(RedisUnavailable, match=f"127.0.0.1:{redis_server.port}.*{remedy}") as got:
+        Connection(connect).open()
+    assert "TLS" in got.value.cause
+
+
+def test_tls_that_is_missing_is_named_with_the_remedy(address: tuple[str, redis.Redis]) -> None:
+    url = address[0].replace("rediss", "redis")
+    remedy = "speaks TLS: write rediss:// instead of redis://"
+    with pytest.raises(RedisUnavailable, match=rf"127\.0\.0\.1:\d+.*{remedy}") as caught:
+        make_connection(url).open()
+    assert "TLS" in caught.value.cause
+
+
+def test_a_port_that_hangs_up_without_speaking_tls_is_not_taken_for_one_that_does() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            for _ in range(2):
+                listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        port = listener.getsockname()[1]
+        with pytest.raises(RedisUnavailable) as caught:
+            make_connection(f"redis://127.0.0.1:{port}").open()
+        thread.join(10)
+        assert not thread.is_alive()  # it was asked whether it speaks TLS
+    assert "TLS" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "rediss+sentinel", "rediss+cluster"])
