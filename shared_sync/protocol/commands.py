@@ -158,6 +158,15 @@ class GroupCommands:
             self._reads_one_by_one(),
         )
 
+    def sweep(self, *, is_new: bool = False) -> Command:
+        """Delete a step of the entries that only groups needed which are gone.
+
+        `is_new` says that the group was just created. The reply is how many it deleted, and the
+        refusal of the server or nothing.
+        """
+        keys = [self.keys.stream, self.keys.kept]
+        return scripts.call("sweep", keys, self.keys.group, "1" if is_new else "")
+
     def leave(self) -> Command:
         """Hand back a step of what is still this consumer's, and sign off after the last.
 

@@ -51,6 +51,14 @@ def ensure_group(connection: Connection, commands: GroupCommands) -> Ensured:
     return Ensured.CREATED
 
 
+def other_groups(connection: Connection, keys: Keys) -> list[str]:
+    """Return the names of the other groups of the stream."""
+    rows = connection.call("XINFO", "GROUPS", keys.stream)
+    names = (dict(zip(row[::2], row[1::2], strict=True))[b"name"] for row in rows)
+    known = (name.decode(errors="backslashreplace") for name in names)
+    return [name for name in known if name != keys.group]
+
+
 def check_rights(connection: Connection, commands: GroupCommands) -> None:
     """Raise `RedisAccessDenied`, which names it, for a missing right; changes nothing.
 

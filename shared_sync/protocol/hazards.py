@@ -8,6 +8,7 @@ from typing import Final
 
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.connection.connection import Connection
+from shared_sync.protocol.held_back import HeldBack, HeldBackSearch
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.survey import Survey, Surveyor
 
@@ -35,12 +36,16 @@ class Hazards:
         self._clock = clock
         # Owned by the thread that checks.
         self._surveyor = Surveyor(keys, logger)
+        self._held_back_search = HeldBackSearch(keys)
+        self._known: frozenset[str] = frozenset()
         self._next_survey = clock()
         self._most_deleted_unread: int | None = None
         self._deleted_at: float | None = None
         # Replaced by the thread that checks, each as a whole.
         self.survey = Survey()
         """The newest survey; an empty one before the first."""
+        self.held_back: Sequence[HeldBack] = ()
+        """The groups that hold entries back."""
         self.reasons: Sequence[str] = ()
         """What is wrong, each with its remedy, in words without secrets."""
 
@@ -55,11 +60,13 @@ class Hazards:
         self.survey = self._surveyor.take(connection)
         self._next_survey = now + self._period_seconds
         self._count_deleted(self.survey.deleted_unread, now)
-        reasons = list(self._find(now))
-        for reason in reasons:
-            if reason not in self.reasons:
+        self.held_back = self._held_back_search.search(connection)
+        found = dict(self._find(now))
+        for kind, reason in found.items():
+            if kind not in self._known:
                 self._logger.warning("%s", reason)
-        self.reasons = reasons
+        self._known = frozenset(found)
+        self.reasons = list(found.values())
 
     def _count_deleted(self, deleted_unread: int, now: float) -> None:
         """Count messages that were deleted since the last survey, and before anybody read them."""
@@ -69,22 +76,29 @@ class Hazards:
             self._deleted_at = now
         self._most_deleted_unread = max(deleted_unread, most or 0)
 
-    def _find(self, now: float) -> Iterator[str]:
+    def _find(self, now: float) -> Iterator[tuple[str, str]]:
+        """Return what is wrong: the kind, which stays the same while it lasts, and the reason."""
         stream, group, found = self._keys.stream, self._keys.group, self.survey
         if found.evicting_policy:
             yield (
+                "eviction",
                 "Redis may evict keys and so lose messages: its maxmemory-policy is "
-                f"{found.evicting_policy}; set it to noeviction"
+                f"{found.evicting_policy}; set it to noeviction",
             )
         if found.skipped_id:
             yield (
+                "skipped",
                 f"no group is going to read entry {found.skipped_id}, the first of stream "
-                f"{stream}: either group {group} was created behind it (XGROUP CREATE ... $), or "
-                "its deletion failed; see 'Entries that no group reads' in docs/redis.md"
+                f"{stream}: group {group} was created behind it (XGROUP CREATE ... $), or a group "
+                "that kept it is gone, or its deletion failed; see 'Entries that no group reads' "
+                "in docs/redis.md",
             )
         if self._deleted_at is not None and now - self._deleted_at < REPORT_SECONDS:
             yield (
+                "trimmed",
                 f"messages of stream {stream} were deleted before anybody had read them: a "
                 "publisher trims it (XADD ... MAXLEN, or XTRIM). Publish without MAXLEN, and limit "
-                "the queue with max_queue_depth of RedisStreamProducer"
+                "the queue with max_queue_depth of RedisStreamProducer",
             )
+        for held in self.held_back:
+            yield f"held back by {held.group}", held.reason(self._keys)

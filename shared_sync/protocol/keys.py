@@ -9,6 +9,8 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
     {S}:G:history      hash     message id -> its failures so far, one JSON object a line
     {S}:G:dead         stream   dead letters: the original fields and `dead.*` metadata
     {S}:G:outage       zset     only after an outage: until when nobody is taken for dead, ms
+    {S}:G:kept         hash     whether the group has read all entries up to its last one; and,
+                                while there are other groups, up to where it had read then
 
 The group's pending list is the truth: a message leaves it only by success or as a dead letter, in
 one script with everything that belongs to it. The other keys are hints; losing them delays a
@@ -50,6 +52,7 @@ class Keys:
     history: str
     dead: str
     outage: str
+    kept: str
 
     @classmethod
     def of(cls, stream: str, group: str) -> Keys:
@@ -66,6 +69,7 @@ class Keys:
             history=f"{prefix}:history",
             dead=f"{prefix}:dead",
             outage=f"{prefix}:outage",
+            kept=f"{prefix}:kept",
         )
 
     def all(self) -> tuple[str, ...]:
@@ -78,6 +82,7 @@ class Keys:
             self.history,
             self.dead,
             self.outage,
+            self.kept,
         )
 
 
@@ -90,6 +95,16 @@ def check_stream_name(stream: object) -> None:
 def id_milliseconds(entry_id: str) -> int:
     """Return the wall-clock time inside an id, unless the publisher chose the id itself."""
     return int(entry_id.partition("-")[0])
+
+
+def id_is_after(entry_id: str, other: str) -> bool:
+    """Return whether an id is larger than another."""
+    return _numbers(entry_id) > _numbers(other)
+
+
+def _numbers(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def age_seconds(entry_id: str, now: float) -> float | None:

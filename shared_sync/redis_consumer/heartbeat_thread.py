@@ -11,6 +11,7 @@ from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol.hazards import Hazards
+from shared_sync.protocol.sweep import Sweep
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.heartbeat import Heartbeat
 from shared_sync.redis_consumer.in_flight import InFlight
@@ -73,6 +74,7 @@ class HeartbeatThread:
             tally=Tally(recorder, logger, log_channel_refusal, outcome_share),
         )
         in_flight.add_outbox(subscription.commands.keys, self._outbox.ids)
+        self._sweep = Sweep(subscription.commands, logger)
         self.hazards = Hazards(
             subscription.commands.keys,
             period_seconds=SURVEY_SECONDS,
@@ -95,6 +97,8 @@ class HeartbeatThread:
         self._timeouts.check()
         self.heartbeat.step()
         self._outbox.flush()
+        queue = self.heartbeat.queue
+        self._sweep.check(self._connection, is_empty=queue is not None and queue.backlog == 0)
         self.hazards.check(self._connection)
 
     @property

@@ -23,6 +23,8 @@ from shared_sync.redis_consumer.server_clock import ServerClock
 
 SHORTEST_REPLY_SECONDS = 0.5
 HAND_BACK_STEP = 100
+MOST_NAMED = 5
+"""Other groups that are named in the log."""
 
 
 class Subscription:
@@ -95,7 +97,10 @@ class Subscription:
             self.commands.reads_one_by_one = self._options.effective_prefetch == "auto"
         connection = self.connection()
         try:
-            if groups.ensure_group(connection, self.commands) is Ensured.MAY_NOT_CREATE:
+            ensured = groups.ensure_group(connection, self.commands)
+            if ensured is Ensured.CREATED:
+                self._report_new_group(connection)
+            elif ensured is Ensured.MAY_NOT_CREATE:
                 self._logger.warning(
                     "this worker's user may not create group %s of stream %s anew if it is lost; "
                     "grant it +xgroup|create, or see to that yourself",
@@ -123,6 +128,27 @@ class Subscription:
             connection.close()
         self.recovery.name_claimed(claimed.since_ms, self._predecessor)
         return True
+
+    def _report_new_group(self, connection: Connection) -> None:
+        """Log that the group is new; a slip in its name would run every message a second time."""
+        stream, group = self._options.stream_name, self._options.consumer_group
+        others = groups.other_groups(connection, self.commands.keys)
+        connection.call(*self.commands.sweep(is_new=True))
+        if not others:
+            self._logger.info("created the group %s of stream %s", group, stream)
+            return
+        named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
+        self._logger.warning(
+            "created a new group %s of stream %s, which has other groups already: %s. The new "
+            "group gets every message, too, also those that are there, and none is deleted before "
+            "all groups have finished it. If the name is wrong, stop this worker and remove the "
+            "group: XGROUP DESTROY %s %s",
+            group,
+            stream,
+            named,
+            stream,
+            group,
+        )
 
     def _note_wait(self, wait: NameWait) -> None:
         self.name_wait = wait
@@ -162,6 +188,7 @@ class Subscription:
         connection = self.connection()
         try:
             if groups.ensure_group(connection, self.commands) is Ensured.CREATED:
+                connection.call(*self.commands.sweep(is_new=True))
                 self._recorder.increment_counter("groups_recreated")
                 self._logger.warning(
                     "the group %s of stream %s was gone and is created anew; messages that were "

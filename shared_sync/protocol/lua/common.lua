@@ -109,6 +109,25 @@ local function groups_of(stream)
   return groups
 end
 
+local function id_after(id)
+  local ms, seq = id:match('^(%d+)-(%d+)$')
+  local digits, carry = {}, 1
+  for i = #seq, 1, -1 do
+    local digit = seq:byte(i) - 48 + carry
+    carry = digit == 10 and 1 or 0
+    digits[i] = digit % 10
+  end
+  return ms .. '-' .. (carry == 1 and '1' or '') .. table.concat(digits)
+end
+
+-- The first id that a group may still need, and whether it is pending there: the group has finished
+-- every entry below it.
+local function needed_from(stream, info)
+  local first = redis.call('XPENDING', stream, info['name'], '-', '+', 1)[1]
+  if first then return first[1], true end
+  return id_after(info['last-delivered-id']), false
+end
+
 -- Scripts that end messages call this before they change anything: it fails if one of their commands
 -- would be refused, because a right is missing or a key has another type. A script that was broken
 -- off midway would leave finished entries in the stream, or publish a result again at each try.
