@@ -35,6 +35,7 @@ _FOR_EVERYBODY: Final = ("health", "metrics")
 """The first part of the paths that probes and Prometheus ask for, under any name."""
 
 _NAME: Final = re.compile(r"(?:\*\.)?[A-Za-z0-9_.-]+")
+_ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9_.:\[\]-]+/?")
 _PORT: Final = re.compile(r":\d*$")
 
 
@@ -148,18 +149,18 @@ def _checked_token(token: str | None) -> bytes | None:
 def _checked_origins(cors: str | Iterable[str] | None) -> frozenset[str]:
     if cors is None:
         return frozenset()
-    origins = frozenset([cors] if isinstance(cors, str) else cors)
+    origins = _listed(cors)
     for origin in origins:
-        if not (isinstance(origin, str) and origin and origin.isascii() and origin.isprintable()):
+        if not isinstance(origin, str) or not (origin == "*" or _ORIGIN.fullmatch(origin)):
             raise ConfigurationError(
-                f"cors must be an origin such as 'https://ops.example', '*', several, or None, "
-                f"not {cors!r}"
+                "cors must be an origin, which is a scheme and a host such as "
+                f"'https://ops.example', '*', several, or None, not {origin!r}"
             )
-    return origins
+    return frozenset(origin.lower().removesuffix("/") for origin in origins)  # as browsers do
 
 
 def _checked_hosts(allowed_hosts: str | Iterable[str]) -> frozenset[str]:
-    hosts = [allowed_hosts] if isinstance(allowed_hosts, str) else list(allowed_hosts)
+    hosts = _listed(allowed_hosts)
     for host in hosts:
         if not isinstance(host, str) or not (host == "*" or _NAME.fullmatch(host)):
             raise ConfigurationError(
@@ -167,3 +168,8 @@ def _checked_hosts(allowed_hosts: str | Iterable[str]) -> frozenset[str]:
                 f"scheme and port, or '*' for any, not {host!r}"
             )
     return frozenset(host.lower().removesuffix(".") for host in hosts)
+
+
+def _listed(given: str | Iterable[str]) -> list[str]:
+    """Return one text or several as a list; what is neither as the only element, to be refused."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]

@@ -227,9 +227,31 @@ def test_the_preflight_needs_no_token_and_allows_to_send_it(serve: Serve) -> Non
     assert answer.headers["Access-Control-Allow-Methods"] == "GET, HEAD, OPTIONS"
 
 
-@pytest.mark.parametrize("cors", [5, "", "https://caf\xe9.example", "a\nb", [""], [5]])
+@pytest.mark.parametrize("written", ["https://OPS.example", "https://ops.example/"])
+def test_an_origin_may_be_written_as_in_an_address(serve: Serve, written: str) -> None:
+    answer = ask(serve(cors=["http://localhost:3000", written]), "/", headers={"Origin": OPS})
+    assert answer.headers["Access-Control-Allow-Origin"] == OPS
+
+
+@pytest.mark.parametrize(
+    "cors",
+    [
+        *(
+            5,
+            "",
+            "ops.example",
+            "https://ops.example/page",
+            "https://",
+            "null",
+            [""],
+            [5],
+            ["*", ""],
+        ),
+        *("https://caf\xe9.example", "a\nb", "https://a.example, https://b.example"),
+    ],
+)
 def test_an_origin_that_is_none_is_refused(cors: Any) -> None:
-    with pytest.raises((ConfigurationError, TypeError)):
+    with pytest.raises(ConfigurationError, match="a scheme and a host such as"):
         HealthServer("worker-1", 0, None, dict, cors=cors)
 
 
@@ -296,7 +318,7 @@ def test_the_name_that_the_server_listens_on_is_allowed(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "allowed", ["", "https://a.example", "a.example:80", [5], ["a.*"], "a b", "*.*.example"]
+    "allowed", [5, "", "https://a.example", "a.example:80", [5], ["a.*"], "a b", "*.*.example"]
 )
 def test_a_name_that_is_none_is_refused(allowed: Any) -> None:
     with pytest.raises(ConfigurationError, match="allowed_hosts must be names"):
