@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
-from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
+from shared_sync.errors import RedisAccessDenied, SharedSyncError
 from shared_sync.metrics import WorkerMetrics, catalogue
 from shared_sync.protocol import groups, inspection
 from shared_sync.protocol.groups import GroupOverview
@@ -97,7 +96,9 @@ class Monitor:
                     reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS,
                 ),
                 keys,
+                clock=clock,
             )
+            self.group_view.is_shown = True
             self._health = GroupHealth(keys, limits, clock)
             self._hazards = Hazards(
                 keys, period_seconds=SURVEY_SECONDS, recorder=metrics, logger=logger, clock=clock
@@ -113,7 +114,6 @@ class Monitor:
             period_seconds=PERIOD_SECONDS,
         )
         # Owned by the monitor's thread.
-        self._next_watch = clock()
         # Written by the monitor's thread, each replaced as a whole.
         self._overview: GroupOverview | None = None
         self._found_at = 0.0  # on the wall clock, which goes on while the machine sleeps
@@ -142,22 +142,10 @@ class Monitor:
         if self._health and self._hazards and overview and overview.group_exists:
             self._hazards.check(self._connection)
             self._reasons = self._health.reasons(overview, self._hazards.survey)
-            self._watch_consumers()
+            if self.group_view is not None:
+                self.group_view.watch(self._connection)
         self._overview = overview
         self._found_at = self._wall()
-
-    def _watch_consumers(self) -> None:
-        """Let the page know which consumers died, even if nobody looked at it then."""
-        now = self._clock()
-        if self.group_view is None or now < self._next_watch:
-            return
-        self._next_watch = now + SURVEY_SECONDS
-        try:
-            self.group_view.watch(self._connection)
-        except RedisAccessDenied:  # the page says which right is missing
-            self._next_watch = math.inf
-        except RedisRefused:
-            pass
 
     # --- results; any thread ---
 

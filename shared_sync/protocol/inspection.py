@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from shared_sync.connection.connection import Connect, Connection
+from shared_sync.errors import RedisAccessDenied, RedisRefused
 from shared_sync.protocol import group_json, group_tables
 from shared_sync.protocol.dead_letter_rows import DeadLetterRow
 from shared_sync.protocol.gone_consumers import GoneConsumers
@@ -20,6 +24,10 @@ MOST_LETTERS: Final = 50
 MOST_COUNTED: Final = 1000
 """Dead letters whose causes are counted. Redis is asked for some of them at each reading."""
 
+WATCH_SECONDS: Final = 10.0
+"""Between two looks at the consumers while nobody may look at the page. A consumer that dies is
+seen without heartbeats if its lease is twice as long."""
+
 REPLY_TIMEOUT_SECONDS: Final = 2.0
 """For the connection of a `GroupView`: somebody waits for the page."""
 
@@ -32,11 +40,19 @@ class GroupView:
     next, because Redis can only find out what is in them by reading whole messages.
     """
 
-    def __init__(self, connect: Connect, keys: Keys) -> None:
+    def __init__(
+        self, connect: Connect, keys: Keys, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         # Fixed after construction.
         self._connect = connect
         self._keys = keys
+        self._clock = clock
         self._gone = GoneConsumers()
+        # Written by whoever makes a page of it.
+        self.is_shown = False
+        """Whether there is a page of it, so that watching it makes sense."""
+        # Owned by the thread that watches.
+        self._next_watch = clock()
         # Guarded by the lock, which is held while Redis is asked.
         self._lock = threading.Lock()
         self._known_letters: Table[DeadLetterRow] = Table()
@@ -48,6 +64,7 @@ class GroupView:
         and `reasons` says so. Blocks up to the time limits of the connection, and while another
         thread reads. Raises `RedisUnavailable`, and `RedisRefused` if nothing can be read.
         """
+        self.is_shown = True
         with self._lock:
             known = self._known_letters
             command = group_tables.read(
@@ -66,15 +83,25 @@ class GroupView:
         )
 
     def watch(self, connection: Connection) -> None:
-        """Note the consumers of the group, so that `read()` returns those that die meanwhile.
+        """Note the consumers, if that is due, so that `read()` returns those that die meanwhile.
 
-        For whoever inspects the group anyway, while nobody may look at the page. Blocks and raises
-        as the connection does.
+        For a thread that asks Redis all the time anyway, while nobody may look at the page. Blocks
+        as the connection does, and raises `RedisUnavailable`.
         """
+        now = self._clock()
+        if not self.is_shown or now < self._next_watch:
+            return
+        self._next_watch = now + WATCH_SECONDS
         command = group_tables.read(
             self._keys, most_consumers=MOST_CONSUMERS, most_parked=1, most_letters=0, known=Table()
         )
-        reply = connection.call(*command)
+        try:
+            reply = connection.call(*command)
+        except RedisAccessDenied:  # `read()` says which right is missing
+            self._next_watch = math.inf
+            return
+        except RedisRefused:
+            return
         self._note_consumers(group_tables.parse(reply, most_letters=0, known=Table()))
 
     def _note_consumers(self, tables: GroupTables) -> None:

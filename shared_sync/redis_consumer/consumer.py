@@ -13,7 +13,6 @@ from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.policies import RetryPolicy
-from shared_sync.protocol import inspection
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.lifecycle import Lifecycle
 from shared_sync.redis_consumer.options import Options
@@ -191,10 +190,7 @@ class RedisStreamConsumer:
             options, self._processor, recorder=self._recorder, logger=self._logger
         )
         self._report = Report(options, self._life)
-        self._group_view = inspection.GroupView(
-            self._life.pool.subscriptions[0].connector(inspection.REPLY_TIMEOUT_SECONDS),
-            options.keys,
-        )
+        self._group_view = self._life.pool.subscriptions[0].group_view
 
     def _begin_anew(self) -> None:
         """In a forked process: be another consumer, unless the parent has started this one."""
@@ -350,4 +346,5 @@ class RedisStreamConsumer:
         `readers` has what each reader does and the jobs that run; it never asks Redis nor blocks.
         `group` is `get_group_view()`, which does both.
         """
+        self._group_view.is_shown = True
         return {"readers": self._report.readers, "group": self.get_group_view}

@@ -81,6 +81,7 @@ class HeartbeatThread:
             recorder=recorder,
             logger=logger,
         )
+        self._group_view = subscription.group_view
         self._timeouts = Timeouts(
             running_jobs=running_jobs,
             in_flight=in_flight,
@@ -100,6 +101,7 @@ class HeartbeatThread:
         queue = self.heartbeat.queue
         self._sweep.check(self._connection, is_empty=queue is not None and queue.backlog == 0)
         self.hazards.check(self._connection)
+        self._group_view.watch(self._connection)
 
     @property
     def interval_seconds(self) -> float:

@@ -9,9 +9,10 @@ from shared_sync.connection import client_names, discovery
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
-from shared_sync.protocol import groups, key_types
+from shared_sync.protocol import groups, inspection, key_types
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.groups import Ensured
+from shared_sync.protocol.inspection import GroupView
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.scan import Predecessor
 from shared_sync.redis_consumer import identity
@@ -57,6 +58,9 @@ class Subscription:
             max_crashes=options.max_crashes,
             recorder=recorder,
             logger=logger,
+        )
+        self.group_view = GroupView(
+            self.connector(inspection.REPLY_TIMEOUT_SECONDS), self.commands.keys
         )
         # Owned by whoever connects.
         self._identity: ProcessIdentity | None = None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 
+import pytest
 import redis
 from consumers import Make
-from group_views import worker_process
+from group_views import commands_during, view_of, worker_process
 from helpers import eventually
 from protocol_client import KEYS
 
 from shared_sync import RedisStreamProducer
+from shared_sync.connection.connection import Connection
+from shared_sync.protocol import inspection
 from shared_sync.protocol.gone_consumers import KEPT_MS, MOST_KEPT, GoneConsumers
 from shared_sync.protocol.group_tables import ConsumerRow, Table
 from shared_sync.protocol.inspection import GroupView
@@ -128,6 +131,34 @@ def test_a_killed_worker_stays_in_the_view_after_its_messages_were_taken_over(
     assert 0 <= row.pop("gone_seconds") < 30
     assert (row["name"], row["present"], row["pid"]) == ("doomed", False, process.pid)
     assert (row["host"], row["lease_seconds_left"]) == (socket.gethostname(), 0)
+
+
+def test_a_worker_with_a_page_notes_who_dies_although_nobody_looks(
+    redis_url: str, client: redis.Redis, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "WATCH_SECONDS", 0.2)
+    sibling = make(lambda *_: None, consumer_id="sibling", lease_seconds=3)
+    page = sibling.get_views()["group"]  # as a HealthServer takes it
+    sibling.start()
+    with worker_process(redis_url, lease_seconds=3) as process:
+        eventually(lambda: client.zscore(KEYS.presence, "doomed"))
+        process.kill()
+        eventually(lambda: client.zscore(KEYS.presence, "doomed") is None, within=30)
+    eventually(lambda: "consumers_gone" in page())
+    assert [row["name"] for row in page()["consumers_gone"]] == ["doomed"]
+
+
+def test_without_a_page_nobody_watches(
+    redis_url: str, client: redis.Redis, connection: Connection
+) -> None:
+    client.xgroup_create(KEYS.stream, KEYS.group, mkstream=True)
+    view = view_of(redis_url)
+    connection.open()
+    commands = commands_during(client, lambda: view.watch(connection))
+    view.is_shown = True
+    assert commands == []
+    assert commands_during(client, lambda: view.watch(connection))
+    assert commands_during(client, lambda: view.watch(connection)) == [], "it is not due yet"
 
 
 def test_a_worker_that_stops_is_not_gone(redis_url: str, view: GroupView, make: Make) -> None:
