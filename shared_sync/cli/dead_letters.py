@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from shared_sync.errors import DeadLetterMissing, RedisRefused
+
 if TYPE_CHECKING:
-    from shared_sync.dead_letters import DeadLetter
+    from shared_sync.dead_letters import DeadLetter, DeadLetters
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -49,7 +52,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry out the action, and return 0. Raises what `DeadLetters` raises."""
+    """Carry out the action, and return the exit status. Raises what `DeadLetters` raises."""
     from shared_sync.dead_letters import DeadLetters  # noqa: PLC0415 - loads Redis
 
     with DeadLetters(options.redis_url, options.stream, options.group) as letters:
@@ -65,31 +68,48 @@ def run(options: argparse.Namespace) -> int:
             every = letters.iterate(with_fields=False) if options.all else ()
             ids = [letter.id for letter in every] or options.ids
             if options.action == "replay":
-                for letter_id in ids:
-                    (message_id,) = letters.replay([letter_id])
-                    print(f"{letter_id} replayed as {message_id}")
-            else:
-                print(f"{letters.purge(ids)} removed")
+                return _replay(letters, ids, all_of_them=options.all)
+            print(f"{letters.purge(ids)} removed")
     return 0
+
+
+def _replay(letters: DeadLetters, ids: Iterable[str], *, all_of_them: bool) -> int:
+    """Replay dead letters; of all, one that cannot be replayed does not keep back the others."""
+    status = 0
+    for letter_id in ids:
+        try:
+            (message_id,) = letters.replay([letter_id])
+        except (DeadLetterMissing, RedisRefused) as error:
+            if not all_of_them or (isinstance(error, RedisRefused) and error.code != "ERR"):
+                raise  # another code, such as OOM, is the same for all
+            print(f"{letter_id} is not replayed: {error}", file=sys.stderr)
+            status = 1
+        else:
+            print(f"{letter_id} replayed as {message_id}")
+    return status
 
 
 def _print_lines(letters: Iterable[DeadLetter]) -> None:
     for letter in letters:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter.time))
         error = f" ({letter.error_type}: {letter.error})" if letter.traceback else ""
-        line = f"{letter.id}  {when}Z  message {letter.message_id}  {letter.reason}{error}"
-        # Texts of errors may have line breaks, and what a terminal takes for commands.
-        print("".join(char if char.isprintable() else " " for char in line))
+        _print_line(f"{letter.id}  {when}Z  message {letter.message_id}  {letter.reason}{error}")
 
 
 def _print_whole(letter: DeadLetter) -> None:
     for attribute in fields(letter):
         if attribute.name not in {"fields", "history", "traceback"}:
-            print(f"{attribute.name:<11} {getattr(letter, attribute.name)}")
+            _print_line(f"{attribute.name:<11} {getattr(letter, attribute.name)}")
     for failure in letter.history:
-        print(f"failure     {failure}")
+        _print_line(f"failure     {failure}")
     for name, value in letter.fields.items():
         text = value[:LONGEST_VALUE_SHOWN].decode(errors="backslashreplace")
         more = f"... ({len(value)} bytes)" if len(value) > LONGEST_VALUE_SHOWN else ""
-        print(f"field       {name} = {text}{more}")
-    print(letter.traceback)
+        _print_line(f"field       {name} = {text}{more}")
+    for line in letter.traceback.split("\n"):
+        _print_line(line)
+
+
+def _print_line(text: str) -> None:
+    """Print a text of others in one line, without what a terminal takes for commands."""
+    print("".join(char if char.isprintable() else " " for char in text))

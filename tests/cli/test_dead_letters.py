@@ -62,6 +62,30 @@ def test_the_list_has_one_line_for_each_whatever_the_text_of_its_error(
     client.xadd(DEAD, {"n": 1, "dead.id": "1-1", "dead.reason": text, "dead.time": 1e300})
     (line,) = command("list").splitlines()
     assert line.endswith("too loud  or not [2J größer")
+    letter_id = line.split()[0]
+    client.xadd(DEAD, {"n": "a\x1b[2Jb", "dead.id": "1-2", "dead.traceback": "one\n  two\x07"})
+    shown = command("show", letter_id, client.xrevrange(DEAD)[0][0].decode())
+    assert "n = a [2Jb\n" in shown
+    assert "one\n  two \n" in shown
+    assert "\x1b" not in shown
+
+
+def test_one_letter_that_cannot_be_replayed_does_not_keep_back_the_others(
+    where: tuple[str, ...], client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fields in ({"n": 1}, {}, {"n": 3}):
+        client.xadd(DEAD, {**fields, "dead.id": "1-1", "dead.reason": "rejected: no use"})
+    assert main([*where, "replay", "--all"]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("replayed as") == client.xlen(STREAM) == 2
+    assert err.endswith("is not replayed: this dead letter has no fields of a message\n")
+    assert client.xlen(DEAD) == 1
+    client.delete(STREAM)
+    client.set(STREAM, "something else")
+    client.xadd(DEAD, {"n": 4, "dead.id": "1-1"})
+    assert main([*where, "replay", "--all"]) == 1
+    assert "WRONGTYPE" in capsys.readouterr().err
+    assert client.xlen(DEAD) == 2
 
 
 def test_the_command_reports_a_mistake_in_one_line(where: tuple[str, ...]) -> None:
