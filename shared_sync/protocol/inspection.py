@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from shared_sync.connection.connection import Connect, Connection
-from shared_sync.errors import RedisAccessDenied, RedisRefused
 from shared_sync.protocol import group_json, group_tables
 from shared_sync.protocol.dead_letter_rows import DeadLetterRow
 from shared_sync.protocol.gone_consumers import GoneConsumers
@@ -86,7 +84,7 @@ class GroupView:
         """Note the consumers, if that is due, so that `read()` returns those that die meanwhile.
 
         For a thread that asks Redis all the time anyway, while nobody may look at the page. Blocks
-        as the connection does, and raises `RedisUnavailable`.
+        and raises as the connection does. Without the right `+xinfo|consumers` it notes nothing.
         """
         now = self._clock()
         if not self.is_shown or now < self._next_watch:
@@ -95,13 +93,7 @@ class GroupView:
         command = group_tables.read(
             self._keys, most_consumers=MOST_CONSUMERS, most_parked=1, most_letters=0, known=Table()
         )
-        try:
-            reply = connection.call(*command)
-        except RedisAccessDenied:  # `read()` says which right is missing
-            self._next_watch = math.inf
-            return
-        except RedisRefused:
-            return
+        reply = connection.call(*command)
         self._note_consumers(group_tables.parse(reply, most_letters=0, known=Table()))
 
     def _note_consumers(self, tables: GroupTables) -> None:
