@@ -102,7 +102,7 @@ def test_a_url_that_cannot_be_used_is_refused_with_the_forms_and_without_the_pas
         assert form in str(caught.value)
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert connection_url.safe_address(url) == "an address that cannot be read"
 
 
@@ -145,3 +145,79 @@ def test_sentinels_without_the_name_of_a_master_are_refused(url: str) -> None:
 def test_another_db_than_0_is_refused_in_a_cluster(url: str) -> None:
     with pytest.raises(ConfigurationError, match="a cluster has only db 0"):
         connection_url.read(url)
+
+
+REFUSED = [
+    ("redis://h/jobs", "a db that is not a number"),
+    ("redis://h/-1", "a db that is not a number"),
+    ("redis://h/1/2", "a db that is not a number"),
+    ("redis://h/1.5", "a db that is not a number"),
+    ("redis://h/\u0663", "a db that is not a number"),
+    ("redis://h?db=jobs", "a db that is not a number"),
+    ("unix:///run/redis.sock?db=jobs", "a db that is not a number"),
+    ("redis+sentinel://h/main/jobs", "a db that is not a number"),
+    ("redis+cluster://h/jobs", "a db that is not a number"),
+    ("redis://h/1?db=2", "two dbs"),
+    ("redis+sentinel://h/main/1?db=2", "two dbs"),
+    ("redis://h:0", "port 0"),
+    ("redis+sentinel://h:1,h:0/main", "port 0"),
+    ("redis+cluster://h:0", "port 0"),
+    ("redis://", "no host"),
+    ("redis:///0", "no host"),
+    ("redis://:6379/0", "no host"),
+    (f"redis://:{SECRET}@/0", "no host"),
+    (f"redis+sentinel://:{SECRET}@/main", "no host"),
+    ("redis+cluster://h,,i", "no host"),
+    ("redis://a:1,b:2/0", "several hosts"),
+    ("redis://a,b/0", "several hosts"),
+    ("redis://h/0\n", "whitespace"),
+    (" redis://h/0", "whitespace"),
+    ("redis://h /0", "whitespace"),
+    (f"redis://:{SECRET}\t1@h/0", "whitespace"),
+    (f"redis://h?{SECRET}=x", "an option that is none of client_name, db,"),
+    (f"redis://h?password=a&{SECRET}=x", "an option that is none of"),
+    (f"redis://h?{SECRET}", "an option that is none of"),
+    ("redis://h?host=other", "an option that is none of"),
+    ("redis://h?sentinel_password=x", "an option that is none of"),
+    ("redis+cluster://h?sentinel_password=x", "an option that is none of"),
+    ("rediss://h?ssl_min_version=TLSv1_2", "an option that is none of"),
+    ("redis://h?db=1&db=1", "db twice"),
+    (f"redis://:{SECRET}@h?password={SECRET}", "password twice"),
+    (f"redis://u@h?username={SECRET}", "username twice"),
+    ("redis://h?client_name=", "client_name without a value"),
+    ("rediss://h?ssl_ca_certs", "ssl_ca_certs without a value"),
+    ("redis://h?ssl_ca_certs=/x", "ssl_ca_certs, which only rediss:// takes"),
+    ("redis+cluster://h?ssl_cert_reqs=none", "ssl_cert_reqs, which only rediss:// takes"),
+    ("unix:///s?ssl_cert_reqs=none", "ssl_cert_reqs, which only rediss:// takes"),
+    ("unix://", "no socket"),
+    ("unix://?db=1", "no socket"),
+    ("unix://run/redis.sock", "three slashes"),
+]
+
+
+@pytest.mark.parametrize(("url", "reason"), REFUSED)
+def test_what_would_silently_mean_something_else_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match="redis_url") as caught:
+        connection_url.read(url)
+    assert reason in str(caught.value)
+    assert "write redis://host:port/db" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert connection_url.safe_address(url) == "an address that cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://h", {"host": "h"}),
+        ("redis://h/", {"host": "h"}),
+        ("redis://h:7/3/", {"host": "h", "port": 7, "db": 3}),
+        ("redis://h/3?db=3", {"host": "h", "db": 3}),
+        ("redis://[::1]:7/15", {"host": "::1", "port": 7, "db": 15}),
+        ("redis://u:a%20b@h", {"host": "h", "username": "u", "password": "a b"}),
+        ("redis://:a,b@h", {"host": "h", "password": "a,b"}),
+        ("redis://h?username=u&password=p", {"host": "h", "username": "u", "password": "p"}),
+        ("redis://h?socket_timeout=3&max_connections=5&protocol=3", {"host": "h"}),
+    ],
+)
+def test_what_can_be_used_is_read_as_it_is_written(url: str, expected: dict[str, Any]) -> None:
+    assert connection_url.read(url).options == expected
