@@ -113,7 +113,8 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
 """What `RedisStreamConsumer` records."""
 
 REJECTED: Final = _counter(
-    "metrics_rejected", "Values that could not be recorded and were dropped, by their metric."
+    "metrics_rejected",
+    "Values that could not be recorded and were dropped, by the name of their metric.",
 )
 
 OWN: Final[tuple[MetricDescription, ...]] = (
