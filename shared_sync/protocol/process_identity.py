@@ -87,6 +87,15 @@ class ProcessIdentity:
             return False
         return state in "ZX" or started != self.started
 
+    def is_of_this_boot(self, proc: Path = PROC) -> bool:
+        """Return whether its process ran under this kernel, and under this name of the host.
+
+        It may have run in another container. False without `/proc`.
+        """
+        boot = _machine(proc).partition(" ")[0]
+        of_this_host = self.host == socket.gethostname()
+        return bool(boot) and of_this_host and self.machine.partition(" ")[0] == boot
+
 
 _FIELDS: dict[str, type] = {
     "token": str,

@@ -168,6 +168,7 @@ class RedisStreamConsumer:
             block_seconds=block_seconds,
             credential_provider=credential_provider,
             connect_seconds=connect_seconds,
+            has_own_id=consumer_id is not None,
         )
         check_processor(message_processor)
         arguments.logger("logger", logger)
@@ -180,7 +181,6 @@ class RedisStreamConsumer:
         self._recorder = GuardedRecorder(metrics, self._logger)
         # Fixed after construction; a forked process that has not started it replaces them once.
         self._build(options)
-        self._has_own_id = consumer_id is not None
         renew_in_forks(self, RedisStreamConsumer._begin_anew)
 
     def _build(self, options: Options) -> None:
@@ -196,7 +196,9 @@ class RedisStreamConsumer:
         """In a forked process: be another consumer, unless the parent has started this one."""
         if self._life.state is State.NEW:
             name = (
-                self.consumer_id if self._has_own_id else identity.unique_name(self.consumer_group)
+                self.consumer_id
+                if self._options.has_own_id
+                else identity.unique_name(self.consumer_group)
             )
             self._build(replace(self._options, consumer_id=name))
 

@@ -49,14 +49,16 @@ def claim(
     *,
     server_clock: ServerClock,
     give_up: Callable[[float], bool],
+    has_ended: Callable[[ProcessIdentity], bool] = ProcessIdentity.has_ended,
     on_wait: Callable[[NameWait], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> NameClaimed | None:
     """Claim the name; return None if `give_up`, which waits so many seconds, says so before.
 
-    A process that is known to have ended loses the name at once. Any other keeps it while its lease
-    lasts, so this blocks up to one lease; `on_wait` is told before. Raises `ConsumerIdInUse` as
-    soon as that process sends a heartbeat meanwhile, and what the connection raises.
+    A process of which `has_ended` says that it has ended loses the name at once. Any other keeps it
+    while its lease lasts, so this blocks up to one lease; `on_wait` is told before. Raises
+    `ConsumerIdInUse` as soon as that process sends a heartbeat meanwhile, and what the connection
+    raises.
     """
     deadline = clock() + commands.lease_ms / 1000 + POLL_SECONDS
     ended = b""
@@ -68,7 +70,7 @@ def claim(
             server_clock.heard(reply.since_ms, asked_at, clock())
             return reply
         other = ProcessIdentity.parse(reply.identity.decode(errors="replace"))
-        if other is not None and reply.identity != ended and other.has_ended():
+        if other is not None and reply.identity != ended and has_ended(other):
             logger.info(
                 "process %d, which had the name %s, has ended", other.pid, commands.consumer
             )

@@ -47,6 +47,9 @@ class Options:
     drain_seconds: float
     block_seconds: float
     connect_seconds: float | None
+    has_own_id: bool
+    """Whether the program has chosen the `consumer_id`, so that a later process may have it too."""
+
     credential_provider: CredentialProvider | None = None
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from shared_sync.protocol.scan import Predecessor
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.name_lock import NameLock
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.recovery import Recovery
 from shared_sync.redis_consumer.server_clock import ServerClock
@@ -64,6 +65,7 @@ class Subscription:
         )
         # Owned by whoever connects.
         self._identity: ProcessIdentity | None = None
+        self._lock = NameLock(options.keys, options.consumer_id)
         self._predecessor = Predecessor.READ_SEVERAL
         self.has_name = False
         """Whether the consumer's name is claimed."""
@@ -88,6 +90,7 @@ class Subscription:
         """Note that another process has claimed the name: the one that this was forked from."""
         self._identity = None
         self.has_name = False
+        self._lock.forget()
 
     def claim_name(self, give_up: Callable[[float], bool]) -> bool:
         """Create the group unless it exists, check the rights, and claim the consumer's name.
@@ -121,11 +124,14 @@ class Subscription:
                 self._logger,
                 server_clock=self.server_clock,
                 give_up=give_up,
+                has_ended=self._has_ended,
                 on_wait=self._note_wait,
             )
             self.has_name = claimed is not None
             if claimed is None:
                 return False
+            if self._options.has_own_id:  # any other name is never claimed again
+                self._lock.hold(self._identity)
             self._note_predecessor(claimed.before)
         finally:
             self.name_wait = None
@@ -153,6 +159,9 @@ class Subscription:
             stream,
             group,
         )
+
+    def _has_ended(self, process: ProcessIdentity) -> bool:
+        return process.has_ended() or self._lock.proves_the_end_of(process)
 
     def _note_wait(self, wait: NameWait) -> None:
         self.name_wait = wait
@@ -222,7 +231,10 @@ class Subscription:
                 returned, lost_bodies, more = connection.call(*self.commands.leave())
                 yield returned, lost_bodies
 
-        return self._return_messages(steps, seconds_left)
+        left = self._return_messages(steps, seconds_left)
+        if left:
+            self._lock.release()
+        return left
 
     def _return_messages(
         self, steps: Callable[[Connection], Iterator[tuple[int, int]]], seconds_left: float
