@@ -75,7 +75,7 @@ class HealthServer:
     types for Prometheus. A function that is given as well wins: its data are shown. The consumer
     then becomes the check "consumer", and so still decides about health and probes. The alerts of
     the metrics are the check "metrics": `/health` is as bad as the worst alert that fires, and no
-    probe fails. Without a consumer, `/health` may show the basic health data of the metrics.
+    probe fails. With metrics alone, `/health` shows the basic health data of the metrics.
 
     If `get_metrics_data` is a method of a `WorkerMetrics`, Prometheus gets what that renders; the
     numbers of any other function have no type there. If `get_health_data` is a method of a

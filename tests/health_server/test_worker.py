@@ -23,7 +23,13 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
-from shared_sync import HealthServer, RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
+from shared_sync import (
+    HealthServer,
+    RedisStreamConsumer,
+    RedisStreamProducer,
+    RetryPolicy,
+    WorkerMetrics,
+)
 from shared_sync.connection.embedded import EmbeddedRedis
 
 WITHIN_SECONDS = 5.0 + 3.0  # as promised, and what a busy machine may add
@@ -194,6 +200,25 @@ def test_probes_answer_beside_half_requests_a_hanging_callback_and_a_busy_job(
         )
     # The machine may stop everybody for a moment; a probe that waits would be slow each time.
     assert sorted(seconds)[len(seconds) * 9 // 10] < 0.5
+
+
+def test_a_worker_whose_every_job_fails_is_not_healthy_behind_a_function_of_the_user(
+    make: Make, producer: RedisStreamProducer
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no model")
+
+    consumer = make(fail, retry=RetryPolicy(max_attempts=1))
+    with HealthServer(
+        "stt-1", 0, None, lambda: {"model_loaded": True}, consumer=consumer, host="127.0.0.1"
+    ) as server:
+        consumer.start()
+        eventually(lambda: codes(server) == WELL)
+        assert ask(f"{server.url}/health")[1]["status"] == "healthy"
+        producer.publish_many([{"file": str(number)} for number in range(40)])
+        eventually(lambda: ask(f"{server.url}/health")[1]["status"] == "degraded")
+        (reason,) = ask(f"{server.url}/health")[1]["reasons"]
+        assert reason.startswith("consumer: ")
 
 
 def test_figures_of_a_function_reach_prometheus_as_numbers_of_unknown_type() -> None:
