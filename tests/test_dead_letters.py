@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import takewhile
 
@@ -14,6 +16,7 @@ from consumers import DEAD, GROUP, STREAM, bury
 from helpers import eventually
 
 from shared_sync import DeadLetters, RedisStreamConsumer
+from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import (
     ConfigurationError,
     DeadLetterMissing,
@@ -188,6 +191,49 @@ def test_what_cannot_be_published_stays_a_dead_letter(
         with pytest.raises(RedisRefused, match="WRONGTYPE"):
             letters.replay([letter.id])
     assert len(letters) == 2
+
+
+@pytest.mark.parametrize(
+    "fields", [{"text": "hello"}, {"dead.fields": "hello"}], ids=["small", "packed"]
+)
+def test_whoever_replays_one_at_the_same_time_publishes_it_once(
+    redis_url: str, letters: DeadLetters, client: redis.Redis, fields: dict[str, str]
+) -> None:
+    (message,) = bury_published(redis_url, client, fields).values()
+    (letter,) = (each for each in letters if each.fields.keys() == fields.keys())
+    together = threading.Barrier(6)
+
+    def replay() -> int:
+        with DeadLetters(redis_url, STREAM, GROUP) as own:
+            own.show(letter.id)
+            together.wait(20)
+            try:
+                return len(own.replay([letter.id]))
+            except DeadLetterMissing:
+                return 0
+
+    with ThreadPoolExecutor(6) as pool:
+        replayed = [pool.submit(replay) for _ in range(6)]
+        assert sum(each.result(30) for each in replayed) == 1
+    assert [fields for _, fields in client.xrange(STREAM)] == [message]
+
+
+def test_a_full_server_lets_a_letter_move_or_keeps_it(own_server: EmbeddedRedis) -> None:
+    with (
+        redis.Redis.from_url(own_server.url) as client,
+        DeadLetters(own_server.url, STREAM, GROUP) as letters,
+    ):
+        bury_published(own_server.url, client, {"dead.fields": "hello"})
+        packed, small = sorted(letters, key=lambda letter: "n" in letter.fields)
+        client.config_set("maxmemory", 1)
+        letters.replay([small.id])
+        assert client.xlen(STREAM) == 1
+        with pytest.raises(RedisRefused, match="OOM"):
+            letters.replay([packed.id])
+        assert [letter.id for letter in letters] == [packed.id]
+        client.config_set("maxmemory", 0)
+        letters.replay([packed.id])
+        assert client.xlen(STREAM) == 2
 
 
 LARGE = 1_000_000
