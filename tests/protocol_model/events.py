@@ -309,6 +309,13 @@ def others_delete_an_entry(world: World, which: int) -> None:
     world.stream.delete_body(number)
 
 
+@event_of(lambda one: one.side.model.exists and one.owns_messages, 3)
+def others_delete_a_consumer(world: World, consumer: Consumer) -> None:
+    note(f"{consumer.name} is deleted with {consumer.side.model.owned_by(consumer.name)}")
+    world.client.xgroup_delconsumer(KEYS.stream, consumer.side.keys.group, consumer.name)
+    consumer.side.model.delete_consumer(consumer.name)
+
+
 @event(1, group_name=st.sampled_from(GROUPS))
 def a_group_is_destroyed(world: World, group_name: str) -> None:
     note(f"group {group_name} is destroyed")

@@ -160,10 +160,12 @@ class Group:
 
     def finish(self, numbers: list[int]) -> int:
         """Finish messages without results; return how many of them this ended."""
+        pending = [n for n in numbers if self.exists and self.messages[n].place in DELIVERED]
         ended = self._finish(numbers)
+        deleted = [number for number in ended if self.has_body(number)]
         for number in numbers if ended else ():
             self._stream.drop_unless_needed(number)
-        return len(ended)
+        return max(len(pending), len(deleted)) if self._is_alone else len(pending)
 
     def finish_with_results(self, numbers: list[int]) -> list[int]:
         """Finish messages and publish their results."""
@@ -175,7 +177,12 @@ class Group:
         return [int(number in ended) for number in numbers]
 
     def _finish(self, numbers: list[int]) -> list[int]:
-        ended = [n for n in numbers if self.exists and self.messages[n].place in DELIVERED]
+        ended = [
+            number
+            for number in numbers
+            if self.exists
+            and (self.messages[number].place in DELIVERED or self._restore(number, PARKED, 1))
+        ]
         for number in ended:
             self.messages[number].place = Place.FINISHED
         has_failed = any(number in self.history for number in numbers)
@@ -185,10 +192,36 @@ class Group:
                 self.due.pop(number, None)
         return ended
 
+    @property
+    def _is_alone(self) -> bool:
+        return [group for group in self._stream.groups if group.exists] == [self]
+
+    def _restore(self, number: int, name: str, deliveries: int) -> bool:
+        """Take a message for unfinished that is not pending, if its entry says that it is."""
+        message = self.messages[number]
+        if not (self._is_alone and self.has_body(number)) or message.place is Place.UNREAD:
+            return False
+        message.left_over += message.place is not Place.DROPPED
+        message.place = Place.PENDING
+        message.owner = name
+        message.deliveries = deliveries
+        message.delivered_at = self.now
+        message.failures = self.recorded_failures(number)
+        message.crashes = max(0, deliveries - 1 - message.failures)
+        return True
+
+    def delete_consumer(self, name: str) -> None:
+        """Remove a consumer with all that it has pending, as others may."""
+        for number in self.owned_by(name):
+            self.messages[number].place = Place.DROPPED
+
     def park(self, name: str, number: int, deliveries: int, failure: str, delay: int) -> int:
         self.check_exists()
         message = self.messages[number]
-        if message.place not in DELIVERED:
+        is_recorded = self.recorded_failures(number) >= deliveries
+        if message.place not in DELIVERED and (
+            is_recorded or not self._restore(number, name, deliveries)
+        ):
             self.forget(number)
             return 0
         if (message.owner, message.deliveries) != (name, deliveries):
@@ -208,7 +241,7 @@ class Group:
     def bury(self, name: str, number: int, failure: str) -> int:
         self.check_exists()
         message = self.messages[number]
-        if message.place not in DELIVERED:
+        if message.place not in DELIVERED and not self._restore(number, name, 1):
             self.forget(number)
             return 0
         if message.owner != name:
@@ -240,6 +273,8 @@ class Group:
         returned = gone = 0
         for number in numbers:
             message = self.messages[number]
+            if message.place not in DELIVERED:
+                self._restore(number, name, 1 + self.recorded_failures(number))
             if message.place is not Place.PENDING or message.owner != name:
                 continue
             if self._loses_body_on_claim(number):

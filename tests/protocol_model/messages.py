@@ -30,6 +30,8 @@ class Place(Enum):
     DEAD = "dead"
     LOST = "lost"
     """Ended without an outcome, because others deleted its entry or the group."""
+    DROPPED = "dropped"
+    """Removed from the pending list together with its consumer, which others deleted."""
 
 
 NEEDED = frozenset({Place.UNREAD, Place.PENDING, Place.PARKED})
@@ -74,3 +76,6 @@ class Message:
     """The process that got the last delivery, unless that reply was lost."""
     begun_anew: int = 0
     """Times the group was destroyed and created again, which begins or loses every message."""
+    left_over: int = 0
+    """Times it was settled again after its end: the entry was left over, since another group that
+    needed it was destroyed."""

@@ -130,9 +130,11 @@ def check(world: World) -> None:
     """Fail unless all is in Redis as the model says. Hints that were swept leave the model."""
     snapshot = take(world)
     assert snapshot.bodies == world.stream.bodies
+    sides = list(world.sides.values())
     all_groups_exist = all(side.model.exists for side in world.sides.values())
     for number in snapshot.bodies:
-        assert world.stream.is_needed(number) or not all_groups_exist
+        is_dropped = any(side.model.messages[number].place is Place.DROPPED for side in sides)
+        assert world.stream.is_needed(number) or is_dropped or not all_groups_exist
     for name, side in world.sides.items():
         of_group = snapshot.groups[name]
         if side.model.exists:
@@ -149,7 +151,7 @@ def _check_messages(world: World, group: Group, bodies: set[int], snapshot: Grou
     }
     unread = {number for number in bodies if _order(world.ids[number]) > snapshot.read_up_to}
     assert unread == set(group.of(Place.UNREAD))
-    ended = group.of(Place.FINISHED, Place.DEAD, Place.LOST)
+    ended = group.of(Place.FINISHED, Place.DEAD, Place.LOST, Place.DROPPED)
     assert len(unread) + len(snapshot.pending) + len(ended) == world.stream.published
     for number, message in delivered.items():
         begun = message.place is Place.PENDING
@@ -177,4 +179,5 @@ def _check_outcomes(group: Group, snapshot: GroupSnapshot) -> None:
     assert snapshot.results == group.results
     assert snapshot.letters == [(number, lines(failures)) for number, failures in group.letters]
     for number, results in Counter(number for number, _ in snapshot.results).items():
-        assert results <= 1 + group.messages[number].begun_anew
+        message = group.messages[number]
+        assert results <= 1 + message.begun_anew + message.left_over

@@ -32,8 +32,13 @@ local payload = ARGV[result_count + result_items + 2]
 local unpublished = ''
 
 local owner, deliveries = pending_entry(stream, group, id)
+local name_is_lost = claimed_by_another(holders, consumer, identity) ~= nil
+if not owner and not name_is_lost
+  and restore(stream, group, groups_of(stream), id, consumer, 1) then
+  owner, deliveries = consumer, 1
+end
 if not owner then forget(history, due, id) end
-if owner ~= consumer or claimed_by_another(holders, consumer, identity) then
+if owner ~= consumer or name_is_lost then
   return {{0}, '', ''}
 end
 

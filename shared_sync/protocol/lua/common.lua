@@ -140,7 +140,9 @@ local function prepare_to_end(stream, group, history, due)
     redis.call('HDEL', history, '')
     redis.call('ZREM', due, '')
   end
-  return redis.call('XLEN', stream) > 0 and groups_of(stream) or {}, has_history
+  local groups = redis.call('XLEN', stream) > 0 and groups_of(stream) or {}
+  if #groups > 1 then pending_entry(stream, groups[1]['name'], NO_ID) end
+  return groups, has_history
 end
 
 -- Whether a server that has refused an entry will refuse it at each try. Other refusals can be
@@ -150,17 +152,42 @@ local function is_final_refusal(text)
     or text:find('too large to be stored', 1, true) ~= nil
 end
 
+-- How many failures are recorded in what `history` has of a message.
+local function failures_in(notes)
+  return notes and select(2, notes:gsub('\n', '')) or 0
+end
+
+-- Put a message back into the pending list from which XGROUP DELCONSUMER has removed it, together
+-- with a consumer that was working on it. Only for the only group of a stream: a delivered entry that
+-- is there is then unfinished, as finishing deletes it. Where several groups share a stream, this one
+-- may have finished an entry that another still needs. Returns whether the message is pending again,
+-- for this owner and after so many deliveries.
+local function restore(stream, group, groups, id, owner, deliveries)
+  if #groups ~= 1 or groups[1]['name'] ~= group
+    or id_is_after(id, groups[1]['last-delivered-id']) then
+    return false
+  end
+  local claimed = redis.call('XCLAIM', stream, group, owner, 0, id,
+    'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
+  return claimed[1] ~= nil
+end
+
 -- Delete finished entries, except those that a group has still to read or to finish. `groups` are
 -- those of the stream. `all_ended` says that this group has finished all of them; otherwise it may
--- have been lost and created again, and has to read some of them again.
+-- have been lost and created again, and has to read some of them again. Returns how many were
+-- deleted.
 local function delete_finished(stream, group, ids, all_ended, groups)
-  if #groups == 0 then return end
-  if #groups == 1 and all_ended then
-    redis.call('XDEL', stream, unpack(ids))
-    return
-  end
+  if #groups == 0 then return 0 end
+  if #groups == 1 and all_ended then return redis.call('XDEL', stream, unpack(ids)) end
   -- Redis 8.2 deletes by itself what every group has read and acknowledged.
-  if not redis.pcall('XDELEX', stream, 'ACKED', 'IDS', #ids, unpack(ids)).err then return end
+  local replies = redis.pcall('XDELEX', stream, 'ACKED', 'IDS', #ids, unpack(ids))
+  if not replies.err then
+    local deleted = 0
+    for _, reply in ipairs(replies) do
+      if reply == 1 then deleted = deleted + 1 end
+    end
+    return deleted
+  end
   local unneeded = {}
   for _, id in ipairs(ids) do
     local needed = false
@@ -173,7 +200,7 @@ local function delete_finished(stream, group, ids, all_ended, groups)
     end
     if not needed then unneeded[#unneeded + 1] = id end
   end
-  if #unneeded > 0 then redis.call('XDEL', stream, unpack(unneeded)) end
+  return #unneeded > 0 and redis.call('XDEL', stream, unpack(unneeded)) or 0
 end
 
 -- Remove the history and the due time of a message that is not pending any more.

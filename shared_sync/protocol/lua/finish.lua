@@ -11,5 +11,8 @@ local ended = redis.call('XACK', stream, group, unpack(ids))
 if has_history and redis.call('HDEL', history, unpack(ids)) > 0 then
   redis.call('ZREM', due, unpack(ids))
 end
-if ended > 0 then delete_finished(stream, group, ids, ended == #ids, groups) end
-return ended
+if ended == 0 and #groups ~= 1 then return 0 end
+local deleted = delete_finished(stream, group, ids, ended == #ids, groups)
+-- In the only group an entry that is there is unfinished, also if XGROUP DELCONSUMER has removed it
+-- from the pending list.
+return #groups == 1 and math.max(ended, deleted) or ended

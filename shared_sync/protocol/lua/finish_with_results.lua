@@ -26,13 +26,18 @@ if not id_is_after(ids[1], ids[count]) then
     is_pending[row[1]] = true
   end
 end
+for _, id in ipairs(ids) do
+  if not is_pending[id] then
+    is_pending[id] = pending_entry(stream, group, id) ~= nil
+      or restore(stream, group, groups, id, PARKED, 1)
+  end
+end
 
 local i = count + 4
 for n, id in ipairs(ids) do
   local items = tonumber(ARGV[i])
   local adds_header = ARGV[i]:sub(1, 1) == '+'
   local pending, added = is_pending[id], nil
-  if pending == nil then pending = pending_entry(stream, group, id) ~= nil end
   if pending and (adds_header or items > 0) then
     if adds_header then
       added = redis.pcall('XADD', results, '*', 'message_id', id, 'status', 'done',

@@ -12,6 +12,12 @@ if claimed_by_another(holders, consumer, identity) then return {0, 0} end
 
 for i = 4, #ARGV do
   local owner, deliveries = pending_entry(stream, group, ARGV[i])
+  if not owner then
+    deliveries = 1 + failures_in(redis.call('HGET', history, ARGV[i]))  -- as if without a crash
+    if restore(stream, group, groups_of(stream), ARGV[i], consumer, deliveries) then
+      owner = consumer
+    end
+  end
   if owner == consumer then
     if hand_back(stream, due, group, ARGV[i], deliveries, now) then
       returned = returned + 1

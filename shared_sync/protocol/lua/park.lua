@@ -18,6 +18,11 @@ write_even_when_full(due)
 
 local function park(id, failure, delay, failed)
   local owner, deliveries = pending_entry(stream, group, id)
+  -- If so many failures are recorded, this one is among them.
+  if not owner and not name_is_lost and failures_in(redis.call('HGET', history, id)) < failed
+    and restore(stream, group, groups_of(stream), id, consumer, failed) then
+    owner, deliveries = consumer, failed
+  end
   if not owner then forget(history, due, id) end
   if owner ~= consumer or deliveries ~= failed or name_is_lost then return 0 end
   -- The claim comes last: if anything before it is refused, the message is still this consumer's, and
