@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
+import os
 import weakref
 from typing import Final, Protocol
 
+from shared_sync.common import detached_logger
+
 EXIT_SECONDS: Final = 25.0
 """Most of the time that running messages have to finish when the interpreter exits."""
+
+STUCK_SECONDS: Final = 5.0
+"""How long the interpreter may take to exit where logging blocks."""
 
 
 class Drainable(Protocol):
@@ -32,6 +39,17 @@ def drain_at_exit(consumer: Drainable) -> None:
     _started.add(consumer)
 
 
+def _end() -> None:
+    """Drain, and see to it that the process ends.
+
+    If a handler of the logging module blocks for ever, so does the interpreter when it exits.
+    """
+    _drain_all()
+    if not detached_logger.flush_all():
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        faulthandler.dump_traceback_later(STUCK_SECONDS, exit=True, file=nowhere)
+
+
 def _drain_all() -> None:
     consumers = [one for one in list(_started) if one.is_at_work]
     try:
@@ -44,4 +62,4 @@ def _drain_all() -> None:
             consumer.stop(0.0)
 
 
-atexit.register(_drain_all)
+atexit.register(_end)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from shared_sync.common import arguments
+from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.connection.credentials import CredentialProvider
@@ -177,7 +178,7 @@ class RedisStreamConsumer:
         self.stream_name = stream_name
         self.consumer_group = consumer_group
         self._processor = message_processor
-        self._logger = GuardedLogger(logger or logging.getLogger("shared_sync"))
+        self._logger = DetachedLogger(GuardedLogger(logger or logging.getLogger("shared_sync")))
         self._recorder = GuardedRecorder(metrics, self._logger)
         # Fixed after construction; a forked process that has not started it replaces them once.
         self._build(options)

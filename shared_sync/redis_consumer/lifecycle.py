@@ -8,8 +8,9 @@ import signal
 import threading
 import time
 
+from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
-from shared_sync.common.guarded import GuardedRecorder, Logger
+from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
 from shared_sync.redis_consumer import at_exit, signals
 from shared_sync.redis_consumer.connecting import GiveUp
@@ -47,7 +48,7 @@ class Lifecycle:
         processor: MessageProcessor,
         *,
         recorder: GuardedRecorder,
-        logger: Logger,
+        logger: DetachedLogger,
     ) -> None:
         # Fixed after construction.
         self._options = options

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from shared_sync.common.guarded import GuardedRecorder, Logger, ThreadRecorder
+from shared_sync.common.detached_logger import DetachedLogger
+from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
 from shared_sync.common.log_once import LogOnce
 from shared_sync.common.loop import Loop
 from shared_sync.connection import url
@@ -57,7 +58,7 @@ class Pool:
         processor: MessageProcessor,
         *,
         recorder: GuardedRecorder,
-        logger: Logger,
+        logger: DetachedLogger,
         on_broken: Callable[[ConsumerBroken], None],
     ) -> None:
         # Fixed after construction.
@@ -122,13 +123,14 @@ class Pool:
         name = f"{self._options.consumer_id}-reader-{number}"
         slot = Slot(name, now=time.monotonic())
         recorder = ThreadRecorder(self._recorder)
+        logger = self._logger.direct  # a reader may wait for it, as for the processor's own
         hooks = (
             [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
         )
         delivery = Delivery(
             self._rules,
             recorder=recorder,
-            logger=self._logger,
+            logger=logger,
             on_retry=subscription.recovery.due_in,
             interruptions=self.interruptions,
             bad_input=self._bad_input,
@@ -140,7 +142,7 @@ class Pool:
             activity=slot,
             availability=self.availability,
             recorder=recorder,
-            tally=Tally(recorder, self._logger, self._log_channel_refusal, self._outcome_share),
+            tally=Tally(recorder, logger, self._log_channel_refusal, self._outcome_share),
             give_up=delivery.give_up,
             flush_metrics=recorder.flush,
         )
