@@ -149,7 +149,7 @@ class GroupCommands:
         keys = (self.keys.stream, self.keys.due, self.keys.presence, self.keys.dead)
         return scripts.call(
             "heartbeat",
-            [*keys, self.keys.holders, self.keys.outage],
+            [*keys, self.keys.holders, self.keys.outage, self.keys.history],
             *self._who(),
             self.lease_ms,
             self.grace_ms,

@@ -69,12 +69,25 @@ class Metadata:
         return encode_fields({PREFIX + name: value for name, value in values.items()})
 
 
-def failure_line(*, worker: str, time: float, attempt: int, error_type: str, error: str) -> str:
-    """One failure of a message, as the history keeps it; `time` in seconds since 1970."""
+def failure_line(
+    *,
+    worker: str,
+    time: float,
+    attempt: int,
+    error_type: str,
+    error: str,
+    delay_ms: int | None = None,
+) -> str:
+    """One failure of a message, as the history keeps it; `time` in seconds since 1970.
+
+    `delay_ms` is how long the message waits for its next attempt, None if there is none. It comes
+    last, where the scripts look for it.
+    """
+    wait = "" if delay_ms is None else f', "delay_ms": {delay_ms}'
     # What json.dumps() makes of a mapping, in a quarter of the time: there may be many failures.
     return (
         f'{{"worker": {_quoted(worker)}, "time": {round(time, 3)!r}, "attempt": {attempt}, '
-        f'"error_type": {_quoted(error_type)}, "error": {_quoted(error)}}}'
+        f'"error_type": {_quoted(error_type)}, "error": {_quoted(error)}{wait}}}'
     )
 
 

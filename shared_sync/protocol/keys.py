@@ -8,7 +8,8 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
     {S}:G:due          zset     parked message id -> time of its next attempt, ms
     {S}:G:history      hash     message id -> its failures so far, one JSON object a line
     {S}:G:dead         stream   dead letters: the original fields and `dead.*` metadata
-    {S}:G:outage       zset     only after an outage: until when nobody is taken for dead, ms
+    {S}:G:outage       zset     when the last heartbeat was, and after an outage until when nobody
+                                is taken for dead, ms
     {S}:G:kept         hash     whether the group has read all entries up to its last one; and,
                                 while there are other groups, up to where it had read then
 

@@ -37,15 +37,25 @@ class ProcessIdentity:
     prefetch: int
     """Most messages of one read. With 1, each message that it leaves behind is of another read."""
 
+    lease_ms: int = 0
+    """How long its lease is, so that others know when it ends at the latest; 0 if not stated, as
+    by releases that did not."""
+
     @classmethod
-    def here(cls, *, prefetch: int = 1, proc: Path = PROC) -> ProcessIdentity:
+    def here(cls, *, prefetch: int = 1, lease_ms: int = 0, proc: Path = PROC) -> ProcessIdentity:
         """Return a new identity of this process."""
         pid = os.getpid()
         started = ""
         with suppress(OSError):
             _, started = _state_and_start(proc, pid)
         return cls(
-            secrets.token_hex(8), socket.gethostname(), pid, _machine(proc), started, prefetch
+            token=secrets.token_hex(8),
+            host=socket.gethostname(),
+            pid=pid,
+            machine=_machine(proc),
+            started=started,
+            prefetch=prefetch,
+            lease_ms=lease_ms,
         )
 
     @classmethod
@@ -56,6 +66,7 @@ class ProcessIdentity:
         """
         try:
             facts, end = json.JSONDecoder().raw_decode(text)
+            facts = {"lease_ms": 0, **facts}
             identity = cls(**{name: kind(facts[name]) for name, kind in _FIELDS.items()})
         except (ValueError, TypeError, KeyError):
             return None
@@ -104,6 +115,7 @@ _FIELDS: dict[str, type] = {
     "machine": str,
     "started": str,
     "prefetch": int,
+    "lease_ms": int,
 }
 
 

@@ -181,8 +181,9 @@ class Delivery:
             if self._logger.isEnabledFor(logging.WARNING):  # there may be many failures
                 self._log_failure(entry, failure, delay)
             self._on_retry(delay)
-            line = self._failure_line(entry, failure)
-            return Park(entry.id, line, round(delay * 1000), entry.deliveries)
+            delay_ms = round(delay * 1000)
+            line = self._failure_line(entry, failure, delay_ms)
+            return Park(entry.id, line, delay_ms, entry.deliveries)
         return self._bury(entry, fields, death)
 
     def _log_failure(self, entry: Entry, failure: Failure, delay: float) -> None:
@@ -236,11 +237,12 @@ class Delivery:
             self._results.death(entry.id, fields, metadata),
         )
 
-    def _failure_line(self, entry: Entry, failure: Failure) -> str:
+    def _failure_line(self, entry: Entry, failure: Failure, delay_ms: int | None = None) -> str:
         return failure_line(
             worker=self._rules.consumer,
             time=self._wall(),
             attempt=entry.deliveries,
             error_type=failure.error_type,
             error=failure.error,
+            delay_ms=delay_ms,
         )

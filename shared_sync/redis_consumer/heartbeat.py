@@ -61,11 +61,14 @@ class Heartbeat:
         self._recorder = recorder
         self._server_clock = server_clock
         self._clock = clock
+        self._logger = logger
         self._log_refusal = LogOnce(logger, logging.WARNING)
         self._interval_seconds = min(lease_seconds / HEARTBEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
         # Owned by the heartbeat thread.
         self._ended_from = 0
         self._restore_from = ""
+        self._checks_due_times = False
+        self._last_now_ms = 0
         # Replaced by the heartbeat thread as a whole.
         self.queue: QueueMetrics | None = None
         """The sizes of the queue at the last heartbeat."""
@@ -101,7 +104,22 @@ class Heartbeat:
         return reply
 
     def _next_to_restore(self, summary: Pending, reply: HeartbeatReply) -> str:
-        """Where to go on restoring due times, if fewer are there than messages are parked."""
+        """Where to go on restoring due times: all if the server's clock went back, and lost ones.
+
+        Some are lost if fewer are there than messages are parked.
+        """
+        went_back_ms, self._last_now_ms = self._last_now_ms - reply.now_ms, reply.now_ms
+        if went_back_ms > 0:
+            self._logger.warning(
+                "the clock of the Redis server went back by %.1f s or more, or another server took "
+                "over whose clock is behind; leases and the times of retries are set right",
+                went_back_ms / 1000,
+            )
+            self._checks_due_times = True
+            return START
+        if self._checks_due_times and reply.restore_from:
+            return reply.restore_from
+        self._checks_due_times = False
         if summary.parked <= reply.due_times:
             return ""
         return reply.restore_from or START

@@ -99,7 +99,9 @@ class Subscription:
         `RedisStreamConsumer.connect()` says.
         """
         if self._identity is None:
-            self._identity = ProcessIdentity.here(prefetch=self._options.most_prefetched)
+            self._identity = ProcessIdentity.here(
+                prefetch=self._options.most_prefetched, lease_ms=self.commands.lease_ms
+            )
             self.commands.identity = self._identity.text()
             self.commands.reads_one_by_one = self._options.effective_prefetch == "auto"
         connection = self.connection()

@@ -249,6 +249,8 @@ def pass_time(world: World, ticks: int) -> None:
     for consumer in world.living():
         side = consumer.side
         side.model.presence[consumer.name] = world.stream.now + LEASE
-        lease_end = side.admin.now_ms() + LEASE * TICK_MS
-        world.client.zadd(side.keys.presence, {consumer.name: lease_end})
+        side.model.last_heartbeat = world.stream.now
+        now_ms = side.admin.now_ms()
+        world.client.zadd(side.keys.presence, {consumer.name: now_ms + LEASE * TICK_MS})
+        world.client.zadd(side.keys.outage, {"last heartbeat": now_ms})
     all_send_heartbeats(world)

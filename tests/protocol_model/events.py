@@ -139,7 +139,8 @@ def finishes(
 def fails(world: World, consumer: Consumer, which: int, delay: int, reply: str) -> None:
     (number,) = some(consumer.undecided, which, 1)
     delivery = consumer.in_flight[number]
-    outcome = Park(world.ids[number], _failure(world, delivery), delay * TICK_MS, delivery)
+    failure = _failure(world, delivery, delay * TICK_MS)
+    outcome = Park(world.ids[number], failure, delay * TICK_MS, delivery)
     commands.settle(world, consumer, {number: outcome}, reply)
 
 
@@ -158,9 +159,9 @@ def settles_again(world: World, consumer: Consumer, reply: str) -> None:
     commands.settle(world, consumer, {}, reply)
 
 
-def _failure(world: World, delivery: int) -> str:
+def _failure(world: World, delivery: int, delay_ms: int = 0) -> str:
     world.failures += 1
-    return f'{{"failure": {world.failures}, "attempt": {delivery}}}'
+    return f'{{"failure": {world.failures}, "attempt": {delivery}, "delay_ms": {delay_ms}}}'
 
 
 @event_of(

@@ -64,6 +64,7 @@ class Group:
         """The names that are claimed."""
         self.outage_until = 0
         """Until when nobody is taken for dead; 0 without an outage."""
+        self.last_heartbeat: int | None = None
         self.letters: list[tuple[int, list[str]]] = []
         """Dead letters: message and failures, in the order in which they were buried."""
         self.results: list[tuple[int, str]] = []
@@ -299,6 +300,7 @@ class Group:
         """Return the numbers of entries in the stream, pending, parked and dead letters."""
         self.forgive_outage()
         self.presence[name] = self.now + LEASE
+        self.last_heartbeat = self.now
         self.holders.add(name)
         forgiven = self.is_forgiven()
         self.check_exists()
@@ -329,10 +331,10 @@ class Group:
         return [name for name, end in self.presence.items() if end <= self.now]
 
     def forgive_outage(self) -> None:
-        newest = max(self.presence.values(), default=None)
-        if newest is None or newest - self.now > LEASE * 2 / 3:
+        newest = self.last_heartbeat
+        if newest is None or self.now - newest < LEASE / 3:
             return
-        if self._ended_leases():
+        if any(end <= self.now + GRACE for end in self.presence.values()):
             self.outage_until = self.now + GRACE
 
     def is_forgiven(self) -> bool:

@@ -222,6 +222,8 @@ class World:
             passed = -ticks * TICK_MS
             commands += [("ZINCRBY", keys.presence, passed, name) for name in group.presence]
             commands += [("ZINCRBY", keys.due, passed, self.ids[number]) for number in group.due]
+            if group.last_heartbeat is not None:
+                commands.append(("ZINCRBY", keys.outage, passed, "last heartbeat"))
             if group.outage_until:
                 commands.append(("ZINCRBY", keys.outage, passed, "forgiven until"))
             for number in group.of(Place.PENDING) if group.exists else ():

@@ -54,6 +54,7 @@ def test_a_failure_is_tried_again_after_the_policys_delay(failures: int, delay_m
         "attempt": failures + 1,
         "error_type": "ValueError",
         "error": "bad day",
+        "delay_ms": delay_ms,
     }
     assert "\n" not in outcome.failure
 

@@ -43,9 +43,10 @@ def reply(
     refusal: bytes = b"",
     ended_from: int = 0,
     restore_from: bytes = b"",
+    now_ms: int = NOW_MS,
 ) -> list[Any]:
     """What the script says."""
-    return [backlog, dead, due_times, refusal, ended_from, restore_from, pending, NOW_MS]
+    return [backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms]
 
 
 class Scene:
@@ -204,3 +205,19 @@ def test_a_heartbeat_hears_what_the_servers_clock_shows() -> None:
     scene = Scene(reply(summary()))
     scene.heartbeat.step()
     assert scene.server_clock.offset_seconds == NOW_MS / 1000 - Clock.now
+
+
+def test_after_the_servers_clock_went_back_all_due_times_are_looked_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In steps, although none is lost: some may be later than they can be."""
+    parked = summary(parked=300)
+    before = reply(parked, due_times=300)
+    back = reply(parked, due_times=300, now_ms=NOW_MS - 3_600_000)
+    middle = reply(parked, due_times=300, now_ms=NOW_MS - 3_599_000, restore_from=b"(5-0")
+    end = reply(parked, due_times=300, now_ms=NOW_MS - 3_598_000)
+    scene = Scene(before, back, middle, end, end)
+    for _ in range(5):
+        scene.heartbeat.step()
+    assert [one[1] for one in scene.goes_on_from()] == ["", "", "-", "(5-0", ""]
+    assert "the clock of the Redis server went back by 3600.0 s" in caplog.text

@@ -69,7 +69,7 @@ def test_a_free_name_is_claimed_at_once_and_since_when_is_known(
     claimed = claim(Worker(connection, "new", sends_heartbeat=False), waits)
     assert claimed is not None
     assert begun <= claimed.since_ms <= admin.now_ms()
-    assert claimed.before is None
+    assert claimed.before is None, "nobody is on record"
     assert waits.seconds == []
 
 

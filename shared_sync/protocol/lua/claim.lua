@@ -13,16 +13,16 @@ local mark = ARGV[6] == '1' and ONE_BY_ONE or ''
 local now = now_ms()
 
 local current = redis.call('HGET', holders, consumer) or ''
-local lease_end = lease_end_of(presence, consumer)
+write_even_when_full(due)
+local lease_end = believable_lease_end(presence, holders, consumer, now, grace)
 if lease_end > now and not is_of(current, identity) and (current == '' or current ~= ended) then
   return {current, now, lease_end}
 end
 
 local is_on_record = current ~= '' or lease_end > 0
-write_even_when_full(due)
 -- Before the new lease hides that all others have ended.
 forgive_outage(presence, outage, now, lease, grace)
 -- In this order: an identity without presence claims nothing, should the second right be missing.
 redis.call('HSET', holders, consumer, identity .. mark)
-redis.call('ZADD', presence, now + lease, consumer)
+renew_lease(presence, outage, consumer, now, lease)
 return {is_on_record and current, now}

@@ -14,15 +14,27 @@ local function write_even_when_full(zset)
   redis.call('ZREM', zset, '')
 end
 
--- If no worker has sent a heartbeat for a third of a lease, Redis or the network was away; that all
--- workers died at once is less likely. For a grace nobody is then taken for dead, so that living
--- workers can send a heartbeat first.
+-- If no worker has sent a heartbeat for a third of a lease, Redis or the network was away, or the
+-- clock was put forward; that all workers died at once is less likely. For a grace nobody is then
+-- taken for dead, so that living workers can send a heartbeat first. Leases that would end within
+-- the grace need it too.
 local function forgive_outage(presence, outage, now, lease, grace)
-  local newest = redis.call('ZRANGE', presence, -1, -1, 'WITHSCORES')[2]
-  if not newest or newest - now > lease * 2 / 3 then return end
-  if #redis.call('ZRANGEBYSCORE', presence, '-inf', now, 'LIMIT', 0, 1) > 0 then
+  local newest = redis.call('ZSCORE', outage, 'last heartbeat')
+  if not newest then
+    local newest_end = redis.call('ZRANGE', presence, -1, -1, 'WITHSCORES')[2]
+    if not newest_end then return end
+    newest = newest_end - lease
+  end
+  if now - newest < lease / 3 then return end
+  if #redis.call('ZRANGEBYSCORE', presence, '-inf', now + grace, 'LIMIT', 0, 1) > 0 then
     redis.call('ZADD', outage, now + grace, 'forgiven until')
   end
+end
+
+-- Begin a consumer's next lease, after forgive_outage().
+local function renew_lease(presence, outage, consumer, now, lease)
+  redis.call('ZADD', presence, now + lease, consumer)
+  redis.call('ZADD', outage, now, 'last heartbeat')
 end
 
 -- Whether the grace after an outage lasts. Removes the key of an outage that is over.
@@ -59,6 +71,20 @@ end
 -- When a consumer's lease ends or ended, in ms; 0 without presence.
 local function lease_end_of(presence, name)
   return tonumber(redis.call('ZSCORE', presence, name) or 0)
+end
+
+-- A lease that ends later than its owner could have said was begun before the clock was set back,
+-- or on a server whose clock is ahead. It ends one lease from now instead. An owner that does not
+-- state its lease, as of earlier releases, is believed. Returns when the lease ends.
+local function believable_lease_end(presence, holders, name, now, grace)
+  local lease_end = lease_end_of(presence, name)
+  local claimed_by = lease_end > now and redis.call('HGET', holders, name)
+  local stated = claimed_by and tonumber(claimed_by:match('"lease_ms": (%d+)'))
+  if stated and stated > 0 and lease_end > now + stated + grace then
+    lease_end = now + stated
+    redis.call('ZADD', presence, lease_end, name)
+  end
+  return lease_end
 end
 
 -- A claim without a lease has lost it with the presence. Its process has a lease's time to report
@@ -201,6 +227,14 @@ local function delete_finished(stream, group, ids, all_ended, groups)
     if not needed then unneeded[#unneeded + 1] = id end
   end
   return #unneeded > 0 and redis.call('XDEL', stream, unpack(unneeded)) or 0
+end
+
+-- The latest time at which a parked message can be due, or nil if that is not known: its last
+-- failure says for how long it is parked, and one that was handed back unstarted is due at once.
+local function latest_due_time(notes, deliveries, now)
+  if not notes then return deliveries == 0 and now or nil end
+  local delay = tonumber(notes:match('"delay_ms": (%d+)}\n$'))
+  return delay and now + delay
 end
 
 -- Remove the history and the due time of a message that is not pending any more.

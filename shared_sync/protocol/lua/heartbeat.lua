@@ -1,9 +1,9 @@
 -- Renew a consumer's lease, tidy up in a bounded step, and report the sizes of the queue.
--- KEYS: stream, due, presence, dead, holders, outage
+-- KEYS: stream, due, presence, dead, holders, outage, history
 -- ARGV:
 --   1 to 5  group, consumer, identity, lease ms, grace ms
 --   6       rank in the presence at which to go on to search for ended consumers
---   7       parked id at which to go on restoring lost due times, or '' not to
+--   7       parked id at which to go on restoring due times that are lost or too late, or '' not to
 --   8       '1' if the process reads one message at a time for now, or ''
 -- Returns {entries in the stream or -1 if unknown, dead letters or -1, due times, '' or what was
 -- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or
@@ -15,7 +15,7 @@ local STEP = 100
 local MANY_CONSUMERS = 100
 
 local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local holders, outage = KEYS[5], KEYS[6]
+local holders, outage, history = KEYS[5], KEYS[6], KEYS[7]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local mark = ARGV[8] == '1' and ONE_BY_ONE or ''
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -30,7 +30,7 @@ end
 write_even_when_full(presence)
 forgive_outage(presence, outage, now, lease, grace)
 local forgiven = is_forgiven(outage, now)
-redis.call('ZADD', presence, now + lease, consumer)
+renew_lease(presence, outage, consumer, now, lease)
 if not (current and is_of(current, identity)) then
   redis.call('HSET', holders, consumer, identity .. mark)
 end
@@ -73,10 +73,23 @@ if redis.call('HLEN', holders) > redis.call('ZCARD', presence) then
   end
 end
 
--- Parked messages whose due time was lost become due now.
+-- No lease ends later than its owner could have said. Those that would are the last in the presence.
+local too_late =
+  redis.call('ZRANGEBYSCORE', presence, '(' .. now + lease + grace, '+inf', 'LIMIT', 0, STEP)
+for _, name in ipairs(too_late) do believable_lease_end(presence, holders, name, now, grace) end
+
+-- Parked messages whose due time was lost become due now, and none is due later than it can be.
 if restore_from ~= '' then
   local rows = redis.call('XPENDING', stream, group, restore_from, '+', STEP, PARKED)
-  for _, row in ipairs(rows) do redis.call('ZADD', due, 'NX', now, row[1]) end
+  for _, row in ipairs(rows) do
+    local due_at = tonumber(redis.call('ZSCORE', due, row[1]) or 0)
+    if due_at == 0 then
+      redis.call('ZADD', due, now, row[1])
+    elseif due_at > now then
+      local latest = latest_due_time(redis.call('HGET', history, row[1]), row[4], now)
+      if latest and due_at > latest then redis.call('ZADD', due, latest, row[1]) end
+    end
+  end
   restore_from = #rows == STEP and '(' .. rows[STEP][1] or ''
 end
 

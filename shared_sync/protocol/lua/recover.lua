@@ -150,9 +150,22 @@ end
 
 local next_due = -1
 
+-- A due time that is later than it can be was set before the clock was set back. The heartbeats look
+-- for all of them; here the first one is looked at, in case that no process has seen it happen.
+local function believable_due_time(id, at)
+  local notes = redis.call('HGET', history, id)
+  local deliveries = not notes and select(2, pending_entry(stream, group, id))
+  local latest = latest_due_time(notes, deliveries, now)
+  if not latest or tonumber(at) <= latest then return at end
+  redis.call('ZADD', due, latest, id)
+  more = true
+  return latest
+end
+
 local function look_at_due()
   local ids, counts = {}, {}
   local hints = redis.call('ZRANGE', due, due_rank, due_rank, 'WITHSCORES')
+  if hints[1] and tonumber(hints[2]) > now then hints[2] = believable_due_time(unpack(hints)) end
   if hints[1] and tonumber(hints[2]) <= now then
     hints = redis.call('ZRANGE', due, due_rank, due_rank + LOOK - 1, 'WITHSCORES')
   end
