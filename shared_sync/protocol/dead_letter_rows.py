@@ -36,6 +36,9 @@ class DeadLetterRow:
     details: str
     """Words of others: the text of the error, or what was behind the reason."""
 
+    size: int
+    """Bytes of the dead letter with its message."""
+
     def seconds_ago(self, now_ms: int) -> float:
         """Return when the message was given up on."""
         return max(0, now_ms - id_milliseconds(self.id)) / 1000
@@ -54,9 +57,10 @@ class DeadLetterRow:
         }
 
 
-def parse(row: Sequence[bytes]) -> DeadLetterRow:
-    """Return a row of view.lua: id, message id, reason, error type, error, attempts."""
-    letter_id, message_id, whole_reason, error_type, error, attempts = map(text_of, row)
+def parse(row: Sequence[Any]) -> DeadLetterRow:
+    """Return a row of view.lua: id, message id, reason, error type, error, attempts, bytes."""
+    *texts, size = row
+    letter_id, message_id, whole_reason, error_type, error, attempts = map(text_of, texts)
     reason, rest = _split_reason(whole_reason)
     return DeadLetterRow(
         letter_id,
@@ -66,6 +70,7 @@ def parse(row: Sequence[bytes]) -> DeadLetterRow:
         fingerprint(error_type, reason, error or rest),
         int(attempts) if _NUMBER.fullmatch(attempts) else None,
         error or rest,
+        size,
     )
 
 

@@ -22,6 +22,9 @@ MOST_LETTERS: Final = 50
 MOST_COUNTED: Final = 1000
 """Dead letters whose causes are counted. Redis is asked for some of them at each reading."""
 
+MOST_COUNTED_BYTES: Final = 100_000_000
+"""Of dead letters: where they are large, fewer are counted, as Redis has to read all of it."""
+
 WATCH_SECONDS: Final = 10.0
 """Between two looks at the consumers while nobody may look at the page. A consumer that dies is
 seen without heartbeats if its lease is twice as long."""
@@ -65,14 +68,17 @@ class GroupView:
         self.is_shown = True
         with self._lock:
             known = self._known_letters
+            most = MOST_COUNTED
+            if sum(row.size for row in known.rows) >= MOST_COUNTED_BYTES:
+                most = max(MOST_LETTERS, len(known.rows))
             command = group_tables.read(
                 self._keys,
                 most_consumers=MOST_CONSUMERS,
                 most_parked=MOST_PARKED,
-                most_letters=MOST_COUNTED,
+                most_letters=most,
                 known=known,
             )
-            tables = group_tables.parse(self._call(command), most_letters=MOST_COUNTED, known=known)
+            tables = group_tables.parse(self._call(command), most_letters=most, known=known)
             letters = tables.dead_letters
             self._known_letters = letters if isinstance(letters, Table) else Table()
         self._note_consumers(tables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 import redis
 from consumers import DEAD, STREAM, Make
 from group_views import add_dead_letter, commands_during
@@ -12,6 +13,7 @@ from helpers import eventually
 from protocol_client import Worker
 
 from shared_sync import RedisStreamProducer, Reject, RetryPolicy
+from shared_sync.protocol import inspection
 from shared_sync.protocol.inspection import GroupView
 
 
@@ -190,6 +192,21 @@ def test_of_very_many_letters_the_causes_of_the_newest_thousand_are_counted_in_s
     assert (tables["dead_letters_counted"], tables["dead_letters_total"]) == (1000, 1500)
     (cause,) = tables["dead_letter_causes"]
     assert cause["letters"] == 1000
+
+
+def test_of_large_letters_fewer_are_counted(
+    client: redis.Redis, view: GroupView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "MOST_COUNTED_BYTES", 6_000_000)
+    monkeypatch.setattr(inspection, "MOST_LETTERS", 3)
+    for _ in range(12):
+        client.xadd(DEAD, {"audio": b"\0" * 1_000_000, "dead.reason": "rejected: no"})
+    counted = [view.read()["dead_letters_counted"] for _ in range(4)]
+    assert counted == [5, 10, 10, 10]
+    add_dead_letter(client, reason="failed 2 times")
+    tables = view.read()
+    assert [cause["letters"] for cause in tables["dead_letter_causes"]] == [1, 9]
+    assert (tables["dead_letters_counted"], tables["dead_letters_total"]) == (10, 13)
 
 
 def test_a_bad_result_is_a_reason_of_its_own(client: redis.Redis, view: GroupView) -> None:

@@ -175,7 +175,9 @@ function countCauses(shown) {
   const number = shown.reduce((sum, { data, more }) => sum + (data.dead_letter_causes_total ?? more.length), 0);
   const counted = shown.reduce((sum, { data, rows }) => sum + (data.dead_letters_counted ?? rows.length), 0);
   const all = shown.reduce((sum, { total }) => sum + total, 0);
-  return plural(number, "cause") + (counted < all ? ` of the newest ${exact(counted)}` : "");
+  const listed = shown.reduce((sum, { more }) => sum + more.length, 0);
+  const some = listed < number ? `${exact(listed)} of ` : "";
+  return some + plural(number, "cause") + (counted < all ? ` of the newest ${exact(counted)}` : "");
 }
 
 const SECTIONS = [

@@ -105,7 +105,8 @@ local function read_parked()
 end
 
 -- Returns {how many there are, those newer than the known ones, 1 if the known ones are still right
--- or 0, older ones}. Each is {id, message id, reason, error type, error, attempts}, newest first.
+-- or 0, older ones}. Each is {id, message id, reason, error type, error, attempts, its bytes},
+-- newest first.
 --
 -- A dead letter contains the whole message, megabytes of audio perhaps, and the server can read
 -- only all of it. It never changes, so each is read once, and in one call some hundred small ones
@@ -120,15 +121,16 @@ local function read_letters()
     while #rows < most and room > 0 and left > 0 do
       local entry = redis.call('XREVRANGE', dead, from, to, 'COUNT', 1)[1]
       if not entry then return true end
-      local row, items = {entry[1], '', '', '', '', ''}, entry[2]
+      local row, items, size = {entry[1], '', '', '', '', ''}, entry[2], 0
       for i = 1, #items, 2 do
-        room = room - #items[i] - #items[i + 1]
+        size = size + #items[i] + #items[i + 1]
         -- If the message has a field of that name, the last one is ours: bury.lua appends it.
         local place = PLACES[items[i]]
         if place then row[place] = items[i + 1]:sub(1, LONGEST_TEXT) end
       end
+      row[7] = size
       rows[#rows + 1] = row
-      left = left - 1
+      room, left = room - size, left - 1
       from = '(' .. entry[1]
     end
     return false
