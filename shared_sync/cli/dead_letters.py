@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from shared_sync.cli.redis_options import add_redis, read_credentials
 from shared_sync.errors import DeadLetterMissing, RedisRefused
 
 if TYPE_CHECKING:
@@ -29,12 +29,7 @@ def add_parser(commands: Commands) -> None:
         description="Manages the dead letters of a stream and group.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "--redis-url",
-        default=os.environ.get("REDIS_URL", "redis://localhost:6379/0"),
-        metavar="URL",
-        help="Redis (default: REDIS_URL, else redis://localhost:6379/0)",
-    )
+    add_redis(parser)
     parser.add_argument("--stream", required=True, help="the stream they were published to")
     parser.add_argument("--group", required=True, help="the consumer group that gave them up")
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|show|replay|purge")
@@ -55,7 +50,12 @@ def run(options: argparse.Namespace) -> int:
     """Carry out the action, and return the exit status. Raises what `DeadLetters` raises."""
     from shared_sync.dead_letters import DeadLetters  # noqa: PLC0415 - loads Redis
 
-    with DeadLetters(options.redis_url, options.stream, options.group) as letters:
+    with DeadLetters(
+        options.redis_url,
+        options.stream,
+        options.group,
+        credential_provider=read_credentials(options),
+    ) as letters:
         # With ids, `show` and `replay` fail anyway.
         if (options.action == "purge" or not getattr(options, "ids", ())) and not len(letters):
             letters.check_group()

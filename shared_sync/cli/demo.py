@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared_sync.cli.redis_options import RedisURL
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -35,7 +37,13 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="keep everything running at the end, until Ctrl-C"
     )
-    parser.add_argument("--redis-url", metavar="URL", help="use this Redis instead of starting one")
+    parser.add_argument(
+        "--redis-url",
+        action=RedisURL,
+        const="leave it out, and the demo starts a Redis of its own",
+        metavar="URL",
+        help="use this Redis instead of starting one",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

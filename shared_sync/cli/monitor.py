@@ -19,6 +19,7 @@ from shared_sync.connection import discovery
 from shared_sync.connection import url as connection_url
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
+from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.errors import RedisAccessDenied, SharedSyncError
 from shared_sync.metrics import WorkerMetrics, catalogue
 from shared_sync.protocol import groups, inspection
@@ -66,6 +67,7 @@ class Monitor:
         logger: logging.Logger,
         *,
         limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        credential_provider: CredentialProvider | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -77,10 +79,12 @@ class Monitor:
         self._clock = clock
         self._wall = wall
         self._address = connection_url.safe_address(redis_url)
-        connect = discovery.connector(
+        connect = discovery.connector_of_process(
             redis_url,
             key=keys.stream if keys else None,
             reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
+            role="monitor",
+            credential_provider=credential_provider,
         )
         self._connection = Connection(connect)
         self._availability = Availability(self._address, logger)

@@ -22,6 +22,7 @@ from typing import NoReturn
 from shared_sync.cli.group_health import Limits
 from shared_sync.cli.monitor import PERIOD_SECONDS, Monitor
 from shared_sync.cli.options import Parser, add_token_file, read_token
+from shared_sync.cli.redis_options import add_redis, read_credentials
 from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import HealthServer
@@ -47,7 +48,14 @@ def _serve(options: argparse.Namespace, logger: logging.Logger) -> NoReturn:
     keys = Keys.of(options.stream, options.group) if options.stream else None
     limits = Limits(options.max_wait_seconds, options.growth_seconds, options.max_dead_share)
     metrics = WorkerMetrics(options.instance_id)
-    monitor = Monitor(options.redis_url, keys, metrics, logger, limits=limits)
+    monitor = Monitor(
+        options.redis_url,
+        keys,
+        metrics,
+        logger,
+        limits=limits,
+        credential_provider=read_credentials(options),
+    )
     server = _make_server(options, monitor, keys, logger)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
@@ -106,11 +114,7 @@ def _parser() -> Parser:
         help="port to bind, 0 for a free one (default: HEALTH_PORT, else 8080)",
     )
     parser.add_argument("--instance-id", default="health", help="name on the page")
-    parser.add_argument(
-        "--redis-url",
-        default=os.environ.get("REDIS_URL") or "redis://localhost:6379/0",
-        help="Redis to inspect (default: REDIS_URL, else redis://localhost:6379/0)",
-    )
+    add_redis(parser)
     parser.add_argument("--stream", help="stream to inspect")
     parser.add_argument("--group", help="its consumer group")
     for option, metavar, largest, default, text in (

@@ -242,7 +242,7 @@ class CheckResults:
 
 
 def as_detail(error: str) -> str:
-    """Return an error text as it is shown with `details=True`: without passwords of URLs, cut."""
+    """Return an error text as it is shown with `details=True`: without secrets, cut."""
     return str(payload.public(error, details=True))[:LONGEST_DETAIL]
 
 

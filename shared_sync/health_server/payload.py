@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -12,6 +11,8 @@ from decimal import Decimal
 from types import NoneType
 from typing import Any, Final
 from uuid import UUID
+
+from shared_sync.common.masking import MASK, is_secret_name, mask_secrets
 
 HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
@@ -27,10 +28,6 @@ _LARGEST_BITS: Final = 1023
 
 _LOADED: Final = ("started", "model_loaded")
 """Keys that are False while something is still being loaded."""
-
-# The user and password of a URL, anywhere in a text. The pattern never backtracks: each character
-# either belongs to the class or ends the match.
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^/?#\s@]*@(?:[^/?#\s@]*@)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +91,17 @@ def public(value: object, *, details: bool) -> Any:
     """Return the value in a form that JSON can hold and that strangers may see.
 
     Numbers that JSON does not have, or that its readers do not accept, become null; dates, decimals
-    and UUIDs become text. URLs lose user and password. Values under the key `details` are left out
-    unless `details` is true. Raises TypeError for what JSON cannot hold, and RecursionError for a
-    container that contains itself.
+    and UUIDs become text. Secrets become `***`, in text as `mask_secrets()` finds them and under
+    keys such as `password`. Values under the key `details` are left out unless `details` is true.
+    Raises TypeError for what JSON cannot hold, and RecursionError for a container that contains
+    itself.
     """
     if isinstance(value, Mapping):
         return public_mapping(value, details=details)
     if isinstance(value, (list, tuple)):
         return [public(item, details=details) for item in value]
     if isinstance(value, str):
-        return _without_credentials(value)
+        return mask_secrets(value)
     if isinstance(value, (bool, int, float, NoneType)):
         return value if _is_json(value) else None
     if isinstance(value, (date, Decimal, UUID)):  # a datetime is a date
@@ -114,7 +112,7 @@ def public(value: object, *, details: bool) -> Any:
 def public_mapping(value: Mapping[Any, object], *, details: bool) -> dict[str, Any]:
     """Return `public` of a mapping."""
     return {
-        _key(key): public(item, details=details)
+        _key(key): MASK if _is_secret(key, item) else public(item, details=details)
         for key, item in value.items()
         if details or key != DETAILS
     }
@@ -126,13 +124,13 @@ def _is_json(value: float | None) -> bool:
     return value is None or value.bit_length() <= _LARGEST_BITS
 
 
-def _without_credentials(text: str) -> str:
-    return _CREDENTIALS.sub("***@", text) if "://" in text else text
+def _is_secret(key: object, value: object) -> bool:
+    return bool(isinstance(key, str) and isinstance(value, str) and value and is_secret_name(key))
 
 
 def _key(key: object) -> str:
     if isinstance(key, str):
-        return _without_credentials(key)
+        return mask_secrets(key) if "://" in key else key
     if key is None or isinstance(key, (bool, int, float)):
         return json.dumps(key)
     raise TypeError(f"a key of JSON cannot be a {type(key).__name__}")

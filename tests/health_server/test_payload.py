@@ -101,6 +101,20 @@ def test_passwords_in_urls_are_never_shown(text: str, shown: str, details: bool)
     assert data_of({"status": "degraded", "reasons": [text]}).reasons == (shown,)
 
 
+@pytest.mark.parametrize("details", [False, True])
+def test_secrets_in_texts_and_under_their_names_are_never_shown(details: bool) -> None:
+    data = {
+        "status": "degraded",
+        "reasons": ["login failed: password=s3cret"],
+        "db": {"password": "s3cret", "api_key": "s3cret", "token": "", "tokens": 5},
+        "error": "sent Authorization: Bearer s3cret, got 401",
+    }
+    parsed = data_of(data, details=details)
+    assert parsed.reasons == ("login failed: password=***",)
+    assert parsed.values["db"] == {"password": "***", "api_key": "***", "token": "", "tokens": 5}
+    assert parsed.values["error"] == "sent Authorization: ***, got 401"
+
+
 def test_numbers_that_json_has_not_become_null() -> None:
     assert public([math.nan, math.inf, -math.inf, 1.5, 10**400], details=False) == [
         None,
