@@ -14,6 +14,12 @@ local function write_even_when_full(zset)
   redis.call('ZREM', zset, '')
 end
 
+-- Whether the server is full. To be asked before the script writes anything.
+local function is_server_full(zset)
+  local refused = redis.pcall('ZADD', zset, 'XX', 0, '')  -- changes nothing
+  return type(refused) == 'table' and refused.err:find('OOM', 1, true) ~= nil
+end
+
 -- If no worker has sent a heartbeat for a third of a lease, Redis or the network was away, or the
 -- clock was put forward; that all workers died at once is less likely. For a grace nobody is then
 -- taken for dead, so that living workers can send a heartbeat first. Leases that would end within

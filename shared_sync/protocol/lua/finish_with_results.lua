@@ -8,6 +8,11 @@
 -- message that this call ended, 0 for one that had ended before, and the refusal of the server as
 -- text for one whose result was refused. That message stays pending; those behind it go on.
 --
+-- On a full server, which does not refuse the writes of a script that has written before, a result
+-- is refused in here if it is larger than the entry that its message frees. Otherwise results that
+-- nobody reads would grow beyond every limit. If the result stream is empty, a call writes results of
+-- MOST_BYTES all the same, so that whoever reads and deletes them keeps the workers going.
+--
 -- A result is written before its message is acknowledged, if the message is pending: a result that
 -- the server refuses then leaves the message pending instead of acknowledged without a result.
 
@@ -16,7 +21,9 @@ local group, count, has_channels = ARGV[1], tonumber(ARGV[2]), ARGV[3] ~= ''
 local ids = {unpack(ARGV, 4, count + 3)}
 local outcomes, settled, ended, refusal, unpublished = {}, {}, {}, '', ''
 
--- The first command in here writes, so what follows is not refused by a full server.
+local MOST_BYTES = 1048576
+local FULL = 'OOM the server is full, and this result is larger than the message that it frees'
+local is_full = is_server_full(due)  -- only known before the first write
 local groups, has_history = prepare_to_end(stream, group, history, due)
 
 -- If the messages of this call lie together in the pending list, one XPENDING finds all of them.
@@ -33,13 +40,29 @@ for _, id in ipairs(ids) do
   end
 end
 
+local allowance = is_full and results and redis.call('XLEN', results) == 0 and MOST_BYTES or 0
+
+-- Whether a result of so many bytes needs more than the entry of its message frees. An entry that
+-- another group needs frees nothing.
+local function needs_room(id, bytes)
+  if allowance > 0 then
+    allowance = allowance - bytes
+    return false
+  end
+  if #groups ~= 1 then return true end
+  local found = redis.pcall('XRANGE', stream, id, id)
+  return bytes > (found[1] and #table.concat(found[1][2]) or 0)
+end
+
 local i = count + 4
 for n, id in ipairs(ids) do
   local items = tonumber(ARGV[i])
   local adds_header = ARGV[i]:sub(1, 1) == '+'
   local pending, added = is_pending[id], nil
   if pending and (adds_header or items > 0) then
-    if adds_header then
+    if is_full and needs_room(id, #table.concat(ARGV, '', i + 1, i + items)) then
+      added = {err = FULL}
+    elseif adds_header then
       added = redis.pcall('XADD', results, '*', 'message_id', id, 'status', 'done',
         unpack(ARGV, i + 1, i + items))
     else
