@@ -199,6 +199,10 @@ local function restore(stream, group, groups, id, owner, deliveries)
     or id_is_after(id, groups[1]['last-delivered-id']) then
     return false
   end
+  -- The claim itself creates the consumer, also for an entry that is gone. If the right to look is
+  -- missing, that is all.
+  local entries = redis.pcall('XRANGE', stream, id, id)
+  if not entries.err and #entries == 0 then return false end
   local claimed = redis.call('XCLAIM', stream, group, owner, 0, id,
     'RETRYCOUNT', deliveries, 'FORCE', 'JUSTID')
   return claimed[1] ~= nil
