@@ -211,6 +211,7 @@ def test_a_consumer_that_died_stays_in_the_table_with_the_time(page: Page, worke
     page.shows("gone for 10 min", "#consumers")
     assert [row[0] for row in page.rows("#consumers")] == ["stt-1", "stt-2"]
     assert page.text("#consumers .note") == "2 · 1 gone"
+    assert page.rows("#consumers")[1][2] == "\N{EN DASH}", "a dead one has no lease"
 
 
 def test_the_next_time_of_a_parked_message_counts_down(

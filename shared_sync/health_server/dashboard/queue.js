@@ -82,9 +82,10 @@ const JOBS = [
 const CONSUMERS = [
   { label: "Consumer", bare: true, cell: (consumer) => code(consumer.name) },
   { label: "Heartbeat", bare: true, cell: ({ present, gone_seconds: gone }) => (present === true ? badge("alive", "good")
-    : present === false ? [badge("gone", "bad"), ...(isNumber(gone) ? [` for ${duration(Math.floor(gone))}`] : [])]
+    : present === false ? [badge("gone", "bad"), ...(isNumber(gone) ? [` for ${duration(gone < 60 ? Math.floor(gone) : gone - (gone % 60))}`] : [])]
       : badge("no heartbeat", "warn")) },
-  { label: "Lease left", number: true, cell: ({ lease_seconds_left: left }) => duration(left && Math.max(0, Math.round(left))) },
+  { label: "Lease left", number: true, cell: ({ present, lease_seconds_left: left }) => (
+    present === false ? "–" : duration(left && Math.max(0, Math.round(left)))) },
   { label: "Pending", number: true, cell: (consumer) => exact(consumer.pending) },
   { label: "Idle", number: true, cell: (consumer) => age(consumer.idle_seconds) },
   { label: "Runs on", cell: ({ host, pid }) => (host || pid
