@@ -355,7 +355,7 @@ def test_the_name_of_a_process_on_another_machine_is_free_when_its_lease_has_end
     admin.client.xreadgroup(admin.keys.group, "name", {admin.keys.stream: ">"})
     lease_end_ms = hold_from_elsewhere(admin, "name", 6)
     books.fault_is_over()
-    crew.start("name", lease_seconds=4 * LEASE_SECONDS).says("waiting up to")
+    crew.start("name", lease_seconds=4 * LEASE_SECONDS).says("waiting for the name")
     fault_table.add("worker elsewhere died, started again under its name", books)
     assert all(run.moment >= lease_end_ms / 1000 for run in books.reported())
     assert books.attempts() == {message_id: [2] for message_id in ids}
@@ -367,7 +367,7 @@ def test_a_start_that_waits_for_a_name_ends_with_sigterm(
     hold_from_elsewhere(admin, "name", 600)
     held = admin.client.hgetall(admin.keys.holders)
     waiting = crew.start("name", lease_seconds=DEFAULT_LEASE_SECONDS)
-    waiting.says("waiting up to")
+    waiting.says("waiting for the name")
     waiting.send(signal.SIGTERM)
     begun = time.monotonic()
     assert waiting.status(within=5) == 0
