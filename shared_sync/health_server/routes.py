@@ -45,6 +45,9 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_LONGEST_NAME: Final = 253
+"""Characters of a host that are shown; no real name has more."""
+
 _OPEN: Final = frozenset({"index", "page", *PROBES})
 """Endpoints that need no token: the probes, and the page's files, which hold no data."""
 
@@ -92,8 +95,8 @@ class _Routes:
         if host is None:
             return None
         return self._error(
-            f"this page is not served under the name {host!r}: use an IP address, or have the name "
-            "added to allowed_hosts (--allowed-hosts)",
+            f"this page is not served under the name {host[:_LONGEST_NAME]!r}: use an IP address, "
+            "or have the name added to allowed_hosts (--allowed-hosts)",
             421,
         )
 

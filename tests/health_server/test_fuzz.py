@@ -9,6 +9,7 @@ the server down, or let in who does not have the token.
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -279,7 +280,11 @@ def read_reply(data: bytes, method: bytes) -> tuple[Reply, bytes]:
     # Waitress sends the text of an error to HEAD too; it closes the connection after it.
     length = 0 if method == b"HEAD" and not reply.is_waitress else int(headers["Content-Length"])
     assert len(rest) >= length, "a reply that ends within its body"
-    return Reply(reply.code, reply.headers, rest[:length]), rest[length:]
+    body = rest[:length]
+    if body and headers.get("Content-Encoding") == "gzip":
+        body = gzip.decompress(body)
+        assert not any(text in body for text in NEVER)
+    return Reply(reply.code, reply.headers, body), rest[length:]
 
 
 def check_reply(reply: Reply, request: Request, *, well: bool) -> None:
@@ -401,6 +406,10 @@ def check_lives(port: int, *, well: bool) -> None:
 @example(state="ill", sent=[Request(b"GET", b"/health", b"HTTP/1.1", (TOKENS[1],))])
 @example(state="well", sent=[Request(b"GET", b"/", b"HTTP/1.1", (b"Expect: 100-continue",))])
 @example(state="well", sent=[Request(b"HEAD", b"/?a=b c", b"HTTP/1.1", ())])
+@example(
+    state="well",
+    sent=[Request(b"GET", b"/metrics", b"HTTP/1.1", (b"Host: x", b"Accept-Encoding: gzip"))],
+)
 @FUZZ
 def test_every_whole_request_is_answered_as_promised_or_the_connection_is_closed(
     ports: dict[str, int], complaints: list[str], state: str, sent: list[Request]
