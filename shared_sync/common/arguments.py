@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from shared_sync.errors import ConfigurationError
 
 _DIGITS = re.compile("[0-9]{1,5}")
-_SERVICE_ADDRESS = re.compile("(tcp|udp|sctp)://")
+_SERVICE_ADDRESS = re.compile("(?:^|(?<=:))(tcp|udp|sctp)://")
 
 
 def text(name: str, value: object) -> None:
@@ -74,15 +74,22 @@ def port(name: str, value: object, lowest: int = 0) -> int:
     if isinstance(number, int) and not isinstance(number, bool) and lowest <= number <= 65535:
         return number
     raise ConfigurationError(
-        f"{name} must be an int from {lowest} to 65535, not {value!r}{_cause_of_address(value)}"
+        f"{name} must be an int from {lowest} to 65535, not {value!r}{cause_of_address(value)}"
     )
 
 
-def _cause_of_address(value: object) -> str:
-    """Return why a port is an address such as `tcp://10.0.0.1:80`, and the remedy."""
-    if not isinstance(value, str) or not _SERVICE_ADDRESS.match(value):
+def cause_of_address(value: object) -> str:
+    """Return why a port is an address such as `tcp://10.0.0.1:80`, and the remedy; else nothing.
+
+    Kubernetes sets variables to such addresses. `value` may have one in it.
+    """
+    if not isinstance(value, str) or not _SERVICE_ADDRESS.search(value):
         return ""
-    variables = [one for one, text in os.environ.items() if text == value and one.endswith("_PORT")]
+    variables = [
+        one
+        for one, address in os.environ.items()
+        if one.endswith("_PORT") and _SERVICE_ADDRESS.match(address) and address in value
+    ]
     named = " and ".join(variables) or "a variable"
     return (
         f": Kubernetes sets {named} to the address of the Service of that name. Rename the Service "

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from redis.connection import parse_url
 
+from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 
 SENTINEL_PORT: Final = 26379
@@ -93,8 +94,9 @@ def read(redis_url: str) -> Address:
     try:
         return _parse(redis_url)
     except _UNREADABLE as error:
+        cause = arguments.cause_of_address(redis_url)
         raise ConfigurationError(
-            f"redis_url cannot be used ({type(error).__name__}); write {_FORMS}, and "
+            f"redis_url cannot be used ({type(error).__name__}){cause}; write {_FORMS}, and "
             "percent-encode / ? # and @ in a password"
         ) from None
 

@@ -221,3 +221,23 @@ def test_what_would_silently_mean_something_else_is_refused(url: str, reason: st
 )
 def test_what_can_be_used_is_read_as_it_is_written(url: str, expected: dict[str, Any]) -> None:
     assert connection_url.read(url).options == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://redis:tcp://10.0.0.1:6379/0",
+        f"redis://:{SECRET}@redis:tcp://10.0.0.1:6379",
+        "tcp://10.0.0.1:6379",
+    ],
+)
+def test_a_port_that_kubernetes_has_set_to_an_address_is_named_as_the_cause(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Service of the name `redis` is enough for that."""
+    monkeypatch.setenv("REDIS_PORT", "tcp://10.0.0.1:6379")
+    monkeypatch.setenv("OTHER_PORT", "tcp://10.0.0.2:80")
+    with pytest.raises(ConfigurationError, match="Kubernetes sets REDIS_PORT to") as caught:
+        connection_url.read(url)
+    assert SECRET not in str(caught.value)
+    assert "OTHER_PORT" not in str(caught.value)
