@@ -76,6 +76,11 @@ class Connection:
         self._blocked = False
         self._interrupted = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected, for all that is known."""
+        return self._open
+
     def open(self) -> None:
         """Connect, unless it is connected. Blocks up to the time limits of the connection.
 

@@ -50,11 +50,12 @@ class HeartbeatThread:
         self.activity = Activity()
         # A connection that hangs must be given up on before the lease ends.
         reply_seconds = min(redis_connection.REPLY_MARGIN_SECONDS, options.lease_seconds / 4)
-        self._connection = Connection(subscription.connector(reply_seconds))
+        self.connection = Connection(subscription.connector(reply_seconds))
+        """Stays open when the thread has ended, for whoever ended it."""
         self._recorder = recorder
         self.heartbeat = Heartbeat(
             name,
-            connection=self._connection,
+            connection=self.connection,
             commands=subscription.commands,
             activity=self.activity,
             recovery=subscription.recovery,
@@ -66,7 +67,7 @@ class HeartbeatThread:
         )
         self._outbox = Outbox(
             name,
-            connection=self._connection,
+            connection=self.connection,
             commands=subscription.commands,
             activity=self.activity,
             availability=availability,
@@ -99,15 +100,11 @@ class HeartbeatThread:
         self.heartbeat.step()
         self._outbox.flush()
         queue = self.heartbeat.queue
-        self._sweep.check(self._connection, is_empty=queue is not None and queue.backlog == 0)
-        self.hazards.check(self._connection)
-        self._group_view.watch(self._connection)
+        self._sweep.check(self.connection, is_empty=queue is not None and queue.backlog == 0)
+        self.hazards.check(self.connection)
+        self._group_view.watch(self.connection)
 
     @property
     def interval_seconds(self) -> float:
         """How long to wait until the next pass."""
         return min(self.heartbeat.interval_seconds, self._timeouts.interval_seconds)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()

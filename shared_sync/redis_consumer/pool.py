@@ -78,6 +78,7 @@ class Pool:
         ]
         self._stop_reading = threading.Event()
         self._stop_heartbeats = threading.Event()
+        self._wake_heartbeat = threading.Event()
         self._abandon = threading.Event()
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
         self._running_jobs = RunningJobs(
@@ -112,7 +113,6 @@ class Pool:
             step=self._step_heartbeat,
             stop=self._stop_heartbeats,
             on_error=partial(errors.handle, heartbeat.name),
-            finish=heartbeat.close,
         )
         self.watchdog = self._new_watchdog()
 
@@ -269,7 +269,8 @@ class Pool:
         snapshot = self.watchdog.check()
         self.watchdog.learn()
         self.heartbeat.step(jobs_late=snapshot.jobs_late, jobs_unsettled=self.unsettled)
-        self._stop_heartbeats.wait(self.heartbeat.interval_seconds)
+        if self._wake_heartbeat.wait(self.heartbeat.interval_seconds):
+            self._wake_heartbeat.clear()
 
     # --- stopping ---
 
@@ -289,12 +290,9 @@ class Pool:
         self._in_flight.close()
         for reader in self.readers:
             reader.interrupt()
-        # What was fetched and not started goes back now, not after the running messages.
-        for subscription in self.subscriptions:
-            unstarted = self._in_flight.withdraw(subscription.commands.keys)
-            if unstarted and self.availability.connected:
-                seconds_left = stop_by() + SHUTDOWN_GRACE_SECONDS / 3 - time.monotonic()
-                subscription.hand_back(unstarted, seconds_left)
+        # The heartbeat thread hands back what was fetched and not started: now, not after the
+        # running messages, and over a connection that is there.
+        self._wake_heartbeat.set()
         clean = self._await_readers(stop_by)
         self._abandon.set()
         return clean, self.leave(stop_by())
@@ -304,9 +302,13 @@ class Pool:
         # Heartbeats end last: until here the running messages were this consumer's. One that came
         # after it has left would claim the name again.
         self._stop_heartbeats.set()
-        self.heartbeat_loop.join(stop_by + 2 * SHUTDOWN_GRACE_SECONDS / 3)
+        self._wake_heartbeat.set()
+        has_ended = self.heartbeat_loop.join(stop_by + 2 * SHUTDOWN_GRACE_SECONDS / 3)
+        spare = self.heartbeat.connection if has_ended else None
         seconds_left = stop_by + SHUTDOWN_GRACE_SECONDS - time.monotonic()
-        left = [one.leave(seconds_left) for one in self.subscriptions]
+        left = [one.leave(seconds_left, spare) for one in self.subscriptions]
+        if spare is not None:
+            spare.close()
         return all(left)
 
     def _await_readers(self, stop_by: Callable[[], float]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable
 
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.connection import client_names, discovery
@@ -24,7 +25,6 @@ from shared_sync.redis_consumer.recovery import Recovery
 from shared_sync.redis_consumer.server_clock import ServerClock
 
 SHORTEST_REPLY_SECONDS = 0.5
-HAND_BACK_STEP = 100
 MOST_NAMED = 5
 """Other groups that are named in the log."""
 
@@ -214,50 +214,42 @@ class Subscription:
         finally:
             connection.close()
 
-    def hand_back(self, ids: Sequence[str], seconds_left: float) -> bool:
-        """Return messages that were not started; whether that went well within the time."""
+    def leave(self, seconds_left: float, spare: Connection | None = None) -> bool:
+        """Hand back all that is still this consumer's, and sign off; whether that went well.
 
-        def steps(connection: Connection) -> Iterator[tuple[int, int]]:
-            for start in range(0, len(ids), HAND_BACK_STEP):
-                part = ids[start : start + HAND_BACK_STEP]
-                yield connection.call(*self.commands.hand_back(part))
-
-        return not ids or self._return_messages(steps, seconds_left)
-
-    def leave(self, seconds_left: float) -> bool:
-        """Hand back all that is still this consumer's, and sign off; whether that went well."""
-
-        def steps(connection: Connection) -> Iterator[tuple[int, int]]:
-            more = True
-            while more:
-                returned, lost_bodies, more = connection.call(*self.commands.leave())
-                yield returned, lost_bodies
-
-        left = self._return_messages(steps, seconds_left)
-        if left:
-            self._lock.release()
-        return left
-
-    def _return_messages(
-        self, steps: Callable[[Connection], Iterator[tuple[int, int]]], seconds_left: float
-    ) -> bool:
+        Does so over a new connection, whose time limit fits. If none can be made, as where the
+        server has `maxclients`, over the spare one, unless that is closed.
+        """
+        deadline = time.monotonic() + seconds_left
         reply_seconds = max(seconds_left, SHORTEST_REPLY_SECONDS)
         reply_seconds = min(reply_seconds, redis_connection.REPLY_MARGIN_SECONDS)
         connection = Connection(self.connector(reply_seconds))
-        returned = 0
         try:
-            for step_returned, lost_bodies in steps(connection):
-                returned += step_returned
-                self._recorder.increment_counter("jobs_handed_back", step_returned)
-                if lost_bodies:
-                    self._recorder.increment_counter("lost_bodies", lost_bodies)
-        except GroupMissing:
-            return True
+            try:
+                self._leave_over(connection)
+            except SharedSyncError:
+                if spare is None or not spare.is_open or time.monotonic() >= deadline:
+                    raise
+                self._leave_over(spare)
         except SharedSyncError as error:
             self._logger.warning("messages could not be handed back: %s", error)
             return False
         finally:
             connection.close()
+        self._lock.release()
+        return True
+
+    def _leave_over(self, connection: Connection) -> None:
+        returned, more = 0, True
+        try:
+            while more:
+                step_returned, lost_bodies, more = connection.call(*self.commands.leave())
+                returned += step_returned
+                self._recorder.increment_counter("jobs_handed_back", step_returned)
+                if lost_bodies:
+                    self._recorder.increment_counter("lost_bodies", lost_bodies)
+        except GroupMissing:
+            pass
+        finally:
             if returned:
                 self._logger.info("%d messages handed back", returned)
-        return True

@@ -58,7 +58,12 @@ class Timeouts:
         """How often to check."""
 
     def check(self) -> None:
-        """Give up on late jobs, and hand back what waits behind long ones. Never blocks."""
+        """Give up on late jobs, and hand back what waits behind long ones. Never blocks.
+
+        While the pool stops, nothing more is started, and all that waits is handed back.
+        """
+        if self._in_flight.is_closed:
+            self._in_flight.withdraw(self._source, into=self._outbox.hand_back)
         for job in self._running_jobs.give_up(self._deadline_seconds):
             self._hand_back_waiting(job)
             stack = _stack_of(job)

@@ -19,7 +19,7 @@ from helpers import Gate, eventually, start_program
 from shared_sync import RedisStreamProducer, current_message
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
-from shared_sync.redis_consumer import lifecycle, pool
+from shared_sync.redis_consumer import lifecycle, pool, timeouts
 
 
 def test_stop_waits_for_what_runs_and_leaves_nothing_behind(
@@ -45,8 +45,12 @@ def test_stop_waits_for_what_runs_and_leaves_nothing_behind(
 
 
 def test_prefetched_messages_go_back_at_once_and_uncharged_while_the_running_one_goes_on(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(timeouts, "LONGEST_WAIT_SECONDS", 600.0)  # not because the job takes long
     slow = Gate()
     ids = producer.publish_many({"n": n} for n in range(5))
     first = make(slow, prefetch=5)
@@ -257,3 +261,29 @@ def test_a_start_without_threads_leaves_no_name_behind(
 
 def refuse_to_start(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
+
+
+def test_a_server_that_takes_no_more_clients_gets_the_messages_back_all_the_same(
+    own_server: EmbeddedRedis, make: Make
+) -> None:
+    slow = Gate()
+    with RedisStreamProducer(own_server.url, STREAM) as producer:
+        producer.publish_many({"n": n} for n in range(5))
+    consumer = make(slow, url=own_server.url, prefetch=5, drain_seconds=600)
+    consumer.start()
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        assert slow.entered.wait(10)
+        eventually(lambda: consumer.get_health_data()["queue_depth"] is not None)
+        admin.config_set("maxclients", len(admin.client_list()))
+        with pytest.raises(redis.ConnectionError, match="max number of clients"):
+            redis.Redis.from_url(own_server.url).ping()
+        stopper = threading.Thread(target=consumer.stop)
+        stopper.start()
+        eventually(lambda: owners(admin) == {"consumer-1": 1, "~parked": 4})
+        assert consumer.stop(0.1) is False
+        stopper.join(20)
+        assert owners(admin) == {"~parked": 5}
+        assert not admin.exists("{jobs}:workers:presence", "{jobs}:workers:holders")
+        rows = admin.xpending_range(STREAM, GROUP, "-", "+", 9)
+        assert {row["times_delivered"] for row in rows} == {0}
+    slow.opened.set()
