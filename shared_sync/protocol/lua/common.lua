@@ -166,8 +166,10 @@ end
 -- Returns the groups of the stream, none if it is empty, and whether any failures are recorded.
 local function prepare_to_end(stream, group, history, due)
   redis.call('XACK', stream, group, NO_ID)
-  redis.call('XDEL', stream, NO_ID)
   local has_history = redis.call('HLEN', history) > 0
+  -- Whether this user may delete at all. In the stream the command would go through what was deleted
+  -- there before, which takes as long as to delete ten entries, so a key is asked that is not there.
+  redis.call('XDEL', has_history and stream or history, NO_ID)
   if has_history then
     redis.call('HDEL', history, '')
     redis.call('ZREM', due, '')
