@@ -68,6 +68,24 @@ def test_every_page_of_docs_is_linked_from_the_readme() -> None:
         assert f"]({page_name(page)})" in README
 
 
+def test_every_test_that_the_field_reports_name_exists() -> None:
+    page = (ROOT / "docs" / "field-reports.md").read_text()
+    named = re.findall(r"`(tests/[^`:]+)(?:::(\w+))?", page)
+    assert named
+    for path, name in named:
+        text = (ROOT / path).read_text()
+        assert f"def {name}(" in text if name else text, f"{path}::{name}"
+
+
+def test_every_field_report_names_a_test_or_the_place_that_defends_it() -> None:
+    page = (ROOT / "docs" / "field-reports.md").read_text()
+    rows = re.findall(r"^\|(.*)\|$", page, re.MULTILINE)
+    reports = [row for row in rows if not row.startswith((" input ", "---"))]
+    assert reports
+    for row in reports:
+        assert "`tests/" in row or ("defended" in row and "docs/" in row), row
+
+
 @pytest.mark.parametrize(
     ("heading", "documented"),
     [
