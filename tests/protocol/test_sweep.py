@@ -146,6 +146,32 @@ def test_a_group_has_read_everything_once_the_stream_was_empty(
     assert client.hgetall(KEYS.kept) == {b"complete": b"1"}
 
 
+def test_a_stream_that_is_never_empty_is_known_as_well_once_only_needed_entries_are_there(
+    connection: Connection, client: redis.Redis
+) -> None:
+    client.xgroup_create("jobs", KEYS.group, "0", mkstream=True)
+    worker = Worker(connection, "w")
+    ids = worker.publish(*messages(5))
+    worker.read(3)
+    worker.done(ids[1])
+    client.xgroup_create("jobs", OTHER.group, "$")
+    assert connection.call(*worker.commands.sweep()) == [0, b""]
+    assert client.hget(KEYS.kept, "complete") == b"1"
+
+
+def test_what_an_earlier_release_has_left_is_not_taken_for_read(
+    connection: Connection, client: redis.Redis
+) -> None:
+    for keys in (KEYS, OTHER):
+        client.xgroup_create("jobs", keys.group, "0", mkstream=True)
+    worker = Worker(connection, "w")
+    ids = worker.publish(*messages(3))
+    worker.read(3)
+    worker.done(ids[0])
+    assert connection.call(*worker.commands.sweep()) == [0, b""]
+    assert not client.exists(KEYS.kept)
+
+
 def test_without_a_second_group_nothing_is_ever_deleted(ours: Group, client: redis.Redis) -> None:
     """As for entries that an operator has skipped, or that remain of a deletion that failed."""
     ours.publish(*messages(5))

@@ -7,8 +7,8 @@
 -- that has not is destroyed, nobody comes after it. What is deleted here has been read by this group
 -- and finished by all groups that there are:
 --   * `kept` has `complete` if the group has read every entry up to its last-delivered-id: it was
---     created from id 0, or the stream was once empty. A group that was created behind entries has
---     never read those.
+--     created from id 0, or the stream once had no entry that the group did not need. A group that
+--     was created behind entries has never read those.
 --   * `kept` has `several` while the stream has several groups, and `until` then and until this is
 --     done: up to where this group had read when there were several. So nothing is ever deleted here
 --     from a stream that has always had one group.
@@ -20,10 +20,10 @@ local stream, kept, group = KEYS[1], KEYS[2], ARGV[1]
 local found, groups = pcall(groups_of, stream)
 if not found then return {0, ''} end  -- there is no stream
 
-local own_last, all_from
+local own_last, own_from, all_from
 for _, info in ipairs(groups) do
   local from = needed_from(stream, info)
-  if info['name'] == group then own_last = info['last-delivered-id'] end
+  if info['name'] == group then own_last, own_from = info['last-delivered-id'], from end
   if not all_from or id_is_after(all_from, from) then all_from = from end
 end
 if not own_last then return {0, ''} end
@@ -31,9 +31,14 @@ if not own_last then return {0, ''} end
 -- A full server may refuse it; then a later call does it.
 local function note(field, value) return type(redis.pcall('HSET', kept, field, value)) == 'number' end
 
-if ARGV[2] == '1' then redis.call('HDEL', kept, 'until', 'several') end
+local function needs_all_that_is_there()
+  if redis.call('XLEN', stream) == 0 then return true end
+  local first = redis.pcall('XRANGE', stream, '-', '+', 'COUNT', 1)  -- the right may be missing
+  return not first.err and not id_is_after(own_from, first[1][1])
+end
+
 local complete = redis.call('HGET', kept, 'complete')
-if not complete and (ARGV[2] == '1' or redis.call('XLEN', stream) == 0) then
+if not complete and (ARGV[2] == '1' or needs_all_that_is_there()) then
   complete = note('complete', '1')
 end
 if not complete then return {0, ''} end
