@@ -90,7 +90,8 @@ class RedisUnavailable(SharedSyncError):
         connection_broke: Whether the connection could not be made, or broke. False if the server
             answered that it cannot serve now.
         cause: What kind of fault it is, in the same words each time: the first word of the server's
-            refusal, such as LOADING or WRONGPASS; or "no connection", "unknown host", "TLS".
+            refusal, such as LOADING or WRONGPASS; or "no connection", "unknown host", "TLS", "no
+            credentials".
     """
 
     connection_broke: bool = False

@@ -209,7 +209,7 @@ class Connection:
             try:
                 self._connection.read_response()
             except redis.ResponseError as error:
-                self._load_error = translate(error)
+                self._load_error = translate(error, self._server)
 
     def call(self, *command: object) -> Any:
         """Send one command and return its reply. Blocks and raises as `receive()` does.
@@ -293,7 +293,7 @@ class Connection:
             if isinstance(reply, SharedSyncError):
                 raise reply
             if isinstance(reply, Exception):
-                raise translate(reply)
+                raise translate(reply, self._server)
         return tuple(replies)
 
     def receive_blocked(self) -> Any:

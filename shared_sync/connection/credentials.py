@@ -39,7 +39,7 @@ class CheckedProvider:
             given = self._get()
         except Exception as error:
             # Its text may contain what must not be shown.
-            raise RedisUnavailable(
+            raise _no_credentials(
                 f"{self._name}() of credential_provider raised {type(error).__name__}"
             ) from error
         if (
@@ -48,10 +48,16 @@ class CheckedProvider:
             and all(isinstance(part, str) for part in given)
         ):
             return given
-        raise RedisUnavailable(
+        raise _no_credentials(
             f"{self._name}() of credential_provider must return (password,) or (user, password) "
             "as text"
         )
+
+
+def _no_credentials(text: str) -> RedisUnavailable:
+    error = RedisUnavailable(text)
+    error.cause = "no credentials"
+    return error
 
 
 def of_server(provider: CredentialProvider) -> CheckedProvider:

@@ -130,7 +130,7 @@ def translate(error: Exception, server: str = "") -> SharedSyncError:
     A connection that broke, in whatever way, becomes `RedisUnavailable`, as does a server that
     cannot serve now; a wrong password and a missing right become `RedisAccessDenied`. Any other
     error reply becomes `RedisRefused` with its code, or `GroupMissing`. An error of this library
-    stays what it is. `RedisUnavailable` names the server, if it is given.
+    stays what it is. The text names the server, if that is given.
     """
     if isinstance(error, SharedSyncError):
         return error
@@ -139,14 +139,17 @@ def translate(error: Exception, server: str = "") -> SharedSyncError:
     if code != "ERR" and code not in text:
         text = f"{code} {text}"
     is_broken = isinstance(error, _BROKEN) or text.startswith(_CLOSING)
+    text += _REMEDIES.get(text, "")
+    if server not in text:
+        text = f"{server}: {text}"
     if code in _UNABLE or code in _DENIED or is_broken:
-        unavailable = _unavailable(error, code, text if server in text else f"{server}: {text}")
+        unavailable = _unavailable(error, code, text)
         unavailable.cause = _cause(error, code)
         return unavailable
     if code in ("NOGROUP", "UNBLOCKED"):
         return GroupMissing(text, code=code)
     if isinstance(error, redis.RedisError):
-        return RedisRefused(text + _REMEDIES.get(text, ""), code=code)
+        return RedisRefused(text, code=code)
     where = f" to {server}" if server else ""
     return _broken(f"the connection{where} broke ({type(error).__name__}: {error})")
 

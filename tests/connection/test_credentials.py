@@ -137,6 +137,7 @@ def test_a_provider_that_fails_is_an_outage_of_which_the_text_is_not_shown(redis
             connection.open()
         assert SECRET not in str(got.value)
         assert isinstance(got.value.__cause__, OSError)
+        assert got.value.cause == "no credentials"
 
 
 @pytest.mark.parametrize("url", [f"redis://u:{SECRET}@h", f"redis://h?password={SECRET}"])

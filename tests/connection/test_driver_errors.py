@@ -150,6 +150,8 @@ def test_an_error_names_the_server_once() -> None:
     named = redis.ConnectionError("Error 111 connecting to h:1. Connection refused.")
     assert str(driver_errors.translate(named, "h:1")) == str(named)
     assert "h:1" in str(driver_errors.translate(AttributeError("recv"), "h:1"))
+    for line in ("OOM command not allowed", "NOGROUP No such key", "NOPERM no permissions"):
+        assert str(driver_errors.translate(driver_error(line), "h:1")).startswith("h:1: ")
 
 
 @pytest.mark.parametrize("act", ["XGROUP DELCONSUMER", "GET"])
