@@ -159,7 +159,7 @@ class GroupCommands:
         )
 
     def sweep(self, *, is_new: bool = False) -> Command:
-        """Delete a step of the entries that only groups needed which are gone.
+        """Delete some of the entries that only removed groups needed.
 
         `is_new` says that the group was just created. The reply is how many it deleted, and the
         refusal of the server or nothing.

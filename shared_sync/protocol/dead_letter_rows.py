@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from shared_sync.protocol.fingerprint import fingerprint
 from shared_sync.protocol.keys import id_milliseconds
+from shared_sync.protocol.replies import text_of
 
 MOST_REASONS: Final = 3
 
@@ -107,8 +108,3 @@ def _split_reason(reason: str) -> tuple[str, str]:
 def type_name(text: str) -> str | None:
     """Return the text if it is the name of a type; others may have written the dead letter."""
     return text if _TYPE_NAME.fullmatch(text) else None
-
-
-def text_of(raw: bytes) -> str:
-    """Return the text; what is not UTF-8 in it is escaped."""
-    return raw.decode(errors="backslashreplace")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
 from shared_sync.protocol import dead_letter_rows
-from shared_sync.protocol.dead_letter_rows import DeadLetterRow, text_of, type_name
+from shared_sync.protocol.dead_letter_rows import DeadLetterRow, type_name
 from shared_sync.protocol.group_tables import (
     ConsumerRow,
     GroupTables,
@@ -17,6 +17,7 @@ from shared_sync.protocol.group_tables import (
 )
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.process_identity import ProcessIdentity
+from shared_sync.protocol.replies import text_of
 
 ShowRow = Callable[[Any, int], dict[str, Any]]
 

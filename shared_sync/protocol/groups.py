@@ -15,7 +15,7 @@ from shared_sync.errors import (
 )
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.keys import NEARLY_LAST_ID, NO_ID, PARKED, Keys
-from shared_sync.protocol.replies import QueueMetrics
+from shared_sync.protocol.replies import QueueMetrics, text_of
 
 
 class Ensured(Enum):
@@ -51,12 +51,10 @@ def ensure_group(connection: Connection, commands: GroupCommands) -> Ensured:
     return Ensured.CREATED
 
 
-def other_groups(connection: Connection, keys: Keys) -> list[str]:
-    """Return the names of the other groups of the stream."""
-    rows = connection.call("XINFO", "GROUPS", keys.stream)
-    names = (dict(zip(row[::2], row[1::2], strict=True))[b"name"] for row in rows)
-    known = (name.decode(errors="backslashreplace") for name in names)
-    return [name for name in known if name != keys.group]
+def group_names(connection: Connection, stream: str) -> list[str]:
+    """Return the names of all groups of a stream. Raises what the connection raises."""
+    rows = connection.call("XINFO", "GROUPS", stream)
+    return [text_of(dict(zip(row[::2], row[1::2], strict=True))[b"name"]) for row in rows]
 
 
 def check_rights(connection: Connection, commands: GroupCommands) -> None:

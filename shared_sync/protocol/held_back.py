@@ -10,6 +10,7 @@ from shared_sync.connection import scripts
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisAccessDenied, RedisRefused
 from shared_sync.protocol.keys import Keys, age_seconds, id_is_after
+from shared_sync.protocol.replies import text_of
 
 HELD_BACK_SECONDS: Final = 300.0
 """How old an entry must be before its group is reported."""
@@ -17,7 +18,7 @@ HELD_BACK_SECONDS: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """What a group holds back that does not get on and has no live consumer."""
+    """What a group holds back that makes no progress and has no live consumer."""
 
     group: str
     seconds: float
@@ -33,14 +34,13 @@ class HeldBack:
             f"group {self.group} holds back {number} of stream {keys.stream} that group "
             f"{keys.group} has finished, the oldest for {_length(self.seconds)}; start its "
             "workers, or if nobody uses it (a slip in the name of a group makes a new one), remove "
-            "it: "
-            f"XGROUP DESTROY {keys.stream} {self.group}"
+            f"it: XGROUP DESTROY {keys.stream} {self.group}"
         )
 
 
 @dataclass(slots=True)
 class _Seen:
-    """Where a group was at the last look."""
+    """Where a group was at the last search."""
 
     from_id: str
     oldest_id: str | None = None
@@ -65,7 +65,7 @@ class HeldBackSearch:
             now_ms, length, pending, unread, own_from, rows = connection.call(*command)
         except RedisRefused:
             rows = []  # there is no stream
-        behind = {_text(name): (_text(at), is_pending) for name, at, is_pending in rows}
+        behind = {text_of(name): (text_of(at), is_pending) for name, at, is_pending in rows}
         self._seen = {name: seen for name, seen in self._seen.items() if name in behind}
         found = []
         for name, (from_id, is_pending) in behind.items():
@@ -75,7 +75,7 @@ class HeldBackSearch:
                 continue
             if seen.oldest_id is None:
                 seen.oldest_id = self._first_id(connection, from_id)
-            if seen.oldest_id == "" or not id_is_after(_text(own_from), seen.oldest_id):
+            if seen.oldest_id == "" or not id_is_after(text_of(own_from), seen.oldest_id):
                 continue  # whatever it has not read, this group has not finished either
             seconds = age_seconds(seen.oldest_id, now_ms / 1000) or 0.0
             if seconds >= HELD_BACK_SECONDS and not self._is_alive(connection, name, now_ms):
@@ -86,7 +86,7 @@ class HeldBackSearch:
     def _first_id(self, connection: Connection, from_id: str) -> str:
         """Return the id of the first entry from an id on, or that id if it may not be read."""
         try:
-            return _text(connection.call(*scripts.call("first_id", [self._keys.stream], from_id)))
+            return text_of(connection.call(*scripts.call("first_id", [self._keys.stream], from_id)))
         except RedisAccessDenied:
             return from_id
 
@@ -101,7 +101,3 @@ def _length(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode(errors="backslashreplace")

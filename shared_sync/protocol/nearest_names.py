@@ -8,7 +8,9 @@ from typing import Final
 
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import GroupMissing, RedisAccessDenied, RedisRefused
+from shared_sync.protocol import groups
 from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.replies import text_of
 
 MOST_STEPS: Final = 100
 """How often the server is asked for more names of streams; a server may have millions of keys."""
@@ -20,11 +22,11 @@ MOST_NAMES: Final = 3
 def check_group(connection: Connection, keys: Keys) -> None:
     """Raise `GroupMissing`, which gives the nearest names, if the stream or group does not exist.
 
-    A user who may not ask for groups (`+xinfo|groups`) is told nothing; one who may not list keys
-    (`+scan`) gets no names of streams. In a cluster these are the streams of one node.
+    Raises nothing if the user lacks the right to list groups (`+xinfo|groups`); without the right
+    to list keys (`+scan`) the error names no streams. In a cluster it names those of one node.
     """
     try:
-        rows = connection.call("XINFO", "GROUPS", keys.stream)
+        names = groups.group_names(connection, keys.stream)
     except RedisAccessDenied:
         return
     except RedisRefused as refusal:
@@ -34,12 +36,8 @@ def check_group(connection: Connection, keys: Keys) -> None:
         raise GroupMissing(
             f"there is no stream {keys.stream!r} on this server; {there or 'check the address'}"
         ) from None
-    groups = [
-        dict(zip(row[::2], row[1::2], strict=True))[b"name"].decode(errors="replace")
-        for row in rows
-    ]
-    if keys.group not in groups:
-        there = _nearest(keys.group, groups) or "it has none"
+    if keys.group not in names:
+        there = _nearest(keys.group, names) or "it has none"
         raise GroupMissing(f"there is no group {keys.group!r} of stream {keys.stream!r}; {there}")
 
 
@@ -62,7 +60,7 @@ def _streams(connection: Connection) -> Collection[str]:
         except RedisAccessDenied:
             break
         # Dead letters are a stream too.
-        found.update(name.decode(errors="replace") for name in names if not name.endswith(b":dead"))
+        found.update(text_of(name) for name in names if not name.endswith(b":dead"))
         if cursor == b"0":
             break
     return found

@@ -11,13 +11,19 @@ from shared_sync.errors import SharedSyncError
 from shared_sync.protocol.keys import PARKED
 
 REFUSED: Final = -2
+"""The result of an outcome that Redis refused."""
 
 _FINAL: Final = ("exhausted the last possible ID", "too large to be stored")
 
 
+def text_of(raw: bytes) -> str:
+    """Return the text; bytes that are not UTF-8 are escaped."""
+    return raw.decode(errors="backslashreplace")
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What the outcomes of one command came to."""
+    """What became of the outcomes that one command settled."""
 
     results: Sequence[int]
     """One for each outcome: 1 if it ended or parked its message, 0 if the message was no longer

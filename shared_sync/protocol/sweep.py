@@ -1,21 +1,19 @@
-"""Deleting entries that only groups needed which are gone, a step now and then."""
+"""Deletes, step by step, entries that only removed groups needed."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Final
 
 from shared_sync.common.guarded import Logger
-from shared_sync.common.log_once import LogOnce
 from shared_sync.connection import driver_errors
 from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisAccessDenied
 from shared_sync.protocol.commands import GroupCommands
 
 SWEEP_SECONDS: Final = 10.0
-"""How often to look, while there is nothing to delete."""
+"""Time between two steps while there is nothing to delete."""
 
 
 class Sweep:
@@ -30,7 +28,6 @@ class Sweep:
         # Fixed after construction.
         self._commands = commands
         self._logger = logger
-        self._log_refusal = LogOnce(logger, logging.WARNING)
         self._clock = clock
         # Owned by the thread.
         self._next_step = clock()
@@ -60,7 +57,7 @@ class Sweep:
         refusal = driver_errors.refusal(refused)
         if isinstance(refusal, RedisAccessDenied):
             self._is_denied = True
-            self._log_refusal(
+            self._logger.warning(
                 "this Redis user lacks +xtrim, so entries that only a removed group needed stay in "
                 "the stream; this is logged once"
             )

@@ -144,7 +144,7 @@ class Subscription:
     def _report_new_group(self, connection: Connection) -> None:
         """Log that the group is new; a slip in its name would run every message a second time."""
         stream, group = self._options.stream_name, self._options.consumer_group
-        others = groups.other_groups(connection, self.commands.keys)
+        others = [one for one in groups.group_names(connection, stream) if one != group]
         connection.call(*self.commands.sweep(is_new=True))
         if not others:
             self._logger.info("created the group %s of stream %s", group, stream)

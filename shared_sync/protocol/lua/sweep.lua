@@ -1,4 +1,4 @@
--- Delete a step of the entries that only groups needed which are gone.
+-- Delete some of the entries that only removed groups needed.
 -- KEYS: stream, kept
 -- ARGV: group, '1' if the group was just created from id 0, or ''
 -- Returns {how many it deleted, the refusal of the server or ''}.
