@@ -30,7 +30,7 @@ from shared_sync.redis_consumer.tally import Tally
 
 LOGGER = GuardedLogger(logging.getLogger("tests.reader"))
 BLOCK_SECONDS = 1.0
-NOTHING_FOUND = [[], 0, -1, 0, b"-", 0, b"-", b"-", 0, 0]
+NOTHING_FOUND = [[], 0, -1, 0, b"-", 0, b"-", b"-", 0, 0, []]
 """The reply to a scan that found nothing."""
 
 
@@ -41,7 +41,7 @@ def delivered(*ids: str) -> list[Any]:
 
 def recovered(*rows: list[Any], more: bool = False) -> list[Any]:
     """The reply to a scan."""
-    return [list(rows), *NOTHING_FOUND[1:-1], int(more)]
+    return [list(rows), *NOTHING_FOUND[1:-2], int(more), []]
 
 
 def row(message_id: str, deliveries: int, *left_by: Any) -> list[Any]:

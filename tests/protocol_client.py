@@ -211,12 +211,15 @@ class Worker:
     def steps(self, count: int, **options: Any) -> Iterator[Found]:
         """Take so many steps of recovery, each from where the last one ended.
 
-        What they take stays in flight.
+        What they take stays in flight, and what they name as lost is asked for again.
         """
         position, in_flight = BEGINNING, list(options.pop("in_flight", ()))
+        lost: list[str] = []
         for _ in range(count):
-            found = self.scan(position=position, in_flight=in_flight, **options)
+            again = lost.pop(0) if lost else ""
+            found = self.scan(position=position, in_flight=in_flight, again=again, **options)
             position = found.position
+            lost += (one.id for one in found.lost if one.id not in lost)
             in_flight += (entry.id for entry in found.entries)
             yield found
 

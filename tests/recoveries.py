@@ -11,7 +11,7 @@ from helpers import Clock, Figures
 from protocol_client import KEYS
 
 from shared_sync.common.guarded import GuardedLogger
-from shared_sync.protocol.messages import Entry, Read
+from shared_sync.protocol.messages import Entry, LostEntry, Read
 from shared_sync.protocol.scan import Position, ScanRequest
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.recovery import Recovery
@@ -40,6 +40,7 @@ class Reply:
     position: Position = field(default_factory=Position)
     foreign_done: int = 0
     more: bool = False
+    lost: Sequence[LostEntry] = ()
 
     def wire(self) -> list[Any]:
         at = self.position
@@ -54,6 +55,7 @@ class Reply:
             at.foreign_from.encode(),
             self.foreign_done,
             int(self.more),
+            [[id.encode(), count, notes or None, at] for id, count, notes, at in self.lost],
         ]
 
 
@@ -73,6 +75,7 @@ class Scene:
         self.figures = Figures()
         self.requests: list[ScanRequest] = []
         self.chance = 0.0
+        self.given_up: list[LostEntry] = []
         self.recovery = Recovery(
             commands=Commands(),  # type: ignore[arg-type]
             in_flight=self.in_flight,
@@ -97,7 +100,8 @@ class Scene:
 
     def scan(self, reply: Reply | BaseException = Reply(), most: int = 1) -> list[Entry]:  # noqa: B008
         with self.recovery.scan(self.exchange(reply), most=most) as found:
-            return list(found)
+            self.given_up += found.given_up
+            return list(found.entries)
 
     def turn(self, reply: Reply = Reply()) -> list[Entry]:  # noqa: B008
         """Scan in a turn, which must be there."""

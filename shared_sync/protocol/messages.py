@@ -14,6 +14,15 @@ class Read(NamedTuple):
     delivered_ms: int
 
 
+class LostEntry(NamedTuple):
+    """A message of this consumer that was delivered and has not arrived, without its fields."""
+
+    id: str
+    deliveries: int
+    history: bytes
+    delivered_ms: int
+
+
 class Entry:
     """A message as it was fetched: raw items, and how often it was delivered and failed before.
 

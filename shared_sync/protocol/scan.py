@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from shared_sync.protocol.messages import Entry, Read
+from shared_sync.protocol.messages import Entry, LostEntry, Read
 
 START: Final = "-"
 """Where the pending messages of a consumer begin."""
@@ -56,6 +56,8 @@ class ScanRequest:
     foreign: Sequence[str] = ()
     """Names of consumers that perhaps have no lease, such as those of other programs."""
     position: Position = Position()
+    again: str = ""
+    """The id of a message that was lost with a reply, to be taken again."""
     looks_at_own: bool = True
     looks_at_dead: bool = True
     due_comes_last: bool = False
@@ -77,6 +79,7 @@ class ScanRequest:
             position.foreign_from,
             "1" if self.due_comes_last else "",
             self.foreign_idle_ms,
+            self.again,
             len(self.foreign),
             *self.foreign,
             len(self.apart),
@@ -100,11 +103,13 @@ class Found:
     """How many of the foreign consumers need no further look for now."""
     more: bool
     """Whether a next step may find more at once."""
+    lost: Sequence[LostEntry]
+    """This consumer's messages that were lost with a reply, and can be asked for again."""
 
 
 def parse_found(reply: Any, request: ScanRequest) -> Found:
     """Return what the reply to a scan says."""
-    taken, lost_bodies, next_due_ms, *walk, foreign_done, more = reply
+    taken, lost_bodies, next_due_ms, *walk, foreign_done, more, lost = reply
     due_rank, own_from, dead_rank, dead_from, foreign_from = walk
     before = request.position
     return Found(
@@ -120,6 +125,7 @@ def parse_found(reply: Any, request: ScanRequest) -> Found:
         ),
         foreign_done=foreign_done,
         more=bool(more),
+        lost=[LostEntry(one.decode(), count, notes or b"", at) for one, count, notes, at in lost],
     )
 
 

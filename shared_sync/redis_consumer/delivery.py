@@ -6,13 +6,22 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.errors import Directive, InvalidMessage, InvalidResult, Reject, Retry
 from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
-from shared_sync.protocol.messages import Bury, Entry, Finish, HandBack, Outcome, Park
+from shared_sync.protocol.messages import (
+    Bury,
+    Entry,
+    Finish,
+    HandBack,
+    LostEntry,
+    Outcome,
+    Park,
+)
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
@@ -20,6 +29,13 @@ from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.results import Results, refuse_unstarted
 from shared_sync.redis_consumer.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
+
+NEVER_ARRIVED: Final = (
+    "too large to fetch: each time that it was sent to a worker, also alone, the connection broke, "
+    "while other replies arrived; raise client-output-buffer-limit of the Redis server (a reply "
+    "that takes too long breaks the connection, too), or publish smaller messages"
+)
+"""Why a message becomes a dead letter whose replies are lost again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +150,11 @@ class Delivery:
         self._count_failed(error)
         fields = decode_fields(entry.items, self._binary_fields)
         return self._bury(entry, fields, _Death(f"bad result: {why}", Failure.of(error)))
+
+    def never_arrived(self, lost: LostEntry) -> Bury:
+        """Return the dead letter that a message becomes which can be fetched by no reply."""
+        entry = Entry(lost.id, [], lost.deliveries, lost.history)
+        return self._bury(entry, {}, _Death(NEVER_ARRIVED))
 
     def _refuse(
         self,

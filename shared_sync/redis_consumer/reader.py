@@ -140,8 +140,10 @@ class Reader:
         most = self._most_to_recover()
         self._note_size(most)
         with self._recovery.scan(self.outbox.exchange, most=most) as found:
-            self._in_flight.admit(self.slot, self._source, found)
-            self._owes_a_read = any(entry.left_by is None for entry in found)
+            self._in_flight.admit(self.slot, self._source, found.entries)
+            self._owes_a_read = any(entry.left_by is None for entry in found.entries)
+            for lost in found.given_up:
+                self.outbox.add(self._delivery.never_arrived(lost))
 
     def _most_to_recover(self) -> int:
         """Return how many messages to take over; siblings that wait are left their share.

@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from shared_sync.common import backoff
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.connection.scripts import Command
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.keys import PARKED
-from shared_sync.protocol.messages import Entry
+from shared_sync.protocol.messages import Entry, LostEntry
 from shared_sync.protocol.scan import (
     START,
     Found,
@@ -28,6 +28,7 @@ from shared_sync.protocol.scan import (
 )
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.lost_replies import LostReplies
 
 INTERVAL_SECONDS = 1.0
 """How often a process looks for messages to take over, if nothing else calls for it."""
@@ -54,6 +55,15 @@ NEVER_MS: Final = 2**53
 """Longer than any message is idle, and exact in a script."""
 
 Exchange = Callable[[Command], Any]
+
+
+class Recovered(NamedTuple):
+    """What a step of recovery has brought."""
+
+    entries: Sequence[Entry]
+    """Messages that are this consumer's now."""
+    given_up: Sequence[LostEntry]
+    """This consumer's messages whose replies are lost each time, to become dead letters."""
 
 
 class Recovery:
@@ -98,6 +108,7 @@ class Recovery:
         self._fruitless_steps = 0
         self._left_behind_first = False
         self._foreign: deque[str] = deque()
+        self._lost_replies = LostReplies()
 
     def name_claimed(self, since_ms: int, predecessor: Predecessor) -> None:
         """Note since when the name is claimed, by the server's clock, before the readers start.
@@ -171,7 +182,7 @@ class Recovery:
     # --- what ---
 
     @contextmanager
-    def scan(self, exchange: Exchange, *, most: int) -> Iterator[Sequence[Entry]]:
+    def scan(self, exchange: Exchange, *, most: int) -> Iterator[Recovered]:
         """Take over messages; they must stand in the reader's slot when the block ends.
 
         `exchange` sends a command and returns its reply; what it raises comes through. `most`
@@ -182,8 +193,8 @@ class Recovery:
         try:
             request = self._request(is_searching, most)
             found = parse_found(exchange(self._commands.recover(request)), request)
-            self._note(request, found)
-            yield found.entries
+            given_up = self._note(request, found)
+            yield Recovered(found.entries, given_up)
         finally:
             if is_searching:
                 self._is_searched = False
@@ -204,6 +215,7 @@ class Recovery:
                 self._next_whole_look = now + INTERVAL_SECONDS
             self._left_behind_first = not self._left_behind_first
             position, left_behind_first = self._position, self._left_behind_first
+            again = self._lost_replies.next() if is_searching else ""
             foreign = tuple(islice(self._foreign, MOST_FOREIGN))
         running = self._in_flight.suspects()
         startable = crashes.startable_crashes(running, self._max_crashes) if is_searching else 0
@@ -220,16 +232,25 @@ class Recovery:
             in_flight=tuple(self._in_flight.ids(self._commands.keys)),
             foreign=foreign if looks_at_foreign else (),
             position=position,
+            again=again,
             looks_at_own=is_whole or position.own_from != START,
             looks_at_dead=is_searching and (is_whole or startable > 0),
             due_comes_last=is_searching and left_behind_first,
         )
 
-    def _note(self, request: ScanRequest, found: Found) -> None:
-        """Decide when the next turn comes, and report what was taken over."""
+    def _note(self, request: ScanRequest, found: Found) -> list[LostEntry]:
+        """Decide when the next turn comes, and report what was taken over.
+
+        Returns the messages to give up on.
+        """
+        with self._lock:
+            if request.again:
+                for entry in found.entries:
+                    self._lost_replies.arrived(entry.id)
+            given_up = self._lost_replies.named(found.lost)
         left_behind = [entry for entry in found.entries if entry.left_by is not None]
         self._go_on_from(request, found)
-        if left_behind:
+        if left_behind or found.lost:
             self._go_on_in(BUSY_SECONDS)
         elif found.more:
             took = found.entries or found.lost_bodies
@@ -250,6 +271,7 @@ class Recovery:
                 entry.id,
                 entry.deliveries,
             )
+        return given_up
 
     def _go_on_from(self, request: ScanRequest, found: Found) -> None:
         with self._lock:

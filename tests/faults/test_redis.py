@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
@@ -13,6 +14,7 @@ from faults.ledger import KEYS, QUICK, Ledger, MakePool, answer, let_pass, mixed
 from faults.proxy import Proxy
 from faults.table import FaultTable
 from helpers import Figures, Gate, eventually
+from protocol_client import GroupAdmin
 
 from shared_sync import current_message
 from shared_sync.connection.embedded import EmbeddedRedis
@@ -180,6 +182,33 @@ def test_a_redis_that_is_paused_costs_nothing(
         ledger.fault_is_over()
         ledger.progress()
     fault_table.add(f"CLIENT PAUSE, {name} than the wait for a reply", ledger, pool)
+
+
+# --- messages that no reply can bring -----------------------------------------------------------
+
+
+def test_a_message_that_is_larger_than_redis_sends_becomes_a_dead_letter(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool
+) -> None:
+    """Those of the same read, which are too large together only, are not at fault."""
+    limit = 2_000_000
+    ledger.client.config_set("client-output-buffer-limit", f"normal {limit} {limit} 0")
+    neighbours = ledger.publish(4, text="x" * (limit // 3))
+    (large,) = ledger.publish(1, text="x" * (2 * limit))
+    ended: Counter[str] = Counter()
+    pool = make_pool(
+        own_server.url, lambda message_id, _: ended.update([message_id]), prefetch=5, threads=2
+    )
+    pool.start()
+    admin = GroupAdmin(ledger.client)
+    eventually(lambda: ledger.client.xlen(KEYS.stream) == 0, within=40)
+    assert ended == Counter(neighbours)
+    ledger.client.config_set("client-output-buffer-limit", "normal 0 0 0")
+    (letter,) = admin.dead()
+    assert letter[b"dead.id"].decode() == large
+    assert b"too large to fetch" in letter[b"dead.reason"]
+    assert len(letter[b"text"]) == 2 * limit
+    assert letter[b"dead.crashes"] == b"0"
 
 
 # --- connections and rights ---------------------------------------------------------------------

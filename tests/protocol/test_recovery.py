@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
 from protocol_client import HOUR_MS, KEYS, LEASE_MS, GroupAdmin, Recovered, Worker
@@ -139,6 +141,47 @@ def test_own_messages_that_no_reader_has_are_taken_only_after_a_reply_has_had_it
     assert entry is not None
     assert (entry.id, entry.deliveries, entry.crashes) == (taken[1], 1, 0)
     assert admin.pending()[taken[1]] == ("w1", 1)
+
+
+def test_a_message_that_was_lost_with_a_reply_is_named_and_then_taken_alone(
+    worker: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    """So whoever asks for it knows which message it is whose reply breaks the connection."""
+    for entry_id in taken:
+        admin.set_idle(entry_id, "w1", 8000)
+    worker.park(taken[2], delay_ms=0)
+    in_flight = (taken[1],)
+    named = worker.scan(own_idle_ms=7000, most=5, in_flight=in_flight)
+    assert [entry.id for entry in named.entries] == [taken[2]]
+    assert [(one.id, one.deliveries, one.history) for one in named.lost] == [(taken[0], 1, b"")]
+    assert abs(named.lost[0].delivered_ms - (admin.now_ms() - 8000)) < 2000
+    assert admin.pending()[taken[0]] == ("w1", 1)
+    worker.park(taken[2], delay_ms=0)
+    alone = worker.scan(own_idle_ms=7000, most=5, in_flight=in_flight, again=taken[0])
+    assert ([entry.id for entry in alone.entries], alone.lost) == ([taken[0]], [])
+    assert alone.more
+
+
+@pytest.mark.parametrize(
+    "no_longer", ["in flight", "delivered again", "finished", "somebody else's", "predecessor's"]
+)
+def test_what_is_not_lost_any_more_is_not_taken_again(
+    worker: Worker, admin: GroupAdmin, taken: list[str], no_longer: str
+) -> None:
+    options: dict[str, Any] = {"own_idle_ms": 7000, "in_flight": tuple(taken[1:])}
+    admin.set_idle(taken[0], "w1", 8000)
+    if no_longer == "in flight":
+        options["in_flight"] = tuple(taken)
+    elif no_longer == "delivered again":
+        admin.set_idle(taken[0], "w1", 0)
+    elif no_longer == "finished":
+        worker.finish(taken[0])
+    elif no_longer == "somebody else's":
+        admin.set_idle(taken[0], "w2", 8000)
+    else:
+        options["since_ms"] = admin.now_ms()
+    found = worker.scan(again=taken[0], foreign=(), **options)
+    assert [entry.deliveries for entry in found.entries] == [2] * (no_longer == "predecessor's")
 
 
 def test_messages_of_the_previous_process_of_the_same_name_are_taken_at_once_and_charged(

@@ -152,6 +152,7 @@ def recover(
         most=most,
         in_flight=frozenset(consumer.in_flight),
         due_comes_last=due_comes_last,
+        again=consumer.lost.pop(0) if consumer.lost else None,
         due_rank=position.due_rank,
         is_whole=replace(position, dead_rank=0) == Position(),
     )
@@ -159,6 +160,8 @@ def recover(
     found: Found | None = world.send(consumer, act, reply, outlives_its_sender=True)
     if found is not None:
         consumer.position = found.position
+        named = (world.ids.index(one.id) for one in found.lost)
+        consumer.lost += (number for number in named if number not in consumer.lost)
         _admit(world, consumer, found.entries)
     return found
 
@@ -181,6 +184,7 @@ def _recover(world: World, consumer: Consumer, step: Step, position: Position) -
             most=step.most,
             in_flight=tuple(world.ids[number] for number in step.in_flight),
             due_comes_last=step.due_comes_last,
+            again="" if step.again is None else world.ids[step.again],
             position=position,
         )
         found.append(recovered)
@@ -194,7 +198,8 @@ def _recover(world: World, consumer: Consumer, step: Step, position: Position) -
         taken = [world.number_of(entry) for entry in entries]
         were_parked = {n for n in taken if n in side.model.of(Place.PARKED)}
         recovery = Recovery(side.model, step, pending_numbers(world, side))
-        recovery.check(taken)
+        named = {world.ids.index(one.id) for one in found[0].lost} if found else set()
+        recovery.check(taken, named)
         for number, entry in zip(taken, entries, strict=True):
             _check_entry(side, number, entry)
             assert (entry.left_by is None) is (number in were_parked)

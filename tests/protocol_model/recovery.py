@@ -24,6 +24,8 @@ class Step:
     most: int
     in_flight: frozenset[int]
     due_comes_last: bool
+    again: int | None
+    """The message that is asked for again, as it was lost with a reply."""
     due_rank: int
     """How many of the due times it passes over."""
     is_whole: bool
@@ -49,13 +51,23 @@ class Recovery:
     def is_full(self) -> bool:
         return self.is_alone or len(self.taken) >= self.step.most
 
-    def check(self, taken: list[int]) -> None:
-        """Let the group be as it must be after a step that took these messages."""
+    def check(self, taken: list[int], named: set[int]) -> None:
+        """Let the group be as it must be after a step that took these messages.
+
+        `named` are those that the step said were lost with a reply.
+        """
         self.group.check_exists()
         if self.step.name not in self.group.holders:
             assert not taken, "something was taken under a name that is not on record"
             return
         self.group.restore_leases()
+        self._take_again()
+        if self.is_alone:
+            assert (self.taken, named) == (taken, set())
+            return
+        lost_with_a_reply = {n for n in self.group.of(Place.PENDING) if self._is_lost(n)}
+        assert named <= lost_with_a_reply
+        assert named == lost_with_a_reply or taken or not self.step.is_whole, "more are lost"
         left_behind = [n for n in taken if self.group.messages[n].place is not Place.PARKED]
         if self.step.due_comes_last:
             self._recover_left_behind(left_behind)
@@ -66,6 +78,31 @@ class Recovery:
             if not self.is_full:
                 self._recover_left_behind(left_behind)
         assert self.taken == taken, f"{taken} were taken, and not {self.taken}"
+
+    # --- a message that was lost with a reply ---
+
+    def _is_lost(self, number: int) -> bool:
+        """Return whether this process was sent a message, and no reply can bring it any more."""
+        message = self.group.messages[number]
+        return (
+            (message.place, message.owner) == (Place.PENDING, self.step.name)
+            and number not in self.step.in_flight
+            and OWN_IDLE <= self.group.idle(number) <= self.step.age
+        )
+
+    def _take_again(self) -> None:
+        number = self.step.again
+        if number is None or not self.group.exists or not self._is_lost(number):
+            return
+        deliveries = self.group.messages[number].deliveries
+        if not self._may_start(number, deliveries):
+            return
+        if self.group.has_body(number):
+            self._charge(number, deliveries)
+            self._take(number, deliveries)
+            self.is_alone = True
+        else:
+            self._lose([number], all_of_them=True)
 
     # --- due messages ---
 
@@ -148,9 +185,7 @@ class Recovery:
             )
             return group.deliveries_on_record(number) + 1 if is_left else None
         if message.owner == self.step.name:
-            if group.idle(number) > self.step.age:
-                return message.deliveries + 1
-            return message.deliveries if group.idle(number) >= OWN_IDLE else None
+            return message.deliveries + 1 if group.idle(number) > self.step.age else None
         dead = group.presence[message.owner] <= group.now and not forgiven
         return message.deliveries + 1 if dead else None
 

@@ -56,6 +56,8 @@ class Consumer(Process):
     """Outcomes to which no reply has come; their messages are still in flight."""
     predecessor_is_foreign: bool = False
     """Whether its name was not on record when it started."""
+    lost: list[int] = field(default_factory=list)
+    """Messages that recovery has named as lost with a reply, to be asked for again."""
     position: Position = BEGINNING
     """Where its next step of recovery goes on."""
 

@@ -13,9 +13,13 @@ from protocol_client import KEYS
 from readers import add_slot, entries, start, suspect
 from recoveries import LEFT, Reply, Scene
 
+from shared_sync.errors import RedisUnavailable
 from shared_sync.protocol.keys import PARKED
+from shared_sync.protocol.messages import LostEntry
 from shared_sync.protocol.scan import START, Position, Predecessor
+from shared_sync.redis_consumer.lost_replies import MOST_LOST_ALONE
 from shared_sync.redis_consumer.recovery import (
+    BUSY_SECONDS,
     INTERVAL_SECONDS,
     MOST_FOREIGN,
     NEVER_MS,
@@ -109,6 +113,41 @@ def test_while_a_message_on_its_last_chance_runs_the_dead_are_looked_at_once_a_s
         looks.append(scene.requests[-1].looks_at_dead)
         clock.now += INTERVAL_SECONDS / 5 + 0.001
     assert looks == [n % 5 == 0 for n in range(11)]
+
+
+# --- messages that were lost with a reply -----------------------------------------------------
+
+
+def lost(delivered_ms: int, *ids: str) -> Reply:
+    return Reply(lost=[LostEntry(one, 1, b"", delivered_ms) for one in ids], more=True)
+
+
+def test_what_was_lost_with_a_reply_is_asked_for_one_at_a_time(scene: Scene) -> None:
+    scene.scan(lost(1000, "1-0", "2-0"))
+    for message_id in ("1-0", "2-0"):
+        assert scene.next_turn_in() <= BUSY_SECONDS
+        scene.scan(Reply(entries(message_id), more=True))
+    scene.scan()
+    assert [one.again for one in scene.requests] == ["", "1-0", "2-0", ""]
+    assert scene.given_up == []
+
+
+def test_a_reader_that_looks_for_no_suspects_asks_for_no_lost_message(scene: Scene) -> None:
+    """It may have a crash behind it."""
+    scene.scan(lost(1000, "1-0"))
+    with scene.recovery.scan(scene.exchange(Reply()), most=1):
+        scene.scan()
+    assert [one.again for one in scene.requests] == ["", "1-0", ""]
+
+
+def test_a_message_whose_replies_are_lost_each_time_is_given_up_on(scene: Scene) -> None:
+    for number in range(MOST_LOST_ALONE + 1):
+        assert scene.given_up == []
+        scene.scan(lost(1000 * number, "1-0"))
+        if number < MOST_LOST_ALONE:
+            with pytest.raises(RedisUnavailable):
+                scene.scan(RedisUnavailable("the connection broke"))
+    assert [one.id for one in scene.given_up] == ["1-0"]
 
 
 # --- where to look ----------------------------------------------------------------------------

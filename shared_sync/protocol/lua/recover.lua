@@ -2,8 +2,9 @@
 --
 -- A step visits four places:
 --   due      parked messages whose time has come;
---   own      messages of this consumer's name that no reader has: an earlier process of this name
---            left them, or they were lost with a reply on its way;
+--   own      messages of this consumer's name that no reader has. An earlier process of this name
+--            left them, or they were lost with a reply on its way. The lost ones are only named,
+--            so that whoever asks for one again knows which one breaks its connection;
 --   dead     messages of consumers whose lease has ended;
 --   foreign  messages of other programs, which are not on record here, once idle for long enough.
 -- It visits LOOK entries at most in each place, and returns where the next step goes on.
@@ -35,13 +36,15 @@
 --             message of that consumer; id of a message of the first foreign consumer
 --   17        '1' to visit due messages last, or ''
 --   18        ms after which an idle message of another program is taken over
---   19        number of names that perhaps have no lease, followed by the names
+--   19        id of a message that was lost with a reply, to take again, alone; or ''
+--   20        number of names that perhaps have no lease, followed by the names
 --   then      number of reads to keep apart, followed by consumer and ms of delivery of each
 --   then      the ids that this process has in flight
 -- Returns {taken, of how many the entry was gone, ms until the next parked message is due or -1,
 -- where to go on (five values as in 12 to 16), how many of the foreign consumers are done, 1 if
--- there is more or 0}. Each taken message is {id, fields, deliveries, history or nil}; if it was
--- left behind, then also the consumer that left it, and the ms at which it was delivered there.
+-- there is more or 0, messages that were lost with a reply}. Each taken message is {id, fields, deliveries, history or nil}; if it was
+-- left behind, then also the consumer that left it, and the ms at which it was delivered there. Each
+-- lost one is {id, deliveries, history or nil, ms at which it was delivered}.
 
 local LOOK = 100  -- most entries that a step visits in each place
 local PAGE = 10  -- entries of a consumer that are read at a time; often the first one can be taken
@@ -62,8 +65,8 @@ local due_rank, own_from = tonumber(ARGV[12]), ARGV[13]
 local dead_rank, dead_from, foreign_from = tonumber(ARGV[14]), ARGV[15], ARGV[16]
 local due_comes_last, foreign_idle = ARGV[17] == '1', tonumber(ARGV[18])
 local foreign, apart, in_flight = {}, {}, {}
-local next_argument = 20
-for _ = 1, ARGV[19] do
+local next_argument = 21
+for _ = 1, ARGV[20] do
   foreign[#foreign + 1] = ARGV[next_argument]
   next_argument = next_argument + 1
 end
@@ -82,10 +85,10 @@ if not current or not is_of(current, identity) then
   end
   -- The next heartbeat takes the name back. Until then nothing is taken under a name that is not on
   -- record: a crash with it would look like another program's.
-  return {{}, 0, -1, due_rank, own_from, dead_rank, dead_from, foreign_from, 0, 0}
+  return {{}, 0, -1, due_rank, own_from, dead_rank, dead_from, foreign_from, 0, 0, {}}
 end
 
-local taken, gone, more, alone = {}, 0, false, false
+local taken, gone, more, alone, lost = {}, 0, false, false, {}
 local has_history = redis.call('HLEN', history) > 0
 
 local function failures_of(id)
@@ -246,11 +249,20 @@ local function take_left_behind(id, deliveries, name, delivered)
   alone = crashes > 0 and #taken > 0
 end
 
-local function look_at_own()
-  -- Messages that were delivered before this process claimed the name belonged to an earlier one.
-  -- If the clock has been set back since, nothing is known of that.
-  local function age_at(ms) return since <= ms and ms - since + SKEW_MS or math.huge end
+-- Messages that were idle for longer when this process had this age belonged to an earlier process
+-- of the name. If the clock has been set back since, nothing is known of that.
+local function age_at(ms) return since <= ms and ms - since + SKEW_MS or math.huge end
 
+local function take_again(id)
+  local row = redis.call('XPENDING', stream, group, id, id, 1, consumer)[1]
+  local seen_at = now_ms()
+  if row and not in_flight[id] and row[3] >= own_idle and row[3] <= age_at(seen_at) then
+    take_left_behind(id, row[4], consumer, seen_at - row[3])
+    alone = #taken > 0
+  end
+end
+
+local function look_at_own()
   local idle = math.min(own_idle, age_at(now) + 1)
   local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, own_from, '+', LOOK, consumer)
   local seen_at = now_ms()  -- read now, as the script may have taken long until here
@@ -260,11 +272,13 @@ local function look_at_own()
     looked_at, own_from = looked_at + 1, '(' .. row[1]
     local id, idle_ms, deliveries = row[1], row[3], row[4]
     local was_a_predecessors = idle_ms > age
-    if not in_flight[id] and (was_a_predecessors or idle_ms >= own_idle) then
-      if was_a_predecessors then
-        deliveries = (predecessor_is_foreign and deliveries_on_record(id) or deliveries) + 1
-      end
-      take_left_behind(id, deliveries, consumer, seen_at - idle_ms)
+    if not in_flight[id] and was_a_predecessors then
+      local before = predecessor_is_foreign and deliveries_on_record(id) or deliveries
+      take_left_behind(id, before + 1, consumer, seen_at - idle_ms)
+    elseif not in_flight[id] and idle_ms >= own_idle then
+      local notes = has_history and redis.call('HGET', history, id)
+      lost[#lost + 1] = {id, deliveries, notes, seen_at - idle_ms}
+      more = true
     end
   end
   if looked_at == #rows and #rows < LOOK then
@@ -373,7 +387,10 @@ end
 
 write_even_when_full(presence)
 for _, name in ipairs(foreign) do restore_lease(presence, holders, name, now + lease) end
-if due_comes_last then
+if ARGV[19] ~= '' then take_again(ARGV[19]) end
+if alone then
+  more = true
+elseif due_comes_last then
   look_at_what_was_left()
   if not is_full() then look_at_due() end
 else
@@ -381,4 +398,4 @@ else
   look_at_what_was_left()
 end
 return {taken, gone, next_due, due_rank, own_from, dead_rank, dead_from, foreign_from, names_done,
-  more and 1 or 0}
+  more and 1 or 0, lost}
