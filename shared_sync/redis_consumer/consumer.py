@@ -45,7 +45,7 @@ class RedisStreamConsumer:
 
     All durations are seconds. One consumer is one name in the group. Methods may be called from any
     thread unless they say otherwise. A consumer may be made before a fork and started after it; one
-    that was started stays with its process, and its copies in forked processes do nothing.
+    that was connected or started stays with its process, and its copies in forks do nothing.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
@@ -256,7 +256,8 @@ class RedisStreamConsumer:
         whether every thread ended; False if a processor still runs, whose message was handed back
         if Redis could be reached. May be called from any thread and more than once; the shortest
         timeout counts. Called by a processor it only begins the drain, and returns False. In a
-        process that was forked from the one that started it does nothing, and returns False.
+        process that was forked from the one that connected or started it does nothing, and returns
+        False.
         """
         return self._life.stop(timeout)
 

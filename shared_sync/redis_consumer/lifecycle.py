@@ -88,6 +88,11 @@ class Lifecycle:
 
     def run(self) -> bool:
         """Start the pool unless it runs, and block until it has stopped."""
+        if threading.current_thread() is not threading.main_thread():
+            self._logger.info(
+                "start_consuming() was called outside of the main thread, so no signal stops this "
+                "consumer: call stop()"
+            )
         with signals.caught() as received:
 
             def give_up(seconds: float) -> bool:
@@ -149,8 +154,9 @@ class Lifecycle:
         self._lock = threading.RLock()
         if self.state is State.STOPPED:
             return
+        is_used = self.state is not State.NEW or self.pool.has_name
         self.pool.forget_names()
-        if self.state is not State.NEW:
+        if is_used:
             self.state = State.ELSEWHERE
             self.broken = None
             self._stopped = threading.Event()

@@ -159,7 +159,13 @@ def test_a_copy_of_a_connected_consumer_leaves_its_parents_name_alone(
 ) -> None:
     consumer = make(lambda *_: None)
     consumer.connect()
-    assert in_a_fork(consumer.stop) is True
+
+    def use_the_copy() -> object:
+        with pytest.raises(ConsumerStateError, match="another process"):
+            consumer.start()
+        return [consumer.stop(), consumer.live]
+
+    assert in_a_fork(use_the_copy) == [False, True]
     assert client.hexists("{jobs}:workers:holders", "consumer-1")
     consumer.start()
     assert consumer.state == "running"
