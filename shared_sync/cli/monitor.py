@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from prometheus_client import Metric
@@ -79,29 +80,22 @@ class Monitor:
         self._clock = clock
         self._wall = wall
         self._address = connection_url.safe_address(redis_url)
-        connect = discovery.connector_of_process(
+        connector = partial(
+            discovery.connector_of_process,
             redis_url,
             key=keys.stream if keys else None,
-            reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
             role="monitor",
             credential_provider=credential_provider,
         )
-        self._connection = Connection(connect)
+        self._connection = Connection(connector(reply_timeout_seconds=REPLY_TIMEOUT_SECONDS))
         self._availability = Availability(self._address, logger)
         self._hazards: Hazards | None = None
         self._health: GroupHealth | None = None
         self.group_view: GroupView | None = None
         """The tables of the group, for the page."""
         if keys is not None:
-            self.group_view = GroupView(
-                discovery.connector(
-                    redis_url,
-                    key=keys.stream,
-                    reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS,
-                ),
-                keys,
-                clock=clock,
-            )
+            connect = connector(reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS)
+            self.group_view = GroupView(connect, keys, clock=clock)
             self.group_view.is_shown = True
             self._health = GroupHealth(keys, limits, clock)
             self._hazards = Hazards(
@@ -117,7 +111,6 @@ class Monitor:
             finish=self._connection.close,
             period_seconds=PERIOD_SECONDS,
         )
-        # Owned by the monitor's thread.
         # Written by the monitor's thread, each replaced as a whole.
         self._overview: GroupOverview | None = None
         self._found_at = 0.0  # on the wall clock, which goes on while the machine sleeps
@@ -185,7 +178,7 @@ class Monitor:
         }
 
     def check_group(self) -> dict[str, Any]:
-        """Return whether the group exists and its messages get on, as a check does."""
+        """Return whether the group exists and its messages make progress, as a check does."""
         overview = self._overview if self._availability.connected else None
         if overview is None:
             return {"status": "degraded", "reasons": ["unknown while Redis does not answer"]}

@@ -2,9 +2,9 @@
 
 The command inspects them from outside, so one process can watch what many workers share. /health is
 unhealthy while Redis does not answer, and degraded while the group does not exist or its messages
-do not get on (`group_health.py` says when). /metrics has the queue's metrics, and the dashboard the
-whole group. Answers come from values that are a few seconds old at most: no request ever waits for
-Redis.
+make no progress (`group_health.py` says when). /metrics has the queue's metrics, and the dashboard
+the whole group. Answers come from values that are a few seconds old at most: no request ever waits
+for Redis.
 """
 
 from __future__ import annotations

@@ -88,9 +88,10 @@ def test_the_health_command_follows_a_password_that_is_rotated(
     file = tmp_path / "password"
     file.write_text(SECRET)
     given = ("--port", "0", "--redis-url", guarded.url, "--redis-password-file", str(file))
+    group = ("--stream", "jobs", "--group", "workers")
     url = guarded.url.replace("://", f"://:{SECRET}@")
     with (
-        health_command(*given, "--redis-user", "worker", env=ENVIRONMENT) as page,
+        health_command(*given, *group, "--redis-user", "worker", env=ENVIRONMENT) as page,
         redis.Redis.from_url(url, protocol=2) as admin,
     ):
         eventually(lambda: ask(f"{page}/health")[0] == 200)
@@ -99,3 +100,4 @@ def test_the_health_command_follows_a_password_that_is_rotated(
         eventually(lambda: ask(f"{page}/health")[0] == 500)
         file.write_text("another")
         eventually(lambda: ask(f"{page}/health")[0] == 200)
+        eventually(lambda: "parked" in ask(f"{page}/api/state")[1]["views"]["group"]["data"])
