@@ -134,7 +134,7 @@ def _unfit(name: str, value: object, owner: str, error: Exception) -> InvalidMes
     return InvalidMessage(f"field {name!r} cannot be stored: {why}{remedy}", field=name)
 
 
-def encode_fields(fields: Mapping[str, object], *, owner: str = "") -> list[bytes]:
+def encode_fields(fields: Mapping[str, object], owner: str = "") -> list[bytes]:
     """Return the names and values of a message, alternating, as XADD takes them.
 
     Raises `InvalidMessage` for fields that cannot be written; `owner` is what the places that it

@@ -29,6 +29,7 @@ from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.results import Results, refuse_unstarted
 from shared_sync.redis_consumer.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
+from shared_sync.values import has_run
 
 NEVER_ARRIVED: Final = (
     "too large to fetch: each time that it was sent to a worker, also alone, the connection broke, "
@@ -115,7 +116,8 @@ class Delivery:
             slot.runs_processor = True
             (result,) = runner.run(attempt, (own,))
             if result is not None and not self._wants_results:
-                refuse_unstarted(result)
+                if not has_run(result):
+                    refuse_unstarted(result)
                 result = None  # nobody reads it
             if result is None:
                 return None

@@ -79,11 +79,12 @@ class Results:
             return Finish(entry.id)
         own, owner = _fields_of(result)
         try:
-            if self._is_plain and ENVELOPE.isdisjoint(own):
+            is_named_apart = "message_id" not in own and "status" not in own
+            if self._is_plain and is_named_apart:
                 # The usual result, the shortest way.
-                items = encode_fields(own, owner=owner) if own else ()
+                items = encode_fields(own, owner) if own else ()
                 return Finish(entry.id, items, adds_header=True, entry=entry)
-            if not ENVELOPE.isdisjoint(own):
+            if not is_named_apart:
                 own = self._rename(own)
             content = {**self._envelope(entry.id, fields, "done"), **own}
             return Finish(entry.id, *self._answer(fields, content, owner), entry=entry)
@@ -133,7 +134,7 @@ class Results:
         return renamed
 
     def _answer(self, fields: Fields, content: Mapping[str, object], owner: str = "") -> Answer:
-        items = encode_fields(content, owner=owner) if self._to_stream else ()
+        items = encode_fields(content, owner) if self._to_stream else ()
         if self._channel is None or self.missing_field(fields) is not None:
             return Answer(items=items)
         return Answer(
@@ -164,8 +165,11 @@ def _channel_fields(template: str) -> tuple[str, ...]:
 
 def _fields_of(result: object) -> tuple[Mapping[str, object], str]:
     """Return the fields that a result becomes, and what the places within them begin with."""
-    if type(result) is dict or isinstance(result, Mapping):  # the first check is quicker
-        return result, RESULT
+    kind = type(result)
+    if kind is str:  # the usual results come first
+        return {RESULT: result}, ""
+    if kind is dict or isinstance(result, Mapping):
+        return result, RESULT  # type: ignore[return-value]
     if values.is_dataclass(result):
         return {name: getattr(result, name) for name in values.names_of(result)}, RESULT
     return {RESULT: result}, ""
@@ -173,8 +177,6 @@ def _fields_of(result: object) -> tuple[Mapping[str, object], str]:
 
 def refuse_unstarted(result: object) -> None:
     """Raise `InvalidResult` if a result, or a part of it, has not run."""
-    if values.has_run(result):
-        return
     faults = values.find_unstarted(RESULT, result)
     if faults:
         values.close_unstarted(faults)
