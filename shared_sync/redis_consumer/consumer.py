@@ -194,7 +194,7 @@ class RedisStreamConsumer:
         self._group_view = self._life.pool.subscriptions[0].group_view
 
     def _begin_anew(self) -> None:
-        """In a forked process: be another consumer, unless the parent has started this one."""
+        """In a forked process: be another consumer, unless the parent has used this one."""
         if self._life.state is State.NEW:
             name = (
                 self.consumer_id
