@@ -366,3 +366,24 @@ def test_a_url_that_cannot_work_is_refused(url: Any) -> None:
 def test_a_timeout_that_cannot_work_is_refused(timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match="timeout_seconds"):
         RedisStreamProducer("redis://localhost", STREAM, timeout_seconds=timeout)
+
+
+@pytest.mark.parametrize(
+    ("rights", "options"),
+    [
+        (("+xadd",), {}),
+        (("+xadd", "+evalsha", "+script|load", "+xlen"), {"max_queue_depth": 10}),
+    ],
+)
+def test_the_documented_rights_of_a_producer_are_enough(
+    own_server: EmbeddedRedis, rights: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        user = ("worker", "reset", "on", ">pw", f"~{STREAM}", *rights)
+        admin.execute_command("ACL", "SETUSER", *user)
+        url = own_server.url.replace("redis://", "redis://worker:pw@")
+        with RedisStreamProducer(url, STREAM, **options) as producer:
+            producer.publish({"n": 1})
+            if options:
+                producer.publish_many([{"n": 2}, {"n": 3}])
+        assert admin.xlen(STREAM) == (3 if options else 1)

@@ -277,7 +277,8 @@ def test_sentinels_that_refuse_the_user_deny_access(guarded: EmbeddedRedis, opti
 def test_the_documented_least_rights_are_enough_in_a_cluster(cluster: Cluster) -> None:
     redis_page = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
     (line,) = re.findall(r"^    (~audio:jobs .+)$", redis_page, re.MULTILINE)
-    rights = [*line.replace("audio:jobs", STREAM).split(), f"~{RESULTS}", "+cluster|slots"]
+    worker = (*line.replace("audio:jobs", STREAM).split(), "+xgroup|create")
+    rights = [*worker, f"~{RESULTS}", "+cluster|slots"]
     assert "`+cluster|slots`" in redis_page
     clients = [cluster.admin(server) for server in cluster.servers]
     for client in clients:

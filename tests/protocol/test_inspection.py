@@ -22,7 +22,7 @@ from shared_sync.protocol.inspection import GroupView
 
 REDIS_PAGE = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
 (LEAST_RIGHTS,) = re.findall(r"^    (~audio:jobs .+)$", REDIS_PAGE, re.MULTILINE)
-WORKERS_RIGHTS = LEAST_RIGHTS.replace("audio:jobs", STREAM).split()
+WORKERS_RIGHTS = (*LEAST_RIGHTS.replace("audio:jobs", STREAM).split(), "+xgroup|create")
 PAGES_RIGHTS = {"+xinfo|consumers": "consumers", "+xrevrange": "dead_letters"}
 
 
