@@ -117,6 +117,25 @@ def test_nothing_is_deleted_that_the_other_group_still_needs(
     assert [entry_id.decode() for entry_id, _ in client.xrange("jobs")] == ids[3:]
 
 
+@pytest.mark.parametrize("is_destroyed", [True, False])
+def test_what_a_group_that_was_set_back_reads_again_is_not_deleted(
+    ours: Group, mistyped: Group, client: redis.Redis, is_destroyed: bool
+) -> None:
+    """The first entry that it needs is then not the first one that it has pending."""
+    ids = ours.publish(*messages(10))
+    entries = ours.read(10)
+    ours.done(*(entry.id for entry in entries if entry.id != ids[7]))
+    ours.sweep()
+    client.xgroup_setid("jobs", KEYS.group, "0")
+    if is_destroyed:
+        destroy(client)
+    else:
+        mistyped.finish_all()
+        assert mistyped.sweep() == 0
+    assert ours.sweep() == 0
+    assert [entry.id for entry in ours.read(10)] == ids
+
+
 def test_entries_that_were_never_read_are_not_deleted(
     connection: Connection, client: redis.Redis
 ) -> None:

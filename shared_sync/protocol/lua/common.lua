@@ -153,10 +153,11 @@ local function id_after(id)
 end
 
 -- The first id that a group may still need, and whether it is pending there: the group has finished
--- every entry below it.
+-- every entry below it. A group that XGROUP SETID has set back may have entries pending behind those
+-- that it is going to read again.
 local function needed_from(stream, info)
   local first = redis.call('XPENDING', stream, info['name'], '-', '+', 1)[1]
-  if first then return first[1], true end
+  if first and not id_is_after(first[1], info['last-delivered-id']) then return first[1], true end
   return id_after(info['last-delivered-id']), false
 end
 
