@@ -22,6 +22,9 @@ HOLD_SECONDS: Final = 0.25
 HELD_SHARE: Final = 0.1
 """Most of the time of a failed attempt for which an ordinary failure is held."""
 
+SHORTEST_HOLD_SECONDS: Final = 0.001
+"""A hold that would be shorter is none: messages that fail at once may be many."""
+
 _ASKED_TO_END: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _CODES_OF_ASKED: Final = frozenset(
     {
@@ -74,8 +77,8 @@ class Interruptions:
         if isinstance(error, Reject) and not codes:
             return False
         if not self._drains.is_set():
-            self._drains.wait(_hold_seconds(codes, attempt))
-            if not self._drains.is_set():
+            seconds = _hold_seconds(codes, attempt)
+            if seconds < SHORTEST_HOLD_SECONDS or not self._drains.wait(seconds):
                 return False
         if any(_is_of_a_signal(code) for code in codes):
             return True

@@ -215,9 +215,14 @@ def test_a_failure_is_held_no_longer_than_a_tenth_of_its_run_unless_a_child_was_
     waits: list[float] = []
     monkeypatch.setattr(threading.Event, "wait", lambda _, seconds: waits.append(seconds))
     found = Interruptions()
-    for seconds, error in ((0.0, ENDED), (0.01, ValueError()), (600.0, ValueError())):
+    for seconds, error in (
+        (0.0, ENDED),
+        (0.005, ValueError()),
+        (0.05, ValueError()),
+        (600.0, ValueError()),
+    ):
         assert not found.explain(error, attempt_that_ended(600.0, seconds=seconds))
-    assert waits == pytest.approx([0.25, 0.001, 0.25])
+    assert waits == pytest.approx([0.25, 0.005, 0.25])
 
 
 def test_an_error_whose_causes_go_in_circles_or_whose_attributes_raise_is_a_failure() -> None:
