@@ -54,7 +54,7 @@ class Loop:
         finish: Callable[[], None] = lambda: None,
         period_seconds: float = 0.0,
     ) -> None:
-        # Fixed after construction.
+        # Fixed after construction, but for `abandon()`.
         self.name = name
         self._step = step
         self._stop = stop
@@ -114,6 +114,15 @@ class Loop:
         if self.thread.ident is not None:
             self.thread.join(max(0.0, deadline - time.monotonic()))
         return not self.thread.is_alive()
+
+    def abandon(self) -> None:
+        """In a forked process: let the thread end after its step, if it is the one that forked.
+
+        It calls `finish` no more, as that belongs to the other process.
+        """
+        self._stop = threading.Event()
+        self._stop.set()
+        self._finish = lambda: None
 
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name=self.name, daemon=True)

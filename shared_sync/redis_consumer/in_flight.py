@@ -141,6 +141,12 @@ class InFlight:
         with self._lock:
             self.is_closed = True
 
+    def abandon(self) -> None:
+        """In a forked process: start nothing, as all that is in flight is the other's."""
+        self.is_closed = True
+        for slot in self._slots:
+            slot.waiting.clear()
+
     def withdraw(
         self, source: Keys, *slots: Slot, into: Callable[[Sequence[str]], None] = lambda _: None
     ) -> list[str]:

@@ -154,9 +154,10 @@ class Lifecycle:
         self._lock = threading.RLock()
         if self.state is State.STOPPED:
             return
-        is_used = self.state is not State.NEW or self.pool.has_name
-        self.pool.forget_names()
-        if is_used:
+        if self.state is State.NEW and not self.pool.has_name:
+            self.pool.forget_names()
+        else:
+            self.pool.abandon()
             self.state = State.ELSEWHERE
             self.broken = None
             self._stopped = threading.Event()

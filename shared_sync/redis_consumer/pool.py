@@ -214,6 +214,16 @@ class Pool:
         for subscription in self.subscriptions:
             subscription.forget_name()
 
+    def abandon(self) -> None:
+        """In a forked process: leave everything to the other one.
+
+        If a processor has forked and returns in both processes, its reader ends in this one.
+        """
+        self.forget_names()
+        self._in_flight.abandon()
+        for loop in (self.heartbeat_loop, *self.reader_loops):
+            loop.abandon()
+
     def _claim_names(self, give_up: GiveUp) -> bool:
         return all(one.claim_name(give_up) for one in self.subscriptions)
 

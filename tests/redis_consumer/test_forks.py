@@ -11,7 +11,7 @@ import threading
 
 import pytest
 import redis
-from consumers import Make, owners
+from consumers import Make, owners, results
 from helpers import Gate, ask, eventually, in_a_fork, start_program
 
 from shared_sync import HealthServer, RedisStreamConsumer, RedisStreamProducer
@@ -206,3 +206,38 @@ def test_no_lock_that_a_parents_thread_holds_blocks_the_child(redis_url: str) ->
     finally:
         forked.set()
         holder.join(10)
+
+
+RETURNING_TWICE = """
+    import os, sys
+    from shared_sync import RedisStreamConsumer
+
+    def processor(message_id, job):
+        if job["n"] == "1":
+            child = os.fork()
+            if child == 0:
+                if sys.argv[2] == "raises":
+                    raise ValueError
+                return {"by": "child"}
+            status = os.waitpid(child, 0)[1]
+            return {"by": f"parent, child {status}"}
+        return {"by": "parent"}
+
+    RedisStreamConsumer(
+        sys.argv[1], "jobs", "workers", "w", None, processor, prefetch=10, result_stream="results"
+    ).start_consuming()
+"""
+
+
+@pytest.mark.parametrize("outcome", ["returns", "raises"])
+def test_a_processor_that_forks_and_comes_back_in_both_processes_ends_one(
+    outcome: str, redis_url: str, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """Else the child would read and settle messages over the connection of its parent."""
+    producer.publish_many({"n": n} for n in range(1, 6))
+    program = textwrap.dedent(RETURNING_TWICE)
+    with start_program([sys.executable, "-W", "ignore", "-c", program, redis_url, outcome]) as one:
+        eventually(lambda: client.xlen("jobs") == 0)
+        one.terminate()
+        assert one.wait(30) == 0
+    assert [result["by"] for result in results(client)] == ["parent, child 0", *["parent"] * 4]
