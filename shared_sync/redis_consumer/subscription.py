@@ -142,12 +142,19 @@ class Subscription:
         return True
 
     def _report_new_group(self, connection: Connection) -> None:
-        """Log that the group is new; a slip in its name would run every message a second time."""
+        """Log that the group is new: a slip in its name would run every message a second time, and
+        one in the name of the stream would wait for messages for ever."""
         stream, group = self._options.stream_name, self._options.consumer_group
         others = [one for one in groups.group_names(connection, stream) if one != group]
         connection.call(*self.commands.sweep(is_new=True))
         if not others:
-            self._logger.info("created the group %s of stream %s", group, stream)
+            is_empty = connection.call("XLEN", stream) == 0
+            self._logger.info(
+                "created the group %s of stream %s%s",
+                group,
+                stream,
+                ", which is new or empty" if is_empty else "",
+            )
             return
         named = ", ".join(others[:MOST_NAMED]) + (", ..." if len(others) > MOST_NAMED else "")
         self._logger.warning(

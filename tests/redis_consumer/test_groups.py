@@ -27,7 +27,12 @@ def test_a_new_group_beside_others_is_reported_with_their_names(
 ) -> None:
     caplog.set_level(logging.INFO)
     with make(lambda *_: None):
-        assert f"created the group {GROUP} of stream {STREAM}" in caplog.text
+        assert f"created the group {GROUP} of stream {STREAM}, which is new or empty" in caplog.text
+    client.xgroup_destroy(STREAM, GROUP)
+    client.xadd(STREAM, {"n": "1"})
+    caplog.clear()
+    with make(lambda *_: None):
+        assert f"created the group {GROUP} of stream {STREAM}\n" in caplog.text
     caplog.clear()
     with make(lambda *_: None):
         assert "created" not in caplog.text
