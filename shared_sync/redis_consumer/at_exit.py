@@ -1,4 +1,4 @@
-"""Draining what still runs when the interpreter exits, so that its messages count as no crash."""
+"""Drains consumers that still run when the interpreter exits: their messages count as no crash."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Final, Protocol
 from shared_sync.common import detached_logger
 
 EXIT_SECONDS: Final = 25.0
-"""Most of the time that running messages have to finish when the interpreter exits."""
+"""The longest time that running messages have to finish when the interpreter exits."""
 
 STUCK_SECONDS: Final = 5.0
-"""How long the interpreter may take to exit where logging blocks."""
+"""How long the interpreter may take to exit if logging blocks."""
 
 
 class Drainable(Protocol):
@@ -25,7 +25,7 @@ class Drainable(Protocol):
         """Whether it runs or drains, in this process."""
 
     def end_with_process(self, longest_seconds: float) -> None:
-        """Begin to drain, as the process ends. May block until it has drained."""
+        """Begin to drain because the process ends. May block until it has drained."""
 
     def stop(self, timeout: float) -> bool:
         """Drain and wait for it."""
@@ -40,7 +40,7 @@ def drain_at_exit(consumer: Drainable) -> None:
 
 
 def _end() -> None:
-    """Drain, and see to it that the process ends.
+    """Drain, and make sure that the process ends.
 
     If a handler of the logging module blocks for ever, so does the interpreter when it exits.
     """
@@ -57,7 +57,7 @@ def _drain_all() -> None:
             consumer.end_with_process(EXIT_SECONDS)
         for consumer in consumers:
             consumer.stop(EXIT_SECONDS)
-    except KeyboardInterrupt:  # somebody has no patience
+    except KeyboardInterrupt:  # hand running messages back at once
         for consumer in consumers:
             consumer.stop(0.0)
 

@@ -12,9 +12,9 @@ from shared_sync.redis_consumer.slot import Attempt
 class AttemptMetrics(AttemptHook):
     """A hook that records `queue_wait` and `processing_latency`.
 
-    Both ends of a wait are the server's time: it gave the message its id, and its clock says when
-    the attempt began. A message whose publisher chose an id that is no time counts in
-    `queue_wait_unknown` instead.
+    Both ends of a wait are measured by the server's clock: the server put its time into the
+    message's id, and the beginning of the attempt is converted into its time. A message whose
+    publisher chose an id that is no time counts in `queue_wait_unknown` instead.
     """
 
     def __init__(self, recorder: ThreadRecorder, server_clock: ServerClock) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 LOG_SECONDS: Final = 60.0
-"""How often the log has a line of one cause: a wrong option may make thousands a second."""
+"""Time between two lines for one cause: a wrong option may cause thousands of them a second."""
 
 REMEMBERED_SECONDS: Final = 300.0
 """How long a cause degrades the health after its last message."""
 
 MOST_CAUSES: Final = 100
-"""Names of fields come from outside; what exceeds this number shares one cause."""
+"""Names of fields come from outside; all names beyond this number share one cause."""
 
 _PLAIN_NAME: Final = re.compile(r"[\w.:-]{1,60}")
 
@@ -51,7 +51,7 @@ class BadInput:
         """
         if field is None:
             return self._note("", "the name of a field is not UTF-8; publish names as UTF-8")
-        if not _PLAIN_NAME.fullmatch(field):  # no text of others stands in a reason
+        if not _PLAIN_NAME.fullmatch(field):  # a reason shows no text from outside
             return self._note(
                 field, "a field is not UTF-8; name it in binary_fields to receive it as bytes"
             )
@@ -63,7 +63,7 @@ class BadInput:
         )
 
     def missing(self, field: str) -> str | None:
-        """Note a message without the field that result_channel needs; as `undecodable()`."""
+        """Note a message without a field that result_channel needs; as `undecodable()`."""
         return self._note(
             "missing",
             f"field {field!r}, which result_channel needs, is missing; publish it with the message",
@@ -88,7 +88,7 @@ class BadInput:
         return f"{hint} (a line of this kind is logged once a minute)"
 
     def reasons(self) -> list[str]:
-        """Return why the health is degraded, without texts of others."""
+        """Return why the health is degraded, without text from outside."""
         with self._lock:
             now = self._clock()
             return [

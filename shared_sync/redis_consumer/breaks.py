@@ -1,4 +1,4 @@
-"""Which result makes Redis close the connection each time that it is sent."""
+"""Finds the result at which Redis closes the connection each time that it is sent."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SMALLEST_LIMIT: Final = 1024 * 1024
 `client-query-buffer-limit`), so a smaller result is never the cause."""
 
 MOST_BREAKS: Final = 5
-"""So often in a row the connection has to break while nothing but a result is sent."""
+"""How many times in a row the connection must break while only this result is sent."""
 
 
 class Breaks:
     """Counts how often the connection broke while a result was sent alone. For one thread.
 
-    An outage is nobody's fault: only a break after which Redis answers at once is to be counted.
+    Count a break only if Redis answers right afterwards; otherwise it was an outage.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Breaks:
     def count(self, result: Finish, error: RedisUnavailable) -> str:
         """Note that the connection broke; return why the result will never be taken, or nothing.
 
-        What else makes Redis unavailable does not count, such as that it cannot write now.
+        Errors other than a broken connection do not count, such as that Redis cannot write now.
         """
         if result.size < SMALLEST_LIMIT or not error.connection_broke:
             return ""

@@ -1,4 +1,4 @@
-"""Trying again while Redis is away, when a consumer connects; whoever waits can give up at once."""
+"""Connects a consumer: tries again while Redis is away, and can be interrupted at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 POLL_SECONDS: Final = 0.05
 
 _PASSING_REFUSALS: Final = frozenset({"OOM", "MISCONF"})
-"""Codes of refusals that pass without a change of the program: the server is full, or cannot
-save."""
+"""Codes of refusals that may end by themselves: the server is full, or cannot save."""
 
 GiveUp = Callable[[float], bool]
 """Waits at most so many seconds; returns True if nobody waits for the result any more."""
@@ -42,8 +41,8 @@ def until_redis_answers(
 ) -> bool:
     """Call `connect` until it returns, and return what it does; False if `give_up` ended it.
 
-    Raises its error if that cannot pass by itself, or after `for_seconds` (0 for one attempt).
-    `on_failure` is told of each error after which it is called again.
+    Raises the error of `connect` if that cannot pass by itself, or after `for_seconds` (0 for one
+    attempt). `on_failure` is called with each error after which `connect` is called again.
     """
     deadline = clock() + for_seconds
     failures = 0
@@ -70,8 +69,8 @@ def interruptibly(
 ) -> bool:
     """Call `connect` in a thread; return what it does, or False as soon as `give_up` says so.
 
-    Looking up a name or connecting may block for many seconds, in which this thread could not be
-    interrupted. An attempt that is left alone may still succeed; its thread calls `undo` then.
+    Looking up a name or connecting may block for many seconds, and could not be interrupted in this
+    thread. An attempt that is abandoned may still succeed; its thread then calls `undo`.
     """
     attempt = _Attempt(connect, undo)
     thread = threading.Thread(target=attempt.run, name="connect", daemon=True)
@@ -84,9 +83,9 @@ def interruptibly(
             if give_up(0.0):
                 break
     except BaseException:
-        attempt.leave_alone()
+        attempt.abandon()
         raise
-    return attempt.result() if attempt.ended.is_set() or not attempt.leave_alone() else False
+    return attempt.result() if attempt.ended.is_set() or not attempt.abandon() else False
 
 
 class _Attempt:
@@ -97,7 +96,7 @@ class _Attempt:
         self._connect = connect
         self._undo = undo
         self.ended = threading.Event()
-        self._alone = threading.Event()
+        self._abandoned = threading.Event()
         # Guarded by the lock until `ended` is set.
         self._lock = threading.Lock()
         self._connected = False
@@ -107,22 +106,22 @@ class _Attempt:
         """Call `connect`, and undo it if nobody waits for it any more."""
         connected, error = False, None
         try:
-            connected = self._connect(self._alone.wait)
+            connected = self._connect(self._abandoned.wait)
         except BaseException as caught:  # noqa: BLE001 - raised in the thread that waits
             error = caught
         with self._lock:
             self._connected, self._error = connected, error
-            is_alone = self._alone.is_set()
+            is_abandoned = self._abandoned.is_set()
             self.ended.set()
-        if is_alone and connected:
+        if is_abandoned and connected:
             self._undo()
 
-    def leave_alone(self) -> bool:
-        """Wait for it no more; return False if it has ended before."""
+    def abandon(self) -> bool:
+        """Stop waiting for the call; return False if it has ended already."""
         with self._lock:
             if self.ended.is_set():
                 return False
-            self._alone.set()
+            self._abandoned.set()
             return True
 
     def result(self) -> bool:

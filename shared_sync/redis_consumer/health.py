@@ -41,7 +41,7 @@ class ConsumerHealth:
     """Takes no messages: degraded, and not ready."""
 
     degraded: list[str] = field(default_factory=list)
-    """Goes on, and somebody should look."""
+    """Goes on, and needs attention."""
 
     details: dict[str, Any] = field(default_factory=dict)
     """Addresses, texts of errors and places in the program, for those who may see them."""

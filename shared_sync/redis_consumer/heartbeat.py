@@ -104,15 +104,16 @@ class Heartbeat:
         return reply
 
     def _next_to_restore(self, summary: Pending, reply: HeartbeatReply) -> str:
-        """Where to go on restoring due times: all if the server's clock went back, and lost ones.
+        """Return where to go on restoring due times, or '' if there is nothing to restore.
 
-        Some are lost if fewer are there than messages are parked.
+        All are checked if the server's clock went back. Some are lost if there are fewer due times
+        than parked messages.
         """
         went_back_ms, self._last_now_ms = self._last_now_ms - reply.now_ms, reply.now_ms
         if went_back_ms > 0:
             self._logger.warning(
                 "the clock of the Redis server went back by %.1f s or more, or another server took "
-                "over whose clock is behind; leases and the times of retries are set right",
+                "over whose clock is behind; leases and the times of retries are corrected",
                 went_back_ms / 1000,
             )
             self._checks_due_times = True

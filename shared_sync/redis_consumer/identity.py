@@ -29,13 +29,13 @@ class NameWait:
     """The wait for a name whose last process may have died."""
 
     name: str
-    holder: str
+    owner: str
     """The process that has the name, in words."""
     ends_at: float
     """When its lease ends, by the monotonic clock."""
 
     def reason(self, now: float) -> str:
-        """Return what is waited for, in words without the names of machines."""
+        """Return what the consumer waits for, without names of machines."""
         return (
             f"waiting for the name {self.name}: the process that has it may have died, and its "
             f"lease ends in {max(0.0, self.ends_at - now):.0f} s"
@@ -56,9 +56,8 @@ def claim(
     """Claim the name; return None if `give_up`, which waits so many seconds, says so before.
 
     A process of which `has_ended` says that it has ended loses the name at once. Any other keeps it
-    while its lease lasts, so this blocks up to one lease; `on_wait` is told before. Raises
-    `ConsumerIdInUse` as soon as that process sends a heartbeat meanwhile, and what the connection
-    raises.
+    while its lease lasts, so this blocks up to one lease, after a call of `on_wait`. Raises
+    `ConsumerIdInUse` as soon as that process sends a heartbeat, and what the connection raises.
     """
     deadline = clock() + commands.lease_ms / 1000 + POLL_SECONDS
     ended = b""
@@ -86,7 +85,7 @@ def claim(
                 clock() + min(seconds_left, commands.lease_ms / 1000),
             )
             on_wait(wait)
-            logger.info("%s; %s has it", wait.reason(clock()), wait.holder)
+            logger.info("%s; %s has it", wait.reason(clock()), wait.owner)
         before = reply
         if give_up(min(POLL_SECONDS, seconds_left + 0.001, max(0.0, deadline - clock()))):
             return None

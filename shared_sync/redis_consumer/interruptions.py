@@ -1,4 +1,4 @@
-"""Failures that come of stopping: what asked this process to end has reached its children, too."""
+"""Finds failures that stopping has caused: the signal to end reached child processes, too."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shared_sync.errors import Reject
 from shared_sync.redis_consumer.slot import Attempt
 
 MOMENT_SECONDS: Final = 2.0
-"""A failure so soon after the drain began counts as one that came of it."""
+"""A failure so soon after the drain began counts as caused by it."""
 
 HOLD_SECONDS: Final = 0.25
-"""How long the drain may begin after a failure that came of the same signal."""
+"""How long a failure that the signal may have caused waits for the drain to begin."""
 
 HELD_SHARE: Final = 0.1
-"""Most of the time of a failed attempt for which an ordinary failure is held."""
+"""Any other failure waits for the drain for this share of its attempt's time, at most."""
 
 SHORTEST_HOLD_SECONDS: Final = 0.001
 """A hold that would be shorter is none: messages that fail at once may be many."""
@@ -41,8 +41,8 @@ class Interruptions:
     """Decides whether a failed attempt was only interrupted. Any thread may call any method.
 
     Ctrl-C, systemd and process managers send their signal to a whole process group. A program that
-    the processor waits for dies of it, before this process drains or after, and the message would
-    be charged with a failure at every deploy.
+    the processor waits for may be ended by it before this process drains. Without this class each
+    deploy would charge such messages with a failure.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,13 +61,13 @@ class Interruptions:
     def process_ends(self) -> None:
         """Note that the interpreter exits: processors cannot start threads any more, for example.
 
-        From now on every failure but a `Reject` comes of that.
+        From now on every failure but a `Reject` counts as caused by that.
         """
         self._moment_seconds = math.inf
         self.drain_begins()
 
     def explain(self, error: BaseException, attempt: Attempt) -> bool:
-        """Return whether an attempt failed with this error because the consumer was to stop.
+        """Return whether an attempt failed with this error because the consumer stops.
 
         That is so if a child process was ended by a signal while the consumer drains, and for any
         error but a `Reject` within a moment of the drain's beginning. Blocks for a moment, since
@@ -99,12 +99,11 @@ def _is_of_a_signal(code: int) -> bool:
 
 
 def _return_codes(error: BaseException) -> Iterator[int]:
-    """Find the codes of child processes in an error, such as CalledProcessError, and in those
-    before it."""
+    """Yield the return codes of child processes that an error and its causes have."""
     seen: set[int] = set()
-    to_see: list[BaseException | None] = [error]
-    while to_see and len(seen) < _LONGEST_CHAIN:
-        one = to_see.pop()
+    to_visit: list[BaseException | None] = [error]
+    while to_visit and len(seen) < _LONGEST_CHAIN:
+        one = to_visit.pop()
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
@@ -112,4 +111,4 @@ def _return_codes(error: BaseException) -> Iterator[int]:
             code = getattr(one, "returncode", None)
             if isinstance(code, int):
                 yield int(code)
-        to_see += (one.__cause__, one.__context__)
+        to_visit += (one.__cause__, one.__context__)

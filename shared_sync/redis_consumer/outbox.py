@@ -57,7 +57,7 @@ class Outbox:
         self._recorder = recorder
         self._tally = tally
         self._give_up = give_up
-        """Returns what becomes of a message whose result Redis will never take, and why."""
+        """Called with a result that Redis will never take, and why; returns another outcome."""
         self._flush_metrics = flush_metrics
         # Written by the using thread; any thread may read.
         self._done: list[str] = []

@@ -1,4 +1,4 @@
-"""Which share of the outcomes of the last minutes are failures or dead letters."""
+"""The share of failures and dead letters among the outcomes of the last minutes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class OutcomeShare:
     """Counts outcomes over a window of time. Any thread may call any method; none blocks."""
 
     def __init__(self, limit: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """`limit` is the largest share that is well; None for no limit."""
+        """`limit` is the largest share that is not reported; None for no limit."""
         # Fixed after construction.
         self._limit = limit
         self._clock = clock
         # Guarded by the lock, which is re-entrant: a signal handler may ask for the health.
         self._lock = threading.RLock()
         self._slices: deque[list[float]] = deque()
-        """Of each slice its beginning, and how many outcomes were well and were not."""
+        """For each slice of time: when it began, and the numbers of good and bad outcomes."""
 
-    def count(self, *, well: int = 0, bad: int = 0) -> None:
+    def count(self, *, good: int = 0, bad: int = 0) -> None:
         """Count outcomes that Redis has confirmed."""
         with self._lock:
             now = self._clock()
@@ -36,16 +36,16 @@ class OutcomeShare:
                 slices.append([now, 0, 0])
                 self._expire(now)
             newest = slices[-1]
-            newest[1] += well
+            newest[1] += good
             newest[2] += bad
 
     def reason(self) -> str | None:
         """Return why the share is too large, or None if it is not."""
         with self._lock:
             self._expire(self._clock())
-            well = sum(piece[1] for piece in self._slices)
+            good = sum(piece[1] for piece in self._slices)
             bad = sum(piece[2] for piece in self._slices)
-        outcomes = well + bad
+        outcomes = good + bad
         if self._limit is None or outcomes < LEAST_OUTCOMES or bad <= self._limit * outcomes:
             return None
         return (

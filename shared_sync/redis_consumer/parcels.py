@@ -28,19 +28,19 @@ class Parcel(NamedTuple):
     command: Command
     ids: Sequence[str]
     confirm: Callable[[Any], SharedSyncError | None]
-    """Notes what the messages came to; returns why one of them was refused."""
+    """Notes what became of the messages; returns why one of them was refused."""
     result: Finish | None = None
-    """The only result in it, if there is but one."""
+    """The result, if the command settles nothing else."""
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Return items in parts of a size at most."""
+    """Yield the items in parts of at most this size."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def chunks_of_results(finishes: Sequence[Finish]) -> Iterator[Sequence[Finish]]:
-    """Return results in parts that are neither too many nor too large for one command."""
+    """Yield results in parts that are small enough for one command."""
     chunk: list[Finish] = []
     size = 0
     for finish in finishes:

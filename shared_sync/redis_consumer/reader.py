@@ -123,7 +123,7 @@ class Reader:
     # --- fetching ---
 
     def _fetch(self) -> None:
-        """Fetch what to run next: retries and what the dead have left, or new messages.
+        """Fetch what to run next: retries and messages of dead consumers, or new messages.
 
         While new messages wait, at most every second message that a reader starts is a retry:
         after retries it reads, and takes no more of them than that read has brought.

@@ -66,7 +66,7 @@ class Report:
         return {**named, **self._snapshot().tables()}
 
     def _snapshot(self) -> Snapshot:
-        """Return how the threads are; those of another process are not known here."""
+        """Return a snapshot of the threads; an empty one if they run in another process."""
         if self._life.state is State.ELSEWHERE:
             return NOTHING_SEEN
         return self._pool.watchdog.check()
@@ -84,7 +84,7 @@ class Report:
             waits=self._waits(state),
         )
         for wait in self._pool.name_waits:
-            judged.details["name"] = f"{wait.name} is in use by {wait.holder}"
+            judged.details["name"] = f"{wait.name} is in use by {wait.owner}"
         return judged
 
     def _waits(self, state: State) -> list[str]:

@@ -1,4 +1,4 @@
-"""The server's clock, as replies tell it."""
+"""The server's clock, as its replies show it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Final
 
 SLOWEST_REPLY_SECONDS: Final = 1.0
-"""A reply that took longer does not say exactly enough when the server wrote it."""
+"""If a reply took longer, it is too uncertain when the server wrote it."""
 
 
 class ServerClock:
-    """Says what the server's clock showed at a moment of this process's monotonic clock.
+    """Converts readings of this process's monotonic clock into the server's time.
 
-    So the clock of this machine may be wrong, or may be set while the process runs. Until a reply
-    has been heard, this machine's clock stands in for the server's.
+    So this machine's clock may be wrong, or may be set while the process runs. It is only used
+    until the first reply.
 
     One thread at a time calls `heard`; any thread may read the offset.
     """

@@ -36,7 +36,7 @@ class Tally:
     def done(self, messages: int, *, lost: int) -> None:
         """Messages without a result have ended; so many of them had ended otherwise before."""
         self._recorder.increment_counter("jobs_processed", messages - lost)
-        self._share.count(well=messages - lost)
+        self._share.count(good=messages - lost)
         if lost:
             self._recorder.increment_counter("jobs_lost", lost)
             self._logger.warning(
@@ -83,7 +83,7 @@ class Tally:
     def _count(self, kind: type[Outcome], outcomes: int) -> None:
         self._recorder.increment_counter(_COUNTERS[kind], outcomes)
         if kind is Finish:
-            self._share.count(well=outcomes)
+            self._share.count(good=outcomes)
         else:
             self._share.count(bad=outcomes)
 

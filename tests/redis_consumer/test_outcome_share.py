@@ -13,7 +13,7 @@ from shared_sync.redis_consumer.outcome_share import (
 
 def test_a_share_above_the_limit_is_reported_with_its_numbers() -> None:
     share = OutcomeShare(0.5, Clock())
-    share.count(well=20)
+    share.count(good=20)
     share.count(bad=20)
     assert share.reason() is None
     share.count(bad=10)
@@ -35,7 +35,7 @@ def test_outcomes_that_have_left_the_window_do_not_count() -> None:
     share = OutcomeShare(0.5, clock)
     share.count(bad=100)
     clock.now += WINDOW_SECONDS / 2
-    share.count(well=30)
+    share.count(good=30)
     assert share.reason() is not None
     clock.now += WINDOW_SECONDS / 2
     assert share.reason() is None
