@@ -153,7 +153,10 @@ def has_run(value: object) -> bool:
         parts = value  # type: ignore[assignment]
     else:
         return False
-    return _PLAIN_TYPES.issuperset(map(type, parts)) or all(map(has_run, parts))
+    try:
+        return _PLAIN_TYPES.issuperset(map(type, parts)) or all(map(has_run, parts))
+    except RecursionError:
+        return False
 
 
 def find_fault(place: str, value: object) -> Fault | None:

@@ -315,4 +315,5 @@ def test_what_cannot_be_looked_into_is_no_promise() -> None:
     nested: list[object] = []
     for _ in range(100_000):
         nested = [nested]
+    assert not values.has_run(nested)
     assert values.find_unstarted("result", nested) == []

@@ -95,7 +95,10 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("jobs_handed_back", "Messages returned without having been started."),
     _counter("jobs_lost", "Messages finished here after another worker had taken them over."),
     _counter("jobs_overdue", "Messages that ran past their deadline."),
-    _counter("results_unpublished", "Results whose channel was refused."),
+    _counter(
+        "results_unpublished",
+        "Results not published: channel refused, or no ids left in the stream.",
+    ),
     _counter("lost_bodies", "Messages whose entry was deleted by others."),
     _counter(
         "messages_deleted_unread", "Messages that others deleted before anybody had read them."

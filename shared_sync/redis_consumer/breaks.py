@@ -35,9 +35,9 @@ class Breaks:
         if breaks < MOST_BREAKS:
             return ""
         return (
-            f"Redis closed the connection {breaks} times while it received this result of "
-            f"{result.size} bytes, and answers otherwise; store it elsewhere and return its "
-            "location, or raise proto-max-bulk-len and client-query-buffer-limit of the server"
+            f"the connection broke {breaks} times while this result of {result.size} bytes was "
+            f"sent ({error}), and Redis answers otherwise; store the result elsewhere and return "
+            "its location, or raise proto-max-bulk-len and client-query-buffer-limit of the server"
         )
 
     def clear(self) -> None:

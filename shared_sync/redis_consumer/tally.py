@@ -88,10 +88,11 @@ class Tally:
             self._share.count(bad=outcomes)
 
     def unpublished(self, refusal: SharedSyncError) -> None:
-        """Results could not be published on their channel."""
+        """A result could not be published, and its message has ended all the same."""
         self._recorder.increment_counter("results_unpublished")
         self._log_channel_refusal(
-            "results cannot be published on their channels: %s; grant the worker's user the right "
-            "to them. Messages go on; this is logged once",
+            "results cannot be published: %s; grant the worker's user the right to the channels, "
+            "or name another result_stream if that has no ids left. Messages go on; this is logged "
+            "once",
             refusal,
         )
