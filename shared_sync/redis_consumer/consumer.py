@@ -242,10 +242,11 @@ class RedisStreamConsumer:
         """Start the pool unless it runs, block until it is stopped, and return what `stop()` does.
 
         If Redis is away at the start, it waits for `connect_seconds` (None for ever). Called from
-        the main thread it drains on SIGTERM and SIGINT, and ends that wait at once; a second signal
-        hands running messages back at once. Raises what `start()` raises, and `ConsumerBroken` if
-        the consumer could not go on by itself: a thread of the pool has ended, or
-        (`ConsumerIdInUse`) another process has claimed its name.
+        the main thread it drains on SIGTERM, SIGINT and SIGHUP (unless the program ignores or
+        handles that itself), and ends that wait at once; a second signal hands running messages
+        back at once. Raises what `start()` raises, and `ConsumerBroken` if the consumer could not
+        go on by itself: a thread of the pool has ended, or (`ConsumerIdInUse`) another process has
+        claimed its name.
         """
         return self._life.run()
 

@@ -25,7 +25,8 @@ HELD_SHARE: Final = 0.1
 SHORTEST_HOLD_SECONDS: Final = 0.001
 """A hold that would be shorter is none: messages that fail at once may be many."""
 
-_ASKED_TO_END: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_SIGHUP: Final = 1  # Windows has neither the signal nor its name
+_ASKED_TO_END: Final = (_SIGHUP, signal.SIGINT, signal.SIGTERM)
 _CODES_OF_ASKED: Final = frozenset(
     {
         *(-number for number in _ASKED_TO_END),

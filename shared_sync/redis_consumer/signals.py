@@ -1,4 +1,4 @@
-"""Catching SIGTERM and SIGINT, so that a consumer drains."""
+"""Catching the signals that ask a program to end, so that a consumer drains."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from shared_sync.common.fork import renew_in_forks
 
 @contextmanager
 def caught() -> Iterator[queue.SimpleQueue[int]]:
-    """Catch SIGTERM and SIGINT into a queue while the block runs, if this is the main thread.
+    """Catch SIGTERM, SIGINT and SIGHUP into a queue while the block runs.
 
-    A signal handler may interrupt itself: putting into a SimpleQueue is safe then.
+    Only in the main thread, and SIGHUP, which comes when a terminal is closed, only where it would
+    end the program: others ignore it (nohup), or give it a meaning of their own. A signal handler
+    may interrupt itself: putting into a SimpleQueue is safe then.
     """
     received: queue.SimpleQueue[int] = queue.SimpleQueue()
     if threading.current_thread() is not threading.main_thread():
@@ -36,7 +38,7 @@ def caught() -> Iterator[queue.SimpleQueue[int]]:
             signal.raise_signal(number)
 
     previous = _Handlers()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _to_catch():
         handler = signal.signal(number, note)
         if handler is not None:
             previous.by_signal[number] = handler
@@ -52,6 +54,12 @@ def caught() -> Iterator[queue.SimpleQueue[int]]:
         raise
     finally:
         previous.restore()
+
+
+def _to_catch() -> list[signal.Signals]:
+    hangups = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # not on Windows
+    ending = [number for number in hangups if signal.getsignal(number) is signal.SIG_DFL]
+    return [signal.SIGTERM, signal.SIGINT, *ending]
 
 
 class _Handlers:
