@@ -20,6 +20,7 @@ from consumers import STREAM, Make
 from helpers import ask, eventually, in_a_fork, start_program
 
 from shared_sync import HealthServer, RedisStreamConsumer, RedisStreamProducer
+from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import (
     ConfigurationError,
@@ -114,12 +115,16 @@ def test_connect_and_start_make_one_attempt_unless_told_otherwise(
     assert "trying again" not in caplog.text
 
 
-def test_connect_may_wait_for_ever_and_a_stop_ends_it_at_once(make: Make, silent_url: str) -> None:
+def test_connect_may_wait_for_ever_and_a_stop_ends_it_at_once(
+    make: Make, silent_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while an attempt hangs, which takes a minute here."""
+    monkeypatch.setattr(redis_connection, "REPLY_MARGIN_SECONDS", 60.0)
     consumer = make(lambda *_: None, url=silent_url, connect_seconds=math.inf)
     connector = threading.Thread(target=consumer.connect)
     connector.start()
     assert consumer.stop() is True
-    connector.join(3)  # less than an attempt to reach that server takes
+    connector.join(20)
     assert not connector.is_alive()
 
 
@@ -193,7 +198,9 @@ def test_a_claim_that_succeeds_after_all_is_undone() -> None:
 WORKER = """
     import logging, sys
     from shared_sync import RedisStreamConsumer
+    from shared_sync.connection import connection
 
+    connection.REPLY_MARGIN_SECONDS = 60.0
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     consumer = RedisStreamConsumer(sys.argv[1], "jobs", "workers", None, None, print)
 """
@@ -224,7 +231,7 @@ def program(text: str, url: str) -> subprocess.Popen[str]:
 def test_a_signal_ends_the_wait_for_redis_at_once_and_with_status_0(
     silent_url: str, number: signal.Signals
 ) -> None:
-    """Also while an attempt hangs, which takes seconds."""
+    """Also while an attempt hangs, which takes a minute here."""
     with (
         program(WAITING, "redis://127.0.0.1:1") as refused,
         program(WAITING, silent_url) as hanging,
@@ -235,10 +242,8 @@ def test_a_signal_ends_the_wait_for_redis_at_once_and_with_status_0(
                 assert "trying again" in process.stderr.readline()
             else:
                 eventually(lambda: is_connected_to(silent_url, hanging.pid))
-            begun = time.monotonic()
             process.send_signal(number)
             assert process.wait(20) == 0
-            assert time.monotonic() - begun < 4
 
 
 def is_connected_to(url: str, pid: int) -> bool:

@@ -17,6 +17,7 @@ from consumers import GROUP, STREAM, Make, owners
 from helpers import Gate, eventually, start_program
 
 from shared_sync import RedisStreamProducer, current_message
+from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
 from shared_sync.redis_consumer import lifecycle, pool, timeouts
@@ -184,15 +185,18 @@ def test_start_consuming_ends_when_another_thread_stops_it(make: Make) -> None:
     assert ended == [True]
 
 
-def test_a_consumer_that_is_stopped_while_it_starts_starts_nothing(make: Make) -> None:
-    """As a signal handler does that runs in the thread which is just starting it."""
+def test_a_consumer_that_is_stopped_while_it_starts_starts_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, also while it waits for a server that does not answer, for a minute here."""
+    monkeypatch.setattr(redis_connection, "REPLY_MARGIN_SECONDS", 60.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         consumer = make(lambda *_: None, url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
         starter = threading.Thread(target=consumer.start)
         starter.start()
         eventually(lambda: consumer.state == "starting")
         assert consumer.stop() is True
-        starter.join(3)  # less than an attempt to reach that server takes
+        starter.join(20)
         assert not starter.is_alive()
     assert consumer.state == "stopped"
     assert consumer.get_health_data()["readers_alive"] == 0
