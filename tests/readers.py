@@ -77,6 +77,9 @@ class ScriptedConnection:
         self.closes += self._is_open
         self._is_open = False
 
+    def is_stale(self) -> bool:
+        return False
+
     def send(self, commands: Sequence[Command]) -> None:
         self.open()
         if self.fail_to_send is not None:

@@ -21,6 +21,9 @@ from shared_sync.redis_consumer.subscription import Subscription
 SLOW_SECONDS = 0.005
 """After a message that took longer, its outcome is sent before the next prefetched one starts."""
 
+LONG_SECONDS: Final = 1.0
+"""After a message that took longer, the server may have closed the connection as an idle one."""
+
 LARGE_BYTES = 4 * 1024 * 1024
 """The same once prefetched messages have results of this size together."""
 
@@ -220,6 +223,8 @@ class Reader:
                 longest = seconds
             if seconds >= SLOW_SECONDS or self._result_bytes > LARGE_BYTES:
                 self._result_bytes = 0
+                if seconds >= LONG_SECONDS and self.outbox.connection.is_stale():
+                    self.outbox.connection.close()
                 if slot.waiting:
                     self.outbox.flush()
                     now = self._clock()

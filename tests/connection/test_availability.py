@@ -8,7 +8,7 @@ import threading
 import pytest
 from helpers import Clock, Interrupted, returns
 
-from shared_sync.connection.availability import Availability
+from shared_sync.connection.availability import REPEAT_SECONDS, Availability
 from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable, SharedSyncError
 
 LOGGER = logging.getLogger("tests.availability")
@@ -73,11 +73,12 @@ def test_another_cause_of_an_outage_is_logged_when_it_comes(
 
 
 def test_causes_that_several_users_meet_by_turns_are_logged_once_each(
-    availability: Availability, caplog: pytest.LogCaptureFixture
+    availability: Availability, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(5):
         availability.failed("reader-1", failure("NOPERM"))
         availability.failed("heartbeat", RedisRefused("wrong type", code="WRONGTYPE"))
+        clock.now += REPEAT_SECONDS
     assert len(caplog.messages) == 2
 
 
