@@ -40,8 +40,8 @@ class RedisStreamProducer:
     must anyway. Nothing is ever sent twice by the producer itself.
 
     Connections are opened as needed, one for each thread that publishes at the same time, up to
-    `max_connections`. One that was not used for 30 s is opened anew, because firewalls drop idle
-    links without telling. The producer may be used after a fork: the forked process opens
+    `max_connections`. One that was not used for 30 s is opened anew, because firewalls silently
+    drop idle connections. The producer may be used after a fork: the forked process opens
     connections of its own.
 
     Args:

@@ -1,4 +1,4 @@
-"""What degrades a group that is watched from outside, with the limits for it."""
+"""The reasons for which a group that is watched from outside is degraded, and their limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAMPLE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """From when on a group is degraded; None switches a limit off."""
+    """The limits beyond which a group is degraded; None switches one off."""
 
     max_wait_seconds: float | None = 300.0
     """How long the oldest message may wait to be read."""
@@ -33,7 +33,7 @@ class Limits:
 
     @property
     def window_seconds(self) -> float:
-        """How long to remember."""
+        """How long samples are kept."""
         return max(300.0, self.growth_seconds or 0.0)
 
 

@@ -35,7 +35,7 @@ FRESH_SECONDS: Final = 10.0
 """How old an answer of Redis may be; longer than an inspection that hangs until it times out."""
 
 CURRENT_SECONDS: Final = 5.0
-"""How old a value may be that is shown as that of now."""
+"""How old a value may be to be shown as the current one."""
 
 SURVEY_SECONDS: Final = 5.0
 """Between two surveys, for which the server reads two or three whole messages."""
@@ -233,7 +233,7 @@ class Monitor:
     def _values(self) -> dict[str, float | None]:
         if self._keys is None:
             return {}
-        # What was found before this process stood still says nothing of now.
+        # Values from before this process stood still are not current.
         is_current = self._wall() - self._found_at < CURRENT_SECONDS
         connected = self._availability.connected and is_current
         overview = self._overview if connected else None

@@ -1,4 +1,4 @@
-"""A logger that nobody waits for longer than a moment, for threads that others depend on."""
+"""A logger that blocks its caller for a second at most, for threads that others depend on."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ _loggers: weakref.WeakSet[DetachedLogger] = weakref.WeakSet()
 
 
 class DetachedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11
-    """Passes each record on in a thread of its own, and waits for that a moment.
+    """Passes each record on in a thread of its own, and waits up to WAIT_SECONDS for that.
 
-    A handler may block for ever, as one does that writes into a pipe nobody reads. While a line is
-    stuck in there, further lines are not waited for. Any thread and any signal handler may call.
+    A handler may block for ever, as one does that writes into a pipe nobody reads. While a line
+    waits for such a handler, the caller of a further line does not wait. Any thread and any signal
+    handler may call.
     """
 
     def __init__(self, logger: GuardedLogger) -> None:
         super().__init__(logger, {})
         self.direct = logger  # fixed after construction
         """For threads that may wait as long as a handler does."""
-        # Replaced as a whole by any thread. If two do so at the same time, a line may be forgotten,
-        # and the next one is waited for in vain.
+        # Replaced as a whole by any thread. If two do so at the same time, one line is forgotten,
+        # and the next caller may wait although that line blocks the handler.
         self._unfinished: list[threading.Thread] = []
         # Written by any thread; about right is enough.
         self._dropped = 0
         _loggers.add(self)
 
     def flush(self) -> bool:
-        """Wait a moment for the lines that are not written yet; return whether all are."""
+        """Wait up to WAIT_SECONDS for lines that are not written; return whether all are."""
         deadline = time.monotonic() + WAIT_SECONDS
         for thread in self._unfinished:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -82,5 +83,5 @@ class DetachedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not be
 
 
 def flush_all() -> bool:
-    """Wait a moment for the lines of each logger; return whether all are written."""
+    """Wait up to WAIT_SECONDS for the lines of each logger; return whether all are written."""
     return all(logger.flush() for logger in list(_loggers))

@@ -1,4 +1,4 @@
-"""The names of connections, by which CLIENT LIST shows whose they are."""
+"""The names of connections: CLIENT LIST shows by them who has opened each."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def _clean(name: str) -> str:
 
 
 class Greeting:
-    """What is said first over each connection: who the user is, and the connection's name.
+    """Sends what each new connection sends first: the user's credentials and the connection's name.
 
-    The right to name it (`+client|setname`) is optional; once it was found missing, no name is sent
-    any more. Connections in several threads may share one.
+    The right to name it (`+client|setname`) is optional; if it is missing, no further name is sent.
+    Connections in several threads may share one.
     """
 
     def __init__(self, name: str) -> None:

@@ -14,8 +14,8 @@ from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import RedisUnavailable, SharedSyncError
 
 KEEP_SECONDS: Final = 30.0
-"""How long a connection that nobody uses is trusted. Firewalls and load balancers drop idle links
-after a minute or more without telling, and what is sent over such a link is lost."""
+"""How long an unused connection is kept. Firewalls and load balancers silently drop a connection
+that is idle for a minute or more, and what is sent over it is lost."""
 
 
 class _Connections:

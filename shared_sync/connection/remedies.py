@@ -1,4 +1,4 @@
-"""What errors of the server leave open: which key, which right, and what to change."""
+"""Adds to an error of the server which key or right it is about, and what to change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WITH_SUBCOMMANDS: Final = frozenset({"XGROUP", "XINFO", "SCRIPT", "CLIENT", "CL
 
 
 def explain(error: SharedSyncError, command: Command) -> SharedSyncError:
-    """Return the error that answered the command, with what its text leaves open."""
+    """Return the error that answered the command, with the key or right that it is about."""
     text = str(error)
     if isinstance(error, RedisRefused):
         if error.code == "WRONGTYPE":

@@ -1,4 +1,4 @@
-"""An address with TLS for a port without it, or the reverse: errors of the driver do not say so."""
+"""Notices an address with TLS for a port without it, or the reverse, when a connection fails."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SPEAKS_NO_TLS: Final = (
 
 
 def hint(connection: Any, error: BaseException) -> str:
-    """What to change in redis_url if TLS is why a connection of the driver failed; else ''.
+    """Return what to change in redis_url if a connection failed because of TLS; else ''.
 
-    `error` is what connecting raised. In doubt it connects to the server once more, to see whether
-    it speaks TLS, and blocks for a second at most.
+    `error` is what connecting raised. If that is not enough to know, it connects to the server once
+    more and blocks for a second at most.
     """
     if not isinstance(error, redis.RedisError):
         return ""

@@ -1,4 +1,4 @@
-"""The log of the HTTP layer, which clients cannot fill."""
+"""The log of the HTTP layer, limited so that clients cannot fill it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 from shared_sync.common.guarded import GuardedLogger, Logger
 
 PERIOD_SECONDS: Final = 60.0
-"""After which a kind of line counts as new."""
+"""Time after which lines of a kind are counted anew."""
 
 
 class HttpLog(GuardedLogger):

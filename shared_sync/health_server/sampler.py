@@ -15,16 +15,16 @@ from shared_sync.health_server.time_series import History
 
 PERIOD_SECONDS = 5.0
 STOOD_STILL_SECONDS = 5.0
-"""Between two steps, which follow each other a few times each second."""
+"""Time between two steps after which the process has stood still."""
 
 
 class Sampler:
     """Requests the metrics for each sample, and records them as soon as they are there.
 
     If they take longer than a period, the sample has no metrics. After the process stood still
-    (it was frozen, or the machine suspended) nothing is recorded that was known before: as of now
-    it would make everything that happened meanwhile the growth of one moment. One thread calls
-    `step`, a few times each second.
+    (it was frozen, or the machine suspended), older values are not recorded: the next sample would
+    then show all that has happened meanwhile as the growth of one moment. One thread calls `step`,
+    a few times each second.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ REFRESH_SECONDS = 0.25
 
 VIEW_PERIOD_SECONDS = 2.0
 OLD_VIEW_SECONDS = 10.0
-"""An older view is of an earlier visit: who opens the page waits for a new one."""
+"""A request waits for a new view if the newest one is older: nobody had the page open."""
 
 HISTORY_SAMPLES = 720
 """An hour."""

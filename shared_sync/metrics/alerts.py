@@ -14,8 +14,8 @@ from shared_sync.errors import ConfigurationError
 from shared_sync.metrics.labels import shown
 
 SIMILAR: Final = 0.85
-"""From this ratio on (that of `difflib`) a name counts as a slip for another: some three letters of
-twenty."""
+"""From this ratio on (that of `difflib`) a name counts as another one misspelled: some three wrong
+letters of twenty."""
 
 STATUSES: Final = ("healthy", "degraded", "unhealthy")  # from best to worst
 
@@ -116,7 +116,7 @@ class Alerts:
 
 
 def check_spelling(figure: str, known: Collection[str]) -> None:
-    """Raise ConfigurationError if a figure is not known and looks like a slip for one that is.
+    """Raise ConfigurationError if the name of a value seems to be a known one misspelled.
 
     Any other name may become one of the program's own metrics, which need not be recorded yet.
     """
@@ -126,7 +126,7 @@ def check_spelling(figure: str, known: Collection[str]) -> None:
     similar = difflib.get_close_matches(name, known, n=1, cutoff=SIMILAR)
     if similar:
         raise ConfigurationError(
-            f"there is no figure {figure!r} to watch; did you mean {similar[0]!r}? If it is a "
+            f"there is no value {figure!r} to watch; did you mean {similar[0]!r}? If it is a "
             "metric of your own, declare() or record it before"
         )
 

@@ -1,4 +1,4 @@
-"""Metrics that a consumer records itself and a program records too, so that they count twice."""
+"""Notices metrics that a consumer records and the program records too, so that they count twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DoubleCounting:
         self._logged: set[str] = set()
 
     def check(self, snapshot: MetricsSnapshot, by_consumers: Mapping[str, float]) -> None:
-        """Log what there is more of in the snapshot than consumers have recorded before it."""
+        """Log each metric of which the snapshot has more than consumers had recorded before it."""
         for name, own in by_consumers.items():
             if name in self._logged or not own:
                 continue

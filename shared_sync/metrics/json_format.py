@@ -24,11 +24,11 @@ BUILT_IN: Final = (
     *("gpu_memory_used_mb", "gpu_memory_total_mb"),
     *("gpu_utilization_percent", "gpu_temperature_celsius"),
 )
-"""The numbers that are always there, those of GPUs without their labels."""
+"""The names of the values that are always shown, those of GPUs without their labels."""
 
 
-def figures(name: str, kind: str) -> tuple[str, ...]:
-    """Return the names under which a metric of that kind appears, without labels."""
+def value_names(name: str, kind: str) -> tuple[str, ...]:
+    """Return the names of the values of a metric of that kind, without labels."""
     if kind == "counter":
         return (name, f"{name}_per_second")
     if kind == "duration":

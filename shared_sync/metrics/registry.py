@@ -149,18 +149,18 @@ class WorkerMetrics(BatchRecorder):
         the `status` ("degraded" or "unhealthy") and the reason. Alerts are checked whenever the
         metrics are read, and from the first time on once a second. A value that is None or missing
         is never beyond a limit. Raises ConfigurationError for arguments that make no sense, and for
-        a figure that is not there and looks like a slip for one that is known.
+        a name that is not known and seems to be a known one misspelled.
         """
         if not isinstance(figure, str) or not figure:
             raise ConfigurationError(f"figure is the name of a value, not {figure!r}")
-        metrics_alerts.check_spelling(figure, self._known_figures())
+        metrics_alerts.check_spelling(figure, self._value_names())
         self._alerts.add(Threshold(figure, above, below, for_seconds, status))
 
-    def _known_figures(self) -> set[str]:
-        """Return the names of all numbers that are or may be shown, without labels."""
+    def _value_names(self) -> set[str]:
+        """Return the names of all values that are or may be shown, without labels."""
         with self._lock:
             kinds = {name: metric.kind for name, metric in KNOWN.items()} | self._names.kinds()
-        shown = (json_format.figures(name, kind) for name, kind in kinds.items())
+        shown = (json_format.value_names(name, kind) for name, kind in kinds.items())
         return {*json_format.BUILT_IN, *chain.from_iterable(shown)}
 
     def get_alerts(self) -> list[dict[str, Any]]:

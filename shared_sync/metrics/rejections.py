@@ -1,4 +1,4 @@
-"""What becomes of values that cannot be recorded: dropped, counted and logged once, or raised."""
+"""Drops, counts and logs values that cannot be recorded; a strict registry raises an error."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from shared_sync.protocol.dead_letter_layout import message_items, metadata_item
 from shared_sync.protocol.keys import Keys
 
 MOST_BYTES: Final = 4_000_000
-"""Bytes of dead letters that one command reads, and the last letter more."""
+"""Bytes of dead letters after which one command reads no further one."""
 
 Letter = tuple[str, Sequence[bytes]]
 """The id of a dead letter, and its names and values."""

@@ -1,4 +1,4 @@
-"""A dead letter as a page shows it, and what letters of one cause have in common."""
+"""A dead letter as a page shows it, and how many dead letters each cause has."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DeadLetterRow:
     id: str
     message_id: str
     reason: str
-    """In words of this library, without words of others."""
+    """The reason in words of this library, without text from outside."""
 
     error_type: str | None
     """None if it is not the name of a type."""
@@ -35,7 +35,7 @@ class DeadLetterRow:
     fingerprint: str
     attempts: int | None
     details: str
-    """Words of others: the text of the error, or what was behind the reason."""
+    """Text from outside: that of the error, or the rest of the reason."""
 
     size: int
     """Bytes of the dead letter with its message."""
@@ -76,7 +76,7 @@ def parse(row: Sequence[Any]) -> DeadLetterRow:
 
 
 def causes(rows: Sequence[DeadLetterRow], now_ms: int) -> list[dict[str, Any]]:
-    """Return how many letters each cause has, the cause with the newest letter first.
+    """Return how many dead letters each cause has, the cause with the newest one first.
 
     `rows` are the newest first.
     """
@@ -97,7 +97,7 @@ def causes(rows: Sequence[DeadLetterRow], now_ms: int) -> list[dict[str, Any]]:
 
 
 def _split_reason(reason: str) -> tuple[str, str]:
-    """Return the reason without words of others, and those words."""
+    """Return the reason without text from outside, and that text."""
     if _OWN_REASON.fullmatch(reason):
         return reason, ""
     if found := _REASON_WITH_TEXT.fullmatch(reason):

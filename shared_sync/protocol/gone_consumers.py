@@ -14,34 +14,34 @@ MOST_KEPT: Final = 100
 
 
 @dataclass(slots=True)
-class _Sighting:
-    """A consumer with a lease, as it was seen last."""
+class _LastSeen:
+    """A consumer with a lease, as the group had it last."""
 
     row: ConsumerRow
     longest_left_ms: int
-    """The longest lease that it was ever seen to have left: nearly the whole lease."""
+    """The longest time to the end of its lease at any reading: nearly the whole lease."""
 
     left_ms: int
-    """What it had left when it was seen last."""
+    """The time to the end of its lease at the last reading."""
 
     @property
     def has_died(self) -> bool:
-        """Whether its heartbeats had stopped. Who leaves sends them to the end."""
+        """Whether its heartbeats had stopped. A consumer that leaves sends them until then."""
         return self.left_ms < self.longest_left_ms / 2
 
 
 class GoneConsumers:
     """Notes which consumers a group has, and returns those that died. Safe from any thread.
 
-    A dead consumer is removed from the group as soon as its messages were taken over. It is missed
-    if the group was not looked at while its lease ran out.
+    A dead consumer is removed from the group as soon as its messages were taken over. Its death is
+    not noticed if nobody read the group in the second half of its last lease.
     """
 
     def __init__(self) -> None:
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._noted_ms = 0
-        self._seen: dict[bytes, _Sighting] = {}
+        self._seen: dict[bytes, _LastSeen] = {}
         self._gone: dict[bytes, ConsumerRow] = {}
 
     def note(self, consumers: Table[ConsumerRow], now_ms: int) -> None:
@@ -53,9 +53,9 @@ class GoneConsumers:
             rows = {row.name: row for row in consumers.rows}
             if len(rows) == consumers.total:  # else some are missing that are there
                 for name in self._seen.keys() - rows.keys():
-                    sighting = self._seen.pop(name)
-                    if sighting.has_died:
-                        self._gone[name] = sighting.row
+                    last_seen = self._seen.pop(name)
+                    if last_seen.has_died:
+                        self._gone[name] = last_seen.row
             for name, row in rows.items():
                 self._gone.pop(name, None)
                 if row.lease_end_ms is not None:
@@ -67,10 +67,10 @@ class GoneConsumers:
     def _see(self, row: ConsumerRow, left_ms: int) -> None:
         before = self._seen.get(row.name)
         longest = max(left_ms, before.longest_left_ms if before else 1)
-        self._seen[row.name] = _Sighting(row, longest, left_ms)
+        self._seen[row.name] = _LastSeen(row, longest, left_ms)
 
     def rows(self) -> Sequence[ConsumerRow]:
-        """Return the dead ones that the group has no more, the last to die first."""
+        """Return the dead consumers that are gone from the group, the newest death first."""
         with self._lock:
             return tuple(self._gone.values())
 

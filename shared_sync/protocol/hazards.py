@@ -1,4 +1,4 @@
-"""What takes messages away from a group, or hides them: looked for now and then."""
+"""Checks now and then for what takes messages away from a group, or hides them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.survey import Survey, Surveyor
 
 REPORT_SECONDS: Final = 600.0
-"""For how long it is reported that unread messages were deleted."""
+"""How long health reports that unread messages were deleted."""
 
 
 class Hazards:
-    """Looks for hazards. `check()` belongs to one thread; anyone may read what it has found."""
+    """Finds hazards. `check()` belongs to one thread; any thread may read what it has found."""
 
     def __init__(
         self,

@@ -20,14 +20,14 @@ MOST_LETTERS: Final = 50
 """Dead letters that are shown."""
 
 MOST_COUNTED: Final = 1000
-"""Dead letters whose causes are counted. Redis is asked for some of them at each reading."""
+"""Dead letters whose causes are counted. Each reading asks Redis for some of them."""
 
 MOST_COUNTED_BYTES: Final = 100_000_000
-"""Of dead letters: where they are large, fewer are counted, as Redis has to read all of it."""
+"""Size of the dead letters whose causes are counted: if they are large, fewer are counted."""
 
 WATCH_SECONDS: Final = 10.0
-"""Between two looks at the consumers while nobody may look at the page. A consumer that dies is
-seen without heartbeats if its lease is twice as long."""
+"""Time between two readings of the consumers while the page is perhaps not open. A death is noticed
+if the lease is at least twice as long."""
 
 REPLY_TIMEOUT_SECONDS: Final = 2.0
 """For the connection of a `GroupView`: somebody waits for the page."""
@@ -49,9 +49,9 @@ class GroupView:
         self._keys = keys
         self._clock = clock
         self._gone = GoneConsumers()
-        # Written by whoever makes a page of it.
+        # Set by any thread that adds it to a page.
         self.is_shown = False
-        """Whether there is a page of it, so that watching it makes sense."""
+        """Whether a page has these tables; otherwise `watch()` does nothing."""
         # Owned by the thread that watches.
         self._next_watch = clock()
         # Guarded by the lock, which is held while Redis is asked.
@@ -87,10 +87,10 @@ class GroupView:
         )
 
     def watch(self, connection: Connection) -> None:
-        """Note the consumers, if that is due, so that `read()` returns those that die meanwhile.
+        """Note the consumers, if that is due, so that `read()` can return those that die.
 
-        For a thread that asks Redis all the time anyway, while nobody may look at the page. Blocks
-        and raises as the connection does. Without the right `+xinfo|consumers` it notes nothing.
+        For a thread that uses Redis regularly, as the page is perhaps not open. Blocks and raises
+        as the connection does. Without the right `+xinfo|consumers` it notes nothing.
         """
         now = self._clock()
         if not self.is_shown or now < self._next_watch:

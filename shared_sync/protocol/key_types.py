@@ -1,4 +1,4 @@
-"""Whether each key holds what belongs there; another program may have written something else."""
+"""Checks the type of each key: another program may have written something else under its name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from shared_sync.errors import ConfigurationError, RedisRefused
 from shared_sync.protocol.keys import Keys
 
 _COUNTS: Final = {"stream": "XLEN", "sorted set": "ZCARD", "hash": "HLEN"}
-"""For each type a command that no other type accepts. Every worker has the right to these, which
-it need not have for TYPE."""
+"""For each type a command that fails for other types. Unlike TYPE, these are among the least rights
+of a worker."""
 
 
 def find_wrong(connection: Connection, keys: Keys, result_stream: str | None) -> dict[str, str]:
-    """Return the keys that hold something else, with what belongs there. One round trip."""
+    """Return the keys of a wrong type, each with the right type. One round trip."""
     types = {
         keys.stream: "stream",
         keys.dead: "stream",
@@ -35,7 +35,7 @@ def find_wrong(connection: Connection, keys: Keys, result_stream: str | None) ->
 
 
 def check(connection: Connection, keys: Keys, result_stream: str | None) -> None:
-    """Raise `ConfigurationError`, which names them, if keys hold something else."""
+    """Raise `ConfigurationError`, which names the keys, if some have a wrong type."""
     wrong = find_wrong(connection, keys, result_stream)
     if wrong:
         raise ConfigurationError(
@@ -44,7 +44,7 @@ def check(connection: Connection, keys: Keys, result_stream: str | None) -> None
 
 
 def describe(wrong: dict[str, str]) -> str:
-    """What is wrong, in words."""
+    """Return in words which keys have a wrong type."""
     return "; ".join(
         f"the key {key!r} holds something that is not a {kind}" for key, kind in wrong.items()
     )

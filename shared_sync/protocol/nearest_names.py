@@ -1,4 +1,4 @@
-"""Which streams and groups there are, for an error about one that does not exist."""
+"""Finds the names that an error about a missing stream or group suggests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_group(connection: Connection, keys: Keys) -> None:
 
 
 def _nearest(name: str, names: Collection[str]) -> str:
-    """Return which names there are: those that are alike, else any; empty if there are none."""
+    """Return a suggestion: similar names, or else a few of all; empty if there are no names."""
     alike = difflib.get_close_matches(name, names, MOST_NAMES)
     if alike:
         return f"did you mean {' or '.join(map(repr, alike))}?"

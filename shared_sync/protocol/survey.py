@@ -1,6 +1,6 @@
 """A survey of a stream, its group and the server, for what takes messages away or hides them.
 
-This library does none of that: a setting of the server, another program or a hand does.
+This library does none of that: a setting of the server, another program or a person does.
 """
 
 from __future__ import annotations
