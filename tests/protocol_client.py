@@ -256,12 +256,14 @@ class Worker:
         assert isinstance(reply, NameClaimed)
         return reply
 
-    def leave(self) -> list[int]:
+    def leave(
+        self, since_ms: int = 0, predecessor: Predecessor = Predecessor.READ_SEVERAL
+    ) -> list[int]:
         """Leave in as many steps as needed; return how many went back, and how many were gone."""
         returned = lost_bodies = 0
         more = 1
         while more:
-            step, lost, more = self.connection.call(*self.commands.leave())
+            step, lost, more = self.connection.call(*self.commands.leave(since_ms, predecessor))
             returned += step
             lost_bodies += lost
         return [returned, lost_bodies]

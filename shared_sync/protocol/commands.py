@@ -14,7 +14,7 @@ from shared_sync.connection import scripts
 from shared_sync.connection.scripts import Command
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Answer, Bury, Finish, Park
-from shared_sync.protocol.scan import START, ScanRequest
+from shared_sync.protocol.scan import START, Predecessor, ScanRequest
 
 SHORTEST_BLOCK_MS: Final = 10
 LONGEST_GRACE_MS: Final = 5000
@@ -167,13 +167,15 @@ class GroupCommands:
         keys = [self.keys.stream, self.keys.kept]
         return scripts.call("sweep", keys, self.keys.group, "1" if is_new else "")
 
-    def leave(self) -> Command:
+    def leave(self, since_ms: int = 0, predecessor: Predecessor | None = None) -> Command:
         """Hand back a step of what is still this consumer's, and sign off after the last.
 
+        What was delivered before `since_ms`, when the name was claimed, is the predecessor's.
         The reply is how many went back, of how many the body was gone, and whether there is more.
         """
         keys = [*self._common_keys(), self.keys.presence, self.keys.holders]
-        return scripts.call("leave", keys, *self._who())
+        is_foreign = "1" if predecessor is Predecessor.FOREIGN else ""
+        return scripts.call("leave", keys, *self._who(), since_ms, is_foreign)
 
     # --- inside ---
 

@@ -67,6 +67,7 @@ class Subscription:
         self._identity: ProcessIdentity | None = None
         self._lock = NameLock(options.keys, options.consumer_id)
         self._predecessor = Predecessor.READ_SEVERAL
+        self._since_ms = 0
         self.has_name = False
         """Whether the consumer's name is claimed."""
         self.name_wait: NameWait | None = None
@@ -135,6 +136,7 @@ class Subscription:
             if self._options.has_own_id:  # any other name is never claimed again
                 self._lock.hold(self._identity)
             self._note_predecessor(claimed.before)
+            self._since_ms = claimed.since_ms
         finally:
             self.name_wait = None
             connection.close()
@@ -250,7 +252,9 @@ class Subscription:
         returned, more = 0, True
         try:
             while more:
-                step_returned, lost_bodies, more = connection.call(*self.commands.leave())
+                step_returned, lost_bodies, more = connection.call(
+                    *self.commands.leave(self._since_ms, self._predecessor)
+                )
                 returned += step_returned
                 self._recorder.increment_counter("jobs_handed_back", step_returned)
                 if lost_bodies:

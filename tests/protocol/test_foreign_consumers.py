@@ -141,6 +141,29 @@ def test_what_another_library_had_under_the_very_name_is_taken_at_once_and_not_c
     assert (entry.deliveries, entry.crashes) == (1, 0)
 
 
+def test_what_was_not_taken_over_yet_when_the_consumer_leaves_is_no_crash_either(
+    connection: Connection, client: redis.Redis, worker: Worker, admin: GroupAdmin
+) -> None:
+    consumer = Worker(connection, STRANGER, sends_heartbeat=False)
+    (message_id,) = consumer.publish([b"text", b"a"])
+    deliver_elsewhere(client, message_id, 4)
+    admin.pass_ms(5)
+    claimed = consumer.claim_reply()
+    assert consumer.leave(claimed.since_ms, Predecessor.FOREIGN) == [1, 0]
+    entry = recovered(worker)
+    assert (entry.deliveries, entry.crashes) == (1, 0)
+
+
+def test_a_crash_of_the_previous_process_counts_though_its_successor_leaves_at_once(
+    worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    """What the leaving process was sent itself is not charged."""
+    admin.set_idle(taken[0], "w1", HOUR_MS)
+    assert worker.leave(admin.now_ms() - HOUR_MS // 2) == [3, 0]
+    found = {entry.id: entry.crashes for step in other.steps(5) for entry in step.entries}
+    assert found == {taken[0]: 1, taken[1]: 0, taken[2]: 0}
+
+
 @pytest.mark.parametrize("on_record", ["presence", "holders"])
 def test_a_name_with_a_claim_or_a_lease_on_record_had_a_process_of_this_library(
     connection: Connection, admin: GroupAdmin, on_record: str

@@ -123,9 +123,31 @@ def hand_back(world: World, consumer: Consumer, numbers: Sequence[int], reply: s
 
 
 def leave(world: World, consumer: Consumer, reply: str) -> None:
-    expected = partial(consumer.side.model.leave, consumer.name)
-    what = f"{consumer.name} leaves"
-    world.send(consumer, partial(world.compare, what, expected, consumer.worker.leave), reply)
+    world.send(consumer, partial(_leave, world, consumer), reply)
+
+
+def _leave(world: World, consumer: Consumer) -> list[int]:
+    side, age = consumer.side, world.stream.now - consumer.born
+
+    def expected() -> list[int]:
+        is_foreign = consumer.predecessor_is_foreign
+        return side.model.leave(consumer.name, age, predecessor_is_foreign=is_foreign)
+
+    def real() -> list[int]:
+        return consumer.worker.leave(_since_ms(side, age), _predecessor(consumer))
+
+    left: list[int] = world.compare(f"{consumer.name} leaves", expected, real)
+    return left
+
+
+def _since_ms(side: Side, age: int) -> int:
+    """Return when a process of this age has claimed its name: within that tick."""
+    return side.admin.now_ms() - age * TICK_MS - TICK_MS // 2
+
+
+def _predecessor(consumer: Consumer) -> Predecessor:
+    is_foreign = consumer.predecessor_is_foreign
+    return Predecessor.FOREIGN if is_foreign else Predecessor.READ_SEVERAL
 
 
 # --- recovery ---
@@ -174,11 +196,9 @@ def _recover(world: World, consumer: Consumer, step: Step, position: Position) -
     def real() -> tuple[list[int], int, int | None]:
         recovered = consumer.worker.scan(
             own_idle_ms=OWN_IDLE * TICK_MS,
-            since_ms=side.admin.now_ms() - step.age * TICK_MS - TICK_MS // 2,
+            since_ms=_since_ms(side, step.age),
             foreign_idle_ms=step.foreign_idle * TICK_MS,
-            predecessor=(
-                Predecessor.FOREIGN if step.predecessor_is_foreign else Predecessor.READ_SEVERAL
-            ),
+            predecessor=_predecessor(consumer),
             max_crashes=MAX_CRASHES,
             startable_crashes=step.startable_crashes,
             most=step.most,

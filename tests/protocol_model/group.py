@@ -288,7 +288,19 @@ class Group:
             returned += 1
         return [returned, gone]
 
-    def leave(self, name: str) -> list[int]:
+    def leave(self, name: str, age: int, *, predecessor_is_foreign: bool) -> list[int]:
+        """Hand everything back, and charge what a predecessor had and nobody has taken over."""
+        self.check_exists()
+        for number in self.owned_by(name):
+            message = self.messages[number]
+            if self.idle(number) <= age:
+                continue
+            if predecessor_is_foreign:
+                self.begin_to_count(number)
+                message.deliveries = message.failures + message.crashes + 1
+            else:
+                message.crashes += 1
+                message.deliveries += 1
         answer = self.hand_back(name, self.owned_by(name))
         self.presence.pop(name, None)
         self.holders.discard(name)

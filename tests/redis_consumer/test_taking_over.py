@@ -209,6 +209,7 @@ def test_a_late_result_of_a_message_that_was_taken_over_is_refused(
     (entry,) = client.xpending_range(STREAM, GROUP, "-", "+", 1)
     client.xclaim(STREAM, GROUP, "other", 0, [entry["message_id"]])
     client.xack(STREAM, GROUP, entry["message_id"])
+    client.xdel(STREAM, entry["message_id"])
     slow.opened.set()
     eventually(lambda: figures.counters["jobs_lost"] == 1)
     assert client.xlen("results") == 0

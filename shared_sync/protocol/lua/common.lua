@@ -192,6 +192,22 @@ local function failures_in(notes)
   return notes and select(2, notes:gsub('\n', '')) or 0
 end
 
+-- How many deliveries by this library the history of a message tells of. Each failure was one, and
+-- the last one says as which delivery it came, those before it that ended in a crash included.
+local function deliveries_in(notes)
+  if not notes then return 0 end
+  local failures, last_attempt = 0, 0
+  for line in notes:gmatch('[^\n]+') do
+    failures, last_attempt = failures + 1, tonumber(line:match('"attempt": (%d+)') or 0)
+  end
+  return math.max(failures, last_attempt)
+end
+
+-- A process that claimed its name `since` has this age. A message of the name that was idle for
+-- longer belonged to an earlier process. Times of delivery are computed from two clocks, so they may
+-- be wrong by 2 ms. If the clock has been set back since, nothing is known of that.
+local function age_at(now, since) return since <= now and now - since + 2 or math.huge end
+
 -- Put a message back into the pending list from which XGROUP DELCONSUMER has removed it, together
 -- with a consumer that was working on it. Only for the only group of a stream: a delivered entry that
 -- is there is then unfinished, as finishing deletes it. Where several groups share a stream, this one

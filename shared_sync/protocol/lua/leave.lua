@@ -1,7 +1,8 @@
 -- The last command of a consumer: hand back a step of the messages that are still its own, and
 -- after the last of them remove the consumer. To be called again while there is more.
 -- KEYS: stream, history, due, presence, holders
--- ARGV: group, consumer, identity
+-- ARGV: group, consumer, identity, ms at which this process claimed its name, '1' if another program
+--       had the name before
 -- Returns {how many went back, of how many the entry was gone, 1 if there is more or 0}.
 
 local STEP = 100  -- most messages of one call, so that none takes long
@@ -9,13 +10,20 @@ local STEP = 100  -- most messages of one call, so that none takes long
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders = KEYS[5]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
+local since, predecessor_is_foreign = tonumber(ARGV[4]), ARGV[5] == '1'
 local now, returned, gone = now_ms(), 0, 0
 
 if claimed_by_another(holders, consumer, identity) then return {0, 0, 0} end
 
 local rows = redis.call('XPENDING', stream, group, '-', '+', STEP, consumer)
+local age = age_at(now_ms(), since)
 for _, row in ipairs(rows) do
-  if hand_back(stream, due, group, row[1], row[4], now) then
+  local deliveries = row[4]
+  if row[3] > age then  -- not taken over yet: that ended in a crash, or was another program's
+    deliveries =
+      (predecessor_is_foreign and deliveries_in(redis.call('HGET', history, row[1])) or deliveries) + 1
+  end
+  if hand_back(stream, due, group, row[1], deliveries, now) then
     returned = returned + 1
   else
     redis.call('HDEL', history, row[1])

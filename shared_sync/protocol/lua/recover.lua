@@ -49,7 +49,6 @@
 local LOOK = 100  -- most entries that a step visits in each place
 local PAGE = 10  -- entries of a consumer that are read at a time; often the first one can be taken
 local MOST_NAMES = 20  -- most dead consumers that a step visits
-local SKEW_MS = 2  -- by how much a delivery time may be wrong, as it is computed from two clocks
 -- Deliveries of one read lie less apart than this. Servers up to 7.0 read the clock for each
 -- message of a read (100 MB of them took 63 ms), and for each command of a script.
 local READ_MS = 250
@@ -92,20 +91,11 @@ local taken, gone, more, alone, lost = {}, 0, false, false, {}
 local has_history = redis.call('HLEN', history) > 0
 
 local function failures_of(id)
-  local notes = has_history and redis.call('HGET', history, id)
-  return notes and select(2, notes:gsub('\n', '')) or 0
+  return failures_in(has_history and redis.call('HGET', history, id))
 end
 
--- How many deliveries by this library the history of a message tells of. Each failure was one, and
--- the last one says as which delivery it came, those before it that ended in a crash included.
 local function deliveries_on_record(id)
-  local notes = has_history and redis.call('HGET', history, id)
-  if not notes then return 0 end
-  local failures, last_attempt = 0, 0
-  for line in notes:gmatch('[^\n]+') do
-    failures, last_attempt = failures + 1, tonumber(line:match('"attempt": (%d+)') or 0)
-  end
-  return math.max(failures, last_attempt)
+  return deliveries_in(has_history and redis.call('HGET', history, id))
 end
 
 local function is_startable(crashes)
@@ -249,24 +239,20 @@ local function take_left_behind(id, deliveries, name, delivered)
   alone = crashes > 0 and #taken > 0
 end
 
--- Messages that were idle for longer when this process had this age belonged to an earlier process
--- of the name. If the clock has been set back since, nothing is known of that.
-local function age_at(ms) return since <= ms and ms - since + SKEW_MS or math.huge end
-
 local function take_again(id)
   local row = redis.call('XPENDING', stream, group, id, id, 1, consumer)[1]
   local seen_at = now_ms()
-  if row and not in_flight[id] and row[3] >= own_idle and row[3] <= age_at(seen_at) then
+  if row and not in_flight[id] and row[3] >= own_idle and row[3] <= age_at(seen_at, since) then
     take_left_behind(id, row[4], consumer, seen_at - row[3])
     alone = #taken > 0
   end
 end
 
 local function look_at_own()
-  local idle = math.min(own_idle, age_at(now) + 1)
+  local idle = math.min(own_idle, age_at(now, since) + 1)
   local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, own_from, '+', LOOK, consumer)
   local seen_at = now_ms()  -- read now, as the script may have taken long until here
-  local age, looked_at = age_at(seen_at), 0
+  local age, looked_at = age_at(seen_at, since), 0
   for _, row in ipairs(rows) do
     if is_full() then break end
     looked_at, own_from = looked_at + 1, '(' .. row[1]
