@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import signal
 import socket
 import subprocess
@@ -258,6 +259,37 @@ def test_a_signal_while_the_program_loads_its_model_ends_it_at_once(redis_url: s
         assert "loading\n" in iter(process.stderr.readline, "")
         process.terminate()
         assert process.wait(20) == -signal.SIGTERM
+
+
+HANDLING = (
+    """
+    import signal, sys
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+"""
+    + LOADING
+)
+
+
+def test_process_1_of_a_container_needs_a_handler_to_be_ended_while_it_loads_its_model(
+    redis_url: str,
+) -> None:
+    """Which the example has: the kernel drops a signal that process 1 does not handle."""
+    container = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.call([*container, "true"]) != 0:
+        pytest.skip("this user may not make a pid namespace")
+    ended = {}
+    for text in (HANDLING, LOADING):
+        command = [*container, sys.executable, "-c", textwrap.dedent(text), redis_url]
+        with start_program(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert "loading\n" in iter(process.stderr.readline, "")
+            (first,) = psutil.Process(process.pid).children()
+            first.terminate()
+            try:
+                ended[text] = process.wait(20 if text == HANDLING else 1)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert ended == {HANDLING: 0}
 
 
 # --- the name is kept from connect() on --------------------------------------------------------
