@@ -129,7 +129,8 @@ class Heartbeat:
         if isinstance(reply.refusal, RedisAccessDenied):
             self._log_refusal(
                 "a right is missing, so that names of ended consumers stay in the group or sizes "
-                "of the queue are unknown: %s. Messages go on; this is logged once",
+                "of the queue are unknown: %s; grant +xgroup|delconsumer and +xlen. Messages go "
+                "on; this is logged once",
                 reply.refusal,
             )
         queue = self.queue = QueueMetrics(

@@ -91,8 +91,8 @@ class Tally:
         """A result could not be published, and its message has ended all the same."""
         self._recorder.increment_counter("results_unpublished")
         self._log_channel_refusal(
-            "results cannot be published: %s; grant the worker's user the right to the channels, "
-            "or name another result_stream if that has no ids left. Messages go on; this is logged "
-            "once",
+            "results cannot be published: %s; grant the worker's user +publish and, with &, the "
+            "channels, or name another result_stream if that has no ids left. Messages go on; this "
+            "is logged once",
             refusal,
         )
