@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.connection import client_names, discovery
@@ -25,6 +25,7 @@ from shared_sync.redis_consumer.recovery import Recovery
 from shared_sync.redis_consumer.server_clock import ServerClock
 
 SHORTEST_REPLY_SECONDS = 0.5
+HAND_BACK_STEP = 100
 MOST_NAMED = 5
 """Other groups that are named in the log."""
 
@@ -40,6 +41,7 @@ class Subscription:
     ) -> None:
         # Fixed after construction.
         self._options = options
+        self._in_flight = in_flight
         self._recorder = recorder
         self._logger = logger
         self.reply_seconds = options.block_seconds + redis_connection.REPLY_MARGIN_SECONDS
@@ -248,13 +250,24 @@ class Subscription:
         self._lock.release()
         return True
 
+    def _steps_to_leave(self, connection: Connection) -> Iterator[tuple[int, int]]:
+        """Yield how many messages each step has handed back, and of how many the entry was gone."""
+        # By name what still runs: it is not pending if others have deleted the consumer.
+        in_flight = sorted(self._in_flight.ids(self.commands.keys))
+        for start in range(0, len(in_flight), HAND_BACK_STEP):
+            part = in_flight[start : start + HAND_BACK_STEP]
+            yield connection.call(*self.commands.hand_back(part))
+        more = True
+        while more:
+            returned, lost_bodies, more = connection.call(
+                *self.commands.leave(self._since_ms, self._predecessor)
+            )
+            yield returned, lost_bodies
+
     def _leave_over(self, connection: Connection) -> None:
-        returned, more = 0, True
+        returned = 0
         try:
-            while more:
-                step_returned, lost_bodies, more = connection.call(
-                    *self.commands.leave(self._since_ms, self._predecessor)
-                )
+            for step_returned, lost_bodies in self._steps_to_leave(connection):
                 returned += step_returned
                 self._recorder.increment_counter("jobs_handed_back", step_returned)
                 if lost_bodies:

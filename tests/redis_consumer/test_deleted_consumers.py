@@ -105,6 +105,30 @@ def test_messages_that_a_draining_consumer_has_not_started_go_back(
     assert client.xlen(STREAM) == 0
 
 
+def test_a_message_that_still_runs_when_its_consumer_has_to_stop_goes_back(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    message_id = producer.publish({"n": 1})
+    deleted, stopped = threading.Event(), threading.Event()
+
+    def hangs(*_: object) -> str:
+        client.xgroup_delconsumer(STREAM, GROUP, "c1")
+        deleted.set()
+        stopped.wait(20)
+        return "too late"
+
+    consumer = make(hangs, consumer_id="c1", result_stream="results")
+    consumer.start()
+    assert deleted.wait(10)
+    assert not consumer.stop(timeout=0.1)
+    make(lambda *_: "second", consumer_id="c2", result_stream="results").start()
+    eventually(lambda: client.xlen("results") == 1)
+    stopped.set()
+    (answer,) = results(client)
+    assert (answer["message_id"], answer["result"]) == (message_id, "second")
+    assert client.xlen(STREAM) == 0
+
+
 # --- single commands --------------------------------------------------------------------------
 
 
