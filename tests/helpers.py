@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import re
@@ -198,3 +199,15 @@ class Figures:
     def set_gauge(self, name: str, value: float) -> None:
         with self._lock:
             self.gauges[name] = value
+
+
+class BlockedHandler(logging.Handler):
+    """As one that writes into a pipe nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.opened = threading.Event(), threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.entered.set()
+        assert self.opened.wait(60)

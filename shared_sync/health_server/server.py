@@ -16,6 +16,7 @@ from typing import Any
 from flask import Flask
 
 from shared_sync.common import arguments
+from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedLogger, Logger
 from shared_sync.common.log_once import LogOnce
@@ -137,7 +138,7 @@ class HealthServer:
         self._instance_id = instance_id
         self._host = host
         self._configured_port = arguments.port("port", port)
-        self._logger = GuardedLogger(logger or logging.getLogger(__name__))
+        self._logger = DetachedLogger(GuardedLogger(logger or logging.getLogger(__name__)))
         access = Access(token, cors, allowed_hosts, own_host=host)
         self._state = HealthState(
             instance_id,

@@ -254,8 +254,8 @@ class Lifecycle:
             if self.broken is not None:
                 return
             self.broken = error
-        self._logger.error("consumer %s stops: %s", self._options.consumer_id, error)
         self._begin_drain(self._options.drain_seconds)
+        self._logger.error("consumer %s stops: %s", self._options.consumer_id, error)
 
     def _begin_drain(self, seconds: float) -> None:
         """Drain in a thread of its own, which nothing that happens to the caller can break off."""

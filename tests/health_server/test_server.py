@@ -27,7 +27,7 @@ from health_servers import (
     descriptors,
     threads_of_servers,
 )
-from helpers import Gate, eventually
+from helpers import BlockedHandler, Gate, eventually
 
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import HealthServer, listening, wsgi
@@ -299,3 +299,25 @@ def test_a_program_that_never_stops_it_still_ends():
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+def test_a_logger_that_blocks_keeps_no_check_from_being_called():
+    """As where nobody reads the pipe that the log goes to, and a check fails."""
+    handler = BlockedHandler()
+    logger = logging.Logger("blocked", logging.ERROR)
+    logger.addHandler(handler)
+    calls: list[int] = []
+
+    def fail() -> bool:
+        calls.append(1)
+        raise ValueError
+
+    server = HealthServer("worker-1", 0, logger, dict, host="127.0.0.1")
+    server.add_check("broken", fail, period_seconds=0.05)
+    with server:
+        try:
+            assert handler.entered.wait(10)
+            before = len(calls)
+            eventually(lambda: len(calls) > before + 2)
+        finally:
+            handler.opened.set()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 import redis
 from consumers import Make, owners
-from helpers import Gate, eventually, start_program
+from helpers import BlockedHandler, Gate, eventually, start_program
 
 from shared_sync import RedisStreamProducer
 
@@ -115,18 +115,6 @@ def test_a_second_signal_hands_back_at_once(
         assert blocked.stdout.readline() == "returned\n"
         assert set(owners(client)) == {"~parked"}
         blocked.wait(30)
-
-
-class BlockedHandler(logging.Handler):
-    """As one that writes into a pipe nobody reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered, self.opened = threading.Event(), threading.Event()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.entered.set()
-        assert self.opened.wait(60)
 
 
 def test_heartbeats_go_on_while_logging_blocks(
