@@ -135,6 +135,7 @@ class Outbox:
         failure: SharedSyncError | None = None
         breaks_off = False
         for parcel in parcels:
+            self.is_held_up = True
             self._open()
             try:
                 self._send([parcel], ())
@@ -153,8 +154,12 @@ class Outbox:
 
     def _check_availability(self) -> None:
         """Raise what the connection raises, unless Redis answers."""
-        with suppress(RedisRefused):
-            self.connection.call(*self._commands.pending())
+        self._activity.receives = True
+        try:
+            with suppress(RedisRefused):
+                self.connection.call(*self._commands.pending())
+        finally:
+            self._activity.receives = False
 
     def _replace_if_final(self, finish: Finish, why: str) -> bool:
         """Give a message up if Redis will never take its result; return whether it was."""

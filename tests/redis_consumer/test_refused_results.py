@@ -228,6 +228,23 @@ def test_after_the_connection_broke_each_parcel_is_sent_alone_and_none_waits_for
     assert sender.outbox.is_held_up
 
 
+def test_if_redis_goes_away_while_parcels_are_sent_alone_the_rest_stays_held_up() -> None:
+    sender = sender_of(finish("1"), park("2"))
+    sender.reply(settled(1))
+    opened: list[int] = []
+
+    def open_once() -> None:
+        opened.append(1)
+        if len(opened) > 3:  # the first parcel is sent
+            raise broken()
+
+    sender.connection.open = open_once  # type: ignore[method-assign]
+    with pytest.raises(RedisUnavailable):
+        sender.outbox.flush()
+    assert sender.outbox.ids() == ["2"]
+    assert sender.outbox.is_held_up
+
+
 def test_a_result_at_which_the_connection_breaks_each_time_is_given_up() -> None:
     sender = sender_of(large("1"))
     for _ in range(MOST_BREAKS - 1):
