@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import os
+import sys
 import weakref
 from typing import Final, Protocol
 
@@ -35,8 +36,12 @@ _started: weakref.WeakSet[Drainable] = weakref.WeakSet()
 
 
 def drain_at_exit(consumer: Drainable) -> None:
-    """Drain a consumer when the interpreter exits, if it is at work then. Any thread may call."""
+    """Drain a consumer when this process ends, if it is at work then. Any thread may call."""
     _started.add(consumer)
+    util, process = map(sys.modules.get, ("multiprocessing.util", "multiprocessing.process"))
+    if util is not None and process is not None and process.parent_process() is not None:
+        # A process that multiprocessing has forked calls only what was registered there.
+        util.Finalize(None, _end, exitpriority=0)
 
 
 def _end() -> None:

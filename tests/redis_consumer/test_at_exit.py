@@ -35,6 +35,32 @@ PROGRAM = """
     entered.wait(30)
     print("runs", flush=True)
 """
+IN_A_PROCESS_OF_ITS_OWN = """
+    import multiprocessing, sys
+    from shared_sync import RedisStreamConsumer, RetryPolicy
+
+    def work(method):
+        import threading
+        entered = threading.Event()
+
+        def processor(message_id, job):
+            entered.set()
+            threading.Event().wait()
+
+        consumer = RedisStreamConsumer(
+            sys.argv[1], "jobs", "workers", "w", None, processor, drain_seconds=0.2
+        )
+        consumer.start()
+        entered.wait(30)
+        if method == "raise":
+            raise OSError("the port is taken")
+
+    if __name__ == "__main__":
+        child = multiprocessing.get_context("fork").Process(target=work, args=(sys.argv[2],))
+        child.start()
+        child.join()
+        print(child.exitcode)
+"""
 FOR_EVER = "threading.Event().wait()"
 UNTIL_IT_DRAINS = """
 import time
@@ -139,4 +165,22 @@ def test_what_fails_because_the_interpreter_exits_is_not_charged(
         assert ended.returncode == 0
     assert "cannot schedule new futures" in errors
     assert dead_letters(client) == []
+    assert owners(client) == {"~parked": 1}
+
+
+@pytest.mark.parametrize(("way", "status"), [("return", 0), ("raise", 1)])
+def test_a_process_of_multiprocessing_that_ends_hands_back_what_still_runs(
+    way: str, status: int, redis_url: str, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """It ends without what the atexit module has."""
+    producer.publish({"n": 1})
+    text = textwrap.dedent(IN_A_PROCESS_OF_ITS_OWN)
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", text, redis_url, way],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout == f"{status}\n", ended.stderr
     assert owners(client) == {"~parked": 1}
