@@ -82,6 +82,8 @@ _BROKEN: Final = (
 # How the last reply begins before the server closes the connection, as for a value that it does
 # not take.
 _CLOSING: Final = "Protocol error"
+# Versions of the driver differ in whether they have a class for it.
+_OTHER_NODE: Final = re.compile(r"(?:MOVED|ASK) \d+ (\S*):(\d+)$")
 _DENIED: Final = frozenset({"NOPERM", "NOAUTH", "WRONGPASS"})
 _REMEDIES: Final = {
     "DB index is out of range": "; redis_url names a db that the server does not have",
@@ -171,8 +173,9 @@ def _unavailable(error: Exception, code: str, text: str) -> RedisUnavailable:
         return RedisAccessDenied(text)
     if code == "NOSCRIPT":
         return ScriptMissing(text)
-    if isinstance(error, redis.exceptions.AskError):
-        return Redirected(text, Node(error.host, error.port), is_once=code == "ASK")
+    node = _OTHER_NODE.search(text)
+    if code in ("MOVED", "ASK") and node is not None:
+        return Redirected(text, Node(node[1], int(node[2])), is_once=code == "ASK")
     if code == "TRYAGAIN":
         text += "; the slot of these keys is being moved to another node"
     return RedisUnavailable(text) if code in _UNABLE else _broken(text)
