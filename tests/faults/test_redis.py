@@ -363,6 +363,29 @@ def test_a_group_that_is_destroyed_has_what_is_unfinished_delivered_again(
     assert not {*finished, *running} & ledger.run_twice()
 
 
+def test_consumers_that_are_deleted_as_they_work_lose_nothing_and_run_nothing_twice(
+    ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
+) -> None:
+    pools = [
+        make_pool(own_server.url, ledger.processor(mixed), retry=QUICK, prefetch=5)
+        for _ in range(2)
+    ]
+    for pool in pools:
+        pool.start()
+    deleted = 0
+    with ledger.load():
+        for _ in range(30):
+            for pool in pools:
+                deleted += ledger.client.xgroup_delconsumer(
+                    KEYS.stream, KEYS.group, pool.consumer_id
+                )
+            ledger.progress()
+        ledger.fault_is_over()
+        ledger.progress()
+    fault_table.add("XGROUP DELCONSUMER under load (60 times)", ledger, *pools)
+    assert deleted, "messages that were pending at that moment"
+
+
 def test_a_stream_that_is_renamed_away_and_back_is_worked_off(
     ledger: Ledger, own_server: EmbeddedRedis, make_pool: MakePool, fault_table: FaultTable
 ) -> None:
