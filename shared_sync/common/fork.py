@@ -10,9 +10,10 @@ look-up at each use would cost too much.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -47,6 +48,21 @@ def renew_in_forks(owner: T, renew: Callable[[T], None]) -> None:
     block nor raise. The owner is held weakly, so `renew` must not refer to it. Any thread may call.
     """
     _renewals[owner] = renew
+
+
+class HasLock(Protocol):
+    """An object with one re-entrant lock."""
+
+    _lock: threading.RLock
+
+
+def renew_lock_in_forks(owner: HasLock) -> None:
+    """Replace the lock of an object in each process forked from now on. Any thread may call."""
+    renew_in_forks(owner, _renew_lock)
+
+
+def _renew_lock(owner: HasLock) -> None:
+    owner._lock = threading.RLock()
 
 
 def _renew_all() -> None:

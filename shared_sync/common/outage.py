@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.fork import renew_lock_in_forks
 
 
 class Outage:
@@ -27,12 +27,9 @@ class Outage:
         self._clock = clock
         # Guarded by the lock.
         self._lock = threading.RLock()
-        renew_in_forks(self, Outage._renew_lock)
+        renew_lock_in_forks(self)
         self._since: float | None = None
         self._cause = ""
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.RLock()
 
     def begins(self, cause: str = "", *, since: float | None = None) -> bool:
         """Note a failure. Returns whether to log it: whether it is the first, or has a new cause.

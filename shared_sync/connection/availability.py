@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.guarded import Logger
 from shared_sync.common.outage import Outage
 from shared_sync.errors import (
@@ -62,15 +62,12 @@ class Availability:
         # Guarded by the lock; read without it where an old value does no harm. Re-entrant, because
         # a signal handler may ask for the state while its own thread is in here.
         self._lock = threading.RLock()
-        renew_in_forks(self, Availability._renew_lock)
+        renew_lock_in_forks(self)
         self._reached = False
         self._failing: dict[str, Failure] = {}
         self._logged_at: dict[str, float] = {}
         """When each cause of this outage was logged last."""
         self._without_group: set[str] = set()
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.RLock()
 
     @property
     def connected(self) -> bool:

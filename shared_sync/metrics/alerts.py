@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sys import float_info
 from typing import Any, Final
 
-from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.errors import ConfigurationError
 from shared_sync.metrics.labels import shown
 
@@ -71,14 +71,10 @@ class Alerts:
         self._lock = threading.RLock()
         self._thresholds: list[Threshold] = []
         self._broken_since: dict[Threshold, float] = {}
-        renew_in_forks(self, Alerts._renew_lock)
+        renew_lock_in_forks(self)
 
     def __bool__(self) -> bool:
         return bool(self._thresholds)
-
-    def _renew_lock(self) -> None:
-        """Replace the lock, which a thread of the parent process may hold."""
-        self._lock = threading.RLock()
 
     def add(self, threshold: Threshold) -> None:
         """Add an alert, from the next check on; one that is there already is not added again."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.guarded import Logger
 from shared_sync.errors import ConfigurationError
 from shared_sync.metrics.catalogue import KINDS, REJECTED, Kind, MetricDescription, Ratio
@@ -98,7 +98,7 @@ class SeriesStore:
         self._names = MetricNames()
         # Written one entry at a time or as a whole, which is atomic; any thread may read.
         self._error_keys: dict[type[BaseException], SeriesKey] = {}
-        renew_in_forks(self, SeriesStore._renew_lock)
+        renew_lock_in_forks(self)
 
     # --- declaring ---
 
@@ -299,7 +299,3 @@ class SeriesStore:
             now = self._clock()
             if self._counter_window.is_due(now):
                 self._counter_window.add(now, self._counters.copy())
-
-    def _renew_lock(self) -> None:
-        """Replace the lock, which a thread of the parent process may hold."""
-        self._lock = threading.RLock()

@@ -98,12 +98,12 @@ class ProcessIdentity:
             return False
         return state in "ZX" or started != self.started
 
-    def is_of_this_boot(self, proc: Path = PROC) -> bool:
+    def is_of_this_boot(self) -> bool:
         """Return whether its process ran under this kernel, and under this name of the host.
 
         It may have run in another container. False without `/proc`.
         """
-        boot = _machine(proc).partition(" ")[0]
+        boot = _machine(PROC).partition(" ")[0]
         of_this_host = self.host == socket.gethostname()
         return bool(boot) and of_this_host and self.machine.partition(" ")[0] == boot
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer import crashes
@@ -30,7 +30,7 @@ class InFlight:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        renew_in_forks(self, InFlight._renew_lock)
+        renew_lock_in_forks(self)
         # Fixed before the pool starts.
         self._slots: list[Slot] = []
         self._outboxes: list[tuple[Keys, Ids]] = []
@@ -39,9 +39,6 @@ class InFlight:
         """Whether nothing starts any more."""
         # Written by any reader, each time as a whole.
         self._newest: dict[Keys, tuple[int, int]] = {}
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.RLock()
 
     def add_slot(self, slot: Slot) -> None:
         """Let a slot take part, before the pool starts."""

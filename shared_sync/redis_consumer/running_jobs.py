@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared_sync.common.clock import StallTolerantClock
-from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -60,13 +60,10 @@ class RunningJobs:
         # Guarded by the lock, which is re-entrant: a signal handler may ask what runs while its own
         # thread is in here.
         self._lock = threading.RLock()
-        renew_in_forks(self, RunningJobs._renew_lock)
+        renew_lock_in_forks(self)
         self._tolerant = StallTolerantClock(longest_step_seconds, clock)
         self._begun: dict[Slot, tuple[int, float]] = {}
         """For each slot, the number of its attempt and when that began, by the tolerant clock."""
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.RLock()
 
     def check(self) -> list[RunningJob]:
         """Return the jobs that run just now, older by the time that passed since the last check."""

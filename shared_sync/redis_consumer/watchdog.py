@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from shared_sync.common.clock import StallTolerantClock
-from shared_sync.common.fork import renew_in_forks
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.loop import Loop
 from shared_sync.connection.availability import Availability
 from shared_sync.redis_consumer.job_budget import Budget, Job
@@ -143,16 +143,13 @@ class Watchdog:
         # check. Its check is whole, and the one around it counts what is left: nothing, or a little
         # less.
         self._lock = threading.RLock()
-        renew_in_forks(self, Watchdog._renew_lock)
+        renew_lock_in_forks(self)
         self._heartbeat = _Watched(*heartbeat)
         self._readers = [_Watched(*reader) for reader in readers]
         self._progress_clock = StallTolerantClock(LONGEST_STEP_SECONDS, clock)
         self._silence_clock = StallTolerantClock(SILENT_STEP_SECONDS, clock)
         self._answered_at = availability.answered_at
         self._silent_since = 0.0  # by the silence clock
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.RLock()
 
     def check(self) -> Snapshot:
         """Count what has passed since the last check, and return how things are."""
