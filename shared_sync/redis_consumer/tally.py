@@ -40,8 +40,9 @@ class Tally:
         if lost:
             self._recorder.increment_counter("jobs_lost", lost)
             self._logger.warning(
-                "%d messages that are done here were taken over by other consumers or deleted; "
-                "what became of them here does not count",
+                "%d messages that are done here were taken over by other consumers or deleted, or "
+                "were pending when this consumer was deleted from the group; what became of them "
+                "here does not count",
                 lost,
             )
 
@@ -59,8 +60,9 @@ class Tally:
             elif result == 0:
                 self._recorder.increment_counter("jobs_lost")
                 self._logger.warning(
-                    "message %s was taken over by another consumer or deleted; "
-                    "what became of it here (%s) does not count",
+                    "message %s was taken over by another consumer or deleted, or was pending when "
+                    "this consumer was deleted from the group; what became of it here (%s) does "
+                    "not count",
                     outcome.id,
                     type(outcome).__name__.lower(),
                 )

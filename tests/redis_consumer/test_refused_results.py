@@ -16,6 +16,7 @@ from shared_sync import RedisStreamProducer
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.messages import Answer, Bury, Entry, Finish
+from shared_sync.protocol.replies import is_final, parse_settled
 from shared_sync.redis_consumer.breaks import MOST_BREAKS, SMALLEST_LIMIT
 
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
@@ -337,6 +338,25 @@ def test_a_final_refusal_makes_a_dead_letter_at_once_and_the_others_are_settled(
     sender.outbox.flush()
     assert sender.connection.names() == [["finish_with_results"], ["bury"]]
     assert sender.jobs() == {"jobs_processed": 2, "jobs_dead": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "final"),
+    [
+        (EXHAUSTED, True),
+        (b"ERR Elements are too large to be stored", True),
+        (
+            b"ERR Error running script: @user_script:9: ERR Elements are too large to be stored",
+            True,
+        ),
+        (b"OOM command not allowed when used memory > 'maxmemory'", False),
+        (b"WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        (b"READONLY You can't write against a read only replica.", False),
+    ],
+)
+def test_what_can_be_mended_is_no_final_refusal(text: bytes, final: bool) -> None:
+    refusals = parse_settled(settled(text)).refusals
+    assert [is_final(refusal) for refusal in refusals.values()] == [final]
 
 
 def test_of_final_and_other_refusals_only_the_final_ones_are_given_up() -> None:
