@@ -14,22 +14,38 @@ SMALLEST_LIMIT: Final = 1024 * 1024
 MOST_BREAKS: Final = 5
 """How many times in a row the connection must break while only this result is sent."""
 
+SHORTEST_CHECK_SECONDS: Final = 0.1
+LONGEST_CHECK_SECONDS: Final = 1.0
+CHECK_FACTOR: Final = 3.0
+"""After a break the next connection has to last so many times as long, within these limits. That
+others last shows that something about the result broke this one."""
+
 
 class Breaks:
     """Counts how often the connection broke while a result was sent alone. For one thread.
 
-    Count a break only if Redis answers right afterwards; otherwise it was an outage.
+    Count a break only if Redis answers right afterwards and the next connection lasts longer;
+    otherwise it was an outage. Where connections are cut all the time, that of a large result is
+    the most likely to be cut, as sending it takes longest.
     """
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def count(self, result: Finish, error: RedisUnavailable) -> str:
+    @staticmethod
+    def check_seconds(broke_after_seconds: float) -> float:
+        """Return for how long the next connection has to last."""
+        longer = CHECK_FACTOR * broke_after_seconds
+        return min(max(longer, SHORTEST_CHECK_SECONDS), LONGEST_CHECK_SECONDS)
+
+    def count(self, result: Finish | None, error: RedisUnavailable) -> str:
         """Note that the connection broke; return why the result will never be taken, or nothing.
 
-        Errors other than a broken connection do not count, such as that Redis cannot write now.
+        Errors other than a broken connection do not count, such as that Redis cannot write now. A
+        break that no result can have caused is an outage.
         """
-        if result.size < SMALLEST_LIMIT or not error.connection_broke:
+        if result is None or result.size < SMALLEST_LIMIT or not error.connection_broke:
+            self.clear()
             return ""
         breaks = self._counts[result.id] = self._counts.get(result.id, 0) + 1
         if breaks < MOST_BREAKS:
@@ -41,5 +57,5 @@ class Breaks:
         )
 
     def clear(self) -> None:
-        """Forget all breaks: everything was sent."""
+        """Forget all breaks: everything was sent, or others break as well."""
         self._counts.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -137,13 +138,15 @@ class Outbox:
         for parcel in parcels:
             self.is_held_up = True
             self._open()
+            began = time.monotonic()
             try:
                 self._send([parcel], ())
                 failure = self._receive([parcel]) or failure
             except RedisUnavailable as error:
-                self._check_availability()
+                self._check_availability(time.monotonic() - began)
+                why = self._breaks.count(parcel.result, error)
                 if parcel.result is not None:
-                    self._replace_if_final(parcel.result, self._breaks.count(parcel.result, error))
+                    self._replace_if_final(parcel.result, why)
                 failure, breaks_off = error, True
         self._is_broken_off = breaks_off
         if failure is not None:
@@ -152,12 +155,20 @@ class Outbox:
         self._breaks.clear()
         self._availability.succeeded(self._name)
 
-    def _check_availability(self) -> None:
-        """Raise what the connection raises, unless Redis answers."""
+    def _check_availability(self, broke_after_seconds: float) -> None:
+        """Raise what the connection raises, unless Redis answers and the next connection lasts.
+
+        Blocks for `Breaks.check_seconds()`.
+        """
         self._activity.receives = True
         try:
+            self._open()
+            time.sleep(self._breaks.check_seconds(broke_after_seconds))
             with suppress(RedisRefused):
                 self.connection.call(*self._commands.pending())
+        except RedisUnavailable:
+            self._breaks.clear()
+            raise
         finally:
             self._activity.receives = False
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 from consumers import STREAM, Make, dead_letters, results
-from helpers import Figures, eventually
+from helpers import Clock, Figures, eventually
 from outboxes import Sender, bury, finish, park, settled
 from protocol_client import METADATA
 
@@ -294,6 +294,47 @@ def test_breaks_count_only_in_a_row() -> None:
         with pytest.raises(RedisUnavailable):
             sender.outbox.flush()
     assert sender.reasons == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "outage", [[broken(), broken()], [RedisUnavailable("READONLY"), "pending"]]
+)
+def test_an_outage_begins_the_count_of_breaks_anew(outage: list[Any]) -> None:
+    sender = sender_of(large("1"))
+    for _ in range(3):
+        for _ in range(MOST_BREAKS - 1):
+            fail_to_flush(sender, broken(), "pending")
+        fail_to_flush(sender, *outage)
+    assert sender.reasons == []  # type: ignore[attr-defined]
+
+
+def test_where_the_connection_breaks_at_small_outcomes_too_no_result_is_at_fault() -> None:
+    sender = sender_of(large("1"), park("2"))
+    for _ in range(2 * MOST_BREAKS):
+        fail_to_flush(sender, broken(), "pending", broken(), "pending")
+    assert sender.reasons == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("broke_after", "lasts"), [(0.001, 0.1), (0.1, 0.3), (7.0, 1.0)])
+def test_after_a_break_the_next_connection_has_to_last_longer(
+    broke_after: float, lasts: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else whoever cuts connections all the time would be taken for a limit of the server."""
+    sender = sender_of(large("1"))
+    clock = Clock()
+    slept: list[tuple[float, int]] = []
+
+    def receive() -> RedisUnavailable:
+        clock.now += broke_after
+        return broken()
+
+    def sleep(seconds: float) -> None:
+        slept.append((seconds, sender.connection.connects))
+
+    monkeypatch.setattr("time.monotonic", clock)
+    monkeypatch.setattr("time.sleep", sleep)
+    fail_to_flush(sender, receive, "pending")
+    assert slept == [(pytest.approx(lasts), sender.connection.connects)]
 
 
 def test_once_all_is_settled_everything_goes_in_one_round_trip_again() -> None:
