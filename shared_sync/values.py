@@ -1,4 +1,4 @@
-"""The forms in which values are stored, and where in a value something stands that has none.
+"""The forms in which values are stored, and the place of a part that cannot be stored.
 
 JSON expresses text, numbers, true, false, null, lists and mappings with text for keys. These types
 have a form beside that, within a value and as the value of a field:

@@ -52,9 +52,9 @@ class Gauge(NamedTuple):
 def append(
     rendered: bytes, gauges: Iterable[Gauge], instance_id: str, *, open_metrics: bool
 ) -> bytes:
-    """Return a rendered text with gauges behind it.
+    """Return a rendered text followed by gauges.
 
-    A gauge whose name is in the text already is left out.
+    A gauge is left out if the text already has its name.
     """
     taken = set(_NAME_IN_TEXT.findall(rendered))
     families = []

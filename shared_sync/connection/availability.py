@@ -20,7 +20,7 @@ from shared_sync.errors import (
 )
 
 REPEAT_SECONDS: Final = 60.0
-"""How long a cause of an outage is not logged again."""
+"""Time after which the same cause may be logged again during one outage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ class Availability:
     def failed(self, user: str, error: SharedSyncError) -> None:
         """Report that an exchange with Redis failed.
 
-        The first failure of an outage is logged, and one of a cause that nobody else has just now,
-        but each cause once a minute at most: some come and go by turns.
+        The first failure of an outage is logged, and a failure whose cause no other user of Redis
+        has now; but each cause once a minute at most, because two causes may alternate.
         """
         # Not the error, which keeps frames alive.
         failure = Failure(_code_of(error), str(error), _cause_of(error))

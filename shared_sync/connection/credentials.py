@@ -34,7 +34,7 @@ class CheckedProvider:
         self._name = name
 
     def get_credentials(self) -> Credentials:
-        """Raises `RedisUnavailable` if there is no user and password to be had."""
+        """Raises `RedisUnavailable` if the provider does not return a user and password."""
         try:
             given = self._get()
         except Exception as error:

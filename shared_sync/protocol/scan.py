@@ -28,7 +28,7 @@ class Predecessor(Enum):
     """What is known of the process that had the name before."""
 
     READ_SEVERAL = ""
-    """It may have read several messages at a time. So is one of which nothing is known."""
+    """It may have read several messages at a time. Assumed if nothing is known of it."""
     READ_SINGLY = "1"
     FOREIGN = "foreign"
     """Another program: no process of this library is on record."""

@@ -53,9 +53,9 @@ class Survey:
 
     @property
     def deleted_unread(self) -> int:
-        """Entries that were deleted before the group had read them: so many at least.
+        """How many entries, at least, were deleted before the group had read them.
 
-        It may be more, by as many entries as the group has read and the stream still has.
+        Entries that the group has read and the stream still has may hide as many of them.
         """
         if self.added is None or self.read is None:
             return 0

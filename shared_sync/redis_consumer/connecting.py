@@ -18,7 +18,7 @@ _PASSING_REFUSALS: Final = frozenset({"OOM", "MISCONF"})
 """Codes of refusals that may end by themselves: the server is full, or cannot save."""
 
 GiveUp = Callable[[float], bool]
-"""Waits at most so many seconds; returns True if nobody waits for the result any more."""
+"""Waits up to so many seconds; returns True if the result is not wanted any more."""
 
 
 def may_pass(error: SharedSyncError) -> bool:
@@ -103,7 +103,7 @@ class _Attempt:
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Call `connect`, and undo it if nobody waits for it any more."""
+        """Call `connect`, and undo it if the call was abandoned meanwhile."""
         connected, error = False, None
         try:
             connected = self._connect(self._abandoned.wait)

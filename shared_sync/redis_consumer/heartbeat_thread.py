@@ -25,7 +25,7 @@ from shared_sync.redis_consumer.tally import Tally
 from shared_sync.redis_consumer.timeouts import Timeouts
 
 SURVEY_SECONDS: Final = 30.0
-"""How often to look for hazards. The server reads two or three whole messages for each survey."""
+"""Time between two surveys. The server reads two or three whole messages for each of them."""
 
 
 class HeartbeatThread:
@@ -51,7 +51,7 @@ class HeartbeatThread:
         # A connection that hangs must be given up on before the lease ends.
         reply_seconds = min(redis_connection.REPLY_MARGIN_SECONDS, options.lease_seconds / 4)
         self.connection = Connection(subscription.connector(reply_seconds))
-        """Stays open when the thread has ended, for whoever ended it."""
+        """Stays open when the thread has ended, for the thread that ended it."""
         self._recorder = recorder
         self.heartbeat = Heartbeat(
             name,

@@ -129,9 +129,9 @@ class Lifecycle:
         return self.state in (State.RUNNING, State.DRAINING)
 
     def end_with_process(self, longest_seconds: float) -> None:
-        """Begin to drain, as the interpreter exits: no failure is charged any more.
+        """Begin to drain because the interpreter exits; from now on no failure is charged.
 
-        Blocks until it has drained where Python starts no more threads, as from 3.12 on.
+        From Python 3.12 on no more threads can be started then, so it blocks until it has drained.
         """
         self.pool.interruptions.process_ends()
         self._begin_drain(min(self._options.drain_seconds, longest_seconds))
@@ -150,7 +150,7 @@ class Lifecycle:
     # --- inside ---
 
     def _leave_to_parent(self) -> None:
-        """In a process that was forked: what was started runs in the other one, and is its own."""
+        """In a forked process: leave everything that was started to the parent."""
         self._lock = threading.RLock()
         if self.state is State.STOPPED:
             return
@@ -283,7 +283,7 @@ class Lifecycle:
         try:
             try:
                 clean, left = self.pool.drain(lambda: self._stop_by)
-            except KeyboardInterrupt:  # of somebody in whose thread it drains, for want of another
+            except KeyboardInterrupt:  # if no thread could be started, the main thread drains
                 self._stop_by = time.monotonic()
                 clean, left = self.pool.drain(lambda: self._stop_by)
         finally:

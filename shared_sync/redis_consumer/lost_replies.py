@@ -1,11 +1,10 @@
-"""Messages whose replies do not arrive: asked for again one at a time, and at last given up on.
+"""Asks again for messages whose replies were lost, one at a time, and gives up on those too large.
 
-A reply is lost when a connection breaks, and the messages in it were not at fault: they are taken
-again, uncharged. But the server also breaks the connection of a client whose reply is larger than
-its `client-output-buffer-limit`, and a client gives up on a reply that takes too long. The reply to
-the next attempt would break in the same way, and for ever. So each lost message is asked for alone,
-by its id. One that is delivered again and again and does not arrive, while other replies do, is the
-cause itself.
+A reply is lost when a connection breaks. Usually its messages are not the cause, so they are taken
+again, uncharged. But the server also closes the connection of a client whose reply is larger than
+its `client-output-buffer-limit`, and a client gives up on a reply that takes too long: each further
+attempt would end in the same way. So each lost message is asked for alone, by its id. If a message
+is delivered again and again and does not arrive while other replies do, it is the cause.
 
 Example: a read brings A, B and C, and breaks, since C is too large. Recovery names all three. A is
 asked for and arrives, then B. C is asked for and does not arrive. After the reply time it is named
@@ -21,19 +20,19 @@ from typing import Final
 from shared_sync.protocol.messages import LostEntry
 
 MOST_LOST_ALONE: Final = 3
-"""So often a message may be lost alone, after it was lost with others or alone at first."""
+"""How often a message may be lost alone, besides the first loss."""
 
 SAME_DELIVERY_MS: Final = 100
 """Times of delivery that differ by less are of one delivery; they are computed from idle times."""
 
 MOST_KNOWN: Final = 1000
-"""Lost messages that are remembered, so that those which others have ended take no room."""
+"""How many lost messages are remembered: another process may have finished some of them."""
 
 
 class LostReplies:
     """Says which lost message to ask for next, and which to give up on. For one thread at a time.
 
-    What it knows is the process's own: in another process a message begins anew.
+    Each process counts for itself.
     """
 
     def __init__(self) -> None:

@@ -98,14 +98,14 @@ class Options:
         self.keys  # noqa: B018 - raises for names that cannot be used
 
     def _check_braces(self, result_stream: str) -> None:
-        """Refuse what looks like a template, as `result_channel` takes one: it would be literal."""
+        """Refuse a template, which only `result_channel` takes: braces would stay in the name."""
         tag = re.search(r"{(.+?)}", self.stream_name)
         allowed = tag.group() if tag else f"{{{self.stream_name}}}"
         if re.search("[{}]", result_stream.replace(allowed, "", 1)):
             raise ConfigurationError(
-                f"result_stream {result_stream!r} is taken as it is, and not filled from fields as "
-                f"result_channel is; leave out the braces. Only {allowed!r}, the hash tag of "
-                "stream_name, may be in it"
+                f"result_stream {result_stream!r} has braces, but no fields are filled in as in "
+                f"result_channel; leave them out. Only {allowed!r}, the hash tag of stream_name, "
+                "is allowed"
             )
 
     def _check_numbers(self) -> None:

@@ -52,7 +52,7 @@ MOST_FOREIGN: Final = 50
 """Names of consumers that one step is asked about."""
 
 NEVER_MS: Final = 2**53
-"""Longer than any message is idle, and exact in a script."""
+"""An idle time that no message reaches, and that Lua represents exactly."""
 
 Exchange = Callable[[Command], Any]
 
@@ -164,13 +164,13 @@ class Recovery:
             return True
 
     def due_in(self, seconds: float) -> None:
-        """Note that there will be something to take over in so long."""
+        """Note that there will be something to take over after so many seconds."""
         with self._lock:
             earliest = self._last_turn + SPACING_SECONDS
             self._come_by(max(self._clock() + seconds, earliest))
 
     def _go_on_in(self, seconds: float) -> None:
-        """Have the next turn in so long, as the last one has left something to look at."""
+        """Have the next turn after so many seconds, because there is more to visit."""
         with self._lock:
             self._come_by(self._clock() + seconds)
 

@@ -18,9 +18,9 @@ from shared_sync.common.fork import renew_in_forks
 def caught() -> Iterator[queue.SimpleQueue[int]]:
     """Catch SIGTERM, SIGINT and SIGHUP into a queue while the block runs.
 
-    Only in the main thread, and SIGHUP, which comes when a terminal is closed, only where it would
-    end the program: others ignore it (nohup), or give it a meaning of their own. A signal handler
-    may interrupt itself: putting into a SimpleQueue is safe then.
+    Only in the main thread. SIGHUP, which closing a terminal sends, is only caught where it would
+    end the program: other programs ignore it (nohup) or handle it themselves. A signal handler may
+    interrupt itself: putting into a SimpleQueue is safe then.
     """
     received: queue.SimpleQueue[int] = queue.SimpleQueue()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Counting what outcomes came to, and logging those that were in vain."""
+"""Counts what became of outcomes, and logs those that did not count."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tally:
         self._share = share
 
     def done(self, messages: int, *, lost: int) -> None:
-        """Messages without a result have ended; so many of them had ended otherwise before."""
+        """Count messages that ended without a result; `lost` of them had ended otherwise before."""
         self._recorder.increment_counter("jobs_processed", messages - lost)
         self._share.count(good=messages - lost)
         if lost:
@@ -49,7 +49,7 @@ class Tally:
     def outcomes(
         self, outcomes: Sequence[Outcome], results: Sequence[int], in_doubt: Collection[str]
     ) -> None:
-        """Outcomes of one kind came to these results; those in doubt had been sent before."""
+        """Count the results of outcomes of one kind; those in doubt had been sent before."""
         counted = 0
         if outcomes and min(results) > 0:  # as nearly always
             self._count(type(outcomes[0]), len(outcomes))
@@ -76,7 +76,7 @@ class Tally:
             self._count(type(outcomes[0]), counted)
 
     def handed_back(self, messages: int, lost_bodies: int) -> None:
-        """So many messages went back, and the bodies of so many were gone."""
+        """Count messages that went back, and those whose entry was gone."""
         if messages:
             self._recorder.increment_counter("jobs_handed_back", messages)
         if lost_bodies:
@@ -90,7 +90,7 @@ class Tally:
             self._share.count(bad=outcomes)
 
     def unpublished(self, refusal: SharedSyncError) -> None:
-        """A result could not be published, and its message has ended all the same."""
+        """Count a result that could not be published although its message has ended."""
         self._recorder.increment_counter("results_unpublished")
         self._log_channel_refusal(
             "results cannot be published: %s; grant the worker's user +publish and, with &, the "
