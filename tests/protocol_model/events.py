@@ -20,6 +20,7 @@ from protocol_model import commands
 from protocol_model.messages import LEASE, OWN_IDLE, Place
 from protocol_model.world import GROUPS, TICK_MS, Consumer, World
 from shared_sync.protocol import dead_letter_commands, publishing
+from shared_sync.protocol.keys import PARKED
 from shared_sync.protocol.messages import Answer, Bury, Finish, Park
 
 T = TypeVar("T")
@@ -315,6 +316,18 @@ def others_delete_a_consumer(world: World, consumer: Consumer) -> None:
     note(f"{consumer.name} is deleted with {consumer.side.model.owned_by(consumer.name)}")
     world.client.xgroup_delconsumer(KEYS.stream, consumer.side.keys.group, consumer.name)
     consumer.side.model.delete_consumer(consumer.name)
+
+
+@event(
+    1,
+    lambda world: any(one.model.exists and one.has(Place.PARKED) for one in world.sides.values()),
+)
+def others_delete_the_consumer_of_parked_messages(world: World) -> None:
+    for side in world.sides.values():
+        if side.model.exists and side.has(Place.PARKED):
+            note(f"{PARKED} of {side.model.name} is deleted with {side.model.of(Place.PARKED)}")
+            world.client.xgroup_delconsumer(KEYS.stream, side.keys.group, PARKED)
+            side.model.delete_consumer(PARKED)
 
 
 @event(1, group_name=st.sampled_from(GROUPS))

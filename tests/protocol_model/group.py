@@ -211,9 +211,15 @@ class Group:
         message.crashes = max(0, deliveries - 1 - message.failures)
         return True
 
+    def restore_parked(self, number: int) -> None:
+        """Park a message again whose time has come, and which is not pending."""
+        if self._restore(number, PARKED, self.recorded_failures(number)):
+            self.messages[number].place = Place.PARKED
+
     def delete_consumer(self, name: str) -> None:
         """Remove a consumer with all that it has pending, as others may."""
-        for number in self.owned_by(name):
+        owned = self.of(Place.PARKED) if name == PARKED else self.owned_by(name)
+        for number in owned:
             self.messages[number].place = Place.DROPPED
 
     def park(self, name: str, number: int, deliveries: int, failure: str, delay: int) -> int:

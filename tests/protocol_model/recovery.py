@@ -120,6 +120,8 @@ class Recovery:
                 break
             message = group.messages[number]
             if message.place not in DELIVERED:
+                group.restore_parked(number)
+            if message.place not in DELIVERED:
                 group.forget(number)
             elif message.place is not Place.PARKED:
                 del group.due[number]

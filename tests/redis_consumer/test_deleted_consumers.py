@@ -129,6 +129,29 @@ def test_a_message_that_still_runs_when_its_consumer_has_to_stop_goes_back(
     assert client.xlen(STREAM) == 0
 
 
+def test_messages_that_wait_for_a_retry_are_tried_again_although_their_consumer_was_deleted(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """It has no process and looks as if it were left over."""
+    message_id = producer.publish({"n": 1})
+    runs: list[str] = []
+
+    def processor(one: str, _: object) -> str:
+        runs.append(one)
+        if len(runs) == 1:
+            raise ValueError("not yet")
+        return "at last"
+
+    make(processor, retry=RetryPolicy(base_seconds=1.0), result_stream="results").start()
+    eventually(lambda: client.zcard("{jobs}:workers:due") == 1)
+    assert client.xgroup_delconsumer(STREAM, GROUP, "~parked") == 1
+    eventually(lambda: client.xlen("results") == 1)
+    assert [one["result"] for one in results(client)] == ["at last"]
+    assert runs == [message_id] * 2
+    assert client.xlen(STREAM) == 0
+    assert client.zcard("{jobs}:workers:due") == 0
+
+
 # --- single commands --------------------------------------------------------------------------
 
 

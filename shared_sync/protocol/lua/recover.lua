@@ -157,6 +157,7 @@ end
 
 local function look_at_due()
   local ids, counts = {}, {}
+  local groups  -- read when it is needed
   local hints = redis.call('ZRANGE', due, due_rank, due_rank, 'WITHSCORES')
   if hints[1] and tonumber(hints[2]) > now then hints[2] = believable_due_time(unpack(hints)) end
   if hints[1] and tonumber(hints[2]) <= now then
@@ -174,6 +175,10 @@ local function look_at_due()
       break
     end
     local owner, deliveries = pending_entry(stream, group, id)
+    if not owner then  -- it has ended, or others have deleted the consumer ~parked
+      groups, deliveries = groups or groups_of(stream), failures_of(id)
+      if restore(stream, group, groups, id, PARKED, deliveries) then owner = PARKED end
+    end
     if not owner then
       forget(history, due, id)
     elseif owner ~= PARKED then
