@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 from typing import Final
 
@@ -34,7 +35,7 @@ _CODES_OF_ASKED: Final = frozenset(
         255,  # ffmpeg's, after any of them
     }
 )
-_HIGHEST_SIGNAL: Final = 64
+_HIGHEST_SIGNAL: Final = 31  # ffmpeg has codes of its own above 128 + 31, such as for bad input
 _LONGEST_CHAIN: Final = 100
 
 
@@ -71,7 +72,8 @@ class Interruptions:
         """Return whether an attempt failed with this error because the consumer stops.
 
         That is so if a child process was ended by a signal while the consumer drains, and for any
-        error but a `Reject` within a moment of the drain's beginning. Blocks for a moment, since
+        error within a moment of the drain's beginning, except for a `Reject` that does not come of
+        a child that was asked to end. Blocks for a moment, since
         the child may have received the signal first.
         """
         codes = set(_return_codes(error))
@@ -83,7 +85,7 @@ class Interruptions:
                 return False
         if any(_is_of_a_signal(code) for code in codes):
             return True
-        if isinstance(error, Reject):
+        if isinstance(error, Reject) and _CODES_OF_ASKED.isdisjoint(codes):
             return False
         return attempt.ended_at <= self._drain_began_at + self._moment_seconds
 
@@ -100,7 +102,10 @@ def _is_of_a_signal(code: int) -> bool:
 
 
 def _return_codes(error: BaseException) -> Iterator[int]:
-    """Yield the return codes of child processes that an error and its causes have."""
+    """Yield the return codes of child processes that an error and its causes have.
+
+    A broken executor has lost one of its processes, whose code it does not know.
+    """
     seen: set[int] = set()
     to_visit: list[BaseException | None] = [error]
     while to_visit and len(seen) < _LONGEST_CHAIN:
@@ -112,4 +117,6 @@ def _return_codes(error: BaseException) -> Iterator[int]:
             code = getattr(one, "returncode", None)
             if isinstance(code, int):
                 yield int(code)
+        if isinstance(one, BrokenExecutor):
+            yield -signal.SIGTERM
         to_visit += (one.__cause__, one.__context__)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import redis
@@ -151,6 +152,7 @@ def caused_by(cause: BaseException, error: BaseException) -> BaseException:
         ENDED,
         subprocess.CalledProcessError(128 + signal.SIGTERM, "sh"),
         subprocess.CalledProcessError(-signal.SIGKILL, "ffmpeg"),
+        BrokenProcessPool("a process was terminated abruptly"),
         caused_by(ENDED, RuntimeError("decoding failed")),
         caused_by(ENDED, Reject("the file is damaged")),
         caused_by(ENDED, Retry(60.0)),
@@ -186,14 +188,28 @@ def test_any_failure_within_a_moment_of_the_drains_beginning_is_not_charged(
     )
 
 
-def test_a_rejection_stays_a_decision() -> None:
+@pytest.mark.parametrize("code", [None, 1, 183])
+def test_a_rejection_stays_a_decision(code: int | None) -> None:
+    """183 is what ffmpeg returns for bad input."""
     clock = Clock()
-    assert not draining(clock).explain(Reject("no use"), attempt_that_ended(clock.now))
-    failed_child = caused_by(subprocess.CalledProcessError(1, "ffmpeg"), Reject("damaged"))
-    assert not draining(clock).explain(failed_child, attempt_that_ended(clock.now))
+    rejection: BaseException = Reject("damaged")
+    if code is not None:
+        rejection = caused_by(subprocess.CalledProcessError(code, "ffmpeg"), rejection)
+    assert not draining(clock).explain(rejection, attempt_that_ended(clock.now))
 
 
-@pytest.mark.parametrize("error", [ENDED, subprocess.CalledProcessError(255, "ffmpeg")], ids=repr)
+def test_a_rejection_because_ffmpeg_was_asked_to_end_is_none() -> None:
+    clock = Clock()
+    rejection = caused_by(subprocess.CalledProcessError(255, "ffmpeg"), Reject("damaged"))
+    assert draining(clock).explain(rejection, attempt_that_ended(clock.now))
+    assert not draining(clock).explain(rejection, attempt_that_ended(clock.now + 60))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ENDED, subprocess.CalledProcessError(255, "ffmpeg"), BrokenProcessPool("terminated")],
+    ids=repr,
+)
 def test_a_child_may_receive_the_signal_before_its_worker_does(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
