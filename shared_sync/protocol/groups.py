@@ -95,18 +95,6 @@ def _has_group(connection: Connection, keys: Keys) -> bool:
     return True
 
 
-def check_is_stream(connection: Connection, key: str, argument: str) -> None:
-    """Raise `ConfigurationError` if the key holds something that is not a stream."""
-    try:
-        connection.call("XLEN", key)
-    except RedisRefused as refusal:
-        if refusal.code != "WRONGTYPE":
-            raise
-        raise ConfigurationError(
-            f"the key {key!r} holds something that is not a stream; choose another {argument}"
-        ) from None
-
-
 @dataclass(frozen=True, slots=True)
 class GroupOverview:
     """A stream and group as seen from outside, without taking part."""

@@ -23,6 +23,7 @@ def find_wrong(connection: Connection, keys: Keys, result_stream: str | None) ->
         keys.outage: "sorted set",
         keys.holders: "hash",
         keys.history: "hash",
+        keys.kept: "hash",
     }
     if result_stream is not None:
         types[result_stream] = "stream"
@@ -38,9 +39,10 @@ def check(connection: Connection, keys: Keys, result_stream: str | None) -> None
     """Raise `ConfigurationError`, which names the keys, if some have a wrong type."""
     wrong = find_wrong(connection, keys, result_stream)
     if wrong:
-        raise ConfigurationError(
-            f"{describe(wrong)}; choose another stream_name or consumer_group, or remove the key"
+        argument = (
+            "result_stream" if list(wrong) == [result_stream] else "stream_name or consumer_group"
         )
+        raise ConfigurationError(f"{describe(wrong)}; choose another {argument}, or remove the key")
 
 
 def describe(wrong: dict[str, str]) -> str:

@@ -217,8 +217,8 @@ class RedisStreamConsumer:
         name and may have died, it waits for the end of its lease. A `stop()` meanwhile ends the
         wait at once.
 
-        Raises `RedisUnavailable`; at once `RedisAccessDenied`, `ConfigurationError` if a key exists
-        and is not a stream, `ConsumerIdInUse` if another live process of the group has this
+        Raises `RedisUnavailable`; at once `RedisAccessDenied`, `ConfigurationError` if a key has
+        another type, `ConsumerIdInUse` if another live process of the group has this
         `consumer_id`, and `ConsumerStateError` on a consumer that was started or stopped before,
         here or in the process that this one was forked from.
         """

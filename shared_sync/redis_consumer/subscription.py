@@ -110,6 +110,7 @@ class Subscription:
         connection = self.connection()
         try:
             ensured = groups.ensure_group(connection, self.commands)
+            key_types.check(connection, self.commands.keys, self._options.result_stream)
             if ensured is Ensured.CREATED:
                 self._report_new_group(connection)
             elif ensured is Ensured.MAY_NOT_CREATE:
@@ -120,9 +121,6 @@ class Subscription:
                     self._options.stream_name,
                 )
             groups.check_rights(connection, self.commands)
-            if self._options.result_stream is not None:
-                groups.check_is_stream(connection, self._options.result_stream, "result_stream")
-            key_types.check(connection, self.commands.keys, self._options.result_stream)
             claimed = identity.claim(
                 connection,
                 self.commands,

@@ -74,6 +74,8 @@ def test_a_script_that_fails_names_all_of_its_keys(worker: Worker, client: redis
         (KEYS.due, "sorted set"),
         (KEYS.history, "hash"),
         (KEYS.dead, "stream"),
+        (KEYS.outage, "sorted set"),
+        (KEYS.kept, "hash"),
     ],
 )
 def test_a_consumer_names_the_key_that_holds_something_else(

@@ -31,9 +31,6 @@ def test_a_key_that_is_not_a_stream_is_a_configuration_error(
     client.set("jobs", "a string")
     with pytest.raises(ConfigurationError, match="'jobs'"):
         groups.ensure_group(connection, GroupCommands(KEYS, "w1", LEASE_MS))
-    with pytest.raises(ConfigurationError, match="result_stream"):
-        groups.check_is_stream(connection, "jobs", "result_stream")
-    groups.check_is_stream(connection, "not-there", "result_stream")
 
 
 def test_a_read_without_messages_is_an_empty_list(worker: Worker) -> None:
