@@ -173,7 +173,7 @@ class GroupCommands:
         What was delivered before `since_ms`, when the name was claimed, is the predecessor's.
         The reply is how many went back, of how many the body was gone, and whether there is more.
         """
-        keys = [*self._common_keys(), self.keys.presence, self.keys.holders]
+        keys = [*self._common_keys(), self.keys.presence, self.keys.holders, self.keys.outage]
         is_foreign = "1" if predecessor is Predecessor.FOREIGN else ""
         return scripts.call("leave", keys, *self._who(), since_ms, is_foreign)
 

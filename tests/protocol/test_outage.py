@@ -136,6 +136,15 @@ def test_messages_of_foreign_consumers_are_taken_within_the_grace_too(
     assert is_forgiven(client)
 
 
+def test_nothing_of_heartbeats_is_left_when_the_last_consumer_leaves(
+    worker: Worker, other: Worker, client: redis.Redis
+) -> None:
+    worker.leave()
+    assert client.zscore(KEYS.outage, LAST) is not None
+    other.leave()
+    assert not client.exists(KEYS.outage, KEYS.presence, KEYS.holders)
+
+
 # --- leases that are about to end -------------------------------------------------------------
 
 

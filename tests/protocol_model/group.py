@@ -310,6 +310,8 @@ class Group:
         answer = self.hand_back(name, self.owned_by(name))
         self.presence.pop(name, None)
         self.holders.discard(name)
+        if not self.presence:
+            self.last_heartbeat, self.outage_until = None, 0
         return answer
 
     # --- heartbeats ---
@@ -350,6 +352,8 @@ class Group:
 
     def forgive_outage(self) -> None:
         newest = self.last_heartbeat
+        if newest is None and self.presence:
+            newest = max(self.presence.values()) - LEASE
         if newest is None or self.now - newest < LEASE / 3:
             return
         if any(end <= self.now + GRACE for end in self.presence.values()):
