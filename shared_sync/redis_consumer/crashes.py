@@ -9,10 +9,10 @@ failures, so nobody has to note a crash for it to count:
 Only deliveries by this library count. A name with neither a lease nor a claim on record (keys
 `presence` and `holders`) is another program's, such as one that reads the same group with another
 library: what it did to a message before is not the message's fault. Taking a message over from it
-sets the count of deliveries to those that the message's history tells of, so that the takeover is
-the first delivery of a message without a history. A crash that is known stays: one of the keys is
-enough to know a name, as the other one is written anew from it, and the last failure in the history
-says as which delivery it came, earlier crashes included.
+sets the count of deliveries to those that the message's history records, so that the takeover is
+the first delivery of a message without a history. A known crash still counts: one of the keys is
+enough to know a name, because the other one is restored from it; and the last failure in the
+history has the number of its delivery, which includes earlier crashes.
 
 Example: another library has delivered A four times and B once, and is switched off. A and B are
 taken over as their first deliveries, with no crash, so they may come together. Their worker dies in
@@ -22,8 +22,8 @@ time and still has its one crash.
 
 A process that dies takes all of its messages down with it, and nobody can tell which of them was
 the cause. So each is a *suspect*, charged with one crash. The rules, which
-`protocol/lua/recover.lua` applies while it takes messages over, keep the innocent from dying with
-the guilty:
+`protocol/lua/recover.lua` applies while it takes messages over, protect messages that were not the
+cause:
 
 1. A message with `max_crashes` crashes is given up on. It is only taken over to be buried.
 2. A suspect is taken over alone: it waits behind nothing, and nothing waits behind it.

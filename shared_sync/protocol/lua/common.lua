@@ -218,8 +218,8 @@ local function restore(stream, group, groups, id, owner, deliveries)
     or id_is_after(id, groups[1]['last-delivered-id']) then
     return false
   end
-  -- The claim itself creates the consumer, also for an entry that is gone. If the right to look is
-  -- missing, that is all.
+  -- A claim would create the consumer even for an entry that is gone, so the entry is read first.
+  -- Without the right to read it, the claim alone decides.
   local entries = redis.pcall('XRANGE', stream, id, id)
   if not entries.err and #entries == 0 then return false end
   local claimed = redis.call('XCLAIM', stream, group, owner, 0, id,
