@@ -116,6 +116,20 @@ def test_what_is_to_be_read_again_after_the_group_was_lost_is_not_deleted(
     assert [entry.id for entry in other.read()] == taken[1:]
 
 
+def test_what_a_lost_group_was_to_finish_is_kept_for_it_beside_another_group_that_has_finished_it(
+    worker: Worker, connection: Connection, client: redis.Redis, admin: GroupAdmin
+) -> None:
+    """When the group is created again, it begins with everything that is there."""
+    second = Worker(connection, "x1", keys=Keys.of("jobs", "second"))
+    (message_id,) = worker.publish([b"text", b"a"])
+    worker.read()
+    second.read()
+    assert second.done(message_id) == 1
+    client.xgroup_destroy("jobs", "workers")
+    assert worker.done(message_id) == 0
+    assert admin.bodies() == [message_id]
+
+
 @pytest.mark.usefixtures("either_way")
 def test_of_messages_finished_together_each_stays_while_another_group_needs_it(
     worker: Worker, connection: Connection, admin: GroupAdmin, taken: list[str]

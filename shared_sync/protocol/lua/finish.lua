@@ -11,8 +11,9 @@ local ended = redis.call('XACK', stream, group, unpack(ids))
 if has_history and redis.call('HDEL', history, unpack(ids)) > 0 then
   redis.call('ZREM', due, unpack(ids))
 end
-if ended == 0 and #groups ~= 1 then return 0 end
+local is_alone = #groups == 1 and groups[1]['name'] == group
+if ended == 0 and not is_alone then return 0 end
 local deleted = delete_finished(stream, group, ids, ended == #ids, groups)
 -- In the only group an entry that is there is unfinished, also if XGROUP DELCONSUMER has removed it
 -- from the pending list.
-return #groups == 1 and math.max(ended, deleted) or ended
+return is_alone and math.max(ended, deleted) or ended
