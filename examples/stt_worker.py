@@ -100,7 +100,7 @@ class STTWorker:
 
 
 if __name__ == "__main__":
-    # While the model loads. The first process of a container has no default handler for it.
+    # Ends the program while the model loads: a container's first process has no default handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     STTWorker().run()

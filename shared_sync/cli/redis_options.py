@@ -42,7 +42,7 @@ def add_redis(parser: argparse.ArgumentParser) -> None:
         const="set REDIS_URL instead, or give --redis-password-file",
         default=os.environ.get("REDIS_URL") or DEFAULT_URL,
         metavar="URL",
-        help=f"Redis (default: REDIS_URL, else {DEFAULT_URL}). A password belongs into REDIS_URL "
+        help=f"Redis (default: REDIS_URL, else {DEFAULT_URL}). Put a password into REDIS_URL "
         "or a file: everybody on the machine can read a command line",
     )
     parser.add_argument(

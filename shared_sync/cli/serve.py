@@ -125,7 +125,13 @@ def _parser() -> Parser:
             300.0,
             "the oldest message waits longer",
         ),
-        ("--growth-seconds", "SECONDS", LONGEST_SECONDS, 300.0, "for so long more arrive than end"),
+        (
+            "--growth-seconds",
+            "SECONDS",
+            LONGEST_SECONDS,
+            300.0,
+            "more messages arrive than end for so long",
+        ),
         ("--max-dead-share", "SHARE", 1.0, 0.1, "a larger share of messages becomes dead letters"),
     ):
         parser.add_argument(

@@ -143,7 +143,7 @@ def test_causes_are_those_of_all_letters_and_not_of_the_shown_ones(
         summary.click()
     page.shows("The newest 2 of 990 are shown.", "#dead_letters .causes > details:first-child")
     assert len(page.rows("#dead_letters")) == 2
-    page.shows("none of them is of this one", "#dead_letters .causes > details:last-child")
+    page.shows("none of them has this cause", "#dead_letters .causes > details:last-child")
 
 
 def test_causes_keep_their_places_while_somebody_reads(page: Page, worker: Worker) -> None:

@@ -5,7 +5,7 @@ import {
 } from "./dom.js";
 import { age, capital, duration, exact, isNumber } from "./format.js";
 
-const OLD_SECONDS = 10; // older tables are not shown as those of now
+const OLD_SECONDS = 10; // older tables are not shown as current ones
 const explain = (problem) => (problem === "failed" ? "failed, and the worker's log says why" : problem);
 
 /** The tables of a section, one for each view that has it: several if a program has several consumers. */
@@ -14,9 +14,9 @@ function tables(views, { key, rows, more }, elapsed) {
     .filter(([, { data }]) => data && data[key] !== undefined && data[key] !== null)
     .map(([name, { data, age_seconds: old, problem }]) => {
       const since = (old ?? 0) + elapsed;
-      // Nobody looked for a while, and the new tables are not there yet.
+      // The page was not open for a while, and the new tables are not there yet.
       const why = problem ? `the view ${explain(problem)}` : old > OLD_SECONDS ? "new ones are on their way" : "";
-      // If these are not the tables of now, a job of them may have ended long ago, so its age must not grow.
+      // A job in old tables may have ended long ago, so its age must not grow.
       const lag = why ? 0 : since;
       // A view may return anything: without a list of rows it is not understood.
       if (!Array.isArray(data[key]) || !data[key].every(isRow)) return { name, data, why, age: since };
@@ -136,7 +136,7 @@ function drawLetters(parent) {
     const rest = shown.length < letters;
     node.lastChild.hidden = !rest;
     setText(node.lastChild, !rest ? "" : shown.length ? `The newest ${shown.length} of ${exact(letters)} are shown.`
-      : "Only the newest letters of all causes are shown, and none of them is of this one.");
+      : "Only the newest dead letters are shown, and none of them has this cause.");
   });
 }
 
@@ -199,7 +199,7 @@ const SECTIONS = [
     key: "consumers", pair: 1, title: "Consumers of the group", empty: "No consumer: no worker has joined this group so far.",
     hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of python -m shared_sync.health --stream … --group ….",
     draw: (parent) => table(parent, "Consumers of the group", CONSUMERS, (consumer) => consumer.name),
-    // Those that the group has forgotten come last; a worker that was killed is to be seen for an hour.
+    // Consumers that are not in the group any more come last; one that was killed is shown for an hour.
     rows: (data, lag) => ["idle_seconds", "gone_seconds"].reduce((rows, field) => aged(rows, field, lag),
       aged([...data.consumers, ...goneOf(data)], "lease_seconds_left", -lag)),
     note: (rows) => countStates(rows.map(({ present }) => ({ state: present === false ? "gone" : "" })), "gone"),
