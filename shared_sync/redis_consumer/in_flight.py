@@ -104,6 +104,15 @@ class InFlight:
 
     # --- for recovery ---
 
+    def longest_fetch_seconds(self, now: float) -> float:
+        """Return how long a reader has been fetching messages, the one that began first; 0 if none.
+
+        Until its reply has come as a whole, which may take long where messages are large, what it
+        brings is in no slot.
+        """
+        since = [slot.fetches_since for slot in self._slots]
+        return max((now - one for one in since if one is not None), default=0.0)
+
     def ids(self, source: Keys) -> set[str]:
         """Return the ids of the messages of a stream and group that are in flight here."""
         with self._lock:

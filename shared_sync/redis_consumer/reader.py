@@ -131,13 +131,17 @@ class Reader:
         While new messages wait, at most every second message that a reader starts is a retry:
         after retries it reads, and takes no more of them than that read has brought.
         """
-        if not self._owes_a_read and self._recovery.take_turn():
-            self._recover()
-        elif self._stream_is_empty and not self._owes_a_read:
-            self._wait_for_message()
-        else:
-            self._has_waited = False
-            self._read(self._prefetch.size)
+        self.slot.fetches_since = self._clock()
+        try:
+            if not self._owes_a_read and self._recovery.take_turn():
+                self._recover()
+            elif self._stream_is_empty and not self._owes_a_read:
+                self._wait_for_message()
+            else:
+                self._has_waited = False
+                self._read(self._prefetch.size)
+        finally:
+            self.slot.fetches_since = None
 
     def _recover(self) -> None:
         most = self._most_to_recover()

@@ -217,11 +217,14 @@ class Recovery:
             position, left_behind_first = self._position, self._left_behind_first
             again = self._lost_replies.next() if is_searching else ""
             foreign = tuple(islice(self._foreign, MOST_FOREIGN))
+        # A message that a reply is still bringing is not lost. Asked before the ids of what is in
+        # flight, as those which have come are among these.
+        fetching_ms = max(0, round(self._in_flight.longest_fetch_seconds(now) * 1000))
         running = self._in_flight.suspects()
         startable = crashes.startable_crashes(running, self._max_crashes) if is_searching else 0
         looks_at_foreign = is_searching and (is_whole or position.foreign_from != START)
         return ScanRequest(
-            own_idle_ms=self._own_idle_ms,
+            own_idle_ms=self._own_idle_ms + fetching_ms,
             since_ms=self._since_ms,
             foreign_idle_ms=self._foreign_idle_ms,
             predecessor=self._predecessor,

@@ -74,6 +74,8 @@ class Slot(Activity):
         the process died now, they would be charged with another."""
         self.is_idle = False
         """Whether it waits for a message, with nothing to do."""
+        self.fetches_since: float | None = None
+        """When it sent the fetch whose messages are not in here yet, on the monotonic clock."""
         self.runs_processor = False
         """Whether the user's function runs just now."""
         self._attempts = 0

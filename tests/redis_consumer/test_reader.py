@@ -63,6 +63,23 @@ def test_while_there_are_messages_a_read_asks_for_many_and_does_not_wait(clock: 
     assert reader.last_read() == (10, None)
 
 
+def test_others_see_for_how_long_a_reader_has_been_fetching(clock: Clock) -> None:
+    pool = Pool(clock)
+    (reader,) = pool.readers
+    seen: list[float] = []
+
+    def look() -> None:
+        clock.now += 0.1
+        seen.append(round(pool.in_flight.longest_fetch_seconds(clock.now), 1))
+
+    reader.make_pass(first(look, then=delivered("1-0")))
+    look()
+    with pytest.raises(RedisUnavailable):
+        reader.make_pass(first(look, then=LOST))
+    look()
+    assert seen == [0.1, 0, 0.1, 0]
+
+
 def test_an_automatic_prefetch_grows_with_short_jobs_and_a_long_one_sets_it_back(
     clock: Clock,
 ) -> None:

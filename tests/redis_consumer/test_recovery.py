@@ -100,6 +100,20 @@ def test_what_runs_here_says_which_crashes_may_start_and_which_reads_stay_apart(
     assert (request.max_crashes, request.most, request.own_idle_ms) == (3, 7, 6000)
 
 
+def test_a_message_that_a_large_reply_is_still_bringing_to_a_sibling_is_not_lost(
+    scene: Scene, clock: Clock
+) -> None:
+    """It would be sent a second time, and run twice."""
+    slow = add_slot(scene.in_flight, "r1")
+    slow.fetches_since = clock.now
+    add_slot(scene.in_flight, "r2").fetches_since = clock.now + 9
+    clock.now += 10
+    scene.scan()
+    slow.fetches_since = None
+    scene.scan()
+    assert [request.own_idle_ms for request in scene.requests] == [16_000, 7000]
+
+
 def test_while_a_message_on_its_last_chance_runs_the_dead_are_looked_at_once_a_second(
     scene: Scene, clock: Clock
 ) -> None:
