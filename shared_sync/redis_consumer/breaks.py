@@ -17,16 +17,16 @@ MOST_BREAKS: Final = 5
 SHORTEST_CHECK_SECONDS: Final = 0.1
 LONGEST_CHECK_SECONDS: Final = 1.0
 CHECK_FACTOR: Final = 3.0
-"""After a break the next connection has to last so many times as long, within these limits. That
-others last shows that something about the result broke this one."""
+"""The next connection must last this many times as long as the one that broke, within these limits.
+That shows that the result broke it: connections without the result last."""
 
 
 class Breaks:
     """Counts how often the connection broke while a result was sent alone. For one thread.
 
     Count a break only if Redis answers right afterwards and the next connection lasts longer;
-    otherwise it was an outage. Where connections are cut all the time, that of a large result is
-    the most likely to be cut, as sending it takes longest.
+    otherwise it was an outage. If the network cuts connections all the time, it cuts those of large
+    results most often, because sending these takes longest.
     """
 
     def __init__(self) -> None:
@@ -34,15 +34,15 @@ class Breaks:
 
     @staticmethod
     def check_seconds(broke_after_seconds: float) -> float:
-        """Return for how long the next connection has to last."""
+        """Return how long the next connection must last, for the break to count."""
         longer = CHECK_FACTOR * broke_after_seconds
         return min(max(longer, SHORTEST_CHECK_SECONDS), LONGEST_CHECK_SECONDS)
 
     def count(self, result: Finish | None, error: RedisUnavailable) -> str:
         """Note that the connection broke; return why the result will never be taken, or nothing.
 
-        Errors other than a broken connection do not count, such as that Redis cannot write now. A
-        break that no result can have caused is an outage.
+        Other errors do not count, such as that Redis cannot write now. They, and a break that no
+        result can have caused, clear all counts, because there is an outage.
         """
         if result is None or result.size < SMALLEST_LIMIT or not error.connection_broke:
             self.clear()
