@@ -192,8 +192,8 @@ local function failures_in(notes)
   return notes and select(2, notes:gsub('\n', '')) or 0
 end
 
--- How many deliveries by this library the history of a message tells of. Each failure was one, and
--- the last one says as which delivery it came, those before it that ended in a crash included.
+-- How many deliveries by this library the history of a message records. Each failure was one, and
+-- the last one has the number of its delivery, which includes those that ended in a crash.
 local function deliveries_in(notes)
   if not notes then return 0 end
   local failures, last_attempt = 0, 0
@@ -209,7 +209,7 @@ end
 local function age_at(now, since) return since <= now and now - since + 2 or math.huge end
 
 -- Put a message back into the pending list from which XGROUP DELCONSUMER has removed it, together
--- with a consumer that was working on it. Only for the only group of a stream: a delivered entry that
+-- with a consumer that was working on it. Only if the stream has no other group: a delivered entry that
 -- is there is then unfinished, as finishing deletes it. Where several groups share a stream, this one
 -- may have finished an entry that another still needs. Returns whether the message is pending again,
 -- for this owner and after so many deliveries.
