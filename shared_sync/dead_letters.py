@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any
 
 from shared_sync.common import arguments
 from shared_sync.connection.credentials import CredentialProvider
-from shared_sync.connection.discovery import connector_of_process
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import DeadLetterMissing
 from shared_sync.protocol import dead_letter_commands, dead_letter_layout, nearest_names
@@ -97,16 +95,12 @@ class DeadLetters:
     ) -> None:
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         self._keys = Keys.of(stream_name, consumer_group)
-        self._connections = ConnectionPool(
-            partial(
-                connector_of_process,
-                redis_url,
-                key=stream_name,
-                reply_timeout_seconds=timeout_seconds,
-                role="dead-letters",
-                credential_provider=credential_provider,
-            ),
-            wait_seconds=timeout_seconds,
+        self._connections = ConnectionPool.of_process(
+            redis_url,
+            key=stream_name,
+            role="dead-letters",
+            timeout_seconds=timeout_seconds,
+            credential_provider=credential_provider,
         )
 
     def check_group(self) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 
 from shared_sync.common import arguments
 from shared_sync.connection import remedies
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.credentials import CredentialProvider
-from shared_sync.connection.discovery import connector_of_process
 from shared_sync.connection.driver_errors import NotRun
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.connection.scripts import Command
@@ -80,17 +78,13 @@ class RedisStreamProducer:
         # Fixed after construction.
         self.stream_name = stream_name
         self._max_queue_depth = max_queue_depth
-        self._connections = ConnectionPool(
-            partial(
-                connector_of_process,
-                redis_url,
-                key=stream_name,
-                reply_timeout_seconds=timeout_seconds,
-                role="producer",
-                credential_provider=credential_provider,
-            ),
+        self._connections = ConnectionPool.of_process(
+            redis_url,
+            key=stream_name,
+            role="producer",
+            timeout_seconds=timeout_seconds,
+            credential_provider=credential_provider,
             most=max_connections,
-            wait_seconds=timeout_seconds,
         )
 
     def publish(self, fields: Mapping[str, object]) -> str:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 from shared_sync.connection import url
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.credentials import CredentialProvider
-from shared_sync.connection.discovery import connector_of_process
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import RedisAccessDenied, SharedSyncError
 
@@ -37,16 +35,12 @@ class RedisPing:
         # Fixed after construction.
         self._address = url.safe_address(redis_url)
         self._clock = clock
-        self._connections = ConnectionPool(
-            partial(
-                connector_of_process,
-                redis_url,
-                key=None,
-                reply_timeout_seconds=timeout_seconds,
-                role="check",
-                credential_provider=credential_provider,
-            ),
-            wait_seconds=timeout_seconds,
+        self._connections = ConnectionPool.of_process(
+            redis_url,
+            key=None,
+            role="check",
+            timeout_seconds=timeout_seconds,
+            credential_provider=credential_provider,
         )
         # Owned by the calling thread.
         self._command = "PING"

@@ -7,10 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from shared_sync.common.fork import PerProcess
 from shared_sync.connection.connection import Connect, Connection
+from shared_sync.connection.credentials import CredentialProvider
+from shared_sync.connection.discovery import connector_of_process
 from shared_sync.errors import RedisUnavailable, SharedSyncError
 
 KEEP_SECONDS: Final = 30.0
@@ -57,6 +60,31 @@ class ConnectionPool:
         self._clock = clock
         self._connections = PerProcess(lambda: _Connections(make_connector(), most))
         self._connections.get()
+
+    @classmethod
+    def of_process(
+        cls,
+        redis_url: str,
+        *,
+        key: str | None,
+        role: str,
+        timeout_seconds: float,
+        credential_provider: CredentialProvider | None,
+        most: int = 1,
+    ) -> ConnectionPool:
+        """Return a pool whose connections have a name that shows role, host and process.
+
+        `timeout_seconds` is the longest wait for a reply, and for a connection of the pool.
+        """
+        make_connector = partial(
+            connector_of_process,
+            redis_url,
+            key=key,
+            reply_timeout_seconds=timeout_seconds,
+            role=role,
+            credential_provider=credential_provider,
+        )
+        return cls(make_connector, most=most, wait_seconds=timeout_seconds)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
