@@ -13,7 +13,7 @@ from shared_sync.common.queue_metrics import queue_values
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import RedisAccessDenied
+from shared_sync.errors import RedisAccessDenied, RedisUnavailable
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.keys import PARKED
 from shared_sync.protocol.replies import (
@@ -85,7 +85,12 @@ class Heartbeat:
             ended_from=self._ended_from, restore_from=self._restore_from
         )
         asked_at = self._clock()
-        reply = parse_heartbeat(self._call(command))
+        try:
+            reply = parse_heartbeat(self._call(command))
+        except RedisUnavailable as error:
+            if error.connection_broke:
+                self._recovery.heartbeat_broke()
+            raise
         self._server_clock.heard(reply.now_ms, asked_at, self._clock())
         summary = reply.pending or parse_pending(self._call(self._commands.pending()))
         self._availability.succeeded(self._name)

@@ -9,6 +9,9 @@ is delivered again and again and does not arrive while other replies do, it is t
 Example: a read brings A, B and C, and breaks, since C is too large. Recovery names all three. A is
 asked for and arrives, then B. C is asked for and does not arrive. After the reply time it is named
 again, with a later delivery; after three such deliveries, it becomes a dead letter.
+
+Where all connections are cut, that of a large reply is the most likely to be. That of a heartbeat,
+whose reply is small, then breaks too, and the count begins anew.
 """
 
 from __future__ import annotations
@@ -63,6 +66,11 @@ class LostReplies:
         One whose reply is lost, or that may not start yet, will be named again.
         """
         return self._to_ask.popleft() if self._to_ask else ""
+
+    def others_break(self) -> None:
+        """Note that connections break which none of the lost messages can have broken."""
+        for message_id, (delivered_ms, _) in self._losses.items():
+            self._losses[message_id] = (delivered_ms, 0)
 
     def arrived(self, message_id: str) -> None:
         """Note that the reply with a message has come."""

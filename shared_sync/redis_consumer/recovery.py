@@ -125,6 +125,11 @@ class Recovery:
             known = [name for name in self._foreign if name in others]
             self._foreign = deque([*known, *(name for name in others if name not in known)])
 
+    def heartbeat_broke(self) -> None:
+        """Note that the connection of a heartbeat broke, so that no lost message is at fault."""
+        with self._lock:
+            self._lost_replies.others_break()
+
     # --- when ---
 
     def wait_seconds(self, reader: object, longest: float) -> float:

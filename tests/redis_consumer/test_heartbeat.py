@@ -59,7 +59,11 @@ class Scene:
         self.server_clock = ServerClock(clock=Clock())
         self.found: list[list[str]] = []
         self.availability = Availability("redis://somewhere:6379/0", LOGGER, Clock())
-        recovery = SimpleNamespace(found_consumers=lambda names: self.found.append(list(names)))
+        self.breaks = 0
+        recovery = SimpleNamespace(
+            found_consumers=lambda names: self.found.append(list(names)),
+            heartbeat_broke=self._note_break,
+        )
         self.heartbeat = Heartbeat(
             "heartbeat",
             connection=self.connection,  # type: ignore[arg-type]
@@ -73,6 +77,9 @@ class Scene:
             server_clock=self.server_clock,
             clock=Clock(),
         )
+
+    def _note_break(self) -> None:
+        self.breaks += 1
 
     def goes_on_from(self) -> list[tuple[Any, ...]]:
         """Where each heartbeat went on: the rank of ended consumers, and the parked id."""
@@ -221,3 +228,13 @@ def test_after_the_servers_clock_went_back_all_due_times_are_looked_at(
         scene.heartbeat.step()
     assert [one[1] for one in scene.goes_on_from()] == ["", "", "-", "(5-0", ""]
     assert "the clock of the Redis server went back by 3600.0 s" in caplog.text
+
+
+def test_a_connection_that_broke_is_reported_to_recovery_and_other_errors_are_not() -> None:
+    broken = RedisUnavailable("the connection broke")
+    broken.connection_broke = True
+    scene = Scene(broken, RedisUnavailable("LOADING"), RedisRefused("OOM"))
+    for error in (RedisUnavailable, RedisUnavailable, RedisRefused):
+        with pytest.raises(error):
+            scene.heartbeat.step()
+        assert scene.breaks == 1

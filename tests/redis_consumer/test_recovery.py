@@ -164,6 +164,19 @@ def test_a_message_whose_replies_are_lost_each_time_is_given_up_on(scene: Scene)
     assert [one.id for one in scene.given_up] == ["1-0"]
 
 
+def test_no_message_is_given_up_on_while_the_connections_of_heartbeats_break_too(
+    scene: Scene,
+) -> None:
+    """Then connections are cut, and those of large replies are the most likely to be."""
+    for number in range(3 * MOST_LOST_ALONE):
+        scene.scan(lost(1000 * number, "1-0"))
+        with pytest.raises(RedisUnavailable):
+            scene.scan(RedisUnavailable("the connection broke"))
+        if number % (MOST_LOST_ALONE - 1) == 0:
+            scene.recovery.heartbeat_broke()
+    assert scene.given_up == []
+
+
 # --- where to look ----------------------------------------------------------------------------
 
 
