@@ -78,7 +78,8 @@ def test_one_letter_that_cannot_be_replayed_does_not_keep_back_the_others(
     assert main([*where, "replay", "--all"]) == 1
     out, err = capsys.readouterr()
     assert out.count("replayed as") == client.xlen(STREAM) == 2
-    assert err.endswith("is not replayed: this dead letter has no fields of a message\n")
+    assert " is not replayed: " in err
+    assert err.endswith("this dead letter has no fields of a message\n")
     assert client.xlen(DEAD) == 1
     client.delete(STREAM)
     client.set(STREAM, "something else")

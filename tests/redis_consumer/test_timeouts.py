@@ -197,10 +197,10 @@ def test_a_dead_stream_in_the_way_holds_up_nothing_else(
     make: Make, producer: RedisStreamProducer, client: redis.Redis, hanging: Callable[..., Hanging]
 ) -> None:
     """What cannot be buried is tried again, and other late messages go on."""
-    client.set(DEAD, "in the way")
-    producer.publish_many([{"n": 1}, {"n": 2}])
     once = SHORT | {"retry": RetryPolicy(max_attempts=1)}
     make(hanging("first", "1", "2"), threads=2, **once).start()
+    client.set(DEAD, "in the way")
+    producer.publish_many([{"n": 1}, {"n": 2}])
     eventually(lambda: owners(client) == {"consumer-1": 2})
     calls = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     eventually(lambda: client.info("commandstats")["cmdstat_evalsha"]["calls"] > calls + 5)
