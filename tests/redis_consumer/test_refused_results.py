@@ -17,6 +17,7 @@ from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.messages import Answer, Bury, Entry, Finish
 from shared_sync.protocol.replies import is_final, parse_settled
+from shared_sync.redis_consumer import reader
 from shared_sync.redis_consumer.breaks import MOST_BREAKS, SMALLEST_LIMIT
 
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
@@ -152,9 +153,13 @@ def test_a_message_that_dies_without_ids_left_for_its_answer_is_buried_all_the_s
 
 
 def test_a_result_that_redis_could_take_later_is_kept_and_its_neighbours_go_out(
-    make: Make, producer: RedisStreamProducer, client: redis.Redis
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A key of another type can be removed, a right granted, memory freed."""
+    monkeypatch.setattr(reader, "SLOW_SECONDS", 60.0)  # all outcomes go together, as of quick jobs
     producer.publish_many({"n": n} for n in range(3))
 
     def processor(_: str, job: dict[str, str]) -> str | None:
