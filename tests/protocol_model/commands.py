@@ -190,6 +190,8 @@ def recover(
 
 def _recover(world: World, consumer: Consumer, step: Step, position: Position) -> Found:
     side = consumer.side
+    # A command may arrive late, and says since when its process has the name, not for how long.
+    step = replace(step, age=world.stream.now - consumer.born)
     found: list[Found] = []
     world.order_due_times(side)
 
@@ -216,13 +218,13 @@ def _recover(world: World, consumer: Consumer, step: Step, position: Position) -
     def expected() -> tuple[list[int], int, int | None]:
         entries = found[0].entries if found else ()
         taken = [world.number_of(entry) for entry in entries]
-        were_parked = {n for n in taken if n in side.model.of(Place.PARKED)}
+        were_pending = {n for n in taken if n in side.model.of(Place.PENDING)}
         recovery = Recovery(side.model, step, pending_numbers(world, side))
         named = {world.ids.index(one.id) for one in found[0].lost} if found else set()
         recovery.check(taken, named)
         for number, entry in zip(taken, entries, strict=True):
             _check_entry(side, number, entry)
-            assert (entry.left_by is None) is (number in were_parked)
+            assert (entry.left_by is not None) is (number in were_pending)
         return taken, recovery.lost, recovery.next_due
 
     what = f"{consumer.name} recovers {step.most} beside {sorted(step.in_flight)} from {position}"

@@ -68,7 +68,7 @@ class Recovery:
         lost_with_a_reply = {n for n in self.group.of(Place.PENDING) if self._is_lost(n)}
         assert named <= lost_with_a_reply
         assert named == lost_with_a_reply or taken or not self.step.is_whole, "more are lost"
-        left_behind = [n for n in taken if self.group.messages[n].place is not Place.PARKED]
+        left_behind = [n for n in taken if self.group.messages[n].place is Place.PENDING]
         if self.step.due_comes_last:
             self._recover_left_behind(left_behind)
             if not self.is_full:
