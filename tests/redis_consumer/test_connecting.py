@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
@@ -223,9 +224,15 @@ LOADING = (
 )
 
 
-def program(text: str, url: str) -> subprocess.Popen[str]:
+@contextmanager
+def program(text: str, url: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a program that does not outlive the block."""
     command = [sys.executable, "-c", textwrap.dedent(text), url]
-    return start_program(command, stderr=subprocess.PIPE, text=True)
+    with start_program(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -249,7 +256,9 @@ def test_a_signal_ends_the_wait_for_redis_at_once_and_with_status_0(
 
 def is_connected_to(url: str, pid: int) -> bool:
     port = int(url.rpartition(":")[2])
-    connections = psutil.Process(pid).net_connections()
+    process = psutil.Process(pid)
+    # The method has another name before psutil 6.
+    connections = getattr(process, "net_connections", getattr(process, "connections", None))()
     return any(one.raddr and one.raddr.port == port for one in connections)
 
 
