@@ -251,7 +251,8 @@ def test_large_ones_are_read_a_few_at_a_time(
         without = letters.list(with_fields=False)
         client.ping()
         lines = takewhile(lambda line: line["command"] != "PING", iter(monitor.next_command, None))
-        commands = [line["command"].split()[0] for line in lines]
+        # Of a command with many arguments the driver makes nothing at times.
+        commands = [(line["command"].split() or [""])[0] for line in lines]
     assert len(whole) == len(without) == 12
     assert {len(letter.fields["audio"]) for letter in whole} == {LARGE}
     assert [replace(letter, fields={}) for letter in whole] == without

@@ -163,7 +163,9 @@ def test_what_fails_because_the_interpreter_exits_is_not_charged(
     with program(ending, redis_url, drain_seconds=20) as ended:
         _, errors = ended.communicate(timeout=40)
         assert ended.returncode == 0
-    assert "cannot schedule new futures" in errors
+    # Python 3.10 refuses the executor's module, and later ones what is submitted.
+    refusals = ("can't register atexit after shutdown", "cannot schedule new futures")
+    assert any(refusal in errors for refusal in refusals)
     assert dead_letters(client) == []
     assert owners(client) == {"~parked": 1}
 
