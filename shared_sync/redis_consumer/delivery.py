@@ -176,7 +176,9 @@ class Delivery:
     def _raised(self, attempt: Attempt, fields: Fields, error: BaseException) -> Outcome:
         (entry,) = attempt.entries
         failure = Failure.of(error)
-        if isinstance(error, InvalidResult) or not self._interruptions.explain(error, attempt):
+        if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
+            error, attempt
+        ):
             return self._failed(entry, fields, failure)
         self._logger.info(
             "message %s was interrupted as the consumer stops (%s: %s), and goes back uncharged",

@@ -68,7 +68,7 @@ class Interruptions:
         self._moment_seconds = math.inf
         self.drain_begins()
 
-    def explain(self, error: BaseException, attempt: Attempt) -> bool:
+    def was_interrupted(self, error: BaseException, attempt: Attempt) -> bool:
         """Return whether an attempt failed with this error because the consumer stops.
 
         That is so if a child process was ended by a signal while the consumer drains, and for any

@@ -69,6 +69,27 @@ def test_health_serve_shows_what_was_added_and_finished(page: Page, worker: Work
     assert "processed" not in page.text("#chart-grid"), "it processes nothing itself"
 
 
+def test_the_round_trips_of_health_serve_are_not_drawn_as_the_latency_of_jobs(
+    page: Page, worker: Worker
+) -> None:
+    worker.past(
+        lambda place: {
+            "consumers_alive": 2,
+            "queue_depth": place,
+            "p50_redis_round_trip_ms": 0.4,
+            "p95_redis_round_trip_ms": 0.6,
+            "p99_redis_round_trip_ms": 0.9,
+        },
+        30,
+    )
+    page.look_at(worker)
+    page.shows("29", ".chart[aria-label^=Queue] .legend")
+    visible = (
+        "return [...document.querySelectorAll('.chart:not([hidden])')].map((c) => c.ariaLabel)"
+    )
+    assert not any(label.startswith("Latency") for label in page.run(visible))
+
+
 def test_a_counter_that_falls_is_a_restart_and_no_negative_rate(page: Page, worker: Worker) -> None:
     worker.past(lambda place: {"jobs_processed": place * 10 if place < 20 else place - 20}, 40)
     page.look_at(worker)

@@ -163,7 +163,7 @@ def test_a_childs_death_of_a_signal_is_never_charged_while_draining(
     error: BaseException, seconds: float
 ) -> None:
     clock = Clock()
-    assert draining(clock).explain(error, attempt_that_ended(clock.now + seconds))
+    assert draining(clock).was_interrupted(error, attempt_that_ended(clock.now + seconds))
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,10 @@ def test_any_failure_within_a_moment_of_the_drains_beginning_is_not_charged(
 ) -> None:
     clock = Clock()
     found = draining(clock)
-    assert found.explain(error, attempt_that_ended(clock.now + interruptions.MOMENT_SECONDS))
-    assert not found.explain(
+    assert found.was_interrupted(
+        error, attempt_that_ended(clock.now + interruptions.MOMENT_SECONDS)
+    )
+    assert not found.was_interrupted(
         error, attempt_that_ended(clock.now + interruptions.MOMENT_SECONDS + 0.1)
     )
 
@@ -195,14 +197,14 @@ def test_a_rejection_stays_a_decision(code: int | None) -> None:
     rejection: BaseException = Reject("damaged")
     if code is not None:
         rejection = caused_by(subprocess.CalledProcessError(code, "ffmpeg"), rejection)
-    assert not draining(clock).explain(rejection, attempt_that_ended(clock.now))
+    assert not draining(clock).was_interrupted(rejection, attempt_that_ended(clock.now))
 
 
 def test_a_rejection_because_ffmpeg_was_asked_to_end_is_none() -> None:
     clock = Clock()
     rejection = caused_by(subprocess.CalledProcessError(255, "ffmpeg"), Reject("damaged"))
-    assert draining(clock).explain(rejection, attempt_that_ended(clock.now))
-    assert not draining(clock).explain(rejection, attempt_that_ended(clock.now + 60))
+    assert draining(clock).was_interrupted(rejection, attempt_that_ended(clock.now))
+    assert not draining(clock).was_interrupted(rejection, attempt_that_ended(clock.now + 60))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def test_a_child_may_receive_the_signal_before_its_worker_does(
     found = Interruptions()
     explained: list[bool] = []
     reader = threading.Thread(
-        target=lambda: explained.append(found.explain(error, attempt_that_ended(0.0)))
+        target=lambda: explained.append(found.was_interrupted(error, attempt_that_ended(0.0)))
     )
     reader.start()
     found.drain_begins()
@@ -237,7 +239,7 @@ def test_a_failure_is_held_no_longer_than_a_tenth_of_its_run_unless_a_child_was_
         (0.05, ValueError()),
         (600.0, ValueError()),
     ):
-        assert not found.explain(error, attempt_that_ended(600.0, seconds=seconds))
+        assert not found.was_interrupted(error, attempt_that_ended(600.0, seconds=seconds))
     assert waits == pytest.approx([0.25, 0.005, 0.25])
 
 
@@ -249,7 +251,7 @@ def test_an_error_whose_causes_go_in_circles_or_whose_attributes_raise_is_a_fail
 
     first, second = Odd(), ValueError()
     first.__cause__, second.__context__ = second, first
-    assert not Interruptions().explain(first, attempt_that_ended(0.0))
+    assert not Interruptions().was_interrupted(first, attempt_that_ended(0.0))
 
 
 def test_without_a_drain_a_childs_death_is_a_failure_like_any_other() -> None:
