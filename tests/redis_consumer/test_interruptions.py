@@ -43,7 +43,11 @@ WORKER = """
 """
 CHILDREN = {
     "dies of the signal": ("echo; exec sleep 60", "code", 5),
-    "runs below a shell": ("trap : TERM INT; echo; sleep 60; exit 143", "code", 2),
+    "runs below a shell": (
+        "trap 'exit 143' TERM INT; echo; while :; do sleep 0.01; done",
+        "code",
+        2,
+    ),
     "ends as ffmpeg does": (
         "trap 'exit 255' TERM INT; echo; while :; do sleep 0.01; done",
         "code",
