@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from helpers import start_program
+from helpers import eventually, start_program
 from packaging.requirements import Requirement
 
 from shared_sync.connection.embedded import EmbeddedRedis, find_redis_server
@@ -57,13 +57,6 @@ def process_exists(pid: int) -> bool:
     return state.stdout.strip()[:1] not in (b"", b"Z")
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
-
-
 @contextmanager
 def parent_program(
     then: str = "", finally_: str = ""
@@ -81,8 +74,8 @@ def parent_program(
 
 
 def assert_nothing_is_left(pid: int, folder: Path) -> None:
-    wait_until(lambda: not process_exists(pid), f"the server, process {pid}, is gone")
-    wait_until(lambda: not folder.exists(), f"its folder {folder} is gone")
+    eventually(lambda: not process_exists(pid))
+    eventually(lambda: not folder.exists())
 
 
 def test_a_started_server_answers_on_loopback_and_keeps_nothing_on_disk(
@@ -157,7 +150,7 @@ def test_without_persistence_a_killed_server_comes_back_empty(redis: EmbeddedRed
 def test_a_server_killed_from_outside_can_be_started_again(redis: EmbeddedRedis) -> None:
     port = redis.port
     os.kill(redis.pid, signal.SIGKILL)
-    wait_until(lambda: not redis.running, "the server is seen to be gone")
+    eventually(lambda: not redis.running)
     redis.start()
     assert redis.port == port
     assert ask(redis, "PING") == [b"+PONG"]

@@ -22,7 +22,7 @@ BOOT = "5d3f0000-aaaa-bbbb-cccc-000000000000"
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """A process that lives until it is killed."""
     process = start_program(
-        [sys.executable, "-c", "print(flush=True); import time; time.sleep(600)"],
+        [sys.executable, "-c", "print(flush=True); import threading; threading.Event().wait(600)"],
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None

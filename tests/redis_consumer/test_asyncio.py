@@ -24,13 +24,13 @@ PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 (SECTION,) = re.findall(r"^#### In asyncio\n(.*?)^#### ", PAGE, re.MULTILINE | re.DOTALL)
 RUNNING, LIFESPAN = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
 CONSUMER = textwrap.dedent("""
-    import sys, threading, time
+    import sys, threading
     from shared_sync import RedisStreamConsumer
 
     def processor(message_id, job):
         print("runs", flush=True)
         while consumer.state != "draining":
-            time.sleep(0.01)
+            threading.Event().wait(0.01)
         print("drains", flush=True)
         if job["act"] == "finish":
             return {"done": 1}

@@ -63,9 +63,9 @@ IN_A_PROCESS_OF_ITS_OWN = """
 """
 FOR_EVER = "threading.Event().wait()"
 UNTIL_IT_DRAINS = """
-import time
+import threading
 while consumer.state != 'draining':
-    time.sleep(0.01)
+    threading.Event().wait(0.01)
 print('drains', flush=True)
 """
 LIKE_LATER_PYTHONS = """
@@ -127,7 +127,7 @@ def test_a_program_that_ends_hands_back_what_still_runs(
 def test_a_message_may_finish_while_the_program_ends(
     redis_url: str, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    producer.publish({"act": "import time; time.sleep(1)"})
+    producer.publish({"act": "import threading; threading.Event().wait(1)"})
     with program("raise SystemExit", redis_url, drain_seconds=20) as ended:
         assert ended.wait(30) == 0
     assert [result["done"] for result in results(client)] == ["1"]

@@ -19,7 +19,7 @@ from helpers import BlockedHandler, Gate, eventually, start_program
 from shared_sync import RedisStreamProducer
 
 WORKER = """
-    import fcntl, logging, os, sys, threading, time
+    import fcntl, logging, os, sys, threading
     from shared_sync import RedisStreamConsumer
     from shared_sync.redis_consumer import at_exit
 
@@ -44,7 +44,7 @@ WORKER = """
             raise ValueError
         if job["act"] == "run":
             while consumer.state != "draining":
-                time.sleep(0.01)
+                threading.Event().wait(0.01)
             print("drains", flush=True)
             threading.Event().wait()
 

@@ -217,8 +217,8 @@ LOADING = (
     + """
     consumer.connect()
     print("loading", file=sys.stderr, flush=True)
-    import time
-    time.sleep(600)  # loads a model
+    import threading
+    threading.Event().wait(600)  # loads a model
     consumer.start_consuming()
 """
 )

@@ -21,13 +21,13 @@ from shared_sync.redis_consumer.lifecycle import CHECK_SECONDS
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 PRELOADING_SERVER = """
-    import logging, multiprocessing, signal, sys, time
+    import logging, multiprocessing, signal, sys, threading
     from shared_sync import RedisStreamConsumer
 
     logging.basicConfig(level=logging.INFO)
 
     def processor(message_id, job):
-        time.sleep(float(job["seconds"]))
+        threading.Event().wait(float(job["seconds"]))
         print("done", flush=True)
 
     consumer = RedisStreamConsumer(sys.argv[1], "jobs", "workers", "w", None, processor)

@@ -51,7 +51,7 @@ def lock() -> NameLock:
 
 
 HOLDER = """
-    import sys, time
+    import sys, threading
     from shared_sync.protocol.keys import Keys
     from shared_sync.protocol.process_identity import ProcessIdentity
     from shared_sync.redis_consumer.name_lock import NameLock
@@ -59,7 +59,7 @@ HOLDER = """
     lock = NameLock(Keys.of("jobs", "workers"), "stt")
     lock.hold(ProcessIdentity.parse(sys.argv[1]))
     print("held", flush=True)
-    time.sleep(600)
+    threading.Event().wait(600)
 """
 
 

@@ -203,12 +203,12 @@ def test_a_consumer_that_is_stopped_while_it_starts_starts_nothing(
 
 
 FORKING_WORKER = """
-    import logging, multiprocessing, sys, time
+    import logging, multiprocessing, sys, threading
     from shared_sync import RedisStreamConsumer
 
     def sleep(ready):
         ready.set()
-        time.sleep(600)
+        threading.Event().wait(600)
 
     def processor(message_id, job):
         fork = multiprocessing.get_context("fork")
