@@ -119,13 +119,12 @@ class GroupHealth:
         if min(sample.waiting for sample in since) == 0 or newest.waiting <= start.waiting:
             return None
         text = f"for {newest.at - start.at:.0f} s more messages have arrived than were finished"
-        if None not in (newest.added, newest.finished, start.added, start.finished):
-            assert newest.added is not None and start.added is not None  # noqa: S101, PT018
-            assert newest.finished is not None and start.finished is not None  # noqa: S101, PT018
-            added, finished = newest.added - start.added, newest.finished - start.finished
-            if added <= finished:
+        arrived = _growth(start.added, newest.added)
+        finished = _growth(start.finished, newest.finished)
+        if arrived is not None and finished is not None:
+            if arrived <= finished:
                 return None
-            text += f" ({added} against {finished})"
+            text += f" ({arrived} against {finished})"
         return f"{text}, and {newest.waiting} wait; start more workers"
 
     def _dies(self) -> str | None:
@@ -133,12 +132,18 @@ class GroupHealth:
         died = newest.died - start.died
         if limit is None or died < LEAST_DEAD:
             return None
-        if newest.finished is None or start.finished is None:
+        finished = _growth(start.finished, newest.finished)
+        if finished is None:
             return None
-        ended = max(newest.finished - start.finished, died)
+        ended = max(finished, died)
         if died <= limit * ended:
             return None
         return (
             f"{died} of the last {ended} messages became dead letters, more than {100 * limit:.0f} "
             "%; list the dead letters for their causes"
         )
+
+
+def _growth(before: int | None, now: int | None) -> int | None:
+    """Return by how much a count has grown; None if the server does not count."""
+    return None if before is None or now is None else now - before
