@@ -85,8 +85,14 @@ def test_what_makes_a_result_too_large_may_be_what_is_carried_along(
     """Then the answer about the dead message goes out without it."""
     with RedisStreamProducer(own_server.url, STREAM) as producer:
         producer.publish({"client_id": "c1", "audio": "x" * 900_000})
+
+    def processor(_: str, job: dict[str, str]) -> dict[str, str]:
+        if job["client_id"] == "c2":  # it was read, and its result is still to be sent
+            strict.config_set(LIMITS[0], "1mb")
+        return {"text": "y" * 900_000, "more": "z" * 900_000}
+
     make(
-        lambda *_: {"text": "y" * 900_000, "more": "z" * 900_000},
+        processor,
         url=own_server.url,
         result_stream="results",
         carry_fields=("client_id", "audio"),
@@ -97,7 +103,6 @@ def test_what_makes_a_result_too_large_may_be_what_is_carried_along(
     strict.config_set(LIMITS[0], 512 * 1024 * 1024)
     with RedisStreamProducer(own_server.url, STREAM) as producer:
         producer.publish({"client_id": "c2", "audio": "x" * LARGE})
-    strict.config_set(LIMITS[0], "1mb")
     eventually(lambda: dead_letters(strict), within=30)
     *_, answer = results(strict)
     assert (answer["status"], answer["client_id"]) == ("dead", "c2")
