@@ -92,42 +92,67 @@ class Delivery:
         raises, of whatever kind.
         """
         (entry,) = attempt.entries
+        # As check() does, without its call: most messages come for the first time.
         try:
             fields = decode_fields(entry.items, self._binary_fields)
         except InvalidMessage as invalid:
-            remark = self._bad_input.undecodable(invalid.field)
-            return self._refuse(entry, decode_readable(entry.items), invalid, remark)
-        if entry.deliveries > 1 and crashes.is_given_up(entry, self._rules.max_crashes):
-            self._count_failed(CRASH)
-            death = _Death(f"crashed: its process died {entry.crashes} times")
-            return self._bury(entry, fields, death)
-        own = fields
-        if self._reads_fields:
-            own = dict(fields)  # the processor may change its own
-            missing = self._results.missing_field(fields)
-            if missing is not None:
-                text = (
-                    f"field {missing!r}, which result_channel needs, is missing; "
-                    "publish it with the message"
-                )
-                remark = self._bad_input.missing(missing)
-                return self._refuse(entry, fields, InvalidMessage(text, field=missing), remark)
+            return self._undecodable(entry, invalid)
+        if self._reads_fields or entry.deliveries > 1:
+            refused = self._refused(entry, fields)
+            if refused is not None:
+                return refused
+        own = dict(fields) if self._reads_fields else fields  # the processor may change its own
+        slot.runs_processor = True
         try:
-            slot.runs_processor = True
             (result,) = runner.run(attempt, (own,))
-            if result is not None and not self._wants_results:
-                if not has_run(result):
-                    refuse_unstarted(result)
-                result = None  # nobody reads it
-            if result is None:
-                return None
-            return self._results.success(entry, fields, result)
+            outcome = None if result is None else self.succeeded(entry, fields, result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
             slot.runs_processor = False  # what follows is not the user's, nor is the logger's time
-            release_memory(error)
-            return self._raised(attempt, fields, error)
-        finally:
-            slot.runs_processor = False
+            return self.raised(entry, fields, error, attempt)
+        slot.runs_processor = False
+        return outcome
+
+    # --- the parts of an attempt, which one message and several share ---
+
+    def check(self, entry: Entry) -> Fields | Bury:
+        """Return the fields of a message, or what becomes of it if it must not be run."""
+        try:
+            fields = decode_fields(entry.items, self._binary_fields)
+        except InvalidMessage as invalid:
+            return self._undecodable(entry, invalid)
+        return self._refused(entry, fields) or fields
+
+    def succeeded(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
+        """Return what becomes of a message with this result, which is not None.
+
+        None says that nobody reads the result. Raises what reading the result raises, which
+        `raised()` takes: `InvalidResult` if it has no form, or has not run.
+        """
+        if self._wants_results:
+            return self._results.success(entry, fields, result)
+        if not has_run(result):
+            refuse_unstarted(result)
+        return None
+
+    def raised(
+        self, entry: Entry, fields: Fields, error: BaseException, attempt: Attempt
+    ) -> Outcome:
+        """Return what becomes of a message whose attempt ended in this error."""
+        release_memory(error)
+        failure = Failure.of(error)
+        if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
+            error, attempt
+        ):
+            return self._failed(entry, fields, failure)
+        self._logger.info(
+            "message %s was interrupted as the consumer stops (%s: %s), and goes back uncharged",
+            entry.id,
+            failure.error_type,
+            failure.error,
+        )
+        return HandBack(entry.id)
+
+    # --- outcomes of other causes ---
 
     def overdue(self, entry: Entry, deadline_seconds: float, stack: str) -> Outcome:
         """Return what becomes of a message that has run for too long, which is a failure.
@@ -158,6 +183,26 @@ class Delivery:
         entry = Entry(lost.id, [], lost.deliveries, lost.history)
         return self._bury(entry, {}, _Death(NEVER_ARRIVED))
 
+    def _undecodable(self, entry: Entry, invalid: InvalidMessage) -> Bury:
+        remark = self._bad_input.undecodable(invalid.field)
+        return self._refuse(entry, decode_readable(entry.items), invalid, remark)
+
+    def _refused(self, entry: Entry, fields: Fields) -> Bury | None:
+        """Return the dead letter that a message becomes because of its crashes, or of a field."""
+        if entry.deliveries > 1 and crashes.is_given_up(entry, self._rules.max_crashes):
+            self._count_failed(CRASH)
+            death = _Death(f"crashed: its process died {entry.crashes} times")
+            return self._bury(entry, fields, death)
+        missing = self._results.missing_field(fields)
+        if missing is None:
+            return None
+        text = (
+            f"field {missing!r}, which result_channel needs, is missing; "
+            "publish it with the message"
+        )
+        remark = self._bad_input.missing(missing)
+        return self._refuse(entry, fields, InvalidMessage(text, field=missing), remark)
+
     def _refuse(
         self,
         entry: Entry,
@@ -172,21 +217,6 @@ class Delivery:
         """Count an attempt that failed, whether or not the processor has run."""
         self._recorder.increment_counter("jobs_failed")
         self._recorder.record_error(error)
-
-    def _raised(self, attempt: Attempt, fields: Fields, error: BaseException) -> Outcome:
-        (entry,) = attempt.entries
-        failure = Failure.of(error)
-        if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
-            error, attempt
-        ):
-            return self._failed(entry, fields, failure)
-        self._logger.info(
-            "message %s was interrupted as the consumer stops (%s: %s), and goes back uncharged",
-            entry.id,
-            failure.error_type,
-            failure.error,
-        )
-        return HandBack(entry.id)
 
     def _failed(self, entry: Entry, fields: Fields, failure: Failure) -> Outcome:
         retry = self._rules.retry
