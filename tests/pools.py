@@ -16,6 +16,7 @@ from shared_sync.common.log_once import LogOnce
 from shared_sync.connection.availability import Availability
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
@@ -23,7 +24,6 @@ from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.prefetch import Prefetch, Setting
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.recovery import Recovery
-from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import ThreadRunner
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.tally import Tally

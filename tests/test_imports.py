@@ -13,6 +13,7 @@ LEVELS: tuple[set[str], ...] = (
     {"common", "message"},
     {"policies", "metrics", "connection"},
     {"protocol", "health_server"},
+    {"isolation"},
     {"redis_consumer", "redis_producer", "dead_letters", "checks"},
     {"demo"},
     {"cli"},

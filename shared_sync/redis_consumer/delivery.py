@@ -22,11 +22,11 @@ from shared_sync.protocol.messages import (
     Outcome,
     Park,
 )
+from shared_sync.protocol.results import Results, refuse_unstarted
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
 from shared_sync.redis_consumer.interruptions import Interruptions
-from shared_sync.redis_consumer.results import Results, refuse_unstarted
 from shared_sync.redis_consumer.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
 from shared_sync.values import has_run

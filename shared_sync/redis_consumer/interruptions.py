@@ -6,11 +6,10 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Final
 
+from shared_sync.common.return_codes import return_codes
 from shared_sync.errors import Reject
 from shared_sync.redis_consumer.slot import Attempt
 
@@ -36,7 +35,6 @@ _CODES_OF_ASKED: Final = frozenset(
     }
 )
 _HIGHEST_SIGNAL: Final = 31  # ffmpeg has codes of its own above 128 + 31, such as for bad input
-_LONGEST_CHAIN: Final = 100
 
 
 class Interruptions:
@@ -76,7 +74,7 @@ class Interruptions:
         a child that was asked to end. Blocks for a moment, since
         the child may have received the signal first.
         """
-        codes = set(_return_codes(error))
+        codes = set(return_codes(error))
         if isinstance(error, Reject) and not codes:
             return False
         if not self._drains.is_set():
@@ -99,24 +97,3 @@ def _hold_seconds(codes: set[int], attempt: Attempt) -> float:
 def _is_of_a_signal(code: int) -> bool:
     """Return whether a child that returned this code, or the shell's child, died of a signal."""
     return code < 0 or 128 < code <= 128 + _HIGHEST_SIGNAL
-
-
-def _return_codes(error: BaseException) -> Iterator[int]:
-    """Yield the return codes of child processes that an error and its causes have.
-
-    A broken executor has lost one of its processes, whose code it does not know.
-    """
-    seen: set[int] = set()
-    to_visit: list[BaseException | None] = [error]
-    while to_visit and len(seen) < _LONGEST_CHAIN:
-        one = to_visit.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        with suppress(Exception):  # an attribute of the user's error may raise
-            code = getattr(one, "returncode", None)
-            if isinstance(code, int):
-                yield int(code)
-        if isinstance(one, BrokenExecutor):
-            yield -signal.SIGTERM
-        to_visit += (one.__cause__, one.__context__)

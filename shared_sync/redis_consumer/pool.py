@@ -15,6 +15,7 @@ from shared_sync.common.loop import Loop
 from shared_sync.connection import url
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import ConsumerBroken
+from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.bad_input import BadInput
@@ -31,7 +32,6 @@ from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
-from shared_sync.redis_consumer.results import Results
 from shared_sync.redis_consumer.runner import MessageProcessor, ThreadRunner
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Slot

@@ -14,7 +14,7 @@ import pytest
 from shared_sync.errors import ConfigurationError, InvalidMessage, InvalidResult
 from shared_sync.protocol.dead_letter_layout import Metadata
 from shared_sync.protocol.messages import Answer, Entry, Finish
-from shared_sync.redis_consumer.results import Results
+from shared_sync.protocol.results import Results
 
 
 @dataclass
