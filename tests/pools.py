@@ -21,6 +21,7 @@ from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
+from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch, Setting
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.recovery import Recovery
@@ -65,6 +66,7 @@ class Pool:
         self.ran: list[str] = []
         self.figures = Figures()
         self.in_flight = InFlight()
+        self.pauses = Pauses(logger=LOGGER, clock=clock)
         self.availability = Availability("redis://somewhere:6379/0", LOGGER, clock)
         commands = GroupCommands(KEYS, "w1", 30_000, stream, identity="me")
         recorder = GuardedRecorder(self.figures, LOGGER)
@@ -125,6 +127,7 @@ class Pool:
             runner=ThreadRunner(processor, clock=self.clock),
             availability=self.availability,
             prefetch=Prefetch(prefetch),
+            pauses=self.pauses,
             block_seconds=BLOCK_SECONDS,
             clock=self.clock,
         )

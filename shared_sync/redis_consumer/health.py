@@ -75,13 +75,15 @@ def judge(
     broken: ConsumerBroken | None,
     ended: Sequence[str],
     hazards: Sequence[str] = (),
+    pauses: Sequence[str] = (),
     asks_redis: bool = True,
     waits: Sequence[str] = (),
 ) -> ConsumerHealth:
     """Return the health of a consumer that is in this state and of which this snapshot was taken.
 
     `group` names the group in reasons, `broken` is why the consumer cannot go on, `ended` are the
-    threads that have ended by themselves, and `hazards` are further reasons to be degraded.
+    threads that have ended by themselves, `hazards` are further reasons to be degraded, and
+    `pauses` are why no messages are taken.
     `asks_redis` is whether a thread asks Redis regularly, so that its silence means something;
     `waits` is what a start waits for.
     """
@@ -95,6 +97,7 @@ def judge(
         health.broken.append(threads_ended(ended))
     if state is State.RUNNING:
         _judge_loops(health, snapshot)
+        health.idle += pauses
     else:
         health.idle.append(": ".join([_NOT_AT_WORK[state], *waits]))
     if state not in (State.STOPPED, State.ELSEWHERE):

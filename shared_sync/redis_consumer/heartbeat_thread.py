@@ -18,6 +18,7 @@ from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
+from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Activity
 from shared_sync.redis_consumer.subscription import Subscription
@@ -39,6 +40,7 @@ class HeartbeatThread:
         *,
         rules: Rules,
         in_flight: InFlight,
+        pauses: Pauses,
         running_jobs: RunningJobs,
         availability: Availability,
         recorder: GuardedRecorder,
@@ -86,6 +88,7 @@ class HeartbeatThread:
         self._timeouts = Timeouts(
             running_jobs=running_jobs,
             in_flight=in_flight,
+            pauses=pauses,
             source=subscription.commands.keys,
             outbox=self._outbox,
             delivery=Delivery(rules, recorder=recorder, logger=logger),

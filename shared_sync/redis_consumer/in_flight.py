@@ -34,9 +34,6 @@ class InFlight:
         # Fixed before the pool starts.
         self._slots: list[Slot] = []
         self._outboxes: list[tuple[Keys, Ids]] = []
-        # Written under the lock; read without it.
-        self.is_closed = False
-        """Whether nothing starts any more."""
         # Written by any reader, each time as a whole.
         self._newest: dict[Keys, tuple[int, int]] = {}
 
@@ -140,16 +137,10 @@ class InFlight:
                 found += slot.unsettled_suspects.copy()
             return found
 
-    # --- for stopping, and for jobs that take long ---
-
-    def close(self) -> None:
-        """Let nothing start any more."""
-        with self._lock:
-            self.is_closed = True
+    # --- for stopping, pauses, and jobs that take long ---
 
     def abandon(self) -> None:
-        """In a forked process: start nothing, as all that is in flight is the other's."""
-        self.is_closed = True
+        """In a forked process: forget what waits, as all that is in flight is the other's."""
         for slot in self._slots:
             slot.waiting.clear()
 

@@ -30,6 +30,7 @@ from shared_sync.redis_consumer.job_budget import Budget
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
+from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.runner import MessageProcessor, ThreadRunner
@@ -80,6 +81,7 @@ class Pool:
         self._stop_heartbeats = threading.Event()
         self._wake_heartbeat = threading.Event()
         self._abandon = threading.Event()
+        self.pauses = Pauses(logger=logger, on_hold=self._wake_heartbeat.set)
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
         self._running_jobs = RunningJobs(
             self._in_flight,
@@ -92,6 +94,7 @@ class Pool:
             options,
             rules=self._rules,
             in_flight=self._in_flight,
+            pauses=self.pauses,
             running_jobs=self._running_jobs,
             availability=self.availability,
             recorder=recorder,
@@ -157,6 +160,7 @@ class Pool:
             runner=ThreadRunner(self._processor, hooks),
             availability=self.availability,
             prefetch=Prefetch(self._options.effective_prefetch),
+            pauses=self.pauses,
             block_seconds=self._options.block_seconds,
         )
 
@@ -220,6 +224,7 @@ class Pool:
         If a processor has forked and returns in both processes, its reader ends in this one.
         """
         self.forget_names()
+        self.pauses.close()
         self._in_flight.abandon()
         for loop in (self.heartbeat_loop, *self.reader_loops):
             loop.abandon()
@@ -297,7 +302,7 @@ class Pool:
         """
         # Reading ends first, so that nothing new arrives while the rest is put in order.
         self._stop_reading.set()
-        self._in_flight.close()
+        self.pauses.close()
         for reader in self.readers:
             reader.interrupt()
         # The heartbeat thread hands back what was fetched and not started: now, not after the

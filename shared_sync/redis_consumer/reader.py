@@ -13,6 +13,7 @@ from shared_sync.protocol.messages import Finish, parse_read
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -49,6 +50,7 @@ class Reader:
         runner: Runner,
         availability: Availability,
         prefetch: Prefetch,
+        pauses: Pauses,
         block_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,6 +64,7 @@ class Reader:
         self._delivery = delivery
         self._runner = runner
         self._availability = availability
+        self._pauses = pauses
         self._block_seconds = block_seconds
         self._clock = clock
         # Owned by the reader's thread.
@@ -88,8 +91,11 @@ class Reader:
             self.slot.belongs_here()
         if self.outbox.is_held_up or self.slot.unsettled_suspects:
             self._settle()
+        if self._pauses.is_held:
+            self._pause()
+            return
         if not self.slot.waiting:  # else an error left them there
-            self._fetch()
+            self._fetch(self._prefetch.size)
         self._run_waiting()
 
     def finish(self, abandon: threading.Event) -> None:
@@ -123,10 +129,34 @@ class Reader:
             self.slot.unsettled_suspects.clear()
             self._recovery.due_in(0.0)  # what had to wait for them may start now
 
+    # --- while no messages are taken ---
+
+    def _pause(self) -> None:
+        """Hand back what waits, and wait, until messages are taken again or one may be tried."""
+        self._in_flight.withdraw(self._source, self.slot, into=self.outbox.hand_back)
+        self.outbox.flush()
+        with self._pauses.trial(self.slot) as may_try:
+            if self.outbox.connection.is_stale():
+                self.outbox.connection.close()
+            if may_try or not self._pauses.is_held:
+                self._recovery.due_in(0.0)  # what was handed back comes first
+            if may_try:
+                self._try_one()
+
+    def _try_one(self) -> None:
+        """Run one message, if there is one, and settle it."""
+        self._fetch(1)
+        attempt = self.slot.start_next(self._clock()) if self._pauses.allows_trials else None
+        if attempt is not None:
+            self._run(attempt)
+            self.outbox.flush()
+
     # --- fetching ---
 
-    def _fetch(self) -> None:
-        """Fetch what to run next: retries and messages of dead consumers, or new messages.
+    def _fetch(self, most: int) -> None:
+        """Fetch what to run next, `most` messages at most.
+
+        These are retries and messages of dead consumers, or new messages.
 
         While new messages wait, at most every second message that a reader starts is a retry:
         after retries it reads, and takes no more of them than that read has brought.
@@ -134,17 +164,17 @@ class Reader:
         self.slot.fetches_since = self._clock()
         try:
             if not self._owes_a_read and self._recovery.take_turn():
-                self._recover()
+                self._recover(most)
             elif self._stream_is_empty and not self._owes_a_read:
                 self._wait_for_message()
             else:
                 self._has_waited = False
-                self._read(self._prefetch.size)
+                self._read(most)
         finally:
             self.slot.fetches_since = None
 
-    def _recover(self) -> None:
-        most = self._most_to_recover()
+    def _recover(self, most: int) -> None:
+        most = self._most_to_recover(most)
         self._note_size(most)
         with self._recovery.scan(self.outbox.exchange, most=most) as found:
             self._in_flight.admit(self.slot, self._source, found.entries)
@@ -152,14 +182,14 @@ class Reader:
             for lost in found.given_up:
                 self.outbox.add(self._delivery.never_arrived(lost))
 
-    def _most_to_recover(self) -> int:
-        """Return how many messages to take over; siblings that wait are left their share.
+    def _most_to_recover(self, most: int) -> int:
+        """Return how many of so many to take over; siblings that wait are left their share.
 
         They cannot be woken, and look by themselves when their wait ends.
         """
         slots = self._in_flight.slots
         idle_siblings = sum(slot.is_idle for slot in slots if slot is not self.slot)
-        most = self._prefetch.size // (1 + idle_siblings)
+        most = most // (1 + idle_siblings)
         if not self._stream_is_empty:
             most = min(most, self._newly_read)
         return max(1, most)
@@ -212,11 +242,11 @@ class Reader:
     # --- running ---
 
     def _run_waiting(self) -> None:
-        """Run what is in the slot, unless the pool stops."""
-        slot, in_flight = self.slot, self._in_flight
+        """Run what is in the slot, unless the pool pauses or stops."""
+        slot, pauses = self.slot, self._pauses
         jobs, longest = 0, 0.0
         began = now = self._clock()
-        while not in_flight.is_closed:
+        while not pauses.is_held:
             attempt = slot.start_next(now)
             if attempt is None:
                 break

@@ -80,6 +80,7 @@ class Report:
             broken=self._life.broken,
             ended=self._life.ended_by_themselves(),
             hazards=self._pool.hazards() if state is State.RUNNING else (),
+            pauses=self._pool.pauses.reasons(),
             asks_redis=self._pool.sends_heartbeats,
             waits=self._waits(state),
         )

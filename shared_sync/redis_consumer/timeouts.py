@@ -10,6 +10,7 @@ from shared_sync.protocol.keys import Keys
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
+from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.running_jobs import LONGEST_STEP_SECONDS, RunningJob, RunningJobs
 
 CHECKS_PER_DEADLINE: Final = 4
@@ -43,6 +44,7 @@ class Timeouts:
         *,
         running_jobs: RunningJobs,
         in_flight: InFlight,
+        pauses: Pauses,
         source: Keys,
         outbox: Outbox,
         delivery: Delivery,
@@ -50,6 +52,7 @@ class Timeouts:
     ) -> None:
         self._running_jobs = running_jobs
         self._in_flight = in_flight
+        self._pauses = pauses
         self._source = source
         self._outbox = outbox
         self._delivery = delivery
@@ -60,9 +63,9 @@ class Timeouts:
     def check(self) -> None:
         """Give up on late jobs, and hand back what waits behind long ones. Never blocks.
 
-        While the pool stops, nothing more is started, and all that waits is handed back.
+        While the pool pauses or stops, nothing more is started, and all that waits is handed back.
         """
-        if self._in_flight.is_closed:
+        if self._pauses.is_held:
             self._in_flight.withdraw(self._source, into=self._outbox.hand_back)
         for job in self._running_jobs.give_up(self._deadline_seconds):
             self._hand_back_waiting(job)

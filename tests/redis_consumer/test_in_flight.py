@@ -201,16 +201,6 @@ def test_what_is_withdrawn_into_an_outbox_stays_in_flight_until_it_is_settled_th
     assert in_flight.ids(KEYS) == {"1-0"}
 
 
-def test_what_arrives_after_closing_can_be_withdrawn(in_flight: InFlight) -> None:
-    slot = add_slot(in_flight, "r1", "1-0")
-    assert not in_flight.is_closed
-    in_flight.close()
-    in_flight.admit_read(slot, KEYS, entries("2-0"), in_flight.newest(KEYS))
-    assert in_flight.is_closed
-    assert in_flight.withdraw(KEYS) == ["1-0", "2-0"]
-    assert in_flight.ids(KEYS) == set()
-
-
 # --- suspects ---------------------------------------------------------------------------------
 
 
@@ -241,7 +231,6 @@ def test_a_signal_handler_may_stop_the_consumer_while_its_thread_lists_what_is_t
     withdrawn: list[str] = []
 
     def interrupted() -> list[str]:
-        in_flight.close()
         withdrawn.extend(in_flight.withdraw(KEYS))
         return []
 

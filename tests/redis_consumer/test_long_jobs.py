@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 
@@ -14,6 +15,7 @@ from readers import add_slot, start, waiting
 
 from shared_sync.protocol.messages import Park
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.timeouts import LONGEST_WAIT_SECONDS, Timeouts
@@ -26,6 +28,7 @@ class Scene:
     def __init__(self, clock: Clock, deadline_seconds: float = math.inf) -> None:
         self.clock = clock
         self.in_flight = InFlight()
+        self.pauses = Pauses(logger=logging.getLogger("tests.long_jobs"), clock=clock)
         self.sender = Sender()
         self.in_flight.add_outbox(KEYS, self.sender.outbox.ids)
         self.slot = add_slot(self.in_flight, "r1", "1-0", "2-0", "3-0")
@@ -33,6 +36,7 @@ class Scene:
         self.timeouts = Timeouts(
             running_jobs=RunningJobs(self.in_flight, clock=clock),
             in_flight=self.in_flight,
+            pauses=self.pauses,
             source=KEYS,
             outbox=self.sender.outbox,
             delivery=self.deliveries.delivery,
@@ -62,6 +66,19 @@ def test_what_waits_behind_a_job_that_takes_long_is_handed_back_and_the_job_goes
     scene.sender.reply([2, 0])
     scene.sender.outbox.flush()
     assert scene.sender.connection.names() == [["hand_back"]]
+    assert scene.sender.connection.sent[0][0][-2:] == ("2-0", "3-0")
+    assert scene.in_flight.ids(KEYS) == {"1-0"}
+
+
+def test_while_no_messages_are_taken_what_waits_behind_a_job_is_handed_back_at_once(
+    clock: Clock,
+) -> None:
+    scene = Scene(clock)
+    scene.pauses.hold("test", "it is a test")
+    scene.timeouts.check()
+    assert waiting(scene.slot) == []
+    scene.sender.reply([2, 0])
+    scene.sender.outbox.flush()
     assert scene.sender.connection.sent[0][0][-2:] == ("2-0", "3-0")
     assert scene.in_flight.ids(KEYS) == {"1-0"}
 

@@ -392,7 +392,7 @@ def test_a_reader_without_siblings_waits_as_long_as_it_may(clock: Clock) -> None
 
 
 def test_when_the_pool_stops_nothing_more_starts_and_the_rest_goes_back(clock: Clock) -> None:
-    pool = Pool(clock, process=lambda *_: pool.in_flight.close())
+    pool = Pool(clock, process=lambda *_: pool.pauses.close())
     (reader,) = pool.readers
     reader.make_pass(delivered("1-0", "2-0", "3-0"))
     assert pool.ran == ["1-0"]
