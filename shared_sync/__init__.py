@@ -8,6 +8,7 @@
     shared_sync.checks           ready-made health checks: Redis, disk, memory, consumer, metrics
     shared_sync.policies         RetryPolicy: how often and when a failed message is tried again
     shared_sync.message          Message, current_message()
+    shared_sync.processors       ProcessorContext: what a processor factory is told
     shared_sync.errors           all errors, and Reject and Retry for processors
 
 All names in `__all__` can also be imported from here. Each is loaded when it is first used, so a
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from shared_sync.message import Message, current_message
     from shared_sync.metrics import WorkerMetrics
     from shared_sync.policies import RetryPolicy
+    from shared_sync.processors import ProcessorContext
     from shared_sync.redis_consumer import RedisStreamConsumer
     from shared_sync.redis_producer import RedisStreamProducer
 
@@ -35,6 +37,7 @@ __all__ = [
     "DeadLetters",
     "HealthServer",
     "Message",
+    "ProcessorContext",
     "RedisStreamConsumer",
     "RedisStreamProducer",
     "Reject",
@@ -49,6 +52,7 @@ _MODULES = {
     "DeadLetters": "dead_letters",
     "HealthServer": "health_server",
     "Message": "message",
+    "ProcessorContext": "processors",
     "RedisStreamConsumer": "redis_consumer",
     "RedisStreamProducer": "redis_producer",
     "Reject": "errors",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from helpers import Clock, Figures
+from runners import new_runner
 
 from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
 from shared_sync.policies import RetryPolicy
@@ -15,7 +16,6 @@ from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.interruptions import Interruptions
-from shared_sync.redis_consumer.runner import ThreadRunner
 from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Slot
 
@@ -53,10 +53,7 @@ class Deliveries:
             return process(message_id, fields)
 
         server_clock = ServerClock(clock=Clock(), wall=lambda: WALL)
-        self.runner = ThreadRunner(
-            processor, [AttemptMetrics(recorder, server_clock)], clock=Clock()
-        )
-        self.runner.start()
+        self.runner = new_runner(processor, [AttemptMetrics(recorder, server_clock)], clock=Clock())
         self.delivery = Delivery(
             Rules(
                 consumer="worker-1",

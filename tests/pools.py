@@ -10,6 +10,7 @@ from typing import Any
 from helpers import Clock, Figures
 from protocol_client import KEYS
 from readers import ScriptedConnection
+from runners import new_runner
 
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRecorder
 from shared_sync.common.log_once import LogOnce
@@ -25,7 +26,6 @@ from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch, Setting
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.recovery import Recovery
-from shared_sync.redis_consumer.runner import ThreadRunner
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.tally import Tally
 
@@ -124,7 +124,7 @@ class Pool:
             delivery=Delivery(
                 self._rules, recorder=recorder, logger=LOGGER, on_retry=self.recovery.due_in
             ),
-            runner=ThreadRunner(processor, clock=self.clock),
+            runner=new_runner(processor, clock=self.clock),
             availability=self.availability,
             prefetch=Prefetch(prefetch),
             pauses=self.pauses,

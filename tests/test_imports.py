@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "shared_sync"
 LEVELS: tuple[set[str], ...] = (
     {"errors", "values"},
     {"common", "message"},
-    {"policies", "metrics", "connection"},
+    {"policies", "metrics", "connection", "processors"},
     {"protocol", "health_server"},
     {"isolation"},
     {"redis_consumer", "redis_producer", "dead_letters", "checks"},

@@ -10,6 +10,7 @@ from contextvars import copy_context
 from types import MappingProxyType
 
 import pytest
+from runners import new_runner
 
 from shared_sync.errors import ConsumerStateError, InvalidMessage
 from shared_sync.message import (
@@ -21,8 +22,8 @@ from shared_sync.message import (
     encode_fields,
     encode_value,
 )
+from shared_sync.processors import MessageProcessor
 from shared_sync.protocol.messages import Entry
-from shared_sync.redis_consumer.runner import MessageProcessor, ThreadRunner
 from shared_sync.redis_consumer.slot import Attempt
 
 NOT_UTF8 = b"RIFF\xff\xfe"
@@ -159,9 +160,7 @@ def test_decode_readable_keeps_the_fields_that_are_utf8() -> None:
 def run(processor: MessageProcessor, message: Message) -> None:
     """Have a processor called as a reader does it."""
     entry = Entry(message.id, [], deliveries=message.attempt)
-    runner = ThreadRunner(processor)
-    runner.start()
-    runner.run(Attempt([entry], 1, 0.0), [message.fields])
+    new_runner(processor).run(Attempt([entry], 1, 0.0), [message.fields])
 
 
 def test_a_processor_gets_its_message_and_attempt_from_current_message() -> None:

@@ -87,6 +87,11 @@ class GuardedRecorder:
         """Whether there is a recorder."""
         return self._recorder is not None
 
+    @property
+    def given(self) -> Recorder:
+        """The recorder itself; this object, which drops every value, if there is none."""
+        return self if self._recorder is None else self._recorder
+
     def increment_counter(self, name: str, value: float = 1) -> None:
         """Add `value` to a counter."""
         if self._record_for_consumer is not None:

@@ -14,12 +14,12 @@ from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.policies import RetryPolicy
+from shared_sync.processors import MessageProcessor, ProcessorSource
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.lifecycle import Lifecycle
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.prefetch import Setting
 from shared_sync.redis_consumer.report import Report
-from shared_sync.redis_consumer.runner import MessageProcessor, check_processor
 from shared_sync.redis_consumer.state import State
 
 
@@ -171,13 +171,13 @@ class RedisStreamConsumer:
             connect_seconds=connect_seconds,
             has_own_id=consumer_id is not None,
         )
-        check_processor(message_processor)
+        source = ProcessorSource.choose(message_processor=message_processor)
         arguments.logger("logger", logger)
         if metrics is not None:
             arguments.methods("metrics", metrics, RECORDING, "a WorkerMetrics, or None")
         self.stream_name = stream_name
         self.consumer_group = consumer_group
-        self._processor = message_processor
+        self._source = source
         self._logger = DetachedLogger(GuardedLogger(logger or logging.getLogger("shared_sync")))
         self._recorder = GuardedRecorder(metrics, self._logger)
         # Fixed after construction; a forked process that has not started it replaces them once.
@@ -187,9 +187,7 @@ class RedisStreamConsumer:
     def _build(self, options: Options) -> None:
         self._options = options
         self.consumer_id = options.consumer_id
-        self._life = Lifecycle(
-            options, self._processor, recorder=self._recorder, logger=self._logger
-        )
+        self._life = Lifecycle(options, self._source, recorder=self._recorder, logger=self._logger)
         self._report = Report(options, self._life)
         self._group_view = self._life.pool.subscriptions[0].group_view
 

@@ -12,12 +12,12 @@ from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
+from shared_sync.processors import ProcessorSource
 from shared_sync.redis_consumer import at_exit, signals
 from shared_sync.redis_consumer.connecting import GiveUp
 from shared_sync.redis_consumer.health import threads_ended
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.pool import POLL_SECONDS, SHUTDOWN_GRACE_SECONDS, Pool
-from shared_sync.redis_consumer.runner import MessageProcessor
 from shared_sync.redis_consumer.state import State
 
 CHECK_SECONDS = 0.5
@@ -45,7 +45,7 @@ class Lifecycle:
     def __init__(
         self,
         options: Options,
-        processor: MessageProcessor,
+        source: ProcessorSource,
         *,
         recorder: GuardedRecorder,
         logger: DetachedLogger,
@@ -54,9 +54,7 @@ class Lifecycle:
         self._options = options
         self._recorder = recorder
         self._logger = logger
-        self.pool = Pool(
-            options, processor, recorder=recorder, logger=logger, on_broken=self._break
-        )
+        self.pool = Pool(options, source, recorder=recorder, logger=logger, on_broken=self._break)
         self._stopped = threading.Event()
         # Guarded by the lock, which is re-entrant: a signal handler may call stop() in start().
         self._lock = threading.RLock()

@@ -15,6 +15,7 @@ from shared_sync.common.loop import Loop
 from shared_sync.connection import url
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import ConsumerBroken
+from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
@@ -33,7 +34,7 @@ from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
-from shared_sync.redis_consumer.runner import MessageProcessor, ThreadRunner
+from shared_sync.redis_consumer.runner import ThreadRunner
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
@@ -56,7 +57,7 @@ class Pool:
     def __init__(
         self,
         options: Options,
-        processor: MessageProcessor,
+        source: ProcessorSource,
         *,
         recorder: GuardedRecorder,
         logger: DetachedLogger,
@@ -64,7 +65,7 @@ class Pool:
     ) -> None:
         # Fixed after construction.
         self._options = options
-        self._processor = processor
+        self._source = source
         self._recorder = recorder
         self._logger = logger
         self._log_channel_refusal = LogOnce(logger, logging.ERROR)
@@ -151,13 +152,16 @@ class Pool:
         )
         self._in_flight.add_slot(slot)
         self._in_flight.add_outbox(subscription.commands.keys, outbox.ids)
+        context = ProcessorContext(
+            reader=number, device=None, metrics=self._recorder.given, logger=logger
+        )
         return Reader(
             slot,
             subscription=subscription,
             in_flight=self._in_flight,
             outbox=outbox,
             delivery=delivery,
-            runner=ThreadRunner(self._processor, hooks),
+            runner=ThreadRunner(self._source, context, hooks),
             availability=self.availability,
             prefetch=Prefetch(self._options.effective_prefetch),
             pauses=self.pauses,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-from shared_sync.errors import ConfigurationError
+from shared_sync.errors import ConsumerStateError
 from shared_sync.message import Fields, Running, running_in_this_thread
+from shared_sync.processors import (
+    LoadedProcessor,
+    MessageProcessor,
+    ProcessorContext,
+    ProcessorSource,
+)
 from shared_sync.redis_consumer.slot import Attempt
-
-MessageProcessor = Callable[[str, dict[str, Any]], object]
-"""The user's function: message id and fields in, a result or None out; raising is a failure."""
 
 
 class AttemptHook(Protocol):
@@ -34,8 +35,27 @@ class AttemptHook(Protocol):
 class Runner(Protocol):
     """Runs the attempts of one reader. All methods belong to the reader's thread."""
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `run()` may be called.
+
+        False before `start()`, after `close()`, and if what runs the attempts is gone, as a child
+        process that has died.
+        """
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the processor has run long enough, and a new one is to replace it.
+
+        It still runs attempts until the readers that are replaced before it have theirs.
+        """
+
     def start(self) -> None:
-        """Get ready, before the first attempt."""
+        """Load the processor. Blocks as long as that takes, and raises what it raises.
+
+        Called before anything is read, and again after `close()`, which replaces the processor by
+        a new one. After an error it may be called again.
+        """
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         """Run an attempt with the fields of its entries; return a result for each of them.
@@ -45,7 +65,7 @@ class Runner(Protocol):
         """
 
     def close(self) -> None:
-        """Release what `start()` has taken, after the last attempt."""
+        """Close what `start()` has loaded; does nothing if there is nothing. Must not raise."""
 
 
 class ThreadRunner:
@@ -53,12 +73,15 @@ class ThreadRunner:
 
     def __init__(
         self,
-        processor: MessageProcessor,
+        source: ProcessorSource,
+        context: ProcessorContext,
         hooks: Sequence[AttemptHook] = (),
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._processor = processor
+        # Fixed after construction.
+        self._source = source
+        self._context = context
         self._before = [
             hook.before_attempt for hook in hooks if _takes_part(hook, AttemptHook.before_attempt)
         ]
@@ -68,13 +91,41 @@ class ThreadRunner:
         self._clock = clock
         # Owned by the reader's thread.
         self._running = Running()
+        self._loaded: LoadedProcessor | None = None
+        self._process: MessageProcessor = _not_loaded
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a processor."""
+        return self._loaded is not None
+
+    @property
+    def is_due(self) -> bool:
+        """False: the processor serves until the end."""
+        return False
 
     def start(self) -> None:
-        """Let `current_message()` know what runs in this thread."""
+        """Load the processor in this thread, and let `current_message()` know what runs here."""
         self._running = running_in_this_thread()
+        loaded = self._source.load(self._context)
+        if loaded.process is not None:
+            self._process = loaded.process
+        self._loaded = loaded
 
     def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Close the processor, and keep nothing of it."""
+        loaded, self._loaded = self._loaded, None
+        self._process = _not_loaded
+        if loaded is None:
+            return
+        try:
+            loaded.close()
+        except BaseException:
+            self._context.logger.error(
+                "the processor of reader %d could not be closed",
+                self._context.reader,
+                exc_info=True,
+            )
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         """Call the processor; return its result as the only one."""
@@ -85,7 +136,7 @@ class ThreadRunner:
         raised: BaseException | None = None
         self._running.parts = (entry.id, own, entry.deliveries)
         try:
-            result = self._processor(entry.id, own)
+            result = self._process(entry.id, own)
         except BaseException as error:
             raised = error
             raise
@@ -103,42 +154,5 @@ def _takes_part(hook: AttemptHook, inherited: Callable[..., None]) -> bool:
     return getattr(type(hook), inherited.__name__) is not inherited
 
 
-def check_processor(processor: object) -> None:
-    """Raise `ConfigurationError` for what is no function that does its work when it is called.
-
-    Async functions and generators only promise to: their messages would count as done without
-    having been run.
-    """
-    if not callable(processor):
-        raise ConfigurationError(f"message_processor must be a function, not {processor!r}")
-    called: Any = processor
-    while isinstance(called, partial):
-        called = called.func
-    if _only_promises(called) or _only_promises(type(called).__call__):
-        raise ConfigurationError(
-            "message_processor must be a plain function that blocks until it is done, "
-            "not an async function or a generator"
-        )
-    _check_parameters(processor)
-
-
-def _check_parameters(processor: Callable[..., object]) -> None:
-    try:
-        signature = inspect.signature(processor)
-    except (ValueError, TypeError):
-        return  # a function that is written in C need not say what it takes
-    try:
-        signature.bind("", {})
-    except TypeError as error:
-        raise ConfigurationError(
-            "message_processor is called with two arguments, message_id and message_data; "
-            f"{processor!r} takes {signature}: {error}"
-        ) from None
-
-
-def _only_promises(function: object) -> bool:
-    return (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
-    )
+def _not_loaded(*_: object) -> object:
+    raise ConsumerStateError("call start() before run()")

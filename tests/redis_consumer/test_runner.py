@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from functools import partial
-from typing import Any
+import threading
+import weakref
 
 import pytest
 from helpers import Clock
 from readers import entries
+from runners import context, new_runner
 
-from shared_sync.errors import ConfigurationError, ConsumerStateError
+from shared_sync.errors import ConsumerStateError
 from shared_sync.message import Fields, Message, current_message
-from shared_sync.redis_consumer.runner import AttemptHook, ThreadRunner, check_processor
+from shared_sync.processors import ProcessorContext, ProcessorSource
+from shared_sync.redis_consumer.runner import AttemptHook, ThreadRunner
 from shared_sync.redis_consumer.slot import Attempt
 
 FIELDS: Fields = {"text": "hello"}
@@ -37,15 +38,14 @@ def attempt(number: int = 1) -> Attempt:
 
 
 def test_the_processor_gets_the_id_and_the_fields_and_its_result_is_returned() -> None:
-    runner = ThreadRunner(lambda message_id, fields: (message_id, fields["text"]))
-    runner.start()
+    runner = new_runner(lambda message_id, fields: (message_id, fields["text"]))
     assert runner.run(attempt(), [FIELDS]) == (("1-0", "hello"),)
     runner.close()
 
 
 @pytest.mark.parametrize("result", [None, 0, "", False, {}, b"raw"])
 def test_any_result_is_one_also_an_empty_one(result: object) -> None:
-    assert ThreadRunner(lambda *_: result).run(attempt(), [FIELDS]) == (result,)
+    assert new_runner(lambda *_: result).run(attempt(), [FIELDS]) == (result,)
 
 
 def test_hooks_are_called_in_their_order_before_and_after_with_the_attempts_end(
@@ -57,7 +57,7 @@ def test_hooks_are_called_in_their_order_before_and_after_with_the_attempts_end(
         log.append("processor")
         clock.now += 2.5
 
-    ThreadRunner(processor, [Hook("a", log), Hook("b", log)], clock=clock).run(attempt(7), [FIELDS])
+    new_runner(processor, [Hook("a", log), Hook("b", log)], clock=clock).run(attempt(7), [FIELDS])
     assert log == [
         ("before", "a", 7),
         ("before", "b", 7),
@@ -79,7 +79,7 @@ def test_hooks_learn_what_the_processor_raised_and_it_comes_through(
 
     failing = attempt()
     with pytest.raises(type(error)):
-        ThreadRunner(fail, [Hook("a", log)], clock=clock).run(failing, [FIELDS])
+        new_runner(fail, [Hook("a", log)], clock=clock).run(failing, [FIELDS])
     assert log == [("before", "a", 1), ("after", "a", 1, 101.0, error)]
     assert failing.ended_at == 101.0
 
@@ -96,7 +96,7 @@ def test_a_method_that_a_hook_inherits_is_not_called(monkeypatch: pytest.MonkeyP
         def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
             log.append(("after", attempt.number, error))
 
-    runner = ThreadRunner(lambda *_: log.append("processor"), [Ending()])
+    runner = new_runner(lambda *_: log.append("processor"), [Ending()])
     runner.run(attempt(3), [FIELDS])
     assert log == ["processor", ("after", 3, None)]
 
@@ -113,50 +113,92 @@ def test_the_current_message_is_there_for_the_processor_and_not_for_the_hooks() 
             with pytest.raises(ConsumerStateError):
                 current_message()
 
-    runner = ThreadRunner(lambda *_: seen.append(current_message()), [Asking("a", [])])
-    runner.start()
+    runner = new_runner(lambda *_: seen.append(current_message()), [Asking("a", [])])
     runner.run(attempt(), [FIELDS])
     assert seen == [Message("1-0", FIELDS, 1)]
 
 
-# --- processors -------------------------------------------------------------------------------
+# --- loading and closing ----------------------------------------------------------------------
 
 
-async def _asynchronous(_: str, __: object) -> None: ...
+class Model:
+    """What a factory returns: it writes down in which thread it is used."""
+
+    def __init__(self, context: ProcessorContext) -> None:
+        self.context = context
+        self.threads = [threading.get_ident()]
+
+    def process(self, message_id: str, message_data: Fields) -> str:
+        self.threads.append(threading.get_ident())
+        return f"{message_id} by {self.context.reader}"
+
+    def close(self) -> None:
+        self.threads.append(threading.get_ident())
+        raise RuntimeError("the device is busy")
 
 
-def _generating(_: str, __: object) -> Iterator[None]:
-    yield
+def test_what_the_factory_returns_runs_and_is_closed_once_and_its_error_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made: list[Model] = []
+
+    def make(context: ProcessorContext) -> Model:
+        made.append(Model(context))
+        return made[-1]
+
+    runner = ThreadRunner(ProcessorSource("processor_factory", make), context(reader=3))
+    assert not runner.is_loaded
+    runner.start()
+    assert runner.is_loaded
+    assert runner.run(attempt(), [FIELDS]) == ("1-0 by 3",)
+    runner.close()
+    assert not runner.is_loaded
+    runner.close()
+    assert made[0].threads == [threading.get_ident()] * 3
+    (record,) = caplog.records
+    assert record.getMessage() == "the processor of reader 3 could not be closed"
+    assert record.exc_info
+    assert str(record.exc_info[1]) == "the device is busy"
 
 
-async def _generating_asynchronously(_: str, __: object) -> AsyncIterator[None]:
-    yield
+def test_a_closed_runner_keeps_nothing_of_the_processor_and_can_be_started_again() -> None:
+    class Quiet(Model):
+        def close(self) -> None: ...
+
+    alive: weakref.WeakSet[Model] = weakref.WeakSet()
+
+    def make(context: ProcessorContext) -> Model:
+        model = Quiet(context)
+        alive.add(model)
+        return model
+
+    runner = ThreadRunner(ProcessorSource("processor_factory", make), context())
+    runner.start()
+    runner.close()
+    assert not alive
+    runner.start()
+    assert runner.run(attempt(), [FIELDS]) == ("1-0 by 1",)
 
 
-class Asynchronous:
-    """An object whose call is an async method."""
+def test_a_factory_that_fails_leaves_nothing_to_close_and_may_be_called_again() -> None:
+    calls: list[int] = []
 
-    async def __call__(self, _: str, __: object) -> None: ...
+    def make(_: ProcessorContext) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise SystemExit(3)
+        return lambda *_: "done"
 
-
-@pytest.mark.parametrize(
-    "processor",
-    [
-        _asynchronous,
-        _generating,
-        _generating_asynchronously,
-        Asynchronous(),
-        partial(_asynchronous),
-        partial(partial(Asynchronous()), "1-0"),
-        "text",
-        None,
-    ],
-)
-def test_what_would_not_run_is_no_processor(processor: Any) -> None:
-    with pytest.raises(ConfigurationError, match="message_processor"):
-        check_processor(processor)
+    runner = ThreadRunner(ProcessorSource("processor_factory", make), context())
+    with pytest.raises(SystemExit):
+        runner.start()
+    assert not runner.is_loaded
+    runner.close()
+    runner.start()
+    assert runner.run(attempt(), [FIELDS]) == ("done",)
 
 
-@pytest.mark.parametrize("processor", [print, partial(print, 1), Hook])
-def test_whatever_can_be_called_is_a_processor(processor: Any) -> None:
-    check_processor(processor)
+def test_a_runner_that_has_not_loaded_says_so() -> None:
+    runner = ThreadRunner(ProcessorSource("message_processor", print), context())
+    with pytest.raises(ConsumerStateError, match=r"start\(\)"):
+        runner.run(attempt(), [FIELDS])
