@@ -40,6 +40,7 @@ def busy(worker: Worker) -> None:
             "cpu_percent": round(164 + 40 * wave(place, 22), 1),
             "gpu_utilization_percent{gpu=0}": round(min(100, 71 + 18 * wave(place, 31)), 1),
             "gpu_memory_used_mb{gpu=0}": 5120 + round(60 * wave(place, 50)),
+            "gpu_process_memory_used_mb{gpu=0}": 4096 + round(60 * wave(place, 50)),
             "uptime_seconds": 86_400 + place * 5,
         }
 
@@ -49,6 +50,8 @@ def busy(worker: Worker) -> None:
         "error_rate": 0.0123,
         "window_seconds": 60.0,
         "gpu_temperature_celsius{gpu=0}": 71,
+        "gpu_uuid{gpu=0}": "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6",
+        "gpu_name{gpu=0}": "NVIDIA A100-SXM4-40GB",
     }
     worker.health = {
         "status": "degraded",

@@ -29,6 +29,14 @@ class NVMLError_NotSupported(NVMLError):
     pass
 
 
+class NVMLError_InvalidArgument(NVMLError):
+    pass
+
+
+class NVMLError_NotFound(NVMLError):
+    pass
+
+
 class NVMLError_Uninitialized(NVMLError):
     pass
 
@@ -37,21 +45,29 @@ class NVMLError_GpuIsLost(NVMLError):
     pass
 
 
-class FakeNvml(ModuleType):
-    """Two GPUs. What is in `errors` is raised by the function of that name.
+def uuid_of(number: int) -> str:
+    return f"GPU-{number:x}a{number:x}b0000-d72c-4106-c12f-20bd9faed9f6"
 
-    A call of the function in `hangs` says so by `hanging`, and returns when `go_on` is set.
+
+class FakeNvml(ModuleType):
+    """So many GPUs; `processes` and `instances` have what runs on them and their MIG instances.
+
+    What is in `errors` is raised by the function of that name. A call of the function in `hangs`
+    says so by `hanging`, and returns when `go_on` is set.
     """
 
     NVML_TEMPERATURE_GPU = 0
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: int = 8) -> None:
         super().__init__("pynvml")
         self.errors: dict[str, Exception] = {}
         self.hangs = ""
         self.hanging, self.go_on = threading.Event(), threading.Event()
         self.read_once = threading.Event()  # up to its last value
-        self.devices = ["gpu 0", "gpu 1"]
+        self.devices = [f"gpu {number}" for number in range(gpus)]
+        self.uuids = {device: uuid_of(number) for number, device in enumerate(self.devices)}
+        self.processes: dict[str, list[Any]] = {}  # by device
+        self.instances: dict[str, list[str | None]] = {}  # by device, those that there are
         self.calls: list[str] = []
         self.threads: set[int] = set()
         self.begun = False
@@ -95,3 +111,32 @@ class FakeNvml(ModuleType):
         if device == self.devices[-1]:
             self.read_once.set()
         return 61
+
+    def nvmlDeviceGetUUID(self, device: str) -> str:
+        self._called(f"nvmlDeviceGetUUID {device}")
+        return self.uuids[device]
+
+    def nvmlDeviceGetName(self, device: str) -> str:
+        self._called(f"nvmlDeviceGetName {device}")
+        return "NVIDIA A100 MIG 1g.5gb" if "/" in device else "NVIDIA A100"
+
+    def nvmlDeviceGetComputeRunningProcesses(self, device: str) -> list[Any]:
+        self._called(f"nvmlDeviceGetComputeRunningProcesses {device}")
+        return self.processes.get(device, [])
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, device: str) -> int:
+        self._called(f"nvmlDeviceGetMaxMigDeviceCount {device}")
+        return len(self.instances.get(device, ()))
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, device: str, index: int) -> str:
+        self._called(f"nvmlDeviceGetMigDeviceHandleByIndex {device} {index}")
+        instance = self.instances[device][index]
+        if instance is None:
+            raise NVMLError_NotFound
+        return instance
+
+    def nvmlDeviceGetGpuInstanceId(self, instance: str) -> int:
+        return int(instance.split("/")[1])
+
+    def nvmlDeviceGetComputeInstanceId(self, instance: str) -> int:
+        return int(instance.split("/")[2])

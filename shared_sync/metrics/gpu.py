@@ -1,24 +1,32 @@
-"""The GPUs, as NVIDIA's management library reports them; none if it is not installed."""
+"""The GPUs of this process, as NVIDIA's management library (NVML) reports them."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
+
+import psutil
+
+from shared_sync.metrics.visible_gpus import Gpu, select_visible
 
 _MODULE = "pynvml"  # of the package nvidia-ml-py
 
 
 @dataclass(frozen=True, slots=True)
 class GpuSample:
-    """One GPU at one moment. A value that it does not support, or that we may not read, is None.
+    """One GPU, or one MIG instance of it, at one moment. A value that is not known is None.
 
-    `index` is the number that nvidia-smi shows. Memory and utilization are of the whole device,
-    whoever uses it. `utilization_ratio` is the share of the last moments, 0 to 1, in which anything
-    ran on the device, whether it was busy with little or with much.
+    `index` is the number that nvidia-smi shows, and `mig_index` that of the instance. Memory and
+    utilization are of the whole device, whoever uses it; `process_memory_bytes` is what this
+    process and its descendants use of it. That is unknown until they use any, and in a container
+    whose driver reports the process ids of the host. `utilization_ratio` is the share of the last
+    moments, 0 to 1, in which anything ran on the device, whether it was busy with little or with
+    much.
     """
 
     index: int
@@ -26,6 +34,15 @@ class GpuSample:
     memory_total_bytes: int | None
     utilization_ratio: float | None
     temperature_celsius: float | None
+    mig_index: int | None = None
+    uuid: str | None = None
+    name: str | None = None
+    process_memory_bytes: int | None = None
+
+    @property
+    def number(self) -> str:
+        """The index as text; that of a MIG instance has its own behind it, such as "0:1"."""
+        return str(self.index) if self.mig_index is None else f"{self.index}:{self.mig_index}"
 
 
 def may_have_gpus() -> bool:
@@ -34,9 +51,10 @@ def may_have_gpus() -> bool:
 
 
 class Gpus:
-    """Reads all GPUs of this machine. One thread at a time may read.
+    """Reads the GPUs that this process may use. One thread at a time may read.
 
-    A read may block for seconds while the driver begins, and may hang.
+    These are the devices that the environment variable CUDA_VISIBLE_DEVICES names, or all; see
+    `select_visible`. A read may block for seconds while the driver begins, and may hang.
     """
 
     def __init__(self) -> None:
@@ -52,7 +70,7 @@ class Gpus:
         return self._nvml is not None
 
     def read(self) -> tuple[GpuSample, ...]:
-        """Return a sample of each GPU that this process may read. May block for long.
+        """Return a sample of each GPU that this process may use. May block for long.
 
         The first call imports and initializes the library. If that is not possible, there are no
         GPUs from then on, and it is not tried again. A GPU that fails, such as one that fell off
@@ -71,17 +89,21 @@ class Gpus:
             return self._samples()
 
     def _samples(self) -> tuple[GpuSample, ...]:
-        samples, errors = [], []
-        for index in range(self._nvml.nvmlDeviceGetCount()):
+        nvml = self._nvml
+        gpus = list(_list_gpus(nvml))
+        visible = select_visible(
+            os.environ.get("CUDA_VISIBLE_DEVICES"), gpus, lambda: list(_list_instances(nvml, gpus))
+        )
+        samples, errors = [], [gpu.error for gpu in visible if gpu.error is not None]
+        for gpu in visible:
+            if gpu.error is not None:
+                continue
             try:
-                sample = _sample(self._nvml, index)
-            except self._nvml.NVMLError_Uninitialized:
+                samples.append(_sample(nvml, gpu))
+            except nvml.NVMLError_Uninitialized:
                 raise
-            except self._nvml.NVMLError as error:
+            except nvml.NVMLError as error:
                 errors.append(error)
-            else:
-                if sample is not None:
-                    samples.append(sample)
         if errors and not samples:
             raise errors[0]
         self.failures += len(errors)
@@ -101,28 +123,102 @@ def _begin() -> Any:
     return nvml
 
 
-def _sample(nvml: Any, index: int) -> GpuSample | None:
-    try:
-        device = nvml.nvmlDeviceGetHandleByIndex(index)
-    except nvml.NVMLError_NoPermission:
-        return None  # the count includes GPUs that were given to other containers
-
-    def query(read: Callable[..., Any], *arguments: Any) -> Any:
+def _list_gpus(nvml: Any) -> Iterator[Gpu]:
+    """Yield the GPUs, in NVML's order, without those that were given to other containers."""
+    for index in range(nvml.nvmlDeviceGetCount()):
         try:
-            return read(device, *arguments)
-        except (
-            nvml.NVMLError_NotSupported,
-            nvml.NVMLError_NoPermission,
-            nvml.NVMLError_FunctionNotFound,  # by a driver older than the library
-        ):
-            return None
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = _query(nvml, nvml.nvmlDeviceGetUUID, handle)
+        except nvml.NVMLError_NoPermission:
+            continue
+        except nvml.NVMLError_Uninitialized:
+            raise
+        except nvml.NVMLError as error:
+            yield Gpu(index, error=error)
+        else:
+            ids = () if uuid is None else (_text(uuid),)
+            yield Gpu(index, handle=handle, board=handle, ids=ids)
 
-    memory = query(nvml.nvmlDeviceGetMemoryInfo)
-    utilization = query(nvml.nvmlDeviceGetUtilizationRates)
+
+def _list_instances(nvml: Any, gpus: list[Gpu]) -> Iterator[Gpu]:
+    """Yield the MIG instances of the GPUs; for a GPU that fails, the GPU itself with its error."""
+    for gpu in gpus:
+        if gpu.error is not None:
+            yield gpu
+            continue
+        try:
+            count = _query(nvml, nvml.nvmlDeviceGetMaxMigDeviceCount, gpu.handle) or 0
+            instances = [_instance(nvml, gpu, index) for index in range(count)]
+        except nvml.NVMLError_Uninitialized:
+            raise
+        except nvml.NVMLError as error:
+            yield Gpu(gpu.index, error=error)
+        else:
+            yield from (instance for instance in instances if instance is not None)
+
+
+def _instance(nvml: Any, gpu: Gpu, index: int) -> Gpu | None:
+    """Return the MIG instance; None if there is none of that index, or it was given to others."""
+    try:
+        handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu.handle, index)
+    except (nvml.NVMLError_NotFound, nvml.NVMLError_NoPermission):
+        return None
+    parts = nvml.nvmlDeviceGetGpuInstanceId(handle), nvml.nvmlDeviceGetComputeInstanceId(handle)
+    older_form = tuple(f"MIG-{board}/{parts[0]}/{parts[1]}" for board in gpu.ids)
+    ids = (_text(nvml.nvmlDeviceGetUUID(handle)), *older_form)
+    return Gpu(gpu.index, mig_index=index, handle=handle, board=gpu.handle, ids=ids)
+
+
+def _sample(nvml: Any, gpu: Gpu) -> GpuSample:
+    memory = _query(nvml, nvml.nvmlDeviceGetMemoryInfo, gpu.handle)
+    utilization = _query(nvml, nvml.nvmlDeviceGetUtilizationRates, gpu.handle)
+    name = _query(nvml, nvml.nvmlDeviceGetName, gpu.handle)
+    processes = _query(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, gpu.handle)
     return GpuSample(
-        index=index,
+        index=gpu.index,
+        mig_index=gpu.mig_index,
+        uuid=gpu.ids[0] if gpu.ids else None,
+        name=None if name is None else _text(name),
         memory_used_bytes=None if memory is None else memory.used,
         memory_total_bytes=None if memory is None else memory.total,
+        process_memory_bytes=_used_by_us(processes or ()),
         utilization_ratio=None if utilization is None else utilization.gpu / 100,
-        temperature_celsius=query(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        # An instance has no sensor of its own.
+        temperature_celsius=_query(
+            nvml, nvml.nvmlDeviceGetTemperature, gpu.board, nvml.NVML_TEMPERATURE_GPU
+        ),
     )
+
+
+def _query(nvml: Any, read: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the value, or None if the device or the driver does not support or allow it."""
+    try:
+        return read(*arguments)
+    except (
+        nvml.NVMLError_NotSupported,
+        nvml.NVMLError_NoPermission,
+        nvml.NVMLError_InvalidArgument,  # a MIG instance does not have it
+        nvml.NVMLError_FunctionNotFound,  # by a driver older than the library
+    ):
+        return None
+
+
+def _used_by_us(processes: Any) -> int | None:
+    """Return the memory that this process and its descendants use; None if that is not known."""
+    used = [process.usedGpuMemory for process in processes if _is_ours(process.pid)]
+    return sum(used) if used and None not in used else None
+
+
+def _is_ours(pid: int) -> bool:
+    own = os.getpid()
+    if pid == own:
+        return True
+    try:
+        return any(parent.pid == own for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return False  # it has ended, or the id is one of the host
+
+
+def _text(value: str | bytes) -> str:
+    """Return the text; older releases of the library return bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

@@ -21,8 +21,8 @@ BUILT_IN: Final = (
     *("uptime_seconds", "window_seconds", "total_errors", "error_rate"),
     *("memory_usage_mb", "memory_limit_mb", "memory_used_ratio", "cpu_percent"),
     *("open_descriptors", "threads", "gc_collections", "interpreter_stall_ms"),
-    *("gpu_memory_used_mb", "gpu_memory_total_mb"),
-    *("gpu_utilization_percent", "gpu_temperature_celsius"),
+    *("gpu_memory_used_mb", "gpu_memory_total_mb", "gpu_process_memory_used_mb"),
+    *("gpu_utilization_percent", "gpu_temperature_celsius", "gpu_uuid", "gpu_name"),
 )
 """The names of the values that are always shown, those of GPUs without their labels."""
 
@@ -95,10 +95,14 @@ def _resources(snapshot: MetricsSnapshot) -> dict[str, Any]:
         "interpreter_stall_ms": _milliseconds(resources.stall_seconds),
     }
     for gpu in resources.gpus:
-        of = f"{{gpu={gpu.index}}}"
+        of = f"{{gpu={gpu.number}}}"
+        process_memory = _rounded(gpu.process_memory_bytes, 1 / MEGABYTE, 2)
         data |= {
+            f"gpu_uuid{of}": gpu.uuid,
+            f"gpu_name{of}": gpu.name,
             f"gpu_memory_used_mb{of}": _rounded(gpu.memory_used_bytes, 1 / MEGABYTE, 2),
             f"gpu_memory_total_mb{of}": _rounded(gpu.memory_total_bytes, 1 / MEGABYTE, 2),
+            f"gpu_process_memory_used_mb{of}": process_memory,
             f"gpu_utilization_percent{of}": _rounded(gpu.utilization_ratio, 100, 1),
             f"gpu_temperature_celsius{of}": gpu.temperature_celsius,
         }

@@ -19,6 +19,7 @@ from prometheus_client.core import (
 
 from shared_sync.common.exposition import plain_name
 from shared_sync.metrics.catalogue import Kind, MetricDescription
+from shared_sync.metrics.gpu import GpuSample
 from shared_sync.metrics.histogram import GAMMA, Histogram, bucket_of, upper_edge
 from shared_sync.metrics.json_format import MEGABYTE
 from shared_sync.metrics.labels import LabelSet
@@ -125,11 +126,16 @@ class _Families:
         for name, attribute, text in (
             ("gpu_memory_used_bytes", "memory_used_bytes", "Memory of the GPU in use."),
             ("gpu_memory_total_bytes", "memory_total_bytes", "Memory of the GPU."),
+            (
+                "gpu_process_memory_used_bytes",
+                "process_memory_bytes",
+                "Memory of the GPU that the process and its descendants use.",
+            ),
             ("gpu_utilization_ratio", "utilization_ratio", "Share of time the GPU is busy."),
             ("gpu_temperature_celsius", "temperature_celsius", "Temperature of the GPU."),
         ):
             levels: dict[LabelSet, float] = {
-                (("gpu", str(gpu.index)),): getattr(gpu, attribute)
+                _labels_of(gpu): getattr(gpu, attribute)
                 for gpu in resources.gpus
                 if getattr(gpu, attribute) is not None
             }
@@ -264,6 +270,10 @@ def _in_base_unit(name: str, unit: str) -> tuple[str, str, float]:
 def _unit_in(name: str, unit: str) -> str:
     """Return the unit if the name ends with it, as OpenMetrics demands; otherwise none."""
     return unit if unit and name.endswith(f"_{unit}") else ""
+
+
+def _labels_of(gpu: GpuSample) -> LabelSet:
+    return (("gpu", gpu.number), ("uuid", gpu.uuid or ""), ("name", gpu.name or ""))
 
 
 def _label_names(series: Mapping[LabelSet, Any]) -> list[str]:

@@ -245,8 +245,10 @@ class WorkerMetrics(BatchRecorder):
         - `interpreter_stall_ms`: the longest time within the window in which no Python code could
           run, because a C extension held the interpreter lock or the process was frozen;
         - `gpu_memory_used_mb{gpu=0}`, `gpu_memory_total_mb{gpu=0}`,
-          `gpu_utilization_percent{gpu=0}` and `gpu_temperature_celsius{gpu=0}` of each NVIDIA GPU,
-          with nvidia-ml-py installed.
+          `gpu_process_memory_used_mb{gpu=0}` (of this process and its descendants),
+          `gpu_utilization_percent{gpu=0}`, `gpu_temperature_celsius{gpu=0}`, `gpu_uuid{gpu=0}` and
+          `gpu_name{gpu=0}` of each NVIDIA GPU that this process may use, with nvidia-ml-py
+          installed.
 
         Counters and gauges have their own names, and each counter `x` also has `x_per_second`, its
         growth within the window. A duration `x` gives `x_ms` (the newest one), `avg_x_ms`,

@@ -50,6 +50,27 @@ def test_throughput_is_the_growth_per_second(page: Page, worker: Worker) -> None
     page.shows("0.2/s", ".chart[aria-label^=Failures] .legend")
 
 
+def test_each_gpu_is_drawn_and_says_which_one_it_is(page: Page, worker: Worker) -> None:
+    worker.past(
+        lambda place: {
+            "gpu_memory_used_mb{gpu=3}": 6000 + place,
+            "gpu_process_memory_used_mb{gpu=3}": 5000,
+            "gpu_memory_used_mb{gpu=5:1}": 100,
+            "gpu_utilization_percent{gpu=3}": 71,
+        },
+        3,
+    )
+    worker.metrics["gpu_name{gpu=3}"] = "NVIDIA A100"
+    page.look_at(worker)
+    page.shows("71 %", ".chart[aria-label^=CPU] .legend")
+    legend = "return [...document.querySelectorAll('.chart[aria-label^=Memory] .legend li')]"
+    assert page.run(f"{legend}.map((item) => [item.children[1].textContent, item.title])") == [
+        ["GPU 3", "NVIDIA A100"],
+        ["GPU 5:1", ""],
+        ["GPU 3, this worker", "NVIDIA A100"],
+    ]
+
+
 def test_health_serve_shows_what_was_added_and_finished(page: Page, worker: Worker) -> None:
     worker.past(
         lambda place: {

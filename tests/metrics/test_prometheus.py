@@ -95,8 +95,13 @@ def test_the_process_and_its_machine_are_shown_in_base_units(
     resources.become(
         container=ContainerMemory(used_bytes=96 * MEGABYTE, limit_bytes=128 * MEGABYTE),
         gpus=(
-            GpuSample(0, 1024 * MEGABYTE, 4096 * MEGABYTE, 0.5, 61.0),
-            GpuSample(1, None, None, 0.25, None),
+            GpuSample(
+                *(0, 1024 * MEGABYTE, 4096 * MEGABYTE, 0.5, 61.0),
+                uuid="GPU-8932",
+                name="NVIDIA A100",
+                process_memory_bytes=512 * MEGABYTE,
+            ),
+            GpuSample(1, None, None, 0.25, None, mig_index=2),
         ),
         source_failures={"process": 0, "gpu": 2},
     )
@@ -111,10 +116,14 @@ def test_the_process_and_its_machine_are_shown_in_base_units(
     assert shown["threads", ""] == 4
     assert shown["gc_collections_total", ""] == 17
     assert shown["interpreter_stall_seconds", ""] == 0.0123
-    assert shown["gpu_memory_used_bytes", "0"] == 1024 * MEGABYTE
-    assert shown["gpu_temperature_celsius", "0"] == 61
-    assert (shown["gpu_utilization_ratio", "0"], shown["gpu_utilization_ratio", "1"]) == (0.5, 0.25)
-    assert ("gpu_memory_used_bytes", "1") not in shown
+    first, second = "0,NVIDIA A100,GPU-8932", "1:2"
+    assert shown["gpu_memory_used_bytes", first] == 1024 * MEGABYTE
+    assert shown["gpu_process_memory_used_bytes", first] == 512 * MEGABYTE
+    assert shown["gpu_temperature_celsius", first] == 61
+    ratios = [shown["gpu_utilization_ratio", gpu] for gpu in (first, second)]
+    assert ratios == [0.5, 0.25]
+    assert ("gpu_memory_used_bytes", second) not in shown
+    assert ("gpu_process_memory_used_bytes", second) not in shown
     assert shown["metrics_source_failures_total", "gpu"] == 2
 
 

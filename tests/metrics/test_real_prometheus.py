@@ -28,6 +28,7 @@ from shared_sync import RedisStreamProducer, WorkerMetrics
 from shared_sync.common.queue_metrics import DESCRIPTIONS
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.metrics.catalogue import CONSUMER, SERVICES, MetricDescription
+from shared_sync.metrics.gpu import GpuSample
 from shared_sync.metrics.process import ProcessSample
 
 WORKER = Path(__file__).parents[1] / "scraped_worker.py"
@@ -306,8 +307,11 @@ class FullMachine:
     def start(self) -> None: ...
 
     def sample(self) -> SimpleNamespace:
-        gpu = SimpleNamespace(
+        gpu = GpuSample(
             index=0,
+            uuid="GPU-8932",
+            name="NVIDIA A100",
+            process_memory_bytes=2**29,
             memory_used_bytes=2**30,
             memory_total_bytes=2**34,
             utilization_ratio=0.25,

@@ -89,8 +89,13 @@ def test_the_memory_of_the_container_and_its_gpus_are_shown(
     resources.become(
         container=ContainerMemory(used_bytes=96 * MEGABYTE, limit_bytes=128 * MEGABYTE),
         gpus=(
-            GpuSample(0, 1024 * MEGABYTE, 4096 * MEGABYTE, 0.5, 61.0),
-            GpuSample(1, 0, 4096 * MEGABYTE, None, None),
+            GpuSample(
+                *(0, 1024 * MEGABYTE, 4096 * MEGABYTE, 0.5, 61.0),
+                uuid="GPU-8932",
+                name="NVIDIA A100",
+                process_memory_bytes=512 * MEGABYTE,
+            ),
+            GpuSample(1, 0, 4096 * MEGABYTE, None, None, mig_index=2),
         ),
     )
     data = metrics.get_metrics_data()
@@ -98,12 +103,18 @@ def test_the_memory_of_the_container_and_its_gpus_are_shown(
     assert {key: value for key, value in data.items() if key.startswith("gpu")} == {
         "gpu_memory_used_mb{gpu=0}": 1024.0,
         "gpu_memory_total_mb{gpu=0}": 4096.0,
+        "gpu_process_memory_used_mb{gpu=0}": 512.0,
+        "gpu_uuid{gpu=0}": "GPU-8932",
+        "gpu_name{gpu=0}": "NVIDIA A100",
         "gpu_utilization_percent{gpu=0}": 50.0,
         "gpu_temperature_celsius{gpu=0}": 61.0,
-        "gpu_memory_used_mb{gpu=1}": 0.0,
-        "gpu_memory_total_mb{gpu=1}": 4096.0,
-        "gpu_utilization_percent{gpu=1}": None,
-        "gpu_temperature_celsius{gpu=1}": None,
+        "gpu_memory_used_mb{gpu=1:2}": 0.0,
+        "gpu_memory_total_mb{gpu=1:2}": 4096.0,
+        "gpu_process_memory_used_mb{gpu=1:2}": None,
+        "gpu_uuid{gpu=1:2}": None,
+        "gpu_name{gpu=1:2}": None,
+        "gpu_utilization_percent{gpu=1:2}": None,
+        "gpu_temperature_celsius{gpu=1:2}": None,
     }
 
 

@@ -71,7 +71,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[nvml.FakeNvml]:
-    library = nvml.FakeNvml()
+    library = nvml.FakeNvml(gpus=2)
     monkeypatch.setitem(sys.modules, "pynvml", library)
     yield library
     library.go_on.set()

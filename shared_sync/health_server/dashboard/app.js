@@ -56,7 +56,7 @@ function render() {
 }
 
 function renderCharts() {
-  if (page.state) attempt($("charts"), "history", () => drawCharts(page.historyProblem));
+  if (page.state) attempt($("charts"), "history", () => drawCharts(page.state, page.historyProblem));
 }
 
 function begin() {

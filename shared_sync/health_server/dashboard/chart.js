@@ -193,6 +193,7 @@ export class Chart {
       make(item, "b");
       return item;
     }, (item, one) => {
+      item.title = one.title ?? "";
       const style = strokeOf(this.series.indexOf(one), this.colour);
       for (const [name, value] of Object.entries(style)) item.firstChild.firstChild.setAttribute(name, value);
     });

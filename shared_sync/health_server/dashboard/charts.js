@@ -7,8 +7,14 @@ import { RATE_SECONDS, history } from "./history.js";
 
 const has = (names) => names.filter((name) => history.columns.has(name));
 const parts = (stem) => [...history.columns.keys()].filter((name) => name.startsWith(`${stem}{`)).sort();
-const gpu = (name) => `GPU ${name.match(/gpu=([^},]*)/)?.[1] ?? ""}`;
 const level = (name, label) => ({ name, label });
+let metrics = {}; // the newest values, also those that are no numbers
+
+/** The lines of a value of all GPUs, each with the name of its GPU for the pointer that rests on it. */
+const ofGpus = (stem, suffix = "") => parts(stem).map((name) => {
+  const number = name.match(/gpu=([^},]*)/)?.[1] ?? "";
+  return { ...level(name, `GPU ${number}${suffix}`), title: metrics[`gpu_name{gpu=${number}}`] };
+});
 const growth = (name, label) => ({ name, label, counter: true });
 
 /** The durations that have percentiles, the most important ones first; the server's own round trips are no latency of jobs. */
@@ -44,15 +50,16 @@ const CHARTS = [
   { title: "Queue", format: count, series: () => named(["queue_depth", "queue_waiting", "jobs_parked"], level) },
   { title: "Memory", format: megabytes, base: 1024, series: () => [
     ...has(["memory_usage_mb"]).map((name) => level(name, "process")),
-    ...parts("gpu_memory_used_mb").map((name) => level(name, gpu(name)))] },
+    ...ofGpus("gpu_memory_used_mb"), ...ofGpus("gpu_process_memory_used_mb", ", this worker")] },
   { title: "CPU and GPU", format: percent, series: () => [
     ...has(["cpu_percent"]).map((name) => level(name, "CPU")),
-    ...parts("gpu_utilization_percent").map((name) => level(name, gpu(name)))] },
+    ...ofGpus("gpu_utilization_percent")] },
 ];
 let chosen = null; // the chart of the value that the reader chose in the table of all values
 
 /** Draw all charts, with a note on what they show; `problem` says why that is not the newest, if so. */
-export function drawCharts(problem) {
+export function drawCharts(state, problem) {
+  metrics = state.metrics;
   for (const chart of charts) attempt(chart.node, "chart", () => chart.draw());
   for (const button of $("ranges").children) button.setAttribute("aria-pressed", String(Number(button.value) === range()));
   const none = [...charts].every((chart) => chart === chosen || chart.node.hidden);
