@@ -14,6 +14,7 @@ from shared_sync.connection.connection import Connection
 from shared_sync.protocol.dead_letter_layout import failure_line
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.replies import NameInUse
+from shared_sync.redis_consumer import crashes
 
 DELAY_MS = 60_000
 
@@ -134,15 +135,34 @@ def test_a_message_that_was_handed_back_is_due_at_once(
 
 
 def test_a_retry_of_which_nobody_knows_how_long_it_waits_is_left_alone(
-    worker: Worker, admin: GroupAdmin, client: redis.Redis, taken: list[str]
+    worker: Worker, admin: GroupAdmin, taken: list[str]
 ) -> None:
-    """One that an earlier release has parked, and one whose history is lost."""
+    """An earlier release has parked it."""
     worker.park(taken[0], delay_ms=HOUR_MS, failure=failure(None))
-    worker.park(taken[1], delay_ms=HOUR_MS, failure=failure(HOUR_MS))
-    client.hdel(KEYS.history, taken[1])
     worker.heartbeat()
     assert worker.recover().entry is None
-    assert min(due_in(admin, one) for one in taken[:2]) > HOUR_MS - 10_000
+    assert due_in(admin, taken[0]) > HOUR_MS - 10_000
+
+
+def test_a_message_that_has_crashed_waits_no_longer_than_one_may(
+    worker: Worker, admin: GroupAdmin, client: redis.Redis, taken: list[str]
+) -> None:
+    """Also one that failed before, or whose history is lost: its failures count as crashes."""
+    longest = crashes.LONGEST_DELAY_SECONDS * 1000
+    worker.park(taken[0], delay_ms=0, failure=failure(0))
+    assert worker.recover_id() == taken[0]
+    worker.park(taken[0], delay_ms=longest, failure="")
+    worker.park(taken[1], delay_ms=longest, failure="")
+    worker.park(taken[2], delay_ms=HOUR_MS, failure=failure(HOUR_MS))
+    client.hdel(KEYS.history, taken[2])
+    worker.heartbeat()
+    assert all(longest - 10_000 < due_in(admin, one) <= longest for one in taken)
+    put_off(admin, *taken)
+    worker.heartbeat()
+    assert all(longest - 10_000 < due_in(admin, one) <= longest for one in taken)
+    put_off(admin, *taken)
+    assert worker.recover().entry is None
+    assert min(due_in(admin, one) for one in taken) <= longest, "the first one is set right"
 
 
 def test_an_errors_text_does_not_say_how_long_a_retry_waits(

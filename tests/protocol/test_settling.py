@@ -81,6 +81,63 @@ def test_a_failure_that_is_reported_again_after_the_group_was_lost_is_recorded_o
     assert admin.history()[taken[0]].count("\n") == 1
 
 
+# --- after a crash that the process has survived ---
+
+
+def test_a_message_that_is_parked_without_a_failure_is_charged_with_a_crash(
+    worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    """It waits as after a failure, and is then a suspect, which is taken alone."""
+    before = admin.now_ms()
+    assert worker.park(taken[0], delay_ms=30_000, failure="") == 1
+    assert admin.pending()[taken[0]] == (PARKED, 1)
+    assert before + 30_000 <= admin.due()[taken[0]] <= admin.now_ms() + 30_000
+    assert admin.history() == {}
+    worker.hand_back(taken[1])
+    admin.client.zadd(KEYS.due, {taken[0]: 2, taken[1]: 1})
+    assert [entry.id for entry in other.scan(most=2).entries] == [taken[1]]
+    (entry,) = other.scan(most=2).entries
+    assert (entry.id, entry.deliveries, entry.failures, entry.crashes) == (taken[0], 2, 0, 1)
+    assert entry.left_by is None
+
+
+def test_crashes_and_failures_of_a_message_are_counted_apart(
+    worker: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    counts = []
+    for failure in ("", '{"n":1}', "", '{"n":2}'):
+        worker.park(taken[0], delay_ms=0, failure=failure)
+        entry = worker.recover().entry
+        assert entry is not None
+        counts.append((entry.crashes, entry.failures))
+    assert counts == [(1, 0), (1, 1), (2, 1), (2, 2)]
+    assert admin.history() == {taken[0]: '{"n":1}\n{"n":2}\n'}
+
+
+def test_parking_after_a_crash_again_changes_nothing(
+    worker: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    """Neither at once, nor when it arrives after the next delivery."""
+    worker.park(taken[0], delay_ms=0, failure="")
+    before = admin.everything()
+    assert worker.park(taken[0], failure="") == 0
+    assert admin.everything() == before
+    assert worker.recover_id() == taken[0]
+    before = admin.everything()
+    assert worker.park(taken[0], failure="", delivery=1) == 0
+    assert admin.everything() == before
+
+
+def test_a_crash_counts_although_the_consumer_was_deleted_meanwhile(
+    worker: Worker, admin: GroupAdmin, client: redis.Redis, taken: list[str]
+) -> None:
+    client.xgroup_delconsumer(KEYS.stream, KEYS.group, "w1")
+    assert worker.park(taken[0], delay_ms=0, failure="", delivery=1) == 1
+    entry = worker.recover().entry
+    assert entry is not None
+    assert (entry.id, entry.crashes) == (taken[0], 1)
+
+
 def test_only_the_owner_can_park(
     worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
 ) -> None:

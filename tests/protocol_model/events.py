@@ -145,6 +145,14 @@ def fails(world: World, consumer: Consumer, which: int, delay: int, reply: str) 
     commands.settle(world, consumer, {number: outcome}, reply)
 
 
+@event_of(lambda one: one.is_at_work, 3, which=WHICH, delay=st.sampled_from([0, 0, 5]), reply=REPLY)
+def loses_its_child(world: World, consumer: Consumer, which: int, delay: int, reply: str) -> None:
+    """The child process that runs a message dies, and its consumer lives on."""
+    (number,) = some(consumer.undecided, which, 1)
+    outcome = Park(world.ids[number], "", delay * TICK_MS, consumer.in_flight[number])
+    commands.settle(world, consumer, {number: outcome}, reply)
+
+
 @event_of(lambda one: one.is_at_work, 3, which=WHICH, reply=REPLY)
 def gives_up(world: World, consumer: Consumer, which: int, reply: str) -> None:
     (number,) = some(consumer.undecided, which, 1)

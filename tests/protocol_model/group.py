@@ -238,11 +238,14 @@ class Group:
             return -1
         message.place = Place.PARKED
         message.owner = PARKED
+        self.due[number] = self.now + delay
+        if not failure:
+            message.crashes += 1
+            return 1
         failures = self.history.setdefault(number, [])
         if failure not in failures:  # else a repetition, after the group had begun anew
             failures.append(failure)
         message.failures += 1
-        self.due[number] = self.now + delay
         return 1
 
     def bury(self, name: str, number: int, failure: str) -> int:
@@ -337,8 +340,17 @@ class Group:
         parked = self.of(Place.PARKED)
         for number in parked:
             self.due.setdefault(number, self.now)
+            self.hasten(number)
         pending = len(self.of(*DELIVERED))
         return len(self._stream.bodies), pending, len(parked), len(self.letters)
+
+    def hasten(self, number: int) -> None:
+        """Let a parked message wait for less than a tick if its last delivery is not on record.
+
+        It is taken for a crash, and the longest delay after one is shorter than a tick.
+        """
+        if self.messages[number].deliveries > self.deliveries_on_record(number):
+            self.due[number] = min(self.due[number], self.now)
 
     def restore_leases(self) -> None:
         """Give a lease to each name that is claimed, has none and has a message pending."""

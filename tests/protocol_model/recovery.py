@@ -111,9 +111,11 @@ class Recovery:
         group = self.group
         together: list[int] = []
         by_due_time = sorted(group.due.items(), key=lambda item: (item[1], item[0]))
-        for number, at in by_due_time[self.step.due_rank :]:
+        for place, (number, at) in enumerate(by_due_time[self.step.due_rank :]):
             if at > group.now:
-                self.next_due = at - group.now
+                if place == 0 and group.messages[number].place is Place.PARKED:
+                    group.hasten(number)
+                self.next_due = group.due[number] - group.now
                 break
             group.check_exists()
             if len(self.taken) + len(together) >= self.step.most:

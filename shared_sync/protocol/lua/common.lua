@@ -258,10 +258,15 @@ local function delete_finished(stream, group, ids, all_ended, groups)
   return #unneeded > 0 and redis.call('XDEL', stream, unpack(unneeded)) or 0
 end
 
+-- How long a message waits at most that was parked after a crash. `crashes.py` says the same.
+local LONGEST_CRASH_DELAY = 60000
+
 -- The latest time at which a parked message can be due, or nil if that is not known: its last
--- failure says for how long it is parked, and one that was handed back unstarted is due at once.
+-- failure says for how long it is parked, and one that was handed back unstarted is due at once. If
+-- its last delivery is not on record, that has crashed.
 local function latest_due_time(notes, deliveries, now)
-  if not notes then return deliveries == 0 and now or nil end
+  if deliveries == 0 then return now end
+  if deliveries > deliveries_in(notes) then return now + LONGEST_CRASH_DELAY end
   local delay = tonumber(notes:match('"delay_ms": (%d+)}\n$'))
   return delay and now + delay
 end

@@ -1,7 +1,8 @@
--- Record the failures of messages, and park each until its next attempt.
+-- Park messages until their next attempt, and record the failures of those that have failed. One that
+-- has crashed is parked without a record: a delivery that is not on record counts as a crash.
 -- KEYS: stream, history, due, holders
--- ARGV: group, consumer, identity, then for each message: id, failure (one JSON line), delay in ms,
---       the delivery that failed
+-- ARGV: group, consumer, identity, then for each message: id, failure (one JSON line, or '' after
+--       a crash), delay in ms, the delivery that failed
 -- Returns {outcomes, '', ''}: for each message 1 if it is parked, 0 if it is no longer this
 -- consumer's, -1 if its entry is gone.
 --
@@ -18,7 +19,7 @@ write_even_when_full(due)
 
 local function park(id, failure, delay, failed)
   local owner, deliveries = pending_entry(stream, group, id)
-  -- If so many failures are recorded, this one is among them.
+  -- If so many failures are recorded, this one is among them. After a crash there are fewer.
   if not owner and not name_is_lost and failures_in(redis.call('HGET', history, id)) < failed
     and restore(stream, group, groups_of(stream), id, consumer, failed) then
     owner, deliveries = consumer, failed
@@ -29,7 +30,7 @@ local function park(id, failure, delay, failed)
   -- the call is repeated. A message that were parked without a record would be charged with a crash.
   -- Recorded once, also if the call is repeated after the group was lost and created again.
   local failures = redis.call('HGET', history, id) or ''
-  if failures:sub(-#failure - 1) ~= failure .. '\n' then
+  if failure ~= '' and failures:sub(-#failure - 1) ~= failure .. '\n' then
     redis.call('HSET', history, id, failures .. failure .. '\n')
   end
   redis.call('ZADD', due, now + delay, id)

@@ -146,9 +146,9 @@ local next_due = -1
 -- A due time that is later than it can be was set before the clock was set back. The heartbeats look
 -- for all of them; here the first one is looked at, in case that no process has seen it happen.
 local function believable_due_time(id, at)
-  local notes = redis.call('HGET', history, id)
-  local deliveries = not notes and select(2, pending_entry(stream, group, id))
-  local latest = latest_due_time(notes, deliveries, now)
+  local owner, deliveries = pending_entry(stream, group, id)
+  local latest = owner == PARKED
+    and latest_due_time(redis.call('HGET', history, id), deliveries, now)
   if not latest or tonumber(at) <= latest then return at end
   redis.call('ZADD', due, latest, id)
   more = true
