@@ -14,7 +14,11 @@ from shared_sync.protocol.replies import text_of
 
 MOST_REASONS: Final = 3
 
-_OWN_REASON: Final = re.compile(r"failed \d+ times|crashed: its process died \d+ times")
+_OWN_REASON: Final = re.compile(
+    r"failed \d+ times"
+    r"|crashed: its process died( \d+ times)?"
+    r"(, the last time (ended with exit code \d+|killed by [\w ,]+))?"
+)
 _REASON_WITH_TEXT: Final = re.compile(r"(rejected|bad input|bad result): (.*)", re.DOTALL)
 _TYPE_NAME: Final = re.compile(r"[\w.]{1,100}")
 _NUMBER: Final = re.compile(r"\d{1,9}")

@@ -80,6 +80,11 @@ def is_given_up(entry: Entry, max_crashes: int) -> bool:
     return entry.crashes >= max_crashes
 
 
+def reason(count: int) -> str:
+    """Return why a message is given up on that has crashed so often."""
+    return f"crashed: its process died {count} times" if count > 1 else "crashed: its process died"
+
+
 def suspects(entries: Iterable[Entry]) -> list[Entry]:
     """Return the messages that have a crash behind them."""
     return [entry for entry in entries if entry.deliveries > 1 and entry.crashes]

@@ -10,6 +10,7 @@ from typing import Final
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.errors import Directive, InvalidMessage, InvalidResult, Reject, Retry
+from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
 from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
@@ -46,6 +47,8 @@ class _Death:
     reason: str
     failure: Failure = NO_FAILURE
     trace: str = ""
+    crashes: int | None = None
+    """How many there were; None for those before this attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +142,14 @@ class Delivery:
     ) -> Outcome:
         """Return what becomes of a message whose attempt ended in this error."""
         release_memory(error)
+        if isinstance(error, DeadlinePassed):
+            return self.overdue(entry, error.deadline_seconds, error.stack)
         failure = Failure.of(error)
         if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
             error, attempt
         ):
+            if isinstance(error, ChildCrashed):
+                return self._crashed(entry, fields, error)
             return self._failed(entry, fields, failure)
         self._logger.info(
             "message %s was interrupted as the consumer stops (%s: %s), and goes back uncharged",
@@ -157,12 +164,13 @@ class Delivery:
     def overdue(self, entry: Entry, deadline_seconds: float, stack: str) -> Outcome:
         """Return what becomes of a message that has run for too long, which is a failure.
 
-        `stack` tells where its reader is; the end of it stays with the message if it dies.
+        `stack` tells where its processor is; the end of it stays with the message if it dies.
         """
         self._recorder.increment_counter("jobs_overdue")
         text = f"still running after {deadline_seconds:g} s (job_deadline_seconds)"
         failure = Failure(DEADLINE, text, stack=stack)
-        self._logger.error("message %s is %s; its reader is at:\n%s", entry.id, text, stack)
+        place = f"at:\n{stack}" if stack else "where Python cannot see it"
+        self._logger.error("message %s is %s; its processor is %s", entry.id, text, place)
         return self._failed(entry, decode_fields(entry.items, self._binary_fields), failure)
 
     def give_up(self, finish: Finish, why: str) -> Bury | None:
@@ -191,8 +199,7 @@ class Delivery:
         """Return the dead letter that a message becomes because of its crashes, or of a field."""
         if entry.deliveries > 1 and crashes.is_given_up(entry, self._rules.max_crashes):
             self._count_failed(CRASH)
-            death = _Death(f"crashed: its process died {entry.crashes} times")
-            return self._bury(entry, fields, death)
+            return self._bury(entry, fields, _Death(crashes.reason(entry.crashes)))
         missing = self._results.missing_field(fields)
         if missing is None:
             return None
@@ -217,6 +224,30 @@ class Delivery:
         """Count an attempt that failed, whether or not the processor has run."""
         self._recorder.increment_counter("jobs_failed")
         self._recorder.record_error(error)
+
+    def _crashed(self, entry: Entry, fields: Fields, crash: ChildCrashed) -> Outcome:
+        """Charge the message that a child was running when it died, and nothing else."""
+        self._count_failed(CRASH)
+        count = entry.crashes + 1
+        failure = Failure(CRASH, str(crash), remote_traceback=crash.stack)
+        if count >= self._rules.max_crashes:
+            reason = f"{crashes.reason(count)}, the last time {crash}"
+            return self._bury(entry, fields, _Death(reason, failure, failure.trace(), count))
+        attempts = entry.failures + count
+        delay = min(self._rules.retry.delay_seconds(attempts), crashes.LONGEST_DELAY_SECONDS)
+        stack, _ = failure.for_log()
+        self._logger.warning(
+            "message %s has crashed (attempt %d, crash %d of %d): %s; next attempt in %.1f s%s",
+            entry.id,
+            entry.deliveries,
+            count,
+            self._rules.max_crashes,
+            crash,
+            delay,
+            stack,
+        )
+        self._on_retry(delay)
+        return Park(entry.id, "", round(delay * 1000), entry.deliveries)
 
     def _failed(self, entry: Entry, fields: Fields, failure: Failure) -> Outcome:
         retry = self._rules.retry
@@ -243,8 +274,10 @@ class Delivery:
 
     def _log_failure(self, entry: Entry, failure: Failure, delay: float) -> None:
         failures, error = entry.failures + 1, failure.raised
+        is_shown = failures == 1 and not isinstance(error, Directive)
+        text, raised = failure.for_log() if is_shown else ("", None)
         self._logger.warning(
-            "message %s failed (attempt %d, failure %d of %d): %s: %s; next attempt in %.1f s",
+            "message %s failed (attempt %d, failure %d of %d): %s: %s; next attempt in %.1f s%s",
             entry.id,
             entry.deliveries,
             failures,
@@ -252,7 +285,8 @@ class Delivery:
             failure.error_type,
             failure.error,
             delay,
-            exc_info=error if failures == 1 and not isinstance(error, Directive) else None,
+            text,
+            exc_info=raised,
         )
 
     def _bury(
@@ -263,16 +297,19 @@ class Delivery:
         remark: str | None = "",
     ) -> Bury:
         """Return a dead letter. Its line in the log ends with the remark; None for no line."""
-        failure = death.failure
+        failure, has_crashed = death.failure, death.crashes is not None
         if remark is not None:
+            is_new = bool(death.trace) and not has_crashed
+            text, raised = failure.for_log() if death.trace else ("", None)
             self._logger.error(
-                "message %s becomes a dead letter (delivery %d): %s%s%s",
+                "message %s becomes a dead letter (delivery %d): %s%s%s%s",
                 entry.id,
                 entry.deliveries,
                 death.reason,
-                f" ({failure.error_type}: {failure.error})" if death.trace else "",
+                f" ({failure.error_type}: {failure.error})" if is_new else "",
                 remark,
-                exc_info=failure.raised if death.trace else None,
+                text,
+                exc_info=raised,
             )
         metadata = Metadata(
             message_id=entry.id,
@@ -281,13 +318,13 @@ class Delivery:
             error=failure.error,
             traceback=death.trace,
             attempts=entry.deliveries,
-            crashes=entry.crashes,
+            crashes=entry.crashes if death.crashes is None else death.crashes,
             worker=self._rules.consumer,
             time=self._wall(),
         )
         return Bury(
             entry.id,
-            self._failure_line(entry, failure) if failure is not NO_FAILURE else "",
+            "" if has_crashed or failure is NO_FAILURE else self._failure_line(entry, failure),
             metadata.to_items(),
             self._results.death(entry.id, fields, metadata),
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import traceback
 from typing import Final, NamedTuple
 
+from shared_sync.isolation.errors import RemoteError
+
 DEADLINE: Final = "deadline"
 """What stands as the type of the error if a message ran past its deadline."""
 
 CRASH: Final = "crash"
-"""The type of the error that is counted if a message is given up on because of its crashes."""
+"""The type of the error that is counted, and that stands in a dead letter, if a message crashed."""
 
 MAX_ERROR_CHARS = 500
 MAX_TRACEBACK_CHARS = 4000
@@ -21,19 +23,35 @@ class Failure(NamedTuple):
     error_type: str
     error: str
     raised: BaseException | None = None
-    """What the processor raised."""
+    """What the processor raised, if it is known here as an object."""
     stack: str = ""
-    """Where its reader is, if the processor has not returned."""
+    """Where the processor is, if it has not returned."""
+    remote_traceback: str = ""
+    """The traceback of what was raised in a child process."""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Return the failure that an error of the processor is."""
-        return cls(type(error).__name__, _text_of(error), error)
+        text = _text_of(error)
+        if isinstance(error, RemoteError):
+            traceback_text = error.traceback_text
+            return cls(error.type_name, text, remote_traceback=traceback_text)
+        cause = error.__cause__  # a directive of a child's processor was made anew here
+        traceback_text = cause.traceback_text if isinstance(cause, RemoteError) else ""
+        return cls(type(error).__name__, text, error, remote_traceback=traceback_text)
 
     def trace(self) -> str:
         """Return the end of what shows where it happened."""
-        text = self.stack if self.raised is None else _traceback_of(self.raised)
+        text = self.remote_traceback or self.stack
+        if not text and self.raised is not None:
+            text = _traceback_of(self.raised)
         return text.encode(errors="replace").decode()[-MAX_TRACEBACK_CHARS:]
+
+    def for_log(self) -> tuple[str, BaseException | None]:
+        """Return the traceback as text or as an error, whichever is known, for a line in a log."""
+        if self.remote_traceback:
+            return f"\n{self.remote_traceback.rstrip()}", None
+        return "", self.raised
 
 
 NO_FAILURE: Final = Failure("", "")

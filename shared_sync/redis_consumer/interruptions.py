@@ -11,6 +11,7 @@ from typing import Final
 
 from shared_sync.common.return_codes import return_codes
 from shared_sync.errors import Reject
+from shared_sync.isolation.errors import ChildCrashed
 from shared_sync.redis_consumer.slot import Attempt
 
 MOMENT_SECONDS: Final = 2.0
@@ -25,7 +26,8 @@ HELD_SHARE: Final = 0.1
 SHORTEST_HOLD_SECONDS: Final = 0.001
 """A hold that would be shorter is none: messages that fail at once may be many."""
 
-_SIGHUP: Final = 1  # Windows has neither the signal nor its name
+_SIGHUP: Final = 1  # Windows has neither these signals nor their names
+_SIGKILL: Final = 9
 _ASKED_TO_END: Final = (_SIGHUP, signal.SIGINT, signal.SIGTERM)
 _CODES_OF_ASKED: Final = frozenset(
     {
@@ -74,7 +76,7 @@ class Interruptions:
         a child that was asked to end. Blocks for a moment, since
         the child may have received the signal first.
         """
-        codes = set(return_codes(error))
+        codes = _codes_of(error)
         if isinstance(error, Reject) and not codes:
             return False
         if not self._drains.is_set():
@@ -86,6 +88,18 @@ class Interruptions:
         if isinstance(error, Reject) and _CODES_OF_ASKED.isdisjoint(codes):
             return False
         return attempt.ended_at <= self._drain_began_at + self._moment_seconds
+
+
+def _codes_of(error: BaseException) -> set[int]:
+    """Return the return codes of programs that an error tells of.
+
+    The child that has run the processor counts as one of them if somebody ended it, and not if it
+    crashed by itself.
+    """
+    if isinstance(error, ChildCrashed):
+        number = error.signal_number
+        return {-number} if number in (*_ASKED_TO_END, _SIGKILL) else set()
+    return set(return_codes(error))
 
 
 def _hold_seconds(codes: set[int], attempt: Attempt) -> float:

@@ -13,6 +13,7 @@ from helpers import eventually
 from protocol_client import Worker
 
 from shared_sync import RedisStreamProducer, Reject, RetryPolicy
+from shared_sync.isolation.errors import ChildCrashed
 from shared_sync.protocol import inspection
 from shared_sync.protocol.inspection import GroupView
 
@@ -73,6 +74,21 @@ def test_a_reason_never_contains_text_of_others(client: redis.Redis, view: Group
     for row in rows[1:]:
         assert row["error_type"] is row["attempts"] is None
     assert rows[-1]["details"] == "secret"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "crashed: its process died, the last time ended with exit code 3",
+        "crashed: its process died 3 times, the last time killed by signal 40",
+        f"crashed: its process died 2 times, the last time {ChildCrashed(-9)}",
+    ],
+)
+def test_the_page_shows_how_a_message_has_crashed(
+    view: GroupView, client: redis.Redis, reason: str
+) -> None:
+    add_dead_letter(client, reason=reason)
+    assert view.read()["dead_letters"][0]["reason"] == reason
 
 
 def test_fields_of_a_message_cannot_replace_the_metadata_of_its_dead_letter(
