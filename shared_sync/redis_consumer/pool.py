@@ -312,9 +312,16 @@ class Pool:
         # The heartbeat thread hands back what was fetched and not started: now, not after the
         # running messages, and over a connection that is there.
         self._wake_heartbeat.set()
-        clean = self._await_readers(stop_by)
+        clean = self._await_readers(stop_by) or self._end_jobs(stop_by)
         self._abandon.set()
         return clean, self.leave(stop_by())
+
+    def _end_jobs(self, stop_by: Callable[[], float]) -> bool:
+        """End what still runs in child processes, so that it goes back; return as above."""
+        ended = [reader.interrupt_job() for reader in self.readers]  # all of them, not any()
+        if not any(ended):
+            return False
+        return self._await_readers(lambda: stop_by() + SHUTDOWN_GRACE_SECONDS / 3)
 
     def leave(self, stop_by: float) -> bool:
         """Leave the groups; return whether Redis knows."""

@@ -111,6 +111,13 @@ class Reader:
         """End a wait for a message. Any thread may call it."""
         self.outbox.connection.interrupt()
 
+    def interrupt_job(self) -> bool:
+        """End the job that runs, if it runs in a child process. Any thread may call it.
+
+        Returns whether it does.
+        """
+        return self._runner.interrupt()
+
     def _is_finished(self) -> bool:
         """Return whether Redis knows all that this reader has to tell it."""
         try:

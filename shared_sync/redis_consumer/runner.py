@@ -33,7 +33,7 @@ class AttemptHook(Protocol):
 
 
 class Runner(Protocol):
-    """Runs the attempts of one reader. All methods belong to the reader's thread."""
+    """Runs the attempts of one reader. Its thread calls the methods, but for `interrupt()`."""
 
     @property
     def is_loaded(self) -> bool:
@@ -66,6 +66,13 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Close what `start()` has loaded; does nothing if there is nothing. Must not raise."""
+
+    def interrupt(self) -> bool:
+        """End what runs or loads, for good: the consumer stops. Any thread may call it.
+
+        `run()` and `start()` then raise `ChildCrashed` at once. Returns whether that is possible: a
+        thread cannot be ended.
+        """
 
 
 class ThreadRunner:
@@ -126,6 +133,10 @@ class ThreadRunner:
                 self._context.reader,
                 exc_info=True,
             )
+
+    def interrupt(self) -> bool:
+        """Return False: nothing can end what runs in a thread."""
+        return False
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         """Call the processor; return its result as the only one."""

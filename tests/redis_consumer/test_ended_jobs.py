@@ -1,0 +1,64 @@
+"""What stopping does to jobs that can be ended, as those in child processes can."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import redis
+from consumers import STREAM, Make, owners
+from helpers import eventually
+
+from shared_sync import RedisStreamProducer, current_message
+from shared_sync.isolation.errors import ChildCrashed
+from shared_sync.message import Fields
+from shared_sync.redis_consumer import pool
+from shared_sync.redis_consumer.runner import ThreadRunner
+from shared_sync.redis_consumer.slot import Attempt
+
+
+class EndableRunner(ThreadRunner):
+    """Runs a job until it is ended, as if a child process did."""
+
+    entered = threading.Event()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._is_interrupted = threading.Event()
+
+    def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
+        type(self).entered.set()
+        self._is_interrupted.wait(30)
+        attempt.ended_at = self._clock()
+        raise ChildCrashed(-signal.SIGKILL)
+
+    def interrupt(self) -> bool:
+        self._is_interrupted.set()
+        return True
+
+
+@pytest.mark.parametrize("drain_seconds", [0.0, 0.5])
+def test_what_still_runs_after_the_drain_is_ended_and_goes_back_uncharged(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    drain_seconds: float,
+) -> None:
+    monkeypatch.setattr(EndableRunner, "entered", threading.Event())
+    with monkeypatch.context() as patched:
+        patched.setattr(pool, "ThreadRunner", EndableRunner)
+        first = make(lambda *_: None, drain_seconds=drain_seconds)
+    message_id = producer.publish({"n": 1})
+    first.start()
+    assert EndableRunner.entered.wait(10)
+    assert first.stop() is True, "every thread has ended"
+    assert owners(client) == {"~parked": 1}
+    attempts: list[int] = []
+    second = make(lambda *_: attempts.append(current_message().attempt))
+    second.start()
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert attempts == [1], message_id
