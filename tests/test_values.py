@@ -107,6 +107,13 @@ FORMS: list[tuple[object, object]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "number", [0, -7, 10**40, True, False, 0.1, -0.0, 1e22, 1e16, 5e-324, 123456789.123]
+)
+def test_a_number_is_stored_as_json_writes_it(number: float) -> None:
+    assert encode_value("n", number) == json.dumps(number).encode()
+
+
 @pytest.mark.parametrize(("value", "form"), FORMS, ids=lambda value: type(value).__name__)
 def test_a_value_has_its_form_as_a_field_and_within_one(value: object, form: object) -> None:
     stored = encode_value("field", value).decode()

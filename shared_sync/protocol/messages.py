@@ -106,7 +106,10 @@ class Finish:
         self.adds_header = adds_header
         """Whether the script puts `message_id` and `status`, which is "done", in front of the
         items. They then need not be sent."""
-        self.size = sum(map(len, items)) + len(payload)
+        size = len(payload)
+        for item in items:  # quicker than sum() for the few items of a result
+            size += len(item)
+        self.size = size
         """Bytes that are published."""
         self.entry = entry
         """The message, if it is kept in case that Redis never takes the result."""
