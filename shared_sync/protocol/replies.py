@@ -37,6 +37,8 @@ class Settled:
 def parse_settled(reply: Any) -> Settled:
     """Return what a script that settles outcomes says."""
     results, refusal, unpublished = reply
+    if isinstance(results, int):
+        results = [1] * results
     refusals = {}
     if refusal:
         for place, result in enumerate(results):

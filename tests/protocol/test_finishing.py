@@ -244,6 +244,31 @@ def test_the_usual_fields_are_put_in_front_of_a_result_that_comes_without_them(
     assert third == [(b"message_id", taken[2].encode()), (b"status", b"done")]
 
 
+@pytest.mark.parametrize("channel", ["", "nobody"])
+@pytest.mark.parametrize("numbers", [(2, 2, 2), (2, 1, 3)], ids=["equal", "different"])
+@pytest.mark.parametrize("headers", [(True, True, True), (True, False, True)])
+def test_results_have_their_own_fields_whether_or_not_they_have_equally_many(
+    worker: Worker,
+    admin: GroupAdmin,
+    taken: list[str],
+    channel: str,
+    numbers: tuple[int, ...],
+    headers: tuple[bool, ...],
+) -> None:
+    texts = [
+        [b"%s-%d" % (one.encode(), n) for n in range(2 * k)]
+        for one, k in zip(taken, numbers, strict=True)
+    ]
+    outcomes = [
+        Finish(one, text, channel, b"payload", adds_header)
+        for one, text, adds_header in zip(taken, texts, headers, strict=True)
+    ]
+    assert worker.settle(*outcomes) == [1, 1, 1]
+    for one, text, adds_header, fields in zip(taken, texts, headers, admin.results(), strict=True):
+        header = [b"message_id", one.encode(), b"status", b"done"] if adds_header else []
+        assert [part for field in fields.items() for part in field] == [*header, *text]
+
+
 def test_of_results_that_go_to_channels_each_reaches_its_own(
     worker: Worker, admin: GroupAdmin, taken: list[str]
 ) -> None:
