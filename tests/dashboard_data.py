@@ -155,6 +155,7 @@ PARKED = [
         "message_id": f"176722559{number}000-0",
         "due_in_seconds": 14.0 * number - 14,
         "failures": 2,
+        "crashes": 1 if number == 3 else 0,
         "error_type": "TimeoutError",
         "details": "no answer of the model within 30 s",
     }

@@ -95,6 +95,7 @@ def _show_parked(row: ParkedRow, now_ms: int) -> dict[str, Any]:
         "message_id": row.id,
         "due_in_seconds": (row.due_ms - now_ms) / 1000,
         "failures": row.failures,
+        "crashes": row.crashes,
         "error_type": type_name(error_type),
         "details": error,
     }

@@ -41,6 +41,9 @@ class ParkedRow:
     failures: int | None
     """None if its history was not read, because those before it were too long."""
 
+    crashes: int | None
+    """None if the failures are not known."""
+
     last_failure: bytes
     """A line of JSON, or nothing."""
 
@@ -125,10 +128,16 @@ def _parse_consumer(
 
 
 def _parse_parked(
-    message_id: bytes, due_ms: bytes, failures: int, last_failure: bytes
+    message_id: bytes, due_ms: bytes, failures: int, last_failure: bytes, deliveries: int
 ) -> ParkedRow:
-    known = None if failures < 0 else failures
-    return ParkedRow(message_id.decode(), int(float(due_ms)), known, last_failure)
+    is_known = failures >= 0
+    return ParkedRow(
+        message_id.decode(),
+        int(float(due_ms)),
+        failures if is_known else None,
+        max(0, deliveries - failures) if is_known else None,
+        last_failure,
+    )
 
 
 def _parse_dead_letters(table: Any, known: Table[DeadLetterRow], most: int) -> Table[DeadLetterRow]:

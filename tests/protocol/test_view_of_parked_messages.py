@@ -28,6 +28,7 @@ def test_a_failed_message_shows_when_it_is_tried_again_and_how_it_failed(
     assert row == {
         "message_id": message_id,
         "failures": 1,
+        "crashes": 0,
         "error_type": "Retry",
         "details": "the model is being loaded",
     }
@@ -51,6 +52,19 @@ def test_a_message_that_was_handed_back_has_not_failed(
     rows = view.read()["parked"]
     assert [row["message_id"] for row in rows] == taken
     assert {row["failures"] for row in rows} == {0}
+
+
+def test_crashes_are_shown_beside_the_failures(
+    worker: Worker, taken: list[str], view: GroupView
+) -> None:
+    """A crash of a child leaves no line in the history: the deliveries tell of it."""
+    worker.park(taken[0], 0, failure='{"error_type":"E","error":"no"}')
+    worker.recover()
+    worker.park(taken[0], 0, failure="")
+    worker.park(taken[1], 1, failure="")
+    rows = {row["message_id"]: row for row in view.read()["parked"]}
+    assert (rows[taken[0]]["failures"], rows[taken[0]]["crashes"]) == (1, 1)
+    assert (rows[taken[1]]["failures"], rows[taken[1]]["crashes"]) == (0, 1)
 
 
 def test_the_last_of_several_failures_is_shown(

@@ -96,6 +96,7 @@ const PARKED = [
   { label: "Next attempt", number: true, cell: ({ due_in_seconds: left }) => (
     left <= 0 ? "due now" : `in ${duration(Math.ceil(left))}`) },
   { label: "Failures", number: true, cell: (message) => textOf(message.failures) },
+  { label: "Crashes", number: true, cell: (message) => textOf(message.crashes) },
   { label: "Last error", wide: true, cell: (message) => [message.error_type, message.details].filter(Boolean).join(": ") || "–" },
 ];
 const LETTERS = [

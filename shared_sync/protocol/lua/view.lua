@@ -74,8 +74,9 @@ local function read_consumers()
   return found
 end
 
--- Returns {how many there are, {id, due time, failures or -1 if not read, last failure} ...}, the
--- first due first. Due times are hints: those of messages that are not parked are passed over.
+-- Returns {how many there are, {id, due time, failures or -1 if not read, last failure, deliveries}
+-- ...}, the first due first. Due times are hints: those of messages that are not parked are passed
+-- over.
 local function read_parked()
   local found, room = {0}, MOST_HISTORY
   for _, row in ipairs(has_group and summary[4] or {}) do
@@ -88,7 +89,8 @@ local function read_parked()
     for i = 1, #hints, 2 do
       if #found > most_parked then return found end
       local id = hints[i]
-      if pending_entry(stream, group, id) == PARKED then
+      local owner, deliveries = pending_entry(stream, group, id)
+      if owner == PARKED then
         local failures, last = -1, ''
         if room > 0 then
           local lines = redis.call('HGET', history, id) or ''
@@ -96,7 +98,7 @@ local function read_parked()
           failures = select(2, lines:gsub('\n', ''))
           last = (lines:match('([^\n]*)\n$') or ''):sub(1, LONGEST_FAILURE)
         end
-        found[#found + 1] = {id, hints[i + 1], failures, last}
+        found[#found + 1] = {id, hints[i + 1], failures, last, deliveries}
       end
     end
     if #hints < 2 * page then return found end
