@@ -7,9 +7,10 @@
     shared_sync.health_server    HealthServer: /health and /metrics over HTTP
     shared_sync.checks           ready-made health checks: Redis, disk, memory, consumer, metrics
     shared_sync.policies         RetryPolicy: how often and when a failed message is tried again
+    shared_sync.circuit_breaker  CircuitBreaker: stops calling what fails, and tries it again later
     shared_sync.message          Message, current_message()
     shared_sync.processors       ProcessorContext: what a processor factory is told
-    shared_sync.errors           all errors, and Reject and Retry for processors
+    shared_sync.errors           all errors, and Reject, Retry and CircuitOpen for processors
 
 All names in `__all__` can also be imported from here. Each is loaded when it is first used, so a
 program that only needs metrics loads neither Redis nor Flask.
@@ -23,8 +24,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from shared_sync.circuit_breaker import CircuitBreaker
     from shared_sync.dead_letters import DeadLetters
-    from shared_sync.errors import Reject, Retry, SharedSyncError
+    from shared_sync.errors import CircuitOpen, Reject, Retry, SharedSyncError
     from shared_sync.health_server import HealthServer
     from shared_sync.message import Message, current_message
     from shared_sync.metrics import WorkerMetrics
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from shared_sync.redis_producer import RedisStreamProducer
 
 __all__ = [
+    "CircuitBreaker",
+    "CircuitOpen",
     "DeadLetters",
     "HealthServer",
     "Message",
@@ -49,6 +53,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CircuitBreaker": "circuit_breaker",
+    "CircuitOpen": "errors",
     "DeadLetters": "dead_letters",
     "HealthServer": "health_server",
     "Message": "message",

@@ -17,6 +17,7 @@ SharedSyncError
 └── PortUnavailable         the port of the health server is taken or not allowed
 
 Directive                   raised by a processor, about the message that it was given
+├── CircuitOpen             a circuit breaker refuses calls: the message goes back, uncharged
 ├── Reject                  never retry: the message becomes a dead letter at once
 └── Retry                   try the message again after a given delay
 
@@ -214,6 +215,29 @@ class Retry(Directive):
             )
         super().__init__(reason or "the processor asked for a retry")
         self.delay_seconds = delay_seconds
+
+
+class CircuitOpen(Directive):
+    """A circuit breaker refuses calls, because what is behind it has failed too often.
+
+    `CircuitBreaker` raises it. In a processor, let it through: the message is handed back and
+    charged with nothing, and the consumer reads no messages until the breaker closes. Raise it
+    yourself if a breaker of your own is open: the consumer reads again after `retry_after_seconds`.
+
+    Attributes:
+        name: The name of the breaker.
+        retry_after_seconds: Seconds until it allows the next trial.
+    """
+
+    def __init__(self, name: str, retry_after_seconds: float) -> None:
+        super().__init__(
+            f"circuit breaker {name!r} is open; next trial in {retry_after_seconds:.1f} s"
+        )
+        self.name = name
+        self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.retry_after_seconds), self.__dict__
 
 
 def _is_delay(value: object) -> bool:

@@ -11,9 +11,9 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 from shared_sync.message import Message
 
@@ -109,12 +109,12 @@ class ProcessorSource:
 
         Raises `ConfigurationError` if none or several are, or for what cannot be one.
         """
-        arguments: dict[Argument, object] = {
+        by_name: dict[Argument, object] = {
             "message_processor": message_processor,
             "batch_processor": batch_processor,
             "processor_factory": processor_factory,
         }
-        given = [name for name, value in arguments.items() if value is not None]
+        given = [name for name, value in by_name.items() if value is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise ConfigurationError(
@@ -122,7 +122,7 @@ class ProcessorSource:
                 f"not {found}"
             )
         (name,) = given
-        value = arguments[name]
+        value = by_name[name]
         if isinstance(value, str):
             if not _PATH.fullmatch(value):
                 raise ConfigurationError(
@@ -184,10 +184,7 @@ def check_function(function: object, name: str, *, kind: Argument) -> Callable[.
     """
     if not callable(function):
         raise ConfigurationError(f"{name} must be a function, not {function!r}")
-    called: Any = function
-    while isinstance(called, partial):
-        called = called.func
-    if _only_promises(called) or _only_promises(type(called).__call__):
+    if arguments.only_promises(function):
         raise ConfigurationError(
             f"{name} must be a plain function that blocks until it is done, not an async function "
             "or a generator"
@@ -223,7 +220,7 @@ def _check_returned(returned: object, factory: str) -> LoadedProcessor:
             f"{factory} must return a function, or an object with process(message_id, "
             f"message_data) or process_batch(messages), not {returned!r}"
         )
-    if close is not None and (not callable(close) or _only_promises(close)):
+    if close is not None and (not callable(close) or arguments.only_promises(close)):
         raise ConfigurationError(
             f"the close of what {factory} returned must be a plain method, not {close!r}"
         )
@@ -234,11 +231,3 @@ def _check_returned(returned: object, factory: str) -> LoadedProcessor:
     what = "what" if process is returned else "the process of what"
     check_function(process, f"{what} {factory} returned", kind="message_processor")
     return LoadedProcessor(process, close=close)
-
-
-def _only_promises(function: object) -> bool:
-    return (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
-    )

@@ -17,6 +17,8 @@ PACKAGE = Path(shared_sync.__file__).parent
 SOURCE = Path(__file__).parents[1] / "shared_sync"
 
 MODULES = {
+    "CircuitBreaker": "shared_sync.circuit_breaker",
+    "CircuitOpen": "shared_sync.errors",
     "DeadLetters": "shared_sync.dead_letters",
     "HealthServer": "shared_sync.health_server",
     "Message": "shared_sync.message",

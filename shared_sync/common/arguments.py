@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
 from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
 
 from shared_sync.errors import ConfigurationError
 
@@ -62,6 +65,19 @@ def methods(name: str, value: object, wanted: Sequence[str], kind: str) -> None:
     """Raise ConfigurationError unless `value` has these methods; `kind` says what it may be."""
     if isinstance(value, type) or not all(callable(getattr(value, one, None)) for one in wanted):
         raise ConfigurationError(f"{name} must be {kind}, not {value!r}")
+
+
+def only_promises(function: object) -> bool:
+    """Return whether calling a function does nothing yet: an async function or a generator."""
+    called: Any = function
+    while isinstance(called, partial):
+        called = called.func
+    return any(
+        inspect.iscoroutinefunction(one)
+        or inspect.isgeneratorfunction(one)
+        or inspect.isasyncgenfunction(one)
+        for one in (called, type(called).__call__)
+    )
 
 
 def port(name: str, value: object, lowest: int = 0) -> int:

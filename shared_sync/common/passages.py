@@ -1,0 +1,41 @@
+"""Through which circuit breakers an error has come: noted on the error itself, so that it stays
+with it through threads, causes and other processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+_ATTRIBUTE: Final = "_circuit_breakers"
+_LONGEST_CHAIN: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """That a circuit breaker has refused a call with this error, or counted it as a failure."""
+
+    name: str
+    breaker: Any = None
+    """The breaker; None if the error comes from another process."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Passage, (self.name,)
+
+
+def add_passage(error: BaseException, passage: Passage) -> None:
+    """Note a passage on an error, once."""
+    passages = error.__dict__.get(_ATTRIBUTE, ())
+    if passage not in passages:
+        error.__dict__[_ATTRIBUTE] = (*passages, passage)
+
+
+def passages_of(error: BaseException) -> list[Passage]:
+    """Return the passages of an error and of those that it was raised from, or while handling."""
+    found: list[Passage] = []
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen and len(seen) < _LONGEST_CHAIN:
+        seen.add(id(one))
+        found += one.__dict__.get(_ATTRIBUTE, ())
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return found
