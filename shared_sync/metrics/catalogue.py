@@ -110,6 +110,8 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _duration("queue_wait", "From the publishing of a message to the start of its first run."),
     _counter("queue_wait_unknown", "Messages whose id does not say when they were published."),
     *(_gauge(name, text) for name, text in queue_metrics.DESCRIPTIONS.items()),
+    _counter("children_crashed", "Child processes that died."),
+    _counter("children_overdue", "Child processes ended because their job ran past its deadline."),
     _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),
     _gauge("jobs_late", "Messages that run past their budget."),
 )

@@ -92,7 +92,7 @@ class HeartbeatThread:
             source=subscription.commands.keys,
             outbox=self._outbox,
             delivery=Delivery(rules, recorder=recorder, logger=logger),
-            job_deadline_seconds=options.job_deadline_seconds or math.inf,
+            job_deadline_seconds=options.give_up_seconds or math.inf,
         )
 
     def step(self, *, jobs_late: int, jobs_unsettled: int) -> None:

@@ -12,6 +12,7 @@ from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
+from shared_sync.isolation.loading import check_may_start
 from shared_sync.processors import ProcessorSource
 from shared_sync.redis_consumer import at_exit, signals
 from shared_sync.redis_consumer.connecting import GiveUp
@@ -67,6 +68,7 @@ class Lifecycle:
 
     def connect(self) -> None:
         """Claim the name, and keep it alive from now on."""
+        check_may_start()
         with self._lock:
             if self.state is not State.NEW:
                 raise self._not_new()
@@ -171,6 +173,7 @@ class Lifecycle:
         return None
 
     def _start(self, give_up: GiveUp, connect_seconds: float) -> None:
+        check_may_start()
         with self._lock:
             if self.state is not State.NEW:
                 raise self._not_new()

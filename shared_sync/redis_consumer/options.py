@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
@@ -20,6 +21,10 @@ MAX_BLOCK_SECONDS = 2.0
 MAX_PREFETCH = 1000
 LONGEST_WAIT_SECONDS = 365 * 86_400
 LONGEST_DEADLINE_SECONDS = 365 * 86_400
+LONGEST_GRACE_SECONDS = 3600.0
+
+Isolation = Literal["thread", "process"]
+"""Where a processor runs: in the thread of its reader, or in a child process of its reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,9 @@ class Options:
     drain_seconds: float
     block_seconds: float
     connect_seconds: float | None
+    isolation: Isolation
+    kill_grace_seconds: float
+    max_memory_mb: float | None
     has_own_id: bool
     """Whether the program has chosen the `consumer_id`, so that a later process may have it too."""
 
@@ -57,6 +65,7 @@ class Options:
         self._check_names()
         self._check_numbers()
         self._check_jobs()
+        self._check_isolation()
 
     @property
     def keys(self) -> Keys:
@@ -73,6 +82,14 @@ class Options:
         """After how long an idle message of another program is taken over."""
         idle = self.foreign_idle_seconds
         return self.lease_seconds if idle is None else idle
+
+    @property
+    def give_up_seconds(self) -> float | None:
+        """After how long a running message is given to others, while its thread runs on.
+
+        None for a child process: it is ended at the deadline, and its message has failed then.
+        """
+        return self.job_deadline_seconds if self.isolation == "thread" else None
 
     @property
     def most_prefetched(self) -> int:
@@ -145,3 +162,17 @@ class Options:
                 'max_crashes=1 needs threads=1, and prefetch=1 or "auto": a crash is charged to '
                 "every message that the process had, and with one allowed all of them would die"
             )
+
+    def _check_isolation(self) -> None:
+        if self.isolation not in get_args(Isolation):
+            raise ConfigurationError(
+                f'isolation must be "thread" or "process", not {self.isolation!r}'
+            )
+        arguments.number("kill_grace_seconds", self.kill_grace_seconds, 0, LONGEST_GRACE_SECONDS)
+        if self.max_memory_mb is not None:
+            arguments.number("max_memory_mb", self.max_memory_mb, 1)
+            if self.isolation != "process":
+                raise ConfigurationError(
+                    'max_memory_mb needs isolation="process": the memory of a thread cannot be '
+                    "told from that of the others, nor given back"
+                )

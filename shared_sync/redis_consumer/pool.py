@@ -27,6 +27,7 @@ from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
+from shared_sync.redis_consumer.isolation import EncodedResults, runner_for
 from shared_sync.redis_consumer.job_budget import Budget
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
@@ -34,7 +35,6 @@ from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
-from shared_sync.redis_consumer.runner import ThreadRunner
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
@@ -161,7 +161,7 @@ class Pool:
             in_flight=self._in_flight,
             outbox=outbox,
             delivery=delivery,
-            runner=ThreadRunner(self._source, context, hooks),
+            runner=runner_for(self._options, self._source, context, hooks, self._recorder),
             availability=self.availability,
             prefetch=Prefetch(self._options.effective_prefetch),
             pauses=self.pauses,
@@ -356,12 +356,13 @@ class Pool:
 
 def _rules(options: Options, log_renamed: LogOnce) -> Rules:
     binary_fields = tuple(options.binary_fields)
+    results = Results if options.isolation == "thread" else EncodedResults
     return Rules(
         consumer=options.consumer_id,
         binary_fields=frozenset(binary_fields),
         retry=options.retry,
         max_crashes=options.max_crashes,
-        results=Results(
+        results=results(
             result_stream=options.result_stream,
             result_channel=options.result_channel,
             carry_fields=options.carry_fields,

@@ -1,0 +1,77 @@
+"""Log records of a child: sent as they are logged, and handled by the parent's loggers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeAlias
+
+MAX_CHARS: Final = 64 * 1024
+"""The longest text of a record; the rest is cut off."""
+
+_DROPPED: Final = frozenset({"msg", "args", "exc_info", "message"})
+_SIMPLE: Final = (str, int, float, bool, type(None))
+
+Levels: TypeAlias = "Mapping[str, int]"
+"""The levels that loggers have of their own; the root's name is empty."""
+
+
+class SendingHandler(logging.Handler):
+    """The child's only handler, at its root logger: it passes every record to a function."""
+
+    def __init__(
+        self, send: Callable[[dict[str, Any]], None], running_message: Callable[[], str | None]
+    ) -> None:
+        super().__init__()
+        self._send = send
+        self._running_message = running_message
+        self._formatter = logging.Formatter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record. Drops one that cannot be formatted, as other handlers do."""
+        try:
+            described = self._describe(record)
+        except Exception:  # noqa: BLE001 - the text of a record may be anything
+            self.handleError(record)
+            return
+        self._send(described)
+
+    def _describe(self, record: logging.LogRecord) -> dict[str, Any]:
+        described = {
+            name: value
+            for name, value in record.__dict__.items()
+            if name not in _DROPPED and isinstance(value, _SIMPLE)
+        }
+        described["msg"] = record.getMessage()[:MAX_CHARS]
+        if record.exc_info and not record.exc_text:
+            described["exc_text"] = self._formatter.formatException(record.exc_info)[-MAX_CHARS:]
+        described.setdefault("message_id", self._running_message())
+        return described
+
+
+def handle(described: Mapping[str, Any], own: logging.Logger) -> None:
+    """Handle a record of the child in the parent, by the logger of its name. Never raises.
+
+    `own` is the logger that the program gave to the consumer, which need not be known by its name.
+    """
+    with suppress(Exception):
+        record = logging.makeLogRecord({**described, "args": ()})
+        logger = own if record.name == own.name else logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+
+
+def current_levels(own: logging.Logger) -> dict[str, int]:
+    """Return the levels of this process's loggers, for its children."""
+    levels = {"": logging.root.getEffectiveLevel(), own.name: own.getEffectiveLevel()}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and logger.level:
+            levels[name] = logger.level
+    return levels
+
+
+def set_levels(levels: Levels) -> None:
+    """In the child: log from the same levels on as the parent."""
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)

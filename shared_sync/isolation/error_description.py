@@ -1,0 +1,124 @@
+"""An error of the child as plain data, and the error that the parent makes of it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from shared_sync import errors
+from shared_sync.common.return_codes import return_codes
+from shared_sync.isolation.errors import RemoteError
+
+MAX_TEXT_CHARS: Final = 10_000
+MAX_TRACEBACK_CHARS: Final = 20_000
+MAX_BASES: Final = 20
+MAX_TYPES: Final = 256
+"""How many types of errors are remembered that this process does not know itself."""
+
+_OURS: Final = errors.__name__
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Return an error as plain data. Never raises, whatever the methods of the error do."""
+    described: dict[str, Any] = {
+        "bases": bases_of(type(error)),
+        "text": _text_of(error),
+        "traceback": _traceback_of(error)[-MAX_TRACEBACK_CHARS:],
+        "codes": list(return_codes(error)),
+    }
+    if isinstance(error, errors.Retry):
+        described["delay_seconds"] = error.delay_seconds
+    if isinstance(error, errors.InvalidMessage):
+        described["field"] = error.field
+    return described
+
+
+def remake(described: Mapping[str, Any]) -> BaseException:
+    """Return the error for the parent: the same if it is of this library, else a `RemoteError`.
+
+    One of this library has the `RemoteError` as its cause, and keeps the name of its type.
+    """
+    bases, text = described["bases"], described["text"]
+    remote = RemoteError(
+        text,
+        type_name=bases[0].rpartition(".")[2],
+        base_names=bases,
+        traceback_text=described["traceback"],
+        return_codes=described["codes"],
+    )
+    own = _own(described)
+    if own is None:
+        return remote
+    own.__cause__ = remote
+    return own
+
+
+def _own(described: Mapping[str, Any]) -> BaseException | None:
+    """Return the error anew if it is of this library, and can be made of what was described."""
+    bases, text = described["bases"], described["text"]
+    ours = next((base for base in bases if base.startswith(f"{_OURS}.")), None)
+    if ours is None:
+        return None
+    kind: Any = getattr(errors, ours.rpartition(".")[2])
+    if ours != bases[0]:  # a type of the program's own, whose arguments are not known
+        kind = type(bases[0].rpartition(".")[2], (kind,), {})
+    if issubclass(kind, errors.Retry):
+        return kind(described["delay_seconds"], text)  # type: ignore[no-any-return]
+    if issubclass(kind, errors.InvalidMessage):
+        return kind(text, field=described["field"])  # type: ignore[no-any-return]
+    return kind(text) if kind.__init__ is Exception.__init__ else None
+
+
+def bases_of(kind: type[BaseException]) -> list[str]:
+    """Return the names of a type of error and of its bases, nearest first."""
+    return [_name_of(base) for base in kind.__mro__[:-1]][:MAX_BASES]
+
+
+def type_of(base_names: Sequence[str]) -> type[BaseException]:
+    """Return the type of the child's error, to count it by; made anew if it is not known here.
+
+    One that is made has the name of that type, and its nearest base that this process knows.
+    """
+    return _type_of(tuple(base_names))
+
+
+@lru_cache(maxsize=MAX_TYPES)
+def _type_of(base_names: tuple[str, ...]) -> type[BaseException]:
+    base: type[BaseException] = Exception
+    for place, name in enumerate(base_names):
+        known = _known(name)
+        if known is not None:
+            if place == 0:
+                return known
+            base = known
+            break
+    name = base_names[0].rpartition(".")[2] if base_names else "Exception"
+    return type(name, (base,), {})
+
+
+def _known(name: str) -> type[BaseException] | None:
+    """Return the type of this name if this process has loaded it; nothing is imported."""
+    module, _, attribute = name.rpartition(".")
+    found = getattr(sys.modules.get(module or "builtins"), attribute, None)
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None
+
+
+def _name_of(kind: type) -> str:
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)[:MAX_TEXT_CHARS]
+    except BaseException:  # noqa: BLE001 - an error whose text fails is still an error
+        return "(its text cannot be read)"
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException:  # noqa: BLE001 - as above
+        return ""

@@ -1,0 +1,33 @@
+"""What the frames between a process and its child mean."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# From the parent, over the channel for jobs.
+LOAD: Final = 1
+"""What to load, and how to be set up. The first frame."""
+JOB: Final = 2
+"""Messages to run: [id, deliveries, number of items] for each; the parts are their items."""
+CLOSE: Final = 3
+"""Close the processor and end."""
+
+# From the child, over the same.
+READY: Final = 4
+"""The processor is loaded."""
+FAILED: Final = 5
+"""The processor could not be loaded, or what it did with all messages of a job together failed: the
+described error."""
+DONE: Final = 6
+"""The messages of a job have run: for each None, an answer or a described error. The parts are
+those of the answers."""
+
+# From the child, over the channel beside that.
+LOG: Final = 7
+"""A log record."""
+METRICS: Final = 8
+"""What was recorded since the last time."""
+
+# From the parent, over the channel beside that.
+END: Final = 9
+"""The SIGTERM that follows is the parent's: end, although a message runs."""

@@ -1,0 +1,271 @@
+"""A child process, as its parent sees it: started, given jobs, ended, and never left behind."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from subprocess import TimeoutExpired
+from typing import IO, Any, Final
+
+from shared_sync.common.clock import StallTolerantClock
+from shared_sync.common.fork import renew_in_forks
+from shared_sync.isolation import frames, spawning
+from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
+from shared_sync.isolation.wire import Channel, ChannelClosed, Frame
+
+CHECK_SECONDS: Final = 1.0
+"""How often a wait for the child is interrupted, to see whether it lasts too long."""
+
+CHECKS_PER_DEADLINE: Final = 4
+
+END_SECONDS: Final = 1.0
+"""How long the end of a child may take that has nothing to do any more, and the receipt of the
+last that it has logged."""
+
+UNKILLABLE_SECONDS: Final = 5.0
+"""After how long a killed child is not waited for any more: its system call does not return."""
+
+MAX_STACK_BYTES: Final = 20_000
+_LONGEST_PAUSE_SECONDS: Final = 0.05
+
+
+class _Late(Exception):
+    """The job takes longer than it may."""
+
+
+class ChildProcess:
+    """A child that is started by the constructor. Methods belong to one thread, except
+    `interrupt()`.
+
+    Args:
+        setup: The first frame: what the child loads.
+        environment: What changes in the child's environment.
+        on_record: Called with each frame that comes beside the jobs, in a thread of its own. Must
+            not raise.
+        deadline_seconds: How long a job may run; None for no limit. Time in which this process
+            stood still does not count.
+        kill_grace_seconds: From SIGTERM to SIGKILL, and how long closing the processor may take.
+    """
+
+    def __init__(
+        self,
+        setup: Mapping[str, Any],
+        environment: Mapping[str, str],
+        *,
+        on_record: Callable[[Frame], None],
+        deadline_seconds: float | None,
+        kill_grace_seconds: float,
+    ) -> None:
+        # Fixed after construction.
+        self._on_record = on_record
+        self._deadline_seconds = deadline_seconds
+        self._kill_grace_seconds = kill_grace_seconds
+        self._check_seconds = CHECK_SECONDS
+        if deadline_seconds is not None:
+            self._check_seconds = min(CHECK_SECONDS, deadline_seconds / CHECKS_PER_DEADLINE)
+        # Owned by the thread that uses the child.
+        self._clock = StallTolerantClock(2 * self._check_seconds)
+        self._late_at = math.inf
+        self._waits_at_most = 0.0
+        # Written by any thread.
+        self._is_interrupted = False
+        # Fixed after construction.
+        self._stacks = _stacks_file()
+        ours, theirs = socket.socketpair()
+        our_side, their_side = socket.socketpair()
+        self._jobs = Channel(ours, self._on_wait)
+        self._side = Channel(our_side)
+        try:
+            with theirs, their_side:
+                descriptors = (theirs.fileno(), their_side.fileno(), self._stacks.fileno())
+                self._process = spawning.spawn(descriptors, environment)
+        except BaseException:
+            self._close_descriptors()
+            our_side.close()
+            raise
+        self.pid = self._process.pid
+        self._records = threading.Thread(
+            target=self._receive_records, name=f"child-{self.pid}", daemon=True
+        )
+        renew_in_forks(self, ChildProcess._leave_to_parent)
+        try:
+            self._records.start()
+            ours.sendall(spawning.search_path())
+            self._jobs.send(frames.LOAD, {**setup, "parent": os.getpid()})
+        except (OSError, ChannelClosed):
+            pass  # it has ended, which waiting for it will find
+        except BaseException:
+            self._clear_up()
+            raise
+
+    def wait_until_loaded(self) -> Frame:
+        """Wait until the child is ready, and return its answer: READY or FAILED.
+
+        Raises `ChildCrashed` if the child ends before. There is no child any more then.
+        """
+        try:
+            return self._exchange(None)
+        except ChannelClosed:
+            raise self.crashed(loading=True) from None
+
+    def run(self, header: object, parts: Sequence[bytes]) -> Frame:
+        """Have a job run, and return the answer: DONE or FAILED.
+
+        Raises `ChildCrashed` if the child ends, and `DeadlinePassed` if it was ended because the
+        job ran for too long. There is no child any more if this raises.
+        """
+        if self._deadline_seconds is not None:
+            self._late_at = self._clock.advance() + self._deadline_seconds
+        try:
+            return self._exchange((frames.JOB, header, parts))
+        except ChannelClosed:
+            raise self.crashed() from None
+        except _Late:
+            raise self._overdue() from None
+        finally:
+            self._late_at = math.inf
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended. Never blocks."""
+        try:
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.pid, options) is not None
+        except ChildProcessError:  # somebody else has waited for it
+            return True
+
+    def crashed(self, *, loading: bool = False) -> ChildCrashed:
+        """Return how a child that was not asked to end has ended."""
+        self._wait_for_end(END_SECONDS)
+        returncode, stack = self._clear_up()
+        if self._is_interrupted:
+            returncode = -signal.SIGTERM
+        return ChildCrashed(returncode, stack=stack, loading=loading)
+
+    def interrupt(self) -> None:
+        """End the child at once, whatever it does; `ChildCrashed` then says SIGTERM.
+
+        Any thread may call it; never blocks.
+        """
+        self._is_interrupted = True
+        self._process.send_signal(signal.SIGKILL)  # does nothing once it was waited for
+
+    def close(self) -> None:
+        """Have the processor closed, and the child end by itself; end it if that takes too long."""
+        with suppress(ChannelClosed):
+            self._jobs.send(frames.CLOSE, None)
+        if not self._wait_for_end(self._kill_grace_seconds):
+            self._terminate()
+            self._wait_for_end(END_SECONDS)
+        self._clear_up()
+
+    # --- inside ---
+
+    def _exchange(self, job: tuple[int, object, Sequence[bytes]] | None) -> Frame:
+        self._wait_at_most(self._check_seconds)
+        try:
+            if job is not None:
+                self._jobs.send(*job)
+            return self._jobs.receive()
+        except (ChannelClosed, _Late):
+            raise
+        except BaseException:
+            self._clear_up()
+            raise
+
+    def _on_wait(self) -> None:
+        """Give up if the child is late, or has ended while a child of its own has the socket."""
+        now = self._clock.advance()
+        if now >= self._late_at:
+            raise _Late
+        if self.has_ended:
+            raise ChannelClosed("the child has ended")
+        self._wait_at_most(min(self._check_seconds, self._late_at - now))
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Let no send and no receipt block for longer; zero would be no limit."""
+        if seconds != self._waits_at_most:
+            self._waits_at_most = seconds
+            whole, fraction = divmod(max(seconds, 0.001), 1.0)
+            limit = struct.pack("@ll", int(whole), int(fraction * 1e6))
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._jobs.socket.setsockopt(socket.SOL_SOCKET, option, limit)
+
+    def _overdue(self) -> DeadlinePassed:
+        """End a child whose job ran for too long; return that as an error."""
+        with suppress(OSError):
+            os.lseek(self._stacks.fileno(), 0, os.SEEK_SET)  # its own place, too
+            self._stacks.truncate(0)
+        self._terminate()
+        self._wait_for_end(self._kill_grace_seconds)
+        _, stack = self._clear_up()
+        return DeadlinePassed(self._deadline_seconds or math.inf, stack=stack)
+
+    def _terminate(self) -> None:
+        """Ask the child to end, in the middle of a message if one runs: it raises `ToldToEnd`."""
+        with suppress(ChannelClosed, OSError):
+            self._side.send(frames.END, None)
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def _wait_for_end(self, seconds: float) -> bool:
+        """Wait until the process has ended, but not so that its number is free again."""
+        deadline = time.monotonic() + seconds
+        pause = 0.001
+        while not self.has_ended:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        return True
+
+    def _clear_up(self) -> tuple[int, str]:
+        """Kill what is left of the child's process group, and return how the child has ended.
+
+        That is its return code, and the stack that it has left behind.
+        """
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # its number is not free before the wait
+        try:
+            returncode = self._process.wait(UNKILLABLE_SECONDS)
+        except TimeoutExpired:
+            returncode = -signal.SIGKILL
+            threading.Thread(target=self._process.wait, name="unkillable", daemon=True).start()
+        self._records.join(END_SECONDS)
+        with suppress(OSError):  # another process may have the other end
+            self._side.socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            stack = os.pread(self._stacks.fileno(), MAX_STACK_BYTES, 0).decode(errors="replace")
+        self._close_descriptors()
+        return returncode, stack
+
+    def _close_descriptors(self) -> None:
+        self._jobs.close()
+        self._stacks.close()
+
+    def _receive_records(self) -> None:
+        """Receive what the child logs and records, until it ends."""
+        with self._side.socket, suppress(ChannelClosed):
+            while True:
+                self._on_record(self._side.receive())
+
+    def _leave_to_parent(self) -> None:
+        """In a forked process: have nothing to do with the parent's child."""
+        self._close_descriptors()
+        self._side.close()
+        self._process.returncode = 0  # nobody is to wait for it here
+
+
+def _stacks_file() -> IO[bytes]:
+    """Return a file for what a fatal signal finds on the stack of the child."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("stacks"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)

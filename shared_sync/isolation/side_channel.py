@@ -1,0 +1,115 @@
+"""The child's end of the channel beside the jobs, over which log records and metrics go."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from typing import Any, Final
+
+from shared_sync.isolation import frames
+from shared_sync.isolation.wire import encode
+
+WAIT_SECONDS: Final = 1.0
+"""How long a record may wait for the parent to take others. Then records are dropped, until the
+parent has taken what it was sent."""
+
+
+class SideChannel:
+    """Sends at once, so that nothing is lost if the process dies, and blocks for a second at most.
+
+    Any thread may call any method.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        # Fixed after construction.
+        self._socket = end
+        end.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(end, select.POLLOUT)
+        # Guarded by the lock, which is re-entrant: a signal handler may log.
+        self._lock = threading.RLock()
+        self._rest = memoryview(b"")
+        """What the parent has not taken of the last frame."""
+        self._is_stuck = False
+        """Whether the parent took nothing for WAIT_SECONDS."""
+        self._dropped = 0
+        self._sends = False
+        """Whether a frame is being sent: a signal handler that logs must not send another then."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Send a log record, or count it as dropped."""
+        self._send(frames.LOG, record)
+
+    def metrics(self, taken: dict[str, Any]) -> bool:
+        """Send what was recorded; return whether it is on its way."""
+        return self._send(frames.METRICS, taken)
+
+    @property
+    def told_to_end(self) -> bool:
+        """Whether the parent has said that this process is to end, or has ended itself.
+
+        Never blocks; safe in a signal handler. What was received is left where it is.
+        """
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the parent says that this process is to end, or ends; return whether."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    @property
+    def parent_has_ended(self) -> bool:
+        """Whether the parent has ended. Never blocks."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def fileno(self) -> int:
+        """Return the descriptor of this end."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close this end, such as that of a forked process."""
+        self._socket.close()
+
+    def _send(self, kind: int, header: dict[str, Any]) -> bool:
+        with self._lock:
+            if self._sends or not self._finish_last():
+                self._dropped += kind == frames.LOG
+                return False
+            if self._dropped:
+                header["dropped"] = self._dropped
+                self._dropped = 0
+            self._rest = memoryview(encode(kind, header))
+            self._finish_last()
+            return True
+
+    def _finish_last(self) -> bool:
+        """Send what is left of the last frame; return whether all of it is sent."""
+        self._sends = True
+        try:
+            deadline = time.monotonic() + WAIT_SECONDS
+            while self._rest:
+                seconds = 0.0 if self._is_stuck else max(0.0, deadline - time.monotonic())
+                if not self._poll.poll(seconds * 1000):
+                    self._is_stuck = True
+                    return False
+                self._rest = self._rest[self._socket.send(self._rest) :]
+            self._is_stuck = False
+        except OSError:  # the parent has ended, and so does this process
+            self._rest = memoryview(b"")
+        finally:
+            self._sends = False
+        return True

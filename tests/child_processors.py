@@ -1,0 +1,183 @@
+"""Processors and factories that the tests' child processes import."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shared_sync import Reject, Retry, current_message
+from shared_sync.processors import ProcessorContext
+
+LOG = logging.getLogger("app.speech")
+
+
+def answer(message_id: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given, and where and how it was run."""
+    message = current_message()
+    assert (message.id, message.fields) == (message_id, job)
+    return {**job, "attempt": message.attempt, "pid": os.getpid()}
+
+
+def act(_: str, job: dict[str, Any]) -> Any:
+    """Do what the message says."""
+    return ACTIONS[job.get("do", "nothing")](job)
+
+
+def _nothing(job: dict[str, Any]) -> str:
+    return str(job.get("n", ""))
+
+
+def _segfault(_: dict[str, Any]) -> None:
+    ctypes.string_at(0)
+
+
+def _exit(job: dict[str, Any]) -> NoReturn:
+    os._exit(int(job["code"]))
+
+
+def _die(job: dict[str, Any]) -> None:
+    os.kill(os.getpid(), int(job["signal"]))
+
+
+def _loop(_: dict[str, Any]) -> None:
+    while True:
+        pass
+
+
+def _hold(job: dict[str, Any]) -> str:
+    """Keep the interpreter lock, as a C extension may."""
+    Path(job["started"]).touch()
+    deadline = time.monotonic() + float(job["seconds"])
+    library = ctypes.PyDLL(None)
+    while time.monotonic() < deadline:
+        library.usleep(900_000)
+    return "held"
+
+
+def _clean_up(job: dict[str, Any]) -> None:
+    Path(job["started"]).touch()
+    try:
+        time.sleep(60)
+    finally:
+        Path(job["cleaned"]).touch()
+
+
+def _ignore_end(job: dict[str, Any]) -> None:
+    Path(job["started"]).touch()
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            LOG.warning("stays")
+
+
+def _start_program(job: dict[str, Any]) -> None:
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(job["started"]).write_text(str(program.pid))
+    time.sleep(60)
+
+
+def _log(job: dict[str, Any]) -> None:
+    LOG.info("hello %s", job["n"], extra={"language": "de"})
+    try:
+        int("bad")
+    except ValueError:
+        LOG.exception("it failed")
+    LOG.debug("too much")
+
+
+def _raise(job: dict[str, Any]) -> NoReturn:
+    errors: dict[str, BaseException] = {
+        "value": ValueError("bad value"),
+        "reject": Reject("no use"),
+        "retry": Retry(0.01, "later"),
+        "exit": SystemExit(3),
+        "memory": MemoryError("full"),
+    }
+    raise errors[job["error"]]
+
+
+def _wait(job: dict[str, Any]) -> str:
+    Path(job["started"]).touch()
+    end = Path(job["end"])
+    while not end.exists():
+        time.sleep(0.01)
+    return "waited"
+
+
+def _give(_: dict[str, Any]) -> object:
+    return object()
+
+
+ACTIONS = {
+    "nothing": _nothing,
+    "segfault": _segfault,
+    "exit": _exit,
+    "die": _die,
+    "loop": _loop,
+    "hold": _hold,
+    "clean up": _clean_up,
+    "ignore the end": _ignore_end,
+    "start a program": _start_program,
+    "log": _log,
+    "raise": _raise,
+    "wait": _wait,
+    "give an object": _give,
+}
+
+
+class Closing:
+    """A processor that says when it is closed."""
+
+    def __init__(self, context: ProcessorContext) -> None:
+        self.context = context
+
+    def process(self, _: str, job: dict[str, Any]) -> dict[str, Any]:
+        context = self.context
+        context.metrics.increment_counter("words", 3)
+        context.metrics.record_duration("inference", 0.25)
+        context.metrics.set_gauge("beams", 5)
+        context.logger.info("in the child")
+        if "closed" in job:
+            os.environ["CLOSED"] = job["closed"]
+        return {
+            "reader": context.reader,
+            "device": context.device or "",
+            "cuda": os.environ.get("CUDA_VISIBLE_DEVICES", "unset"),
+            "pid": os.getpid(),
+        }
+
+    def close(self) -> None:
+        if "CLOSED" in os.environ:
+            Path(os.environ["CLOSED"]).touch()
+
+
+def closing(context: ProcessorContext) -> Closing:
+    return Closing(context)
+
+
+def failing(_: ProcessorContext) -> NoReturn:
+    raise OSError("model.bin is damaged")
+
+
+def crashing(_: ProcessorContext) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def hanging_close(_: ProcessorContext) -> Any:
+    class Hanging:
+        def process(self, *_: object) -> None:
+            return None
+
+        def close(self) -> None:
+            time.sleep(60)
+
+    return Hanging()

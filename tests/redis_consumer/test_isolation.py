@@ -1,0 +1,271 @@
+"""With isolation="process" each reader runs its attempts in a child, on which nothing depends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import child_processors
+import psutil
+import pytest
+import redis
+from consumers import Make, dead_letters, owners, pending, results
+from helpers import eventually, start_program
+
+from shared_sync import RedisStreamConsumer, RedisStreamProducer, RetryPolicy, WorkerMetrics
+from shared_sync.errors import ConfigurationError
+
+ONCE = RetryPolicy(max_attempts=1)
+
+
+def children() -> list[psutil.Process]:
+    """The child processes of this one that run a processor."""
+    found = []
+    for child in psutil.Process().children():
+        try:
+            if any("shared_sync.isolation" in argument for argument in child.cmdline()):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+class Records(logging.Handler):
+    """Keeps the records that reach it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def test_a_result_comes_out_of_a_child(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    consumer = make(
+        child_processors.answer,
+        isolation="process",
+        result_stream="results",
+        carry_fields=["n"],
+        binary_fields=["audio"],
+    )
+    consumer.start()
+    sent = producer.publish({"n": "1", "audio": b"\xff\x00" * 50_000})
+    (result,) = eventually_results(client, 1, decode=False)
+    assert result.pop("pid") not in (str(os.getpid()), "")
+    assert result == {
+        "message_id": sent,
+        "status": "done",
+        "n": "1",
+        "attempt": "1",
+        "audio": (b"\xff\x00" * 50_000).decode(errors="replace"),
+    }
+    assert len(children()) == 1
+    assert consumer.stop()
+    assert children() == []
+
+
+def eventually_results(
+    client: redis.Redis, count: int, *, decode: bool = True
+) -> list[dict[str, str]]:
+    eventually(lambda: client.xlen("results") >= count)
+    if decode:
+        return results(client)
+    return [
+        {name.decode(): value.decode(errors="replace") for name, value in fields.items()}
+        for _, fields in client.xrange("results")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"do": "segfault"}, "killed by SIGSEGV"),
+        ({"do": "exit", "code": 3}, "ended with exit code 3"),
+        ({"do": "die", "signal": 9}, "killed by SIGKILL, perhaps by the system"),
+    ],
+)
+def test_a_child_that_dies_costs_its_message_alone(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    message: dict[str, Any],
+    reason: str,
+) -> None:
+    consumer = make(
+        child_processors.act, isolation="process", result_stream="results", max_crashes=1
+    )
+    consumer.start()
+    producer.publish_many([{"n": 1}, message, {"n": 2}])
+    found = eventually_results(client, 3)
+    assert [one["status"] for one in found] == ["done", "dead", "done"]
+    (letter,) = dead_letters(client)
+    assert reason in letter["dead.reason"]
+    eventually(lambda: pending(client) == 0)
+    assert consumer.live
+
+
+@pytest.mark.parametrize("action", ["loop", "hold", "ignore the end"])
+def test_a_job_past_its_deadline_is_ended_and_its_message_has_failed(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    tmp_path: Path,
+    metrics: WorkerMetrics,
+    action: str,
+) -> None:
+    consumer = make(
+        child_processors.act,
+        isolation="process",
+        result_stream="results",
+        job_deadline_seconds=0.3,
+        kill_grace_seconds=0.1,
+        retry=ONCE,
+        metrics=metrics,
+    )
+    consumer.start()
+    started = tmp_path / "started"
+    producer.publish_many([{"do": action, "started": str(started), "seconds": "60"}, {"n": "2"}])
+    dead, done = eventually_results(client, 2)
+    assert dead["error_type"] == "deadline"
+    assert done["result"] == "2"
+    (letter,) = dead_letters(client)
+    assert letter["dead.error"] == "still running after 0.3 s (job_deadline_seconds)"
+    assert "child_processors.py" in letter["dead.traceback"]
+    assert metrics.get_metrics_data()["children_overdue"] == 1
+
+
+def test_the_end_at_a_deadline_lets_a_processor_clean_up(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
+) -> None:
+    make(
+        child_processors.act,
+        isolation="process",
+        job_deadline_seconds=0.3,
+        retry=ONCE,
+    ).start()
+    started, cleaned = tmp_path / "started", tmp_path / "cleaned"
+    producer.publish({"do": "clean up", "started": str(started), "cleaned": str(cleaned)})
+    eventually(lambda: len(dead_letters(client)) == 1)
+    assert cleaned.exists()
+
+
+def test_what_a_child_logs_reaches_the_loggers_of_its_parent(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    records = Records()
+    logger = logging.getLogger("app.speech")
+    logger.addHandler(records)
+    logger.setLevel(logging.INFO)
+    try:
+        make(child_processors.act, isolation="process", result_stream="results").start()
+        sent = producer.publish({"do": "log", "n": 7})
+        eventually(lambda: len(records.records) == 2)
+    finally:
+        logger.removeHandler(records)
+        logger.setLevel(logging.NOTSET)
+    hello, failed = records.records
+    assert hello.getMessage() == "hello 7"
+    assert (hello.levelname, hello.name, hello.funcName) == ("INFO", "app.speech", "_log")
+    assert hello.message_id == sent  # type: ignore[attr-defined]
+    assert hello.language == "de"  # type: ignore[attr-defined]
+    assert hello.process != os.getpid()
+    assert "ValueError: invalid literal" in (failed.exc_text or "")
+
+
+WORKER = """
+import sys
+import child_processors
+from shared_sync import RedisStreamConsumer
+if __name__ == "__main__":
+    url, name = sys.argv[1:]
+    RedisStreamConsumer(
+        url, "jobs", "workers", name, None, child_processors.act,
+        isolation="process", threads=4, result_stream="results", lease_seconds=1,
+    ).start_consuming()
+"""
+
+
+@contextmanager
+def worker(redis_url: str, name: str) -> Iterator[Any]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", WORKER, redis_url, name]
+    with start_program(command, env=environment) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+def test_a_parent_that_is_killed_takes_its_children_along(
+    redis_url: str,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    make: Make,
+    tmp_path: Path,
+) -> None:
+    end = tmp_path / "end"
+    started = [tmp_path / str(number) for number in range(4)]
+    with worker(redis_url, "killed") as program:
+        producer.publish_many(
+            [{"do": "hold", "started": str(one), "seconds": "60"} for one in started[:2]]
+            + [{"do": "wait", "started": str(one), "end": str(end)} for one in started[2:]]
+        )
+        eventually(lambda: all(one.exists() for one in started))
+        left = psutil.Process(program.pid).children()
+        assert len(left) == 4
+        program.kill()
+        _, alive = psutil.wait_procs(left, timeout=5)
+        assert alive == []
+
+
+def test_a_signal_to_everything_of_a_worker_lets_what_runs_finish(
+    redis_url: str, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
+) -> None:
+    started, end = tmp_path / "started", tmp_path / "end"
+    with worker(redis_url, "drained") as program:
+        producer.publish({"do": "wait", "started": str(started), "end": str(end)})
+        eventually(started.exists)
+        for child in psutil.Process(program.pid).children():
+            child.send_signal(signal.SIGTERM)
+            child.send_signal(signal.SIGINT)
+        program.send_signal(signal.SIGTERM)
+        end.touch()
+        assert program.wait(20) == 0
+    assert [one["result"] for one in results(client)] == ["waited"]
+    assert pending(client) == 0
+
+
+def test_a_processor_that_cannot_be_imported_is_refused(make: Make) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be imported by a child process"):
+        make(lambda *_: None, isolation="process")
+
+
+def test_a_job_that_outlasts_the_drain_is_ended_and_goes_back(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
+) -> None:
+    consumer = make(child_processors.act, isolation="process")
+    consumer.start()
+    started = tmp_path / "started"
+    producer.publish({"do": "hold", "started": str(started), "seconds": "60"})
+    eventually(started.exists)
+    assert consumer.stop(timeout=0.1)
+    assert children() == []
+    assert owners(client) == {"~parked": 1}
+    assert dead_letters(client) == []
+
+
+def test_stopping_ends_the_children(make: Make) -> None:
+    consumer: RedisStreamConsumer = make(child_processors.act, isolation="process", threads=2)
+    consumer.start()
+    eventually(lambda: len(children()) == 2)
+    consumer.stop()
+    assert children() == []
