@@ -59,9 +59,10 @@ class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not bef
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as the base class has it
         """Return whether records of this level are passed on; False if the logger raises."""
-        with suppress(BaseException):
+        try:
             return bool(self.logger.isEnabledFor(level))
-        return False
+        except BaseException:  # noqa: BLE001 - of any kind, as above
+            return False
 
 
 class GuardedRecorder:

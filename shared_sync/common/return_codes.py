@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import suppress
 from typing import Final
 
 _LONGEST_CHAIN: Final = 100
 
 
-def return_codes(error: BaseException) -> Iterator[int]:
-    """Yield the return codes of child processes that an error and its causes have.
+def return_codes(error: BaseException) -> set[int]:
+    """Return the return codes of child processes that an error and its causes have.
 
     A broken executor has lost one of its processes, whose code it does not know. An error that came
     out of another process has the codes that were found there, as `return_codes`.
     """
+    codes: set[int] = set()
     seen: set[int] = set()
-    to_visit: list[BaseException | None] = [error]
+    to_visit = [error]
     while to_visit and len(seen) < _LONGEST_CHAIN:
         one = to_visit.pop()
-        if one is None or id(one) in seen:
+        if id(one) in seen:
             continue
         seen.add(id(one))
-        for name in ("returncode", "return_codes"):
-            with suppress(Exception):  # an attribute of the user's error may raise
-                found = getattr(one, name, None)
-                codes = found if isinstance(found, tuple) else (found,)
-                yield from [int(code) for code in codes if isinstance(code, int)]
-        if isinstance(one, BrokenExecutor):
-            yield -signal.SIGTERM
-        to_visit += (one.__cause__, one.__context__)
+        _add_own_codes(codes, one)
+        to_visit += [before for before in (one.__cause__, one.__context__) if before is not None]
+    return codes
+
+
+def _add_own_codes(codes: set[int], error: BaseException) -> None:
+    for name in ("returncode", "return_codes"):
+        try:
+            found = getattr(error, name, None)
+            if found is not None:  # most errors have none, and there may be many failures
+                several = found if isinstance(found, tuple) else (found,)
+                codes.update([int(code) for code in several if isinstance(code, int)])
+        except Exception:  # noqa: BLE001, S112 - an attribute of the user's error may raise
+            continue
+    if isinstance(error, BrokenExecutor):
+        codes.add(-signal.SIGTERM)

@@ -86,7 +86,7 @@ def failure_line(
     wait = "" if delay_ms is None else f', "delay_ms": {delay_ms}'
     # What json.dumps() makes of a mapping, in a quarter of the time: there may be many failures.
     return (
-        f'{{"worker": {_quoted(worker)}, "time": {round(time, 3)!r}, "attempt": {attempt}, '
+        f'{{"worker": {_quoted(worker)}, "time": {time:.3f}, "attempt": {attempt}, '
         f'"error_type": {_quoted(error_type)}, "error": {_quoted(error)}{wait}}}'
     )
 

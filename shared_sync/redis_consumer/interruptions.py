@@ -99,7 +99,7 @@ def _codes_of(error: BaseException) -> set[int]:
     if isinstance(error, ChildCrashed):
         number = error.signal_number
         return {-number} if number in (*_ASKED_TO_END, _SIGKILL) else set()
-    return set(return_codes(error))
+    return return_codes(error)
 
 
 def _hold_seconds(codes: set[int], attempt: Attempt) -> float:
