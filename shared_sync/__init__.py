@@ -6,6 +6,7 @@
     shared_sync.metrics          WorkerMetrics: counters, gauges, durations, errors
     shared_sync.health_server    HealthServer: /health and /metrics over HTTP
     shared_sync.checks           ready-made health checks: Redis, disk, memory, consumer, metrics
+    shared_sync.batching         Batching: how messages are collected for a batch processor
     shared_sync.policies         RetryPolicy: how often and when a failed message is tried again
     shared_sync.circuit_breaker  CircuitBreaker: stops calling what fails, and tries it again later
     shared_sync.message          Message, current_message()
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from shared_sync.batching import Batching
     from shared_sync.circuit_breaker import CircuitBreaker
     from shared_sync.dead_letters import DeadLetters
     from shared_sync.errors import CircuitOpen, Reject, Retry, SharedSyncError
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from shared_sync.redis_producer import RedisStreamProducer
 
 __all__ = [
+    "Batching",
     "CircuitBreaker",
     "CircuitOpen",
     "DeadLetters",
@@ -53,6 +56,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Batching": "batching",
     "CircuitBreaker": "circuit_breaker",
     "CircuitOpen": "errors",
     "DeadLetters": "dead_letters",

@@ -4,6 +4,7 @@ SharedSyncError
 ├── ConfigurationError      an argument that cannot work; raised by the call that passed it
 ├── InvalidMessage          fields that cannot be written to, or read from, a stream
 │   └── InvalidResult       what a processor returned cannot be published, or has not run
+├── InvalidBatch            a batch processor did not return one result for each message
 ├── QueueFull               the stream holds as many messages as the producer allows
 ├── RedisUnavailable        no connection, or a connection that broke before the answer
 │   └── RedisAccessDenied   the server answers and refuses this user
@@ -62,6 +63,13 @@ class InvalidResult(InvalidMessage):
 
     Its message has become a dead letter: to run it again would not help. The text names the place
     within the result, such as `result.segments[3].score`.
+    """
+
+
+class InvalidBatch(SharedSyncError):
+    """A batch processor did not return a sequence with one result for each of its messages.
+
+    The run has failed as a whole, as if the processor had raised this.
     """
 
 

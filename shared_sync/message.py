@@ -63,9 +63,11 @@ class Running:
     times the cost.
     """
 
-    __slots__ = ("parts",)
+    __slots__ = ("is_batch", "parts")
 
     def __init__(self) -> None:
+        self.is_batch = False
+        """Whether it runs several messages together, so that none is the current one."""
         self.parts: tuple[str, Fields, int] | None = None
 
 
@@ -84,10 +86,16 @@ def current_message() -> Message:
     """Return the message that the calling processor is running, with its attempt number.
 
     Call it in a processor, in the thread that runs it. Never blocks. Raises `ConsumerStateError`
-    anywhere else.
+    anywhere else, and in a batch processor, which has its messages as its argument.
     """
-    parts = running_in_this_thread().parts
+    running = running_in_this_thread()
+    parts = running.parts
     if parts is None:
+        if running.is_batch:
+            raise ConsumerStateError(
+                "a batch processor runs several messages at once, so none is the current one; use "
+                "those that it was called with"
+            )
         raise ConsumerStateError(
             "call current_message() from a running processor, in the thread that runs it"
         )

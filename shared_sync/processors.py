@@ -11,8 +11,10 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from shared_sync.batching import run_batch
 from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 from shared_sync.message import Message
@@ -66,6 +68,9 @@ class ProcessorContext:
 class LoadedProcessor:
     """A processor that is ready to run. It has one of `process` and `process_batch`.
 
+    `process_batch` returns one result for each message, and raises `InvalidBatch` if the program's
+    own returns anything else.
+
     All methods belong to the thread that has loaded it.
     """
 
@@ -80,7 +85,7 @@ class LoadedProcessor:
     ) -> None:
         # Fixed after construction.
         self.process = process
-        self.process_batch = process_batch
+        self.process_batch = None if process_batch is None else partial(run_batch, process_batch)
         self._close = close
 
     def close(self) -> None:

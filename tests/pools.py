@@ -128,6 +128,7 @@ class Pool:
             availability=self.availability,
             prefetch=Prefetch(prefetch),
             pauses=self.pauses,
+            batches=lambda: None,
             block_seconds=BLOCK_SECONDS,
             clock=self.clock,
         )

@@ -11,7 +11,8 @@ SOURCE = Path(__file__).parents[1] / "shared_sync"
 LEVELS: tuple[set[str], ...] = (
     {"errors", "values"},
     {"common", "message"},
-    {"policies", "metrics", "connection", "processors", "circuit_breaker"},
+    {"policies", "metrics", "connection", "batching", "circuit_breaker"},
+    {"processors"},
     {"protocol", "health_server"},
     {"isolation"},
     {"redis_consumer", "redis_producer", "dead_letters", "checks"},

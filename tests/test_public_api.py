@@ -17,6 +17,7 @@ PACKAGE = Path(shared_sync.__file__).parent
 SOURCE = Path(__file__).parents[1] / "shared_sync"
 
 MODULES = {
+    "Batching": "shared_sync.batching",
     "CircuitBreaker": "shared_sync.circuit_breaker",
     "CircuitOpen": "shared_sync.errors",
     "DeadLetters": "shared_sync.dead_letters",

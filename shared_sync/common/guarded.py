@@ -21,8 +21,9 @@ class Recorder(Protocol):
     More methods are used if the registry has them: `record_error(error)`, instead of the counter
     `errors.<type>`; `record_batch(counters=..., durations=...)`, which records all of its values
     or, if it raises, none; `record_for_consumer` with the same arguments, instead of all calls that
-    count and measure; `record_queue(sizes, stream=..., group=...)`, instead of a gauge for
-    each size; and `quantile_seconds(name, share, min_count=...)`, which returns how long such a
+    count and measure; `record_size(name, size)`, for numbers that are no durations, which are
+    dropped otherwise; `record_queue(sizes, stream=..., group=...)`, instead of a gauge for each
+    size; and `quantile_seconds(name, share, min_count=...)`, which returns how long such a
     duration takes, or None.
     """
 
@@ -78,6 +79,7 @@ class GuardedRecorder:
         self._record_for_consumer = getattr(recorder, "record_for_consumer", None)
         self._record_batch = self._record_for_consumer or getattr(recorder, "record_batch", None)
         self._record_queue = getattr(recorder, "record_queue", None)
+        self._record_size = getattr(recorder, "record_size", None)
         self._quantile_seconds = getattr(recorder, "quantile_seconds", None)
         self._logger = logger
         # Only ever added to, by any thread.
@@ -147,6 +149,13 @@ class GuardedRecorder:
             for seconds in lengths:
                 self.record_duration(name, seconds)
 
+    def record_sizes(self, sizes: Mapping[str, Sequence[float]]) -> None:
+        """Record numbers that are no durations if the recorder can."""
+        if self._record_size is not None:
+            for name, several in sizes.items():
+                for size in several:
+                    self._guard(name, self._record_size, name, size)
+
     def quantile_seconds(self, name: str, share: float, min_count: int) -> float | None:
         """Return a quantile of a duration; None if the recorder has none that makes sense."""
         if self._quantile_seconds is None:
@@ -187,6 +196,7 @@ class ThreadRecorder:
         self._counters: dict[str, float] = {}
         self._durations: dict[str, list[float]] = {}
         self._errors: list[BaseException | str] = []
+        self._sizes: dict[str, list[float]] = {}
 
     def durations(self, name: str) -> list[float]:
         """Return the list to which to append durations of this name, for good."""
@@ -199,6 +209,10 @@ class ThreadRecorder:
     def record_duration(self, name: str, seconds: float) -> None:
         """Record that something took so many seconds, at the next flush."""
         self._durations.setdefault(name, []).append(seconds)
+
+    def record_size(self, name: str, size: float) -> None:
+        """Record a number that is no duration, such as of messages, at the next flush."""
+        self._sizes.setdefault(name, []).append(size)
 
     def set_gauge(self, name: str, value: float) -> None:
         """Set a gauge to `value` at once."""
@@ -216,6 +230,9 @@ class ThreadRecorder:
             seconds.clear()
         if counters or durations:
             self._recorder.record_batch(counters, durations)
+        if self._sizes:
+            sizes, self._sizes = self._sizes, {}
+            self._recorder.record_sizes(sizes)
         errors, self._errors = self._errors, []
         for error in errors:
             self._recorder.record_error(error)

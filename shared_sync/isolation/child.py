@@ -120,7 +120,8 @@ class _Child:
             if not self._is_ending:
                 self._channel.send(frames.FAILED, {"error": describe(error), **self._recorded()})
             raise SystemExit(1) from None
-        self._channel.send(frames.READY, self._recorded())
+        takes_batches = processor.process_batch is not None
+        self._channel.send(frames.READY, {"takes_batches": takes_batches, **self._recorded()})
         try:
             self._run_jobs(processor)
         finally:

@@ -38,6 +38,7 @@ class Jobs:
         fields = [dict(one.fields) if self._reads_fields else one.fields for one in messages]
         try:
             if processor.process_batch is not None:
+                self._running.is_batch = True
                 return self._answer(messages, fields, processor.process_batch(messages))
             return self._run_one(processor, messages[0], fields[0])
         except BaseException as error:  # noqa: BLE001 - even SystemExit is the processor's
@@ -45,6 +46,7 @@ class Jobs:
         finally:
             self.running_message = None
             self._running.parts = None
+            self._running.is_batch = False
 
     def _run_one(self, processor: LoadedProcessor, message: Message, fields: Fields) -> Frame:
         self.running_message = message.id

@@ -28,7 +28,7 @@ class AttemptMetrics(AttemptHook):
         started_at = attempt.started_at
         self._latencies.append(attempt.ended_at - started_at)
         for entry in attempt.entries:
-            if entry.deliveries == 1:
+            if entry.deliveries == 1 and not attempt.is_repeat:
                 waited = age_seconds(entry.id, started_at + self._server_clock.offset_seconds)
                 if waited is None:
                     self._recorder.increment_counter("queue_wait_unknown")

@@ -8,13 +8,15 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from shared_sync.batching import Batching
 from shared_sync.common import arguments
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.connection.credentials import CredentialProvider
+from shared_sync.errors import ConfigurationError
 from shared_sync.policies import RetryPolicy
-from shared_sync.processors import MessageProcessor, ProcessorSource
+from shared_sync.processors import BatchProcessor, MessageProcessor, ProcessorSource
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.lifecycle import Lifecycle
 from shared_sync.redis_consumer.options import Isolation, Options
@@ -65,10 +67,18 @@ class RedisStreamConsumer:
         threads: Messages run at the same time. The default suits a model that is not
             thread-safe or that fills its device alone. Raise it when the processor waits (for a
             network, for a GPU with room) or releases the interpreter lock.
+        batch_processor: In place of `message_processor`: called as `batch_processor(messages)` with
+            a list of `Message`, in a pool thread. Returns one result for each, in their order: what
+            a `message_processor` would return, or an exception such as `Retry` or `Reject` in the
+            place of a message that has failed. If it raises, the batch runs again by halves until
+            the culprit is alone, and only that message has failed. It may be an import path.
+        batch: How messages are collected for the batch processor, or for one that a factory has
+            made. None for `Batching()`.
         prefetch: Messages that a thread fetches at a time. "auto" fetches 1 at first, more while
             jobs are short (about 50 ms of work, 512 KB, 100 messages), and 1 again after a long
             one; a number fixes it. Messages that were prefetched with one that kills the process
-            may be charged with one crash.
+            may be charged with one crash. A thread that runs batches fetches what its next batch
+            needs, and nothing while one runs.
         binary_fields: Fields whose values stay bytes, such as audio.
         result_stream: Stream that gets an entry for each result: the fields of a mapping, or the
             field `result` for anything else, with `message_id`, `status` and `carry_fields`.
@@ -130,10 +140,12 @@ class RedisStreamConsumer:
         consumer_group: str,
         consumer_id: str | None,
         logger: logging.Logger | None,
-        message_processor: MessageProcessor,
+        message_processor: MessageProcessor | str | None = None,
         *,
         metrics: Recorder | None = None,
         threads: int = 1,
+        batch_processor: BatchProcessor | str | None = None,
+        batch: Batching | None = None,
         prefetch: Setting = "auto",
         binary_fields: Collection[str] = (),
         result_stream: str | None = None,
@@ -165,6 +177,8 @@ class RedisStreamConsumer:
             else consumer_id,
             threads=threads,
             prefetch=prefetch,
+            batch=batch,
+            takes_batches=batch_processor is not None,
             binary_fields=binary_fields,
             result_stream=result_stream,
             result_channel=result_channel,
@@ -186,7 +200,14 @@ class RedisStreamConsumer:
             max_memory_mb=max_memory_mb,
             has_own_id=consumer_id is not None,
         )
-        source = ProcessorSource.choose(message_processor=message_processor)
+        source = ProcessorSource.choose(
+            message_processor=message_processor, batch_processor=batch_processor
+        )
+        if batch is not None and source.argument == "message_processor":
+            raise ConfigurationError(
+                "batch needs a batch_processor, or a processor_factory that makes one; a "
+                "message_processor takes one message at a time"
+            )
         arguments.logger("logger", logger)
         if metrics is not None:
             arguments.methods("metrics", metrics, RECORDING, "a WorkerMetrics, or None")

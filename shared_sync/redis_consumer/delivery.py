@@ -125,6 +125,14 @@ class Delivery:
             return self._undecodable(entry, invalid)
         return self._refused(entry, fields) or fields
 
+    def fields_of(self, entry: Entry) -> Fields:
+        """Return the fields of a message; raises `InvalidMessage` if it cannot be read."""
+        return decode_fields(entry.items, self._binary_fields)
+
+    def is_of_the_worker(self, error: BaseException) -> bool:
+        """Return whether no message is to blame for an error, so that all go back uncharged."""
+        return False
+
     def succeeded(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
         """Return what becomes of a message with this result, which is not None.
 
@@ -138,15 +146,25 @@ class Delivery:
         return None
 
     def raised(
-        self, entry: Entry, fields: Fields, error: BaseException, attempt: Attempt
+        self,
+        entry: Entry,
+        fields: Fields,
+        error: BaseException,
+        attempt: Attempt,
+        *,
+        may_hold: bool = True,
     ) -> Outcome:
-        """Return what becomes of a message whose attempt ended in this error."""
+        """Return what becomes of a message whose attempt ended in this error.
+
+        Blocks for a moment if the error may come of a drain that has not begun yet, unless it must
+        not: one error of an attempt has waited for that.
+        """
         release_memory(error)
         if isinstance(error, DeadlinePassed):
             return self.overdue(entry, error.deadline_seconds, error.stack)
         failure = Failure.of(error)
         if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
-            error, attempt
+            error, attempt, may_hold=may_hold
         ):
             if isinstance(error, ChildCrashed):
                 return self._crashed(entry, fields, error)
@@ -161,13 +179,18 @@ class Delivery:
 
     # --- outcomes of other causes ---
 
-    def overdue(self, entry: Entry, deadline_seconds: float, stack: str) -> Outcome:
+    def overdue(
+        self, entry: Entry, deadline_seconds: float, stack: str, *, batch_size: int = 1
+    ) -> Outcome:
         """Return what becomes of a message that has run for too long, which is a failure.
 
         `stack` tells where its processor is; the end of it stays with the message if it dies.
+        Nobody knows which message of a batch takes so long: each is charged, and runs alone next
+        time.
         """
         self._recorder.increment_counter("jobs_overdue")
-        text = f"still running after {deadline_seconds:g} s (job_deadline_seconds)"
+        together = f" in a batch of {batch_size}" if batch_size > 1 else ""
+        text = f"still running after {deadline_seconds:g} s{together} (job_deadline_seconds)"
         failure = Failure(DEADLINE, text, stack=stack)
         place = f"at:\n{stack}" if stack else "where Python cannot see it"
         self._logger.error("message %s is %s; its processor is %s", entry.id, text, place)

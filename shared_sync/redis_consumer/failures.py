@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Final, NamedTuple
 
+from shared_sync.common.out_of_memory import is_out_of_memory
 from shared_sync.isolation.errors import RemoteError
 
 DEADLINE: Final = "deadline"
@@ -32,7 +33,7 @@ class Failure(NamedTuple):
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Return the failure that an error of the processor is."""
-        text = _text_of(error)
+        text = text_of(error)
         if isinstance(error, RemoteError):
             traceback_text = error.traceback_text
             return cls(error.type_name, text, remote_traceback=traceback_text)
@@ -60,14 +61,14 @@ NO_FAILURE: Final = Failure("", "")
 def release_memory(error: BaseException) -> None:
     """If memory ran out, drop what the failed call refers to: reporting it needs some."""
     before = error.__context__
-    if isinstance(error, MemoryError) or isinstance(before, MemoryError):
+    if is_out_of_memory(error) or (before is not None and is_out_of_memory(before)):
         if error.__traceback__ is not None:
             traceback.clear_frames(error.__traceback__.tb_next)  # the first frame is the caller's
         if before is not None:
             traceback.clear_frames(before.__traceback__)
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """Return the error's text, shortened; never raises, and is always valid Unicode."""
     try:
         text = str(error)

@@ -11,7 +11,7 @@ from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer import crashes
-from shared_sync.redis_consumer.slot import Slot
+from shared_sync.redis_consumer.slot import Attempt, Slot
 
 STEAL_AFTER_SECONDS: Final = 0.02
 """How long a reader runs a job before idle siblings take what waits behind it."""
@@ -80,6 +80,19 @@ class InFlight:
             slot.source = source
             slot.waiting.extend(entry for entry in entries if entry.id not in known)
 
+    def start_batch(
+        self, slot: Slot, count: int, now: float, *, again: bool = False
+    ) -> Attempt | None:
+        """Begin an attempt of the first messages that wait in a slot, at most so many."""
+        with self._lock:
+            return slot.start_several(count, now, again=again)
+
+    def put_back(self, slot: Slot, entries: Sequence[Entry]) -> None:
+        """Let the messages of an attempt wait again, before all others; the attempt has ended."""
+        with self._lock:
+            slot.waiting.extendleft(reversed(entries))
+            slot.end_attempt()
+
     def take_from_sibling(self, slot: Slot, now: float) -> bool:
         """Move messages that wait behind a sibling's long job into an idle reader's slot.
 
@@ -87,7 +100,11 @@ class InFlight:
         or was taken: its job may become a long one.
         """
         with self._lock:
-            behind = [sibling for sibling in self._slots if sibling.waiting and sibling is not slot]
+            behind = [
+                sibling
+                for sibling in self._slots
+                if sibling.waiting and sibling is not slot and not sibling.holds_parts
+            ]
             for sibling in behind:
                 attempt = sibling.attempt
                 if attempt is None or now - attempt.started_at < STEAL_AFTER_SECONDS:

@@ -68,19 +68,21 @@ class Interruptions:
         self._moment_seconds = math.inf
         self.drain_begins()
 
-    def was_interrupted(self, error: BaseException, attempt: Attempt) -> bool:
+    def was_interrupted(
+        self, error: BaseException, attempt: Attempt, *, may_hold: bool = True
+    ) -> bool:
         """Return whether an attempt failed with this error because the consumer stops.
 
         That is so if a child process was ended by a signal while the consumer drains, and for any
         error within a moment of the drain's beginning, except for a `Reject` that does not come of
-        a child that was asked to end. Blocks for a moment, since
-        the child may have received the signal first.
+        a child that was asked to end. Blocks for a moment if it may, since the child may have
+        received the signal first.
         """
         codes = _codes_of(error)
         if isinstance(error, Reject) and not codes:
             return False
         if not self._drains.is_set():
-            seconds = _hold_seconds(codes, attempt)
+            seconds = _hold_seconds(codes, attempt) if may_hold else 0.0
             if seconds < SHORTEST_HOLD_SECONDS or not self._drains.wait(seconds):
                 return False
         if any(_is_of_a_signal(code) for code in codes):

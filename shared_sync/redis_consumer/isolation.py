@@ -128,6 +128,7 @@ class ProcessRunner:
         self._is_interrupted = False
         # Owned by the reader's thread.
         self._is_loaded = False
+        self._takes_batches = False
         self._levels: dict[str, int] = {}
         self._levels_at = 0.0
 
@@ -140,6 +141,11 @@ class ProcessRunner:
     def is_due(self) -> bool:
         """Whether the child is to be replaced."""
         return False
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the processor of the child takes several messages at once."""
+        return self._takes_batches
 
     def start(self) -> None:
         """Start a child and wait until it has loaded the processor.
@@ -161,6 +167,7 @@ class ProcessRunner:
             self.close()
             raise remake(answer.header["error"])
         self._is_loaded = True
+        self._takes_batches = answer.header["takes_batches"]
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         """Have the child run an attempt; return its encoded results."""

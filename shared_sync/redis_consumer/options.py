@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from shared_sync.batching import DEFAULT_BATCH, Batching
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.connection.credentials import CredentialProvider
@@ -37,6 +38,10 @@ class Options:
     consumer_id: str
     threads: int
     prefetch: Setting
+    batch: Batching | None
+    takes_batches: bool
+    """Whether there is a `batch_processor`. A factory may make one, too, which shows later."""
+
     binary_fields: Collection[str]
     result_stream: str | None
     result_channel: str | None
@@ -78,6 +83,11 @@ class Options:
         return 1 if self.prefetch == "auto" and self.max_crashes == 1 else self.prefetch
 
     @property
+    def effective_batch(self) -> Batching:
+        """How messages are collected; one at a time if a single crash is the limit."""
+        return self.batch or Batching(max_size=1 if self.max_crashes == 1 else DEFAULT_BATCH)
+
+    @property
     def effective_foreign_idle_seconds(self) -> float:
         """After how long an idle message of another program is taken over."""
         idle = self.foreign_idle_seconds
@@ -93,7 +103,9 @@ class Options:
 
     @property
     def most_prefetched(self) -> int:
-        """Most messages of one read."""
+        """Most messages that a thread has at a time."""
+        if self.takes_batches or self.batch is not None:
+            return self.effective_batch.max_size
         return prefetch_sizes.most(self.effective_prefetch)
 
     def _check_names(self) -> None:
@@ -133,6 +145,13 @@ class Options:
                     f'prefetch must be "auto" or a whole number, not {self.prefetch!r}'
                 )
             arguments.whole_number("prefetch", self.prefetch, 1, MAX_PREFETCH)
+        if self.batch is not None and not isinstance(self.batch, Batching):
+            raise ConfigurationError(f"batch must be a Batching, or None, not {self.batch!r}")
+        if self.prefetch != "auto" and (self.takes_batches or self.batch is not None):
+            raise ConfigurationError(
+                'prefetch must stay "auto" where messages run in batches: a thread fetches what '
+                "its next batch needs; set max_size of Batching instead"
+            )
         arguments.whole_number("max_crashes", self.max_crashes, 1)
         arguments.number("lease_seconds", self.lease_seconds, 1, 86_400)
         if self.foreign_idle_seconds not in (None, math.inf):
@@ -159,8 +178,9 @@ class Options:
             arguments.number("job_limit_seconds", limit, deadline, 2 * LONGEST_DEADLINE_SECONDS)
         if self.max_crashes == 1 and self.threads * self.most_prefetched > 1:
             raise ConfigurationError(
-                'max_crashes=1 needs threads=1, and prefetch=1 or "auto": a crash is charged to '
-                "every message that the process had, and with one allowed all of them would die"
+                'max_crashes=1 needs threads=1, prefetch=1 or "auto", and batches of 1: a crash is '
+                "charged to every message that the process had, and with one allowed all of them "
+                "would die"
             )
 
     def _check_isolation(self) -> None:

@@ -33,6 +33,7 @@ from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.pauses import Pauses
+from shared_sync.redis_consumer.pool_batches import PoolBatches
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.running_jobs import RunningJobs
@@ -83,6 +84,13 @@ class Pool:
         self._wake_heartbeat = threading.Event()
         self._abandon = threading.Event()
         self.pauses = Pauses(logger=logger, on_hold=self._wake_heartbeat.set)
+        self.batches = PoolBatches(
+            options.effective_batch,
+            is_wanted=options.batch is not None,
+            in_flight=self._in_flight,
+            pauses=self.pauses,
+            logger=logger.direct,
+        )
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
         self._running_jobs = RunningJobs(
             self._in_flight,
@@ -155,16 +163,20 @@ class Pool:
         context = ProcessorContext(
             reader=number, device=None, metrics=self._recorder.given, logger=logger
         )
+        runner = runner_for(self._options, self._source, context, hooks, self._recorder)
         return Reader(
             slot,
             subscription=subscription,
             in_flight=self._in_flight,
             outbox=outbox,
             delivery=delivery,
-            runner=runner_for(self._options, self._source, context, hooks, self._recorder),
+            runner=runner,
             availability=self.availability,
             prefetch=Prefetch(self._options.effective_prefetch),
             pauses=self.pauses,
+            batches=self.batches.maker(
+                slot, outbox=outbox, delivery=delivery, runner=runner, recorder=recorder
+            ),
             block_seconds=self._options.block_seconds,
         )
 

@@ -10,6 +10,7 @@ from typing import Final
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import GroupMissing, SharedSyncError
 from shared_sync.protocol.messages import Finish, parse_read
+from shared_sync.redis_consumer.batches import Batches
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
@@ -51,6 +52,7 @@ class Reader:
         availability: Availability,
         prefetch: Prefetch,
         pauses: Pauses,
+        batches: Callable[[], Batches | None],
         block_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,10 +67,13 @@ class Reader:
         self._runner = runner
         self._availability = availability
         self._pauses = pauses
+        self._new_batches = batches
         self._block_seconds = block_seconds
         self._clock = clock
         # Owned by the reader's thread.
         self._prefetch = prefetch
+        self._batches: Batches | None = None
+        """Runs the messages if the processor takes several at once, as loading it has shown."""
         self._stream_is_empty = False
         self._newly_read = 0
         """How many messages the last read has brought."""
@@ -89,14 +94,19 @@ class Reader:
         if not self.slot.thread_id:
             self._runner.start()
             self.slot.belongs_here()
+            self._batches = self._new_batches()
         if self.outbox.is_held_up or self.slot.unsettled_suspects:
             self._settle()
         if self._pauses.is_held:
             self._pause()
             return
-        if not self.slot.waiting:  # else an error left them there
-            self._fetch(self._prefetch.size)
-        self._run_waiting()
+        has_to_fetch = not self.slot.waiting  # else an error left them there, or a batch
+        if has_to_fetch:
+            self._fetch(self._prefetch.size if self._batches is None else self._batches.most)
+        if self._batches is None:
+            self._run_waiting()
+        else:
+            self._batches.step(self._read_more, has_fetched=has_to_fetch)
 
     def finish(self, abandon: threading.Event) -> None:
         """Settle what is left and hand back what was not started, until `abandon` is set."""
@@ -155,7 +165,10 @@ class Reader:
         self._fetch(1)
         attempt = self.slot.start_next(self._clock()) if self._pauses.allows_trials else None
         if attempt is not None:
-            self._run(attempt)
+            if self._batches is None:
+                self._run(attempt)
+            else:
+                self._batches.run(attempt)
             self.outbox.flush()
 
     # --- fetching ---
@@ -236,6 +249,17 @@ class Reader:
         if entries:
             self._message_bytes = sum(map(len, entries[-1].items))
         self._in_flight.admit_read(self.slot, self._source, entries, newest_before)
+
+    def _read_more(self, count: int) -> None:
+        """Read messages behind those in the slot, `count` at most, to run together with them."""
+        self._note_size(count + 1)
+        newly_read = self._newly_read
+        self.slot.fetches_since = self._clock()
+        try:
+            self._read(count)
+        finally:
+            self.slot.fetches_since = None
+        self._newly_read += newly_read
 
     def _note_size(self, count: int) -> None:
         """Before the process reads several messages at once for the first time, note so in Redis.

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from shared_sync.errors import ConsumerStateError
-from shared_sync.message import Fields, Running, running_in_this_thread
+from shared_sync.message import Fields, Message, Running, running_in_this_thread
 from shared_sync.processors import (
+    BatchProcessor,
     LoadedProcessor,
     MessageProcessor,
     ProcessorContext,
@@ -50,6 +51,10 @@ class Runner(Protocol):
         It still runs attempts until the readers that are replaced before it have theirs.
         """
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the processor takes several messages at once, as loading it has shown."""
+
     def start(self) -> None:
         """Load the processor. Blocks as long as that takes, and raises what it raises.
 
@@ -61,7 +66,8 @@ class Runner(Protocol):
         """Run an attempt with the fields of its entries; return a result for each of them.
 
         Blocks as long as the processor does, and sets `attempt.ended_at`. What the processor raises
-        comes through.
+        comes through. There are several entries only if `takes_batches`; then a result that is an
+        exception stands for one that the processor has raised about this message alone.
         """
 
     def close(self) -> None:
@@ -76,7 +82,7 @@ class Runner(Protocol):
 
 
 class ThreadRunner:
-    """Calls the processor in the reader's own thread, for one message at a time."""
+    """Calls the processor in the reader's own thread."""
 
     def __init__(
         self,
@@ -100,6 +106,7 @@ class ThreadRunner:
         self._running = Running()
         self._loaded: LoadedProcessor | None = None
         self._process: MessageProcessor = _not_loaded
+        self._process_batch: BatchProcessor | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -111,12 +118,18 @@ class ThreadRunner:
         """False: the processor serves until the end."""
         return False
 
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the processor takes several messages at once."""
+        return self._process_batch is not None
+
     def start(self) -> None:
         """Load the processor in this thread, and let `current_message()` know what runs here."""
         self._running = running_in_this_thread()
         loaded = self._source.load(self._context)
         if loaded.process is not None:
             self._process = loaded.process
+        self._process_batch = loaded.process_batch
         self._loaded = loaded
 
     def close(self) -> None:
@@ -139,7 +152,9 @@ class ThreadRunner:
         return False
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
-        """Call the processor; return its result as the only one."""
+        """Call the processor; return its results."""
+        if self._process_batch is not None:
+            return self._run_batch(self._process_batch, attempt, fields)
         (entry,) = attempt.entries
         (own,) = fields
         for before_attempt in self._before:
@@ -158,6 +173,29 @@ class ThreadRunner:
                 after_attempt(attempt, raised)
             del raised  # it refers to this frame
         return (result,)
+
+    def _run_batch(
+        self, process_batch: BatchProcessor, attempt: Attempt, fields: Sequence[Fields]
+    ) -> Sequence[object]:
+        messages = [
+            Message(entry.id, own, entry.deliveries)
+            for entry, own in zip(attempt.entries, fields, strict=True)
+        ]
+        for before_attempt in self._before:
+            before_attempt(attempt)
+        raised: BaseException | None = None
+        self._running.is_batch = True
+        try:
+            return process_batch(messages)
+        except BaseException as error:
+            raised = error
+            raise
+        finally:
+            self._running.is_batch = False
+            attempt.ended_at = self._clock()
+            for after_attempt in self._after:
+                after_attempt(attempt, raised)
+            del raised  # it refers to this frame
 
 
 def _takes_part(hook: AttemptHook, inherited: Callable[..., None]) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry
@@ -23,9 +24,11 @@ class Attempt:
     """One run of a message, or of several messages together, by a reader."""
 
     __slots__ = ("ended_at", "entries", "given_up", "number", "started_at")
+    is_repeat = False
+    """Whether its messages have run before in the same delivery."""
 
     def __init__(self, entries: Sequence[Entry], number: int, started_at: float) -> None:
-        # Fixed after construction.
+        # Fixed once the processor runs.
         self.entries = entries
         self.number = number
         """Grows with each attempt of its reader."""
@@ -36,6 +39,13 @@ class Attempt:
         # Written by the heartbeat thread.
         self.given_up = False
         """It ran past its deadline, and its messages were given to others."""
+
+
+class PartialAttempt(Attempt):
+    """Another run of messages that have run before, in a batch that failed."""
+
+    __slots__ = ()
+    is_repeat = True
 
 
 class Activity:
@@ -72,6 +82,8 @@ class Slot(Activity):
         self.unsettled_suspects: list[Entry] = []
         """Messages that have a crash behind them and have ended, which Redis has not confirmed: if
         the process died now, they would be charged with another."""
+        self.holds_parts = False
+        """Whether what waits are parts of a batch that has failed, which this reader has to run."""
         self.is_idle = False
         """Whether it waits for a message, with nothing to do."""
         self.fetches_since: float | None = None
@@ -103,6 +115,21 @@ class Slot(Activity):
         except IndexError:  # there was none, or a sibling was quicker
             self.attempt = None
             return None
+        return attempt
+
+    def start_several(self, count: int, now: float, *, again: bool = False) -> Attempt | None:
+        """Begin an attempt of so many waiting messages, or fewer; None if there is none.
+
+        `again` says that they have run before. The caller holds the lock of `InFlight`.
+        """
+        entries = list(islice(self.waiting, count))
+        if not entries:
+            return None
+        self._attempts += 1
+        kind = PartialAttempt if again else Attempt
+        attempt = self.attempt = kind(entries, self._attempts, now)
+        for _ in entries:
+            self.waiting.popleft()
         return attempt
 
     def end_attempt(self) -> None:

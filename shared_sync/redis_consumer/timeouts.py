@@ -70,9 +70,12 @@ class Timeouts:
         for job in self._running_jobs.give_up(self._deadline_seconds):
             self._hand_back_waiting(job)
             stack = _stack_of(job)
-            self._outbox.add(self._delivery.overdue(job.entry, self._deadline_seconds, stack))
+            outcome = self._delivery.overdue(
+                job.entry, self._deadline_seconds, stack, batch_size=len(job.attempt.entries)
+            )
+            self._outbox.add(outcome)
         for job in self._running_jobs.check():
-            if job.seconds >= LONGEST_WAIT_SECONDS:
+            if job.seconds >= LONGEST_WAIT_SECONDS and not job.slot.holds_parts:
                 self._hand_back_waiting(job)
 
     def _hand_back_waiting(self, job: RunningJob) -> None:

@@ -11,7 +11,7 @@ from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRec
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.server_clock import ServerClock
-from shared_sync.redis_consumer.slot import Attempt
+from shared_sync.redis_consumer.slot import Attempt, PartialAttempt
 
 LOGGER = GuardedLogger(logging.getLogger("tests.attempt_metrics"))
 WALL = 1_700_000_004.5
@@ -100,6 +100,15 @@ def test_each_message_of_an_attempt_has_waited_and_the_attempt_took_time_once(
         ("queue_wait", pytest.approx(4.0)),
         ("processing_latency", 3.0),
     ]
+
+
+def test_messages_that_run_again_by_parts_of_their_batch_have_not_waited_twice(
+    scene: Scene,
+) -> None:
+    part = PartialAttempt([Entry("1700000000000-0", [])], 2, 0.0)
+    part.ended_at = 3.0
+    scene.metrics.after_attempt(part, None)
+    assert scene.durations() == [("processing_latency", 3.0)]
 
 
 @pytest.mark.parametrize("error", [None, ValueError(), SystemExit()])

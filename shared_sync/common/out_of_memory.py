@@ -1,0 +1,44 @@
+"""Whether an error says that memory ran out, that of the process or that of a device."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_TYPES: Final = frozenset({"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"})
+"""Names of such types: Python's and numpy's, torch's and CuPy's, TensorFlow's."""
+
+_TEXTS: Final = ("out of memory", "failed to allocate memory")
+"""What a plain RuntimeError says then: CTranslate2's and older torch's, ONNX Runtime's."""
+
+_LONGEST_CHAIN: Final = 100
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error, or a cause of it, says that memory ran out.
+
+    An error that came out of another process has the names of its types as `base_names`.
+    """
+    one: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        if one is None:
+            return False
+        names = _type_names(one)
+        if not _TYPES.isdisjoint(names) or ("RuntimeError" in names and _says_so(one)):
+            return True
+        one = one.__cause__
+    return False
+
+
+def _type_names(error: BaseException) -> set[str]:
+    names: Any = getattr(error, "base_names", None)
+    if not isinstance(names, tuple):
+        names = (kind.__name__ for kind in type(error).__mro__)
+    return {str(name).rpartition(".")[2] for name in names}
+
+
+def _says_so(error: BaseException) -> bool:
+    try:
+        text = str(error).lower()
+    except BaseException:  # noqa: BLE001 - an error whose text fails is still an error
+        return False
+    return any(one in text for one in _TEXTS)
