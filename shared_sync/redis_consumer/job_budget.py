@@ -63,12 +63,16 @@ class Budget:
         limit_seconds: float | None,
         late_after_p99s: float | None,
         recorder: GuardedRecorder,
+        kill_seconds: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`kill_seconds` is how long ending a job past its deadline may take; None if none is."""
         # Fixed after construction.
         self._deadline_seconds = deadline_seconds
         if limit_seconds is None and deadline_seconds is not None:
             limit_seconds = LIMIT_PER_DEADLINE * deadline_seconds
+            if kill_seconds is not None:
+                limit_seconds = max(limit_seconds, deadline_seconds + kill_seconds)
         self._limit_seconds = limit_seconds
         self._late_after_p99s = late_after_p99s
         self._recorder = recorder

@@ -330,6 +330,7 @@ class Pool:
 
     def _end_jobs(self, stop_by: Callable[[], float]) -> bool:
         """End what still runs in child processes, so that it goes back; return as above."""
+        self.interruptions.drain_begins()  # no reader notes it when it stops its own consumer
         ended = [reader.interrupt_job() for reader in self.readers]  # all of them, not any()
         if not any(ended):
             return False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import redis
-from consumers import STREAM, Make, owners
+from consumers import GROUP, STREAM, Make, owners
 from helpers import eventually
 
 from shared_sync import RedisStreamProducer, current_message
@@ -24,6 +24,8 @@ class EndableRunner(ThreadRunner):
     """Runs a job until it is ended, as if a child process did."""
 
     entered = threading.Event()
+    beside: Callable[[], object] = staticmethod(lambda: None)
+    """Called in the reader's thread, meanwhile."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -31,6 +33,7 @@ class EndableRunner(ThreadRunner):
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         type(self).entered.set()
+        type(self).beside()
         self._is_interrupted.wait(30)
         attempt.ended_at = self._clock()
         raise ChildCrashed(-signal.SIGKILL)
@@ -38,6 +41,11 @@ class EndableRunner(ThreadRunner):
     def interrupt(self) -> bool:
         self._is_interrupted.set()
         return True
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EndableRunner, "entered", threading.Event())
 
 
 @pytest.mark.parametrize("drain_seconds", [0.0, 0.5])
@@ -48,7 +56,6 @@ def test_what_still_runs_after_the_drain_is_ended_and_goes_back_uncharged(
     monkeypatch: pytest.MonkeyPatch,
     drain_seconds: float,
 ) -> None:
-    monkeypatch.setattr(EndableRunner, "entered", threading.Event())
     with monkeypatch.context() as patched:
         patched.setattr(pool, "ThreadRunner", EndableRunner)
         first = make(lambda *_: None, drain_seconds=drain_seconds)
@@ -62,3 +69,23 @@ def test_what_still_runs_after_the_drain_is_ended_and_goes_back_uncharged(
     second.start()
     eventually(lambda: client.xlen(STREAM) == 0)
     assert attempts == [1], message_id
+
+
+def test_a_reader_that_stops_its_own_consumer_charges_nothing(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one does that finds that another process has taken the name."""
+    with monkeypatch.context() as patched:
+        patched.setattr(pool, "ThreadRunner", EndableRunner)
+        consumer = make(lambda *_: None)
+    monkeypatch.setattr(EndableRunner, "beside", staticmethod(lambda: consumer.stop(0)))
+    message_id = producer.publish({"n": 1})
+    consumer.start()
+    eventually(lambda: consumer.state == "stopped")
+    assert owners(client) == {"~parked": 1}
+    assert (
+        client.xpending_range(STREAM, GROUP, message_id, message_id, 1)[0]["times_delivered"] == 0
+    )

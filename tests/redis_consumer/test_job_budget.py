@@ -52,6 +52,18 @@ def learned(metrics: Any, clock: Clock, **limits: float | None) -> float | None:
 # --- declared limits --------------------------------------------------------------------------
 
 
+def test_a_job_whose_child_is_just_being_ended_is_late_and_no_reason_to_restart(
+    clock: Clock,
+) -> None:
+    """However short its deadline: the consumer goes on by itself when the child has ended."""
+    hard = budget(clock, deadline_seconds=2.0, kill_seconds=15.0)
+    ending = job(hard, 16.9)
+    assert (ending.state, ending.is_over_its_limit) == ("late", False)
+    assert job(hard, 17.0).is_over_its_limit, "it could not be ended"
+    long = budget(clock, deadline_seconds=100.0, kill_seconds=15.0)
+    assert job(long, 1).limit_seconds == 150.0
+
+
 def test_without_a_deadline_and_figures_no_job_is_ever_late(clock: Clock) -> None:
     endless = job(budget(clock), 1e9)
     assert (endless.state, endless.budget_seconds, endless.limit_seconds) == ("running", None, None)
