@@ -23,6 +23,8 @@ MAX_PREFETCH = 1000
 LONGEST_WAIT_SECONDS = 365 * 86_400
 LONGEST_DEADLINE_SECONDS = 365 * 86_400
 LONGEST_GRACE_SECONDS = 3600.0
+KILL_MARGIN_SECONDS = 10.0
+"""How long a child may take to be gone after SIGKILL, on a busy machine."""
 
 Isolation = Literal["thread", "process"]
 """Where a processor runs: in the thread of its reader, or in a child process of its reader."""
@@ -100,6 +102,13 @@ class Options:
         None for a child process: it is ended at the deadline, and its message has failed then.
         """
         return self.job_deadline_seconds if self.isolation == "thread" else None
+
+    @property
+    def kill_seconds(self) -> float | None:
+        """How long it may take to end a job that is past its deadline; None for a thread."""
+        return (
+            self.kill_grace_seconds + KILL_MARGIN_SECONDS if self.isolation == "process" else None
+        )
 
     @property
     def most_prefetched(self) -> int:
@@ -189,6 +198,14 @@ class Options:
                 f'isolation must be "thread" or "process", not {self.isolation!r}'
             )
         arguments.number("kill_grace_seconds", self.kill_grace_seconds, 0, LONGEST_GRACE_SECONDS)
+        deadline, limit = self.job_deadline_seconds, self.job_limit_seconds
+        if self.isolation == "process" and deadline is not None and limit is not None:
+            least = deadline + self.kill_grace_seconds
+            if limit < least:
+                raise ConfigurationError(
+                    f'job_limit_seconds must be {least:g} or more with isolation="process", not '
+                    f"{limit!r}: a child may take job_deadline_seconds + kill_grace_seconds to end"
+                )
         if self.max_memory_mb is not None:
             arguments.number("max_memory_mb", self.max_memory_mb, 1)
             if self.isolation != "process":

@@ -202,6 +202,7 @@ class Pool:
                 deadline_seconds=options.job_deadline_seconds,
                 limit_seconds=options.job_limit_seconds,
                 late_after_p99s=options.late_after_p99s,
+                kill_seconds=options.kill_seconds,
                 recorder=self._recorder,
             ),
             availability=self.availability,

@@ -159,10 +159,11 @@ class WorkerProcess:
 class Crew:
     """Starts workers that do not outlive the test."""
 
-    def __init__(self, url: str, reports_url: str, folder: Path) -> None:
+    def __init__(self, url: str, reports_url: str, folder: Path, isolation: str = "thread") -> None:
         self._options = {
             "url": url,
             "reports_url": reports_url,
+            "isolation": isolation,
             "lease_seconds": LEASE_SECONDS,
             "block_seconds": 0.2,
         }

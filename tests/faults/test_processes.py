@@ -38,6 +38,9 @@ MUCH_WORK = 150
 SHORT_LEASE_SECONDS = 1.0
 """Where a worker that is taken for dead on a busy machine does no harm."""
 
+BOTH = pytest.mark.parametrize("isolation", ["thread", "process"])
+"""For a test whose workers run their processors in threads, and in child processes."""
+
 
 @pytest.fixture
 def books(redis_url: str, client: redis.Redis) -> Iterator[ProcessLedger]:
@@ -51,8 +54,14 @@ def admin(books: ProcessLedger) -> GroupAdmin:
 
 
 @pytest.fixture
-def crew(redis_url: str, tmp_path: Path) -> Iterator[Crew]:
-    with closing(Crew(redis_url, redis_url, tmp_path)) as made:
+def isolation() -> str:
+    """Where the workers run their processors; tests that are marked with BOTH replace it."""
+    return "thread"
+
+
+@pytest.fixture
+def crew(redis_url: str, tmp_path: Path, isolation: str) -> Iterator[Crew]:
+    with closing(Crew(redis_url, redis_url, tmp_path, isolation)) as made:
         yield made
 
 
@@ -69,6 +78,7 @@ def held_by(admin: GroupAdmin, *names: str) -> set[str]:
 # --- killed -------------------------------------------------------------------------------------
 
 
+@BOTH
 def test_what_a_killed_worker_held_runs_again_elsewhere_and_nothing_else_runs_twice(
     crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
@@ -170,6 +180,7 @@ def test_redis_and_a_worker_that_are_killed_at_the_same_moment_lose_nothing(
 # --- frozen -------------------------------------------------------------------------------------
 
 
+@BOTH
 def test_a_frozen_workers_late_results_are_refused_when_another_has_published(
     crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
@@ -516,6 +527,7 @@ def test_a_rolling_deploy_charges_no_message_and_runs_none_twice(
     assert admin.consumers() <= {"~parked"}
 
 
+@BOTH
 def test_what_was_not_started_is_run_elsewhere_while_the_drain_waits_for_what_runs(
     crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:

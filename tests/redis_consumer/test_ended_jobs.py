@@ -15,7 +15,7 @@ from helpers import eventually
 from shared_sync import RedisStreamProducer, current_message
 from shared_sync.isolation.errors import ChildCrashed
 from shared_sync.message import Fields
-from shared_sync.redis_consumer import pool
+from shared_sync.redis_consumer import isolation
 from shared_sync.redis_consumer.runner import ThreadRunner
 from shared_sync.redis_consumer.slot import Attempt
 
@@ -57,7 +57,7 @@ def test_what_still_runs_after_the_drain_is_ended_and_goes_back_uncharged(
     drain_seconds: float,
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(pool, "ThreadRunner", EndableRunner)
+        patched.setattr(isolation, "ThreadRunner", EndableRunner)
         first = make(lambda *_: None, drain_seconds=drain_seconds)
     message_id = producer.publish({"n": 1})
     first.start()
@@ -79,7 +79,7 @@ def test_a_reader_that_stops_its_own_consumer_charges_nothing(
 ) -> None:
     """As one does that finds that another process has taken the name."""
     with monkeypatch.context() as patched:
-        patched.setattr(pool, "ThreadRunner", EndableRunner)
+        patched.setattr(isolation, "ThreadRunner", EndableRunner)
         consumer = make(lambda *_: None)
     monkeypatch.setattr(EndableRunner, "beside", staticmethod(lambda: consumer.stop(0)))
     message_id = producer.publish({"n": 1})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os.path
 from functools import partial
 from typing import Any
 
@@ -80,6 +81,13 @@ def test_a_single_crash_may_be_the_limit_only_where_a_process_has_a_single_messa
 
 
 async def _asynchronous(_: str, __: object) -> None: ...
+
+
+def test_the_limit_of_a_job_leaves_time_to_end_its_child(make: Make) -> None:
+    hard = {"isolation": "process", "job_deadline_seconds": 10, "kill_grace_seconds": 5}
+    make(os.path.join, job_limit_seconds=15, **hard)
+    with pytest.raises(ConfigurationError, match="job_limit_seconds must be 15 or more"):
+        make(os.path.join, job_limit_seconds=14.9, **hard)
 
 
 class _Takes:

@@ -1,0 +1,92 @@
+"""What a worker of the fault suite does with a message: its processor.
+
+`acts` of a message says what to do in each of its attempts, the last for all that follow: `exit /
+wait go, fail` ends the process in the first attempt; in the second it waits until there is a file
+`go`, and fails.
+
+A module of its own and a function at its top level, so that a child process can import it. What it
+is told comes with the environment, which a child has, too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import redis
+
+from shared_sync import Reject, current_message
+
+Job = Mapping[str, str | bytes]
+VARIABLE = "FAULTS_WORKER"
+
+
+class _Told(NamedTuple):
+    name: str
+    folder: Path
+    reports: redis.Redis
+    acts: str
+
+
+def tell(name: str, folder: Path, reports_url: str, acts_by_default: str) -> None:
+    """Say who this worker is, to it and its children."""
+    told = {"name": name, "folder": str(folder), "reports": reports_url, "acts": acts_by_default}
+    os.environ[VARIABLE] = json.dumps(told)
+
+
+@lru_cache(maxsize=1)
+def _told() -> _Told:
+    told = json.loads(os.environ[VARIABLE])
+    reports = redis.Redis.from_url(told["reports"])
+    return _Told(told["name"], Path(told["folder"]), reports, told["acts"])
+
+
+def process(message_id: str, job: Job) -> object:
+    """Report the attempt, and do what the message asks for."""
+    told, attempt = _told(), current_message().attempt
+    run = {"message": message_id, "worker": told.name, "pid": os.getpid(), "attempt": attempt}
+    told.reports.xadd("runs", run)
+    attempts = str(job.get("acts", told.acts)).split("/")
+    try:
+        for act in attempts[min(attempt, len(attempts)) - 1].split(","):
+            perform(act, told.folder)
+    except MemoryError:
+        raise
+    except Exception:
+        told.reports.xadd("runs", {"failed": message_id})
+        raise
+    return {"number": job["number"], "worker": told.name, "attempt": attempt}
+
+
+def perform(act: str, folder: Path) -> None:
+    """Do one act."""
+    verb, _, what = act.strip().partition(" ")
+    if verb == "sleep":
+        threading.Event().wait(float(what))
+    elif verb == "wait":
+        while not (folder / what).exists():
+            threading.Event().wait(0.01)
+    elif verb == "fail":
+        raise ValueError("as asked for")
+    elif verb == "reject":
+        raise Reject("as asked for")
+    elif verb == "exit":
+        os._exit(1)
+    elif verb == "segfault":
+        ctypes.string_at(0)
+    elif verb == "loop":
+        if not (what and (folder / what).exists()):
+            re.match("(a+)+$", 60 * "a" + "b")  # in C, for ages, with the interpreter's lock
+    elif verb == "hoard":
+        hoard: tuple[object, ...] = ()
+        while True:
+            hoard = (hoard,)
+    else:
+        assert not verb, f"no act: {act}"
