@@ -18,13 +18,13 @@ Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
 class Recorder(Protocol):
     """What the consumer needs of a metrics registry; `WorkerMetrics` is one.
 
-    More methods are used if the registry has them: `record_error(error)`, instead of the counter
-    `errors.<type>`; `record_batch(counters=..., durations=...)`, which records all of its values
-    or, if it raises, none; `record_for_consumer` with the same arguments, instead of all calls that
-    count and measure; `record_size(name, size)`, for numbers that are no durations, which are
-    dropped otherwise; `record_queue(sizes, stream=..., group=...)`, instead of a gauge for each
-    size; and `quantile_seconds(name, share, min_count=...)`, which returns how long such a
-    duration takes, or None.
+    More methods are used if the registry has them: `record_error(error)`, with an error or its
+    type, instead of the counter `errors.<type>`; `record_batch(counters=..., durations=...)`, which
+    records all of its values or, if it raises, none; `record_for_consumer` with the same arguments,
+    instead of all calls that count and measure; `record_size(name, size)`, for numbers that are no
+    durations, which are dropped otherwise; `record_queue(sizes, stream=..., group=...)`, instead of
+    a gauge for each size; and `quantile_seconds(name, share, min_count=...)`, which returns how
+    long such a duration takes, or None.
     """
 
     def increment_counter(self, name: str, value: float = 1) -> None:
@@ -44,8 +44,8 @@ RECORDING: Final = ("increment_counter", "record_duration", "set_gauge")
 class ErrorRecorder(Recorder, Protocol):
     """A recorder that counts errors."""
 
-    def record_error(self, error: BaseException | str) -> None:
-        """Count an error, or one of which only the name of the type is known."""
+    def record_error(self, error: BaseException | type[BaseException] | str) -> None:
+        """Count an error, or one of which only the type is known, or the name of that."""
 
 
 class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not before Python 3.11
@@ -124,13 +124,15 @@ class GuardedRecorder:
             if size is not None:
                 self.set_gauge(name, size)
 
-    def record_error(self, error: BaseException | str) -> None:
-        """Count an error, or one of which only the name of the type is known."""
-        if self._record_error is not None and not isinstance(error, str):
+    def record_error(self, error: BaseException | type[BaseException] | str) -> None:
+        """Count an error, or one of which only the type is known, or the name of that."""
+        if isinstance(error, str):
+            self.increment_counter(f"errors.{error}")
+        elif self._record_error is not None:
             self._guard("an error", self._record_error, error)
         else:
-            name = error if isinstance(error, str) else type(error).__name__
-            self.increment_counter(f"errors.{name}")
+            kind = error if isinstance(error, type) else type(error)
+            self.increment_counter(f"errors.{kind.__name__}")
 
     def record_batch(
         self, counters: Mapping[str, float], durations: Mapping[str, Sequence[float]]
@@ -195,7 +197,7 @@ class ThreadRecorder:
         # Owned by the thread.
         self._counters: dict[str, float] = {}
         self._durations: dict[str, list[float]] = {}
-        self._errors: list[BaseException | str] = []
+        self._errors: list[BaseException | type[BaseException] | str] = []
         self._sizes: dict[str, list[float]] = {}
 
     def durations(self, name: str) -> list[float]:
@@ -218,7 +220,7 @@ class ThreadRecorder:
         """Set a gauge to `value` at once."""
         self._recorder.set_gauge(name, value)
 
-    def record_error(self, error: BaseException | str) -> None:
+    def record_error(self, error: BaseException | type[BaseException] | str) -> None:
         """Count an error, at the next flush."""
         self._errors.append(error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -87,16 +88,16 @@ def type_of(base_names: Sequence[str]) -> type[BaseException]:
 
 @lru_cache(maxsize=MAX_TYPES)
 def _type_of(base_names: tuple[str, ...]) -> type[BaseException]:
-    base: type[BaseException] = Exception
-    for place, name in enumerate(base_names):
+    kind: type[BaseException] = Exception
+    for name in reversed(base_names):
+        module, _, own_name = name.rpartition(".")
         known = _known(name)
         if known is not None:
-            if place == 0:
-                return known
-            base = known
-            break
-    name = base_names[0].rpartition(".")[2] if base_names else "Exception"
-    return type(name, (base,), {})
+            kind = known
+        else:
+            with suppress(Exception):  # a base of the program may refuse to be one
+                kind = type(own_name, (kind,), {"__module__": module})
+    return kind
 
 
 def _known(name: str) -> type[BaseException] | None:

@@ -191,7 +191,7 @@ class Delivery:
         self._recorder.increment_counter("jobs_overdue")
         together = f" in a batch of {batch_size}" if batch_size > 1 else ""
         text = f"still running after {deadline_seconds:g} s{together} (job_deadline_seconds)"
-        failure = Failure(DEADLINE, text, stack=stack)
+        failure = Failure(DEADLINE, text, stack=stack, counted=DEADLINE)
         place = f"at:\n{stack}" if stack else "where Python cannot see it"
         self._logger.error("message %s is %s; its processor is %s", entry.id, text, place)
         return self._failed(entry, decode_fields(entry.items, self._binary_fields), failure)
@@ -243,7 +243,7 @@ class Delivery:
         self._count_failed(invalid)
         return self._bury(entry, fields, _Death(f"bad input: {invalid}"), remark)
 
-    def _count_failed(self, error: BaseException | str) -> None:
+    def _count_failed(self, error: BaseException | type[BaseException] | str) -> None:
         """Count an attempt that failed, whether or not the processor has run."""
         self._recorder.increment_counter("jobs_failed")
         self._recorder.record_error(error)
@@ -276,7 +276,7 @@ class Delivery:
         retry = self._rules.retry
         failures = entry.failures + 1
         error = failure.raised
-        self._count_failed(failure.error_type if error is None else error)
+        self._count_failed(failure.counted)
         if isinstance(error, Reject):
             death = _Death(f"rejected: {failure.error}", failure)
         elif isinstance(error, InvalidResult):  # to run again would not help

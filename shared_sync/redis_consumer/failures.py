@@ -6,6 +6,7 @@ import traceback
 from typing import Final, NamedTuple
 
 from shared_sync.common.out_of_memory import is_out_of_memory
+from shared_sync.isolation.error_description import type_of
 from shared_sync.isolation.errors import RemoteError
 
 DEADLINE: Final = "deadline"
@@ -29,17 +30,20 @@ class Failure(NamedTuple):
     """Where the processor is, if it has not returned."""
     remote_traceback: str = ""
     """The traceback of what was raised in a child process."""
+    counted: BaseException | type[BaseException] | str = ""
+    """What the metrics count: the error or, if it is not known here as an object, its type or the
+    name of that."""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Return the failure that an error of the processor is."""
         text = text_of(error)
         if isinstance(error, RemoteError):
-            traceback_text = error.traceback_text
-            return cls(error.type_name, text, remote_traceback=traceback_text)
+            kind = type_of(error.base_names) if error.base_names else error.type_name
+            return cls(error.type_name, text, None, "", error.traceback_text, kind)
         cause = error.__cause__  # a directive of a child's processor was made anew here
         traceback_text = cause.traceback_text if isinstance(cause, RemoteError) else ""
-        return cls(type(error).__name__, text, error, remote_traceback=traceback_text)
+        return cls(type(error).__name__, text, error, "", traceback_text, error)
 
     def trace(self) -> str:
         """Return the end of what shows where it happened."""

@@ -9,11 +9,14 @@ import signal
 import pytest
 from deliveries import ID, LOGGER, Deliveries, entry, metadata, raising, result_of
 
+from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.errors import Reject, Retry
 from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed, RemoteError
+from shared_sync.metrics import WorkerMetrics
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.messages import Bury, HandBack, Park
 from shared_sync.redis_consumer import crashes
+from shared_sync.redis_consumer.failures import Failure
 
 SEGFAULT = ChildCrashed(-signal.SIGSEGV, stack="Current thread 0x1:\n  in transcribe")
 TRACEBACK = (
@@ -146,6 +149,26 @@ def test_an_error_of_the_child_is_kept_as_if_it_had_been_raised_here(
     (record,) = caplog.records
     assert record.getMessage().endswith(TRACEBACK)
     assert not record.exc_info, "a traceback of this process would say nothing"
+
+
+def test_an_error_of_the_child_is_counted_in_the_category_of_its_type() -> None:
+    """By the names of its types: this process has imported none of them but Python's own."""
+    metrics = WorkerMetrics("worker-1")
+    recorder = GuardedRecorder(metrics, LOGGER)
+    kinds = [
+        ("torch.OutOfMemoryError", "RuntimeError"),
+        ("program.NoAudio", "program.BadInput", "ValueError"),
+        ("program.Slow", "requests.exceptions.Timeout", "OSError"),
+        ("__mp_main__.Odd",),
+    ]
+    for names in kinds:
+        of = (*names, "Exception", "BaseException")
+        error = RemoteError("no", type_name=names[0].rpartition(".")[2], base_names=of)
+        recorder.record_error(Failure.of(error).counted)
+    data = metrics.get_metrics_data()
+    assert data["errors"] == {"OutOfMemoryError": 1, "NoAudio": 1, "Slow": 1, "Odd": 1}
+    categories = {"out_of_memory": 1, "bad_input": 1, "timeout": 1, "internal": 1}
+    assert data["errors_by_category"] == categories
 
 
 def test_the_dead_letter_has_the_childs_traceback() -> None:
