@@ -110,7 +110,7 @@ class Pool:
             flush_metrics=recorder.flush,
         )
         self.in_flight.add_slot(slot)
-        self.in_flight.add_outbox(KEYS, outbox.ids)
+        self.in_flight.add_outbox(KEYS, outbox.ids, outbox.returning_ids)
 
         def processor(message_id: str, fields: dict[str, Any]) -> object:
             self.ran.append(message_id)

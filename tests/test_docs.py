@@ -14,6 +14,7 @@ import redis
 from helpers import ENVIRONMENT, ask, eventually, free_port, start_program
 
 from shared_sync import (
+    CircuitBreaker,
     DeadLetters,
     HealthServer,
     RedisStreamConsumer,
@@ -91,6 +92,7 @@ def test_every_field_report_names_a_test_or_the_place_that_defends_it() -> None:
     [
         ("RedisStreamConsumer", RedisStreamConsumer),
         ("Retries", RetryPolicy),
+        ("Circuit breakers", CircuitBreaker),
         ("RedisStreamProducer", RedisStreamProducer),
         ("DeadLetters", DeadLetters),
         ("HealthServer", HealthServer),

@@ -23,8 +23,9 @@ class Recorder(Protocol):
     records all of its values or, if it raises, none; `record_for_consumer` with the same arguments,
     instead of all calls that count and measure; `record_size(name, size)`, for numbers that are no
     durations, which are dropped otherwise; `record_queue(sizes, stream=..., group=...)`, instead of
-    a gauge for each size; and `quantile_seconds(name, share, min_count=...)`, which returns how
-    long such a duration takes, or None.
+    a gauge for each size; `record_circuit_breaker(name, state=..., openings=..., refused=...)`,
+    instead of metrics with the name of the breaker behind theirs; and `quantile_seconds(name,
+    share, min_count=...)`, which returns how long such a duration takes, or None.
     """
 
     def increment_counter(self, name: str, value: float = 1) -> None:
@@ -80,6 +81,7 @@ class GuardedRecorder:
         self._record_batch = self._record_for_consumer or getattr(recorder, "record_batch", None)
         self._record_queue = getattr(recorder, "record_queue", None)
         self._record_size = getattr(recorder, "record_size", None)
+        self._record_circuit_breaker = getattr(recorder, "record_circuit_breaker", None)
         self._quantile_seconds = getattr(recorder, "quantile_seconds", None)
         self._logger = logger
         # Only ever added to, by any thread.
@@ -123,6 +125,18 @@ class GuardedRecorder:
         for name, size in sizes.items():
             if size is not None:
                 self.set_gauge(name, size)
+
+    def record_circuit_breaker(self, name: str, *, state: int, openings: int, refused: int) -> None:
+        """Record the state of a circuit breaker, and how much its counts have grown."""
+        if self._record_circuit_breaker is not None:
+            record = partial(
+                self._record_circuit_breaker, state=state, openings=openings, refused=refused
+            )
+            self._guard("the state of a circuit breaker", record, name)
+            return
+        self.set_gauge(f"circuit_breaker_state.{name}", state)
+        self.increment_counter(f"circuit_breaker_openings.{name}", openings)
+        self.increment_counter(f"circuit_breaker_refused.{name}", refused)
 
     def record_error(self, error: BaseException | type[BaseException] | str) -> None:
         """Count an error, or one of which only the type is known, or the name of that."""

@@ -3,6 +3,7 @@ with it through threads, causes and other processes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,13 +30,20 @@ def add_passage(error: BaseException, passage: Passage) -> None:
         error.__dict__[_ATTRIBUTE] = (*passages, passage)
 
 
-def passages_of(error: BaseException) -> list[Passage]:
-    """Return the passages of an error and of those that it was raised from, or while handling."""
-    found: list[Passage] = []
+def passages_of(error: BaseException) -> Sequence[Passage]:
+    """Return the passages of an error, without those of its causes."""
+    found: Sequence[Passage] = error.__dict__.get(_ATTRIBUTE, ())
+    return found
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that it was raised from or while they were handled.
+
+    What `raise ... from None` has cut off is left out.
+    """
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen and len(seen) < _LONGEST_CHAIN:
         seen.add(id(one))
-        found += one.__dict__.get(_ATTRIBUTE, ())
+        yield one
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-    return found

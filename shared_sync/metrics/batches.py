@@ -75,6 +75,18 @@ class BatchRecorder(SeriesRecorder):
         known = {name: size for name, size in sizes.items() if size is not None}
         self.record_batch(gauges=known, labels={"group": group, "stream": stream})
 
+    def record_circuit_breaker(self, name: str, *, state: int, openings: int, refused: int) -> None:
+        """Set the gauge of a circuit breaker, and add to its counters.
+
+        `state` is 0 if it is closed, 1 if it is half-open, 2 if it is open. All three have the
+        label `name`.
+        """
+        self.record_batch(
+            gauges={"circuit_breaker_state": state},
+            counters={"circuit_breaker_openings": openings, "circuit_breaker_refused": refused},
+            labels={"name": name},
+        )
+
     def record_for_consumer(
         self,
         *,

@@ -119,6 +119,9 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("children_overdue", "Child processes ended because their job ran past its deadline."),
     _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),
     _gauge("jobs_late", "Messages that run past their budget."),
+    _gauge("circuit_breaker_state", "0 if it is closed, 1 if it is half-open, 2 if it is open."),
+    _counter("circuit_breaker_openings", "Times a circuit breaker has opened."),
+    _counter("circuit_breaker_refused", "Calls that a circuit breaker has refused."),
 )
 """What `RedisStreamConsumer` records."""
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from shared_sync.batching import Batching
+from shared_sync.circuit_breaker import CircuitBreaker
 from shared_sync.common import arguments
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
@@ -128,6 +129,10 @@ class RedisStreamConsumer:
             and for closing its processor.
         max_memory_mb: A child that is larger between two messages is replaced by a new one, in MB
             of resident memory. None for no limit.
+        circuit_breakers: The circuit breakers that the processor uses, to be shown in health and
+            metrics, and to be shared with child processes. While a breaker is open that a message
+            needs, whether it is given here or not, the consumer takes no messages, and charges none
+            with a failure.
 
     Raises:
         ConfigurationError: An argument that cannot work.
@@ -166,6 +171,7 @@ class RedisStreamConsumer:
         isolation: Isolation = "thread",
         kill_grace_seconds: float = 5.0,
         max_memory_mb: float | None = None,
+        circuit_breakers: Sequence[CircuitBreaker] = (),
     ) -> None:
         # Fixed after construction.
         options = Options(
@@ -198,6 +204,7 @@ class RedisStreamConsumer:
             isolation=isolation,
             kill_grace_seconds=kill_grace_seconds,
             max_memory_mb=max_memory_mb,
+            circuit_breakers=circuit_breakers,
             has_own_id=consumer_id is not None,
         )
         source = ProcessorSource.choose(

@@ -26,6 +26,7 @@ from shared_sync.protocol.messages import (
 from shared_sync.protocol.results import Results, refuse_unstarted
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.bad_input import BadInput
+from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.runner import Runner
@@ -74,6 +75,7 @@ class Delivery:
         on_retry: Callable[[float], None] = lambda _: None,
         interruptions: Interruptions | None = None,
         bad_input: BadInput | None = None,
+        circuit_breakers: CircuitBreakers | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._rules = rules
@@ -86,6 +88,7 @@ class Delivery:
         self._on_retry = on_retry
         self._interruptions = interruptions or Interruptions()
         self._bad_input = bad_input or BadInput(rules.binary_fields)
+        self._circuit_breakers = circuit_breakers
         self._wall = wall
 
     def run(self, attempt: Attempt, runner: Runner, slot: Slot) -> Outcome | None:
@@ -130,8 +133,11 @@ class Delivery:
         return decode_fields(entry.items, self._binary_fields)
 
     def is_of_the_worker(self, error: BaseException) -> bool:
-        """Return whether no message is to blame for an error, so that all go back uncharged."""
-        return False
+        """Return whether no message is to blame for an error, so that all go back uncharged.
+
+        Then the readers are held by now.
+        """
+        return self._circuit_breakers is not None and bool(self._circuit_breakers.stop_for(error))
 
     def succeeded(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
         """Return what becomes of a message with this result, which is not None.
@@ -163,6 +169,9 @@ class Delivery:
         if isinstance(error, DeadlinePassed):
             return self.overdue(entry, error.deadline_seconds, error.stack)
         failure = Failure.of(error)
+        why = self._circuit_breakers.stop_for(error) if self._circuit_breakers is not None else None
+        if why is not None:
+            return self._stopped_by_breaker(entry, failure, why)
         if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
             error, attempt, may_hold=may_hold
         ):
@@ -294,6 +303,19 @@ class Delivery:
             line = self._failure_line(entry, failure, delay_ms)
             return Park(entry.id, line, delay_ms, entry.deliveries)
         return self._bury(entry, fields, death)
+
+    def _stopped_by_breaker(self, entry: Entry, failure: Failure, why: str) -> HandBack:
+        """Hand a message back that has failed because of what is behind a circuit breaker."""
+        if failure.raised is not None and not isinstance(failure.raised, Directive):
+            self._recorder.record_error(failure.raised)
+        self._logger.info(
+            "message %s goes back uncharged, as %s: %s: %s",
+            entry.id,
+            why,
+            failure.error_type,
+            failure.error,
+        )
+        return HandBack(entry.id)
 
     def _log_failure(self, entry: Entry, failure: Failure, delay: float) -> None:
         failures, error = entry.failures + 1, failure.raised

@@ -76,7 +76,9 @@ class HeartbeatThread:
             recorder=recorder,
             tally=Tally(recorder, logger, log_channel_refusal, outcome_share),
         )
-        in_flight.add_outbox(subscription.commands.keys, self._outbox.ids)
+        in_flight.add_outbox(
+            subscription.commands.keys, self._outbox.ids, self._outbox.returning_ids
+        )
         self._sweep = Sweep(subscription.commands, logger)
         self.hazards = Hazards(
             subscription.commands.keys,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from shared_sync.common.fork import renew_lock_in_forks
@@ -33,7 +33,7 @@ class InFlight:
         renew_lock_in_forks(self)
         # Fixed before the pool starts.
         self._slots: list[Slot] = []
-        self._outboxes: list[tuple[Keys, Ids]] = []
+        self._outboxes: list[tuple[Keys, Ids, Ids]] = []
         # Written by any reader, each time as a whole.
         self._newest: dict[Keys, tuple[int, int]] = {}
 
@@ -41,9 +41,12 @@ class InFlight:
         """Let a slot take part, before the pool starts."""
         self._slots.append(slot)
 
-    def add_outbox(self, source: Keys, ids: Ids) -> None:
-        """Let an outbox take part, which settles messages of this stream and group."""
-        self._outboxes.append((source, ids))
+    def add_outbox(self, source: Keys, ids: Ids, returning: Ids = lambda: ()) -> None:
+        """Let an outbox take part, which settles messages of this stream and group.
+
+        `returning` are those of its messages that anyone may take once they are settled.
+        """
+        self._outboxes.append((source, ids, returning))
 
     @property
     def slots(self) -> Sequence[Slot]:
@@ -57,28 +60,49 @@ class InFlight:
         return self._newest.get(source, (0, 0))
 
     def admit_read(
-        self, slot: Slot, source: Keys, entries: Sequence[Entry], newest_before: tuple[int, int]
+        self,
+        slot: Slot,
+        source: Keys,
+        entries: Sequence[Entry],
+        newest_before: tuple[int, int],
+        into: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         """Put what a read has brought into its reader's slot, which is empty.
 
         `newest_before` is what `newest()` was before the read was sent: a message that is not newer
-        was delivered anew, because its group was lost, and may still be in flight here.
+        was delivered anew, because its group was lost, and may still be in flight here. `into` is
+        as for `admit()`.
         """
         if not entries:
             return
         if _number(entries[0].id) <= newest_before:
-            self.admit(slot, source, entries)
+            self.admit(slot, source, entries, into)
         else:
             slot.source = source
             slot.waiting.extend(entries)
         self._newest[source] = max(self.newest(source), _number(entries[-1].id))
 
-    def admit(self, slot: Slot, source: Keys, entries: Iterable[Entry]) -> None:
-        """Put messages into a slot, which is empty, except those in flight here already."""
+    def admit(
+        self,
+        slot: Slot,
+        source: Keys,
+        entries: Sequence[Entry],
+        into: Callable[[Sequence[str]], None] = lambda _: None,
+    ) -> None:
+        """Put messages into a slot, which is empty, except those in flight here already.
+
+        `into` is called with the ids of those that an outbox is giving back: the server has given
+        them back by now, or will. As that may happen twice after a lost reply, nobody starts them
+        before it is known; they are to be handed back again.
+        """
         with self._lock:
+            returning = {
+                one for of, _, returning in self._outboxes if of == source for one in returning()
+            }
             known = self.ids(source)
             slot.source = source
             slot.waiting.extend(entry for entry in entries if entry.id not in known)
+            into([entry.id for entry in entries if entry.id in known & returning])
 
     def start_batch(
         self, slot: Slot, count: int, now: float, *, again: bool = False
@@ -137,7 +161,7 @@ class InFlight:
                     attempt = slot.attempt
                     if attempt is not None:
                         known.update(entry.id for entry in attempt.entries)
-            for of, ids in self._outboxes:
+            for of, ids, _ in self._outboxes:
                 if of == source:
                     known.update(ids())
             return known

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from shared_sync.batching import DEFAULT_BATCH, Batching
+from shared_sync.circuit_breaker import CircuitBreaker
 from shared_sync.common import arguments
 from shared_sync.connection import discovery
 from shared_sync.connection.credentials import CredentialProvider
@@ -66,6 +67,7 @@ class Options:
     """Whether the program has chosen the `consumer_id`, so that a later process may have it too."""
 
     credential_provider: CredentialProvider | None = None
+    circuit_breakers: Sequence[CircuitBreaker] = ()
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` for an option that cannot work."""
@@ -73,6 +75,7 @@ class Options:
         self._check_numbers()
         self._check_jobs()
         self._check_isolation()
+        self._check_circuit_breakers()
 
     @property
     def keys(self) -> Keys:
@@ -173,6 +176,21 @@ class Options:
             arguments.number("late_after_p99s", self.late_after_p99s, 1, 1_000_000)
         if self.max_failure_share is not None:
             arguments.number("max_failure_share", self.max_failure_share, 0, 1)
+
+    def _check_circuit_breakers(self) -> None:
+        given = self.circuit_breakers
+        if not isinstance(given, Sequence) or not all(
+            isinstance(one, CircuitBreaker) for one in given
+        ):
+            raise ConfigurationError(
+                f"circuit_breakers must be a sequence of CircuitBreaker, not {given!r}"
+            )
+        names = [one.name for one in given]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigurationError(
+                f"two of circuit_breakers are named {twice!r}; give each a name of its own"
+            )
 
     def _check_jobs(self) -> None:
         deadline, limit = self.job_deadline_seconds, self.job_limit_seconds

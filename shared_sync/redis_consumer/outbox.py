@@ -32,8 +32,8 @@ class Outbox:
     """Settles messages over one connection, and sends one more command along with each exchange.
 
     What was put in stays until Redis has confirmed it; the next exchange sends it again if Redis
-    has not. All methods belong to the thread that uses the connection, except `ids()` and
-    `unsettled`, which any thread may call.
+    has not. All methods belong to the thread that uses the connection, except `ids()`,
+    `returning_ids()` and `unsettled`, which any thread may call.
     """
 
     def __init__(
@@ -106,6 +106,11 @@ class Outbox:
             *(outcome.id for outcome in self._outcomes.copy()),
             *self._returned.copy(),
         ]
+
+    def returning_ids(self) -> list[str]:
+        """Return the ids of the messages in here that anyone may take once they are settled."""
+        parked = [one.id for one in self._outcomes.copy() if not isinstance(one, (Finish, Bury))]
+        return [*parked, *self._returned.copy()]
 
     # --- sending ---
 

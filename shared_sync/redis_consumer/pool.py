@@ -20,6 +20,7 @@ from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.bad_input import BadInput
+from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.connecting import GiveUp
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.error_handling import ErrorHandling
@@ -91,6 +92,9 @@ class Pool:
             pauses=self.pauses,
             logger=logger.direct,
         )
+        self.circuit_breakers = CircuitBreakers(
+            options.circuit_breakers, pauses=self.pauses, recorder=recorder
+        )
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
         self._running_jobs = RunningJobs(
             self._in_flight,
@@ -146,6 +150,7 @@ class Pool:
             on_retry=subscription.recovery.due_in,
             interruptions=self.interruptions,
             bad_input=self._bad_input,
+            circuit_breakers=self.circuit_breakers,
         )
         outbox = Outbox(
             name,
@@ -159,7 +164,7 @@ class Pool:
             flush_metrics=recorder.flush,
         )
         self._in_flight.add_slot(slot)
-        self._in_flight.add_outbox(subscription.commands.keys, outbox.ids)
+        self._in_flight.add_outbox(subscription.commands.keys, outbox.ids, outbox.returning_ids)
         context = ProcessorContext(
             reader=number, device=None, metrics=self._recorder.given, logger=logger
         )
@@ -290,7 +295,7 @@ class Pool:
         """Return why somebody should look, although every thread goes on."""
         share = self._outcome_share.reason()
         dead_letters = [*self._bad_input.reasons(), *([share] if share else [])]
-        return [*self.heartbeat.hazards.reasons, *dead_letters]
+        return [*self.circuit_breakers.reasons(), *self.heartbeat.hazards.reasons, *dead_letters]
 
     def is_reader(self, thread: threading.Thread) -> bool:
         """Return whether a thread is one of the readers."""
@@ -300,6 +305,7 @@ class Pool:
         """Make one pass of the heartbeat thread."""
         snapshot = self.watchdog.check()
         self.watchdog.learn()
+        self.circuit_breakers.record()
         self.heartbeat.step(jobs_late=snapshot.jobs_late, jobs_unsettled=self.unsettled)
         if self._wake_heartbeat.wait(self.heartbeat.interval_seconds):
             self._wake_heartbeat.clear()

@@ -197,7 +197,9 @@ class Reader:
         most = self._most_to_recover(most)
         self._note_size(most)
         with self._recovery.scan(self.outbox.exchange, most=most) as found:
-            self._in_flight.admit(self.slot, self._source, found.entries)
+            self._in_flight.admit(
+                self.slot, self._source, found.entries, into=self.outbox.hand_back
+            )
             self._owes_a_read = any(entry.left_by is None for entry in found.entries)
             for lost in found.given_up:
                 self.outbox.add(self._delivery.never_arrived(lost))
@@ -248,7 +250,9 @@ class Reader:
         self._owes_a_read = False
         if entries:
             self._message_bytes = sum(map(len, entries[-1].items))
-        self._in_flight.admit_read(self.slot, self._source, entries, newest_before)
+        self._in_flight.admit_read(
+            self.slot, self._source, entries, newest_before, into=self.outbox.hand_back
+        )
 
     def _read_more(self, count: int) -> None:
         """Read messages behind those in the slot, `count` at most, to run together with them."""

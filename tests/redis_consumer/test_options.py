@@ -13,7 +13,7 @@ import redis
 from consumers import STREAM, Make
 from helpers import Gate, eventually
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
+from shared_sync import CircuitBreaker, RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
 from shared_sync.errors import ConfigurationError, RedisUnavailable
 from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
 
@@ -59,6 +59,10 @@ from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
         ("metrics", WorkerMetrics),
         ("consumer_id", "~parked"),
         ("consumer_id", ""),
+        ("circuit_breakers", None),
+        ("circuit_breakers", CircuitBreaker()),
+        ("circuit_breakers", ["translator"]),
+        ("circuit_breakers", [CircuitBreaker(name="same"), CircuitBreaker(name="same")]),
     ],
 )
 def test_an_argument_that_cannot_work_is_named_at_once(

@@ -14,7 +14,8 @@ import redis
 from consumers import STREAM, Make, owners, pending, results
 from helpers import Clock, Gate, eventually, in_a_fork, returns
 from pools import NOTHING_FOUND, Pool, delivered, recovered, row
-from readers import add_slot, first, start, waiting
+from protocol_client import KEYS
+from readers import add_slot, entries, first, start, waiting
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer
 from shared_sync.protocol.keys import PARKED
@@ -248,6 +249,29 @@ def test_after_the_pause_a_reader_looks_at_once_for_what_was_handed_back(clock: 
     assert reader.make_pass() == []
     clock.now += 0.1
     assert reader.make_pass(NOTHING_FOUND) == ["recover"]
+
+
+def test_what_another_reader_takes_before_the_reply_that_it_went_back_goes_back_again(
+    clock: Clock,
+) -> None:
+    """The server has handed it back, and given it to the other reader, before the first knows."""
+    pool = Pool(clock, readers=2)
+    one, other = pool.readers
+    pool.pauses.hold("a", "a", until=clock.now + 1)
+    one.slot.source = KEYS
+    one.slot.waiting.extend(entries("7-0"))
+    clock.now += 0.5
+
+    def take_it() -> None:
+        pool.pauses.release("a")
+        clock.now += 0.5
+        assert other.make_pass(recovered(row("7-0", 1))) == ["recover"]
+
+    one.make_pass(first(take_it, then=RETURNED))
+    assert pool.ran == []
+    assert pool.in_flight.ids(KEYS) == {"7-0"}, "it is not forgotten"
+    assert other.make_pass(RETURNED, delivered()) == ["hand_back", "XREADGROUP"]
+    assert pool.in_flight.ids(KEYS) == set()
 
 
 # --- a whole consumer -------------------------------------------------------------------------
