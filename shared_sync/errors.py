@@ -13,7 +13,8 @@ SharedSyncError
 ├── DeadLetterMissing       there is no dead letter with that id
 ├── ConsumerStateError      a call that does not fit the state of the consumer
 ├── ConsumerBroken          the consumer cannot go on; the text says why
-│   └── ConsumerIdInUse     another live process of the group has this consumer id
+│   ├── ConsumerIdInUse     another live process of the group has this consumer id
+│   └── LoadingFailed       the processor of a reader could not be loaded
 ├── EmbeddedRedisError      no redis-server binary, or it did not start
 └── PortUnavailable         the port of the health server is taken or not allowed
 
@@ -181,6 +182,27 @@ class ConsumerIdInUse(ConsumerBroken):
         self.pid = pid
 
 
+class LoadingFailed(ConsumerBroken):
+    """The processor of a reader could not be loaded. `__cause__` is the error that says why.
+
+    Raised by `start()` and `start_consuming()`; nothing was read then.
+
+    Attributes:
+        reader: The number of the reader, from 1.
+        device: Its device; None if the consumer has no `devices`.
+    """
+
+    def __init__(self, reader: int, device: str | None, why: str) -> None:
+        super().__init__(f"the processor of {_reader(reader, device)} could not be loaded: {why}")
+        self.reader = reader
+        self.device = device
+
+    @property
+    def what_failed(self) -> str:
+        """What the text says, without the text of the cause."""
+        return f"the processor of {_reader(self.reader, self.device)} could not be loaded"
+
+
 class EmbeddedRedisError(SharedSyncError):
     """No redis-server binary was found, or the one that was found did not start."""
 
@@ -246,6 +268,10 @@ class CircuitOpen(Directive):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.name, self.retry_after_seconds), self.__dict__
+
+
+def _reader(number: int, device: str | None) -> str:
+    return f"reader {number}" if device is None else f"reader {number} ({device})"
 
 
 def _is_delay(value: object) -> bool:

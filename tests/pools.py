@@ -10,7 +10,7 @@ from typing import Any
 from helpers import Clock, Figures
 from protocol_client import KEYS
 from readers import ScriptedConnection
-from runners import new_runner
+from runners import new_runner, reader_processor
 
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRecorder
 from shared_sync.common.log_once import LogOnce
@@ -124,7 +124,7 @@ class Pool:
             delivery=Delivery(
                 self._rules, recorder=recorder, logger=LOGGER, on_retry=self.recovery.due_in
             ),
-            runner=new_runner(processor, clock=self.clock),
+            processor=reader_processor(new_runner(processor, clock=self.clock), slot),
             availability=self.availability,
             prefetch=Prefetch(prefetch),
             pauses=self.pauses,

@@ -35,11 +35,13 @@ class Loop:
     Args:
         name: The name of the thread.
         step: What is repeated.
+        begin: Called once, before the first step. The loop ends if it returns False or raises.
         stop: Ends the loop: at once if it pauses, otherwise after the running step. Several loops
             may share one.
-        on_error: Called in the loop's thread with an error that `step` or `finish` raised and with
-            the number of steps in a row that have failed. Returns how many seconds to pause. None
-            drops the error and pauses for the period, or for a second if there is no period.
+        on_error: Called in the loop's thread with an error that `begin`, `step` or `finish` raised
+            and with the number of steps in a row that have failed. Returns how many seconds to
+            pause. None drops the error and pauses for the period, or for a second if there is no
+            period.
         finish: Called once, after the last step.
         period_seconds: Pause after each step that returned.
     """
@@ -50,6 +52,7 @@ class Loop:
         *,
         step: Callable[[], None],
         stop: StopEvent,
+        begin: Callable[[], bool] = lambda: True,
         on_error: Callable[[BaseException, int], float] | None = None,
         finish: Callable[[], None] = lambda: None,
         period_seconds: float = 0.0,
@@ -58,6 +61,7 @@ class Loop:
         self.name = name
         self._step = step
         self._stop = stop
+        self._begin = begin
         self._on_error = on_error
         self._finish = finish
         self._period_seconds = period_seconds
@@ -128,14 +132,24 @@ class Loop:
         return threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            # An error that is thrown into the thread during a pause must not end it either.
-            with suppress(BaseException):
-                self._repeat()
+        if self._is_to_repeat():
+            while not self._stop.is_set():
+                # An error that is thrown into the thread during a pause must not end it either.
+                with suppress(BaseException):
+                    self._repeat()
         try:
             self._finish()
         except BaseException as error:  # noqa: BLE001 - the thread ends here either way
             self._handle(error, 1)
+
+    def _is_to_repeat(self) -> bool:
+        if self._stop.is_set():
+            return False
+        try:
+            return self._begin()
+        except BaseException as error:  # noqa: BLE001 - the loop ends, and finishes
+            self._handle(error, 1)
+            return False
 
     def _repeat(self) -> None:
         failures = 0

@@ -107,6 +107,8 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _REDIS_OPERATIONS,
     _counter("redis_reconnects", "Connections to Redis made again."),
     _PROCESSING_LATENCY,
+    _duration("processor_load", "One loading of a processor: its imports and its factory."),
+    _counter("processors_recreated", "Processors that were closed and replaced by new ones."),
     _duration("queue_wait", "From the publishing of a message to the start of its first run."),
     _counter("queue_wait_unknown", "Messages whose id does not say when they were published."),
     _duration("batch_wait", "From the first message of a batch to the start of its run."),

@@ -86,9 +86,10 @@ class Batches:
         """How many messages to fetch for the next batch."""
         return self._planner.expected(self._ceiling.size)
 
-    def step(self, read: Read, *, has_fetched: bool) -> None:
+    def step(self, read: Read, *, has_fetched: bool) -> int:
         """Collect a batch and run it, or run the next part of one that has failed.
 
+        Returns how many messages it has run.
         `has_fetched` says that what waits in the slot has just come. Then this blocks up to
         `max_wait_seconds` for more, and always as long as the processor runs.
         """
@@ -98,10 +99,12 @@ class Batches:
             self._ceiling.batch_begins()
             self._figures.waited(self._clock() - began if has_fetched else 0.0)
         attempt = self._start_next()
-        if attempt is not None:
-            self.run(attempt)
-            if self._slot.waiting:
-                self._outbox.flush()
+        if attempt is None:
+            return 0
+        self.run(attempt)
+        if self._slot.waiting:
+            self._outbox.flush()
+        return len(attempt.entries)
 
     # --- collecting ---
 

@@ -17,7 +17,12 @@ from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.errors import ConfigurationError
 from shared_sync.policies import RetryPolicy
-from shared_sync.processors import BatchProcessor, MessageProcessor, ProcessorSource
+from shared_sync.processors import (
+    BatchProcessor,
+    MessageProcessor,
+    ProcessorFactory,
+    ProcessorSource,
+)
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.lifecycle import Lifecycle
 from shared_sync.redis_consumer.options import Isolation, Options
@@ -63,7 +68,22 @@ class RedisStreamConsumer:
         logger: Where to log; None for the logger `shared_sync`.
         message_processor: Called as `message_processor(message_id, message_data)` in a pool
             thread. `message_data` has text values, and bytes for `binary_fields`. What it
-            returns is published; None publishes nothing.
+            returns is published; None publishes nothing. It may be an import path,
+            `"package.module:name"`, which is imported at the start. None if there is a
+            `processor_factory`.
+        processor_factory: Makes a processor for each reader, as where each has a model of its own:
+            called with a `ProcessorContext`, in the thread that will run what it returns, before
+            anything is read. It returns a function such as `message_processor`, or an object with
+            a method `process(message_id, message_data)` and perhaps one `close()`, which is called
+            in the same thread at the end. It may be an import path. The readers of a process load
+            one after the other. SIGTERM, or `stop()`, does not wait for one that is loading.
+        devices: Names of devices, such as `["cuda:0", "cuda:1"]`, dealt out to the readers in turn:
+            the context of reader n has the n-th, and begins anew after the last. Needs a
+            `processor_factory`, and at least as many `threads` as there are devices.
+        max_jobs_per_processor: After how many messages a reader closes its processor and has the
+            factory make a new one, against leaks: between two messages, and one reader at a time,
+            while the others go on. A reader that gets no new one reads nothing and tries again. The
+            consumer is degraded meanwhile. None for never.
         metrics: A `WorkerMetrics`, or anything with its three recording methods.
         threads: Messages run at the same time. The default suits a model that is not
             thread-safe or that fills its device alone. Raise it when the processor waits (for a
@@ -147,6 +167,9 @@ class RedisStreamConsumer:
         logger: logging.Logger | None,
         message_processor: MessageProcessor | str | None = None,
         *,
+        processor_factory: ProcessorFactory | str | None = None,
+        devices: Sequence[str] = (),
+        max_jobs_per_processor: int | None = None,
         metrics: Recorder | None = None,
         threads: int = 1,
         batch_processor: BatchProcessor | str | None = None,
@@ -174,6 +197,11 @@ class RedisStreamConsumer:
         circuit_breakers: Sequence[CircuitBreaker] = (),
     ) -> None:
         # Fixed after construction.
+        source = ProcessorSource.choose(
+            message_processor=message_processor,
+            batch_processor=batch_processor,
+            processor_factory=processor_factory,
+        )
         options = Options(
             redis_url=redis_url,
             stream_name=stream_name,
@@ -205,10 +233,10 @@ class RedisStreamConsumer:
             kill_grace_seconds=kill_grace_seconds,
             max_memory_mb=max_memory_mb,
             circuit_breakers=circuit_breakers,
+            devices=devices,
+            max_jobs_per_processor=max_jobs_per_processor,
+            has_factory=source.argument == "processor_factory",
             has_own_id=consumer_id is not None,
-        )
-        source = ProcessorSource.choose(
-            message_processor=message_processor, batch_processor=batch_processor
         )
         if batch is not None and source.argument == "message_processor":
             raise ConfigurationError(
@@ -268,9 +296,11 @@ class RedisStreamConsumer:
     def start(self) -> None:
         """Start the pool and return.
 
-        Blocks and raises as `connect()` does; raises `ConsumerStateError` on a consumer that was
-        started or stopped before: make a new one instead. Starts nothing if it is stopped
-        meanwhile.
+        Blocks and raises as `connect()` does, and then until every reader has its processor: with a
+        `processor_factory`, or an import path. If one cannot be loaded, it raises `LoadingFailed`
+        as soon as the others have closed theirs, and waits up to `drain_seconds` for that; the
+        consumer has stopped then. Raises `ConsumerStateError` on a consumer that was started or
+        stopped before: make a new one instead. Reads nothing if it is stopped meanwhile.
 
         The threads do not keep the program alive. When it ends, whether or not by an error, the
         interpreter drains as `stop()` does, for `drain_seconds` and 25 s at most; Ctrl-C then hands

@@ -8,12 +8,21 @@ from collections.abc import Callable
 from shared_sync.common import backoff
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.connection.availability import Availability
-from shared_sync.errors import ConsumerBroken, GroupMissing, RedisRefused, SharedSyncError
+from shared_sync.errors import (
+    ConsumerBroken,
+    GroupMissing,
+    LoadingFailed,
+    RedisRefused,
+    SharedSyncError,
+)
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.subscription import Subscription
 
 FIRST_PAUSE_SECONDS = 0.1
+FIRST_LOADING_PAUSE_SECONDS = 1.0
+LONGEST_LOADING_PAUSE_SECONDS = 60.0
+"""The longest pause between two attempts to load a processor."""
 
 
 class ErrorHandling:
@@ -47,6 +56,14 @@ class ErrorHandling:
         elif isinstance(error, RedisRefused) and error.code == "HELD":
             other = ProcessIdentity.parse(str(error).partition("HELD ")[2])
             self._on_broken(identity.in_use(self._subscription.commands.consumer, other))
+        elif isinstance(error, LoadingFailed):
+            return backoff.exponential(
+                failures,
+                base_seconds=FIRST_LOADING_PAUSE_SECONDS,
+                max_seconds=LONGEST_LOADING_PAUSE_SECONDS,
+                jitter=0.5,
+                chance=random.random,
+            )
         elif isinstance(error, SharedSyncError):
             if isinstance(error, RedisRefused) and error.code == "WRONGTYPE":
                 error = self._subscription.explain_wrong_type(error)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shared_sync.connection.availability import Availability
-from shared_sync.errors import ConsumerBroken, ConsumerIdInUse
+from shared_sync.errors import ConsumerBroken, ConsumerIdInUse, LoadingFailed
 from shared_sync.redis_consumer.job_budget import Job
 from shared_sync.redis_consumer.state import State
 from shared_sync.redis_consumer.watchdog import Snapshot
@@ -23,7 +23,7 @@ REDIS_IS_FULL: Final = (
     "Redis is full: finished work is kept here and settled when there is room. Read and delete "
     "results, purge dead letters, or raise its maxmemory"
 )
-_IDLE: Final = frozenset({"late", "stuck", "stalled", "ended"})
+_IDLE: Final = frozenset({"loading", "late", "stuck", "stalled", "ended"})
 """States of a reader that takes no message, for all that is known."""
 
 
@@ -91,6 +91,9 @@ def judge(
     if isinstance(broken, ConsumerIdInUse):
         health.broken.append("another process has taken this consumer's name")
         health.details["name"] = str(broken)
+    elif isinstance(broken, LoadingFailed):
+        health.broken.append(broken.what_failed)
+        health.details["loading"] = str(broken)
     elif broken is not None:
         health.broken.append(str(broken))
     elif ended:

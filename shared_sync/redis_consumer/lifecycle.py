@@ -11,7 +11,7 @@ import time
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedRecorder
-from shared_sync.errors import ConsumerBroken, ConsumerStateError
+from shared_sync.errors import ConsumerBroken, ConsumerStateError, LoadingFailed
 from shared_sync.isolation.loading import check_may_start
 from shared_sync.processors import ProcessorSource
 from shared_sync.redis_consumer import at_exit, signals
@@ -125,8 +125,10 @@ class Lifecycle:
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it runs or drains, in this process."""
-        return self.state in (State.RUNNING, State.DRAINING)
+        """Whether it has threads, in this process: it loads, runs or drains."""
+        return self.state in (State.RUNNING, State.DRAINING) or (
+            self.state is State.STARTING and self.pool.was_started
+        )
 
     def end_with_process(self, longest_seconds: float) -> None:
         """Begin to drain because the interpreter exits; from now on no failure is charged.
@@ -192,8 +194,18 @@ class Lifecycle:
             return
         for name in COUNTERS:
             self._recorder.increment_counter(name, 0)
-        if not self._run_pool():
-            self.pool.leave(self._stop_by)
+        try:
+            runs = self._start_pool() and self._load(give_up)
+        except BaseException as error:  # also Ctrl-C
+            if self.is_at_work:
+                self._begin_drain(self._options.drain_seconds)
+            if isinstance(error, ConsumerBroken):
+                while not give_up(POLL_SECONDS) and not self._limit_has_passed():
+                    pass  # the readers close what they have loaded
+            raise
+        if not runs:
+            if not self.pool.was_started:
+                self.pool.leave(self._stop_by)
             return
         self._logger.info(
             "consumer %s of group %s processes %s with %d threads",
@@ -212,22 +224,36 @@ class Lifecycle:
             "one can be connected or started; make a new RedisStreamConsumer"
         )
 
-    def _run_pool(self) -> bool:
-        """Start the threads; return False if the consumer was stopped meanwhile."""
+    def _start_pool(self) -> bool:
+        """Start the threads; return False if the consumer was stopped before."""
         with self._lock:
             if self.state is not State.STARTING:
                 return False
-            self.state = State.RUNNING
+            at_exit.drain_at_exit(self)
             try:
                 self.pool.start()
             except RuntimeError as error:
-                failure = _no_threads(error)
-            else:
-                at_exit.drain_at_exit(self)
+                raise _no_threads(error) from error
+        return True
+
+    def _load(self, give_up: GiveUp) -> bool:
+        """Wait until all processors are loaded; drain, and return False, if it is to stop instead.
+
+        Raises why the consumer cannot go on.
+        """
+        try:
+            is_loaded = self.pool.loading.wait(give_up)
+        except LoadingFailed as error:
+            self._break(error)
+            raise
+        with self._lock:
+            if is_loaded and self.state is State.STARTING:
+                self.state = State.RUNNING
                 return True
-        self._begin_drain(0)
-        self._stopped.wait(SHUTDOWN_GRACE_SECONDS)
-        raise failure
+        self._begin_drain(self._options.drain_seconds)
+        if self.broken is not None:
+            raise self.broken
+        return False
 
     def _wait_for(self, received: queue.SimpleQueue[int]) -> None:
         """Wait until the consumer has stopped, or drain at a signal."""
@@ -265,14 +291,15 @@ class Lifecycle:
         with self._lock:
             self._stop_by = min(self._stop_by, time.monotonic() + seconds)
             before = self.state
-            if before in (State.NEW, State.STARTING):
+            to_drain = before is not State.DRAINING and self.is_at_work
+            if to_drain:
+                self.state = State.DRAINING
+            elif before in (State.NEW, State.STARTING):
                 self.state = State.STOPPED
                 self._stopped.set()
-            elif before is State.RUNNING:
-                self.state = State.DRAINING
         if before is State.NEW and self.pool.has_name:
             self.pool.leave(self._stop_by)  # it was connected only
-        elif before is State.RUNNING:
+        elif to_drain:
             self.pool.stop_reading()
             try:
                 threading.Thread(target=self._drain, name="drain", daemon=True).start()

@@ -63,6 +63,10 @@ class Options:
     isolation: Isolation
     kill_grace_seconds: float
     max_memory_mb: float | None
+    devices: Sequence[str]
+    max_jobs_per_processor: int | None
+    has_factory: bool
+    """Whether a processor is made by a factory, once for each reader."""
     has_own_id: bool
     """Whether the program has chosen the `consumer_id`, so that a later process may have it too."""
 
@@ -76,6 +80,11 @@ class Options:
         self._check_jobs()
         self._check_isolation()
         self._check_circuit_breakers()
+        self._check_processors()
+
+    def device_of(self, reader: int) -> str | None:
+        """Return the device of a reader (1, 2, ...); None if there are no devices."""
+        return self.devices[(reader - 1) % len(self.devices)] if self.devices else None
 
     @property
     def keys(self) -> Keys:
@@ -230,4 +239,31 @@ class Options:
                 raise ConfigurationError(
                     'max_memory_mb needs isolation="process": the memory of a thread cannot be '
                     "told from that of the others, nor given back"
+                )
+
+    def _check_processors(self) -> None:
+        if isinstance(self.devices, str) or not isinstance(self.devices, Sequence):
+            raise ConfigurationError(
+                f'devices must be a list of names, such as ["cuda:0"], not {self.devices!r}'
+            )
+        for device in self.devices:
+            arguments.text("each of devices", device)
+        may_differ = self.has_factory or self.isolation == "process"
+        if self.devices and not may_differ:
+            raise ConfigurationError(
+                "devices needs processor_factory, which is told the device of its reader, or "
+                'isolation="process", whose children see their device only'
+            )
+        if len(self.devices) > self.threads:
+            raise ConfigurationError(
+                f"devices has {len(self.devices)} devices and threads is {self.threads}, so that "
+                f"{self.devices[-1]!r} would have no reader; set threads to {len(self.devices)} or "
+                "more, or leave devices out"
+            )
+        if self.max_jobs_per_processor is not None:
+            arguments.whole_number("max_jobs_per_processor", self.max_jobs_per_processor, 1)
+            if not may_differ:
+                raise ConfigurationError(
+                    "max_jobs_per_processor needs processor_factory, which makes the new "
+                    'processor, or isolation="process", which starts a new child'
                 )

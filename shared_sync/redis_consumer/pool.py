@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from shared_sync.common.detached_logger import DetachedLogger
@@ -30,6 +31,7 @@ from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.isolation import EncodedResults, runner_for
 from shared_sync.redis_consumer.job_budget import Budget
+from shared_sync.redis_consumer.loading import Loading
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
@@ -37,6 +39,8 @@ from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.pool_batches import PoolBatches
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
+from shared_sync.redis_consumer.reader_processor import ReaderProcessor
+from shared_sync.redis_consumer.runner import AttemptHook
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
@@ -95,6 +99,14 @@ class Pool:
         self.circuit_breakers = CircuitBreakers(
             options.circuit_breakers, pauses=self.pauses, recorder=recorder
         )
+        uses_threads = options.isolation == "thread"
+        self.loading = Loading(
+            options.threads,
+            takes_time=source.takes_time or not uses_threads,
+            one_by_one=uses_threads,
+        )
+        self._replacing = threading.Lock()
+        self.processors: list[ReaderProcessor] = []
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
         self._running_jobs = RunningJobs(
             self._in_flight,
@@ -131,6 +143,9 @@ class Pool:
             on_error=partial(errors.handle, heartbeat.name),
         )
         self.watchdog = self._new_watchdog()
+        # Written by whoever starts the pool; any thread may read.
+        self.was_started = False
+        """Whether the threads were started, as far as the system has given any."""
 
     # --- building ---
 
@@ -165,29 +180,50 @@ class Pool:
         )
         self._in_flight.add_slot(slot)
         self._in_flight.add_outbox(subscription.commands.keys, outbox.ids, outbox.returning_ids)
-        context = ProcessorContext(
-            reader=number, device=None, metrics=self._recorder.given, logger=logger
-        )
-        runner = runner_for(self._options, self._source, context, hooks, self._recorder)
+        processor = self._new_processor(number, slot, hooks)
+        self.processors.append(processor)
         return Reader(
             slot,
             subscription=subscription,
             in_flight=self._in_flight,
             outbox=outbox,
             delivery=delivery,
-            runner=runner,
+            processor=processor,
             availability=self.availability,
             prefetch=Prefetch(self._options.effective_prefetch),
             pauses=self.pauses,
             batches=self.batches.maker(
-                slot, outbox=outbox, delivery=delivery, runner=runner, recorder=recorder
+                slot, outbox=outbox, delivery=delivery, runner=processor.runner, recorder=recorder
             ),
             block_seconds=self._options.block_seconds,
+        )
+
+    def _new_processor(
+        self, number: int, slot: Slot, hooks: Sequence[AttemptHook]
+    ) -> ReaderProcessor:
+        options = self._options
+        context = ProcessorContext(
+            reader=number,
+            device=options.device_of(number),
+            metrics=self._recorder.given,
+            logger=self._logger.direct,
+        )
+        max_jobs = options.max_jobs_per_processor
+        return ReaderProcessor(
+            runner_for(options, self._source, context, hooks, self._recorder),
+            context,
+            slot,
+            loading=self.loading,
+            turn=self._replacing,
+            recorder=self._recorder,
+            max_jobs=math.inf if max_jobs is None else max_jobs,
+            may_be_replaced=max_jobs is not None or options.isolation == "process",
         )
 
     def _new_reader_loop(self, reader: Reader, errors: ErrorHandling) -> Loop:
         return Loop(
             reader.slot.name,
+            begin=reader.begin,
             step=reader.step,
             stop=self._stop_reading,
             on_error=partial(errors.handle, reader.slot.name),
@@ -247,6 +283,7 @@ class Pool:
         """
         self.forget_names()
         self.pauses.close()
+        self.loading.cancel()
         self._in_flight.abandon()
         for loop in (self.heartbeat_loop, *self.reader_loops):
             loop.abandon()
@@ -279,6 +316,8 @@ class Pool:
 
     def start(self) -> None:
         """Start the threads. Raises RuntimeError if the system gives no more of them."""
+        self.was_started = True
+        self.loading.begin()
         for loop in (self.heartbeat_loop, *self.reader_loops):
             loop.start()
 
@@ -295,7 +334,13 @@ class Pool:
         """Return why somebody should look, although every thread goes on."""
         share = self._outcome_share.reason()
         dead_letters = [*self._bad_input.reasons(), *([share] if share else [])]
-        return [*self.circuit_breakers.reasons(), *self.heartbeat.hazards.reasons, *dead_letters]
+        processors = [one.problem for one in self.processors if one.problem is not None]
+        return [
+            *processors,
+            *self.circuit_breakers.reasons(),
+            *self.heartbeat.hazards.reasons,
+            *dead_letters,
+        ]
 
     def is_reader(self, thread: threading.Thread) -> bool:
         """Return whether a thread is one of the readers."""
@@ -313,8 +358,9 @@ class Pool:
     # --- stopping ---
 
     def stop_reading(self) -> None:
-        """Let no reader begin another pass."""
+        """Let no reader begin another pass, nor load its processor."""
         self._stop_reading.set()
+        self.loading.cancel()
 
     def drain(self, stop_by: Callable[[], float]) -> tuple[bool, bool]:
         """Stop reading, let what runs finish, hand back the rest, and leave the groups.
@@ -324,7 +370,7 @@ class Pool:
         knows all.
         """
         # Reading ends first, so that nothing new arrives while the rest is put in order.
-        self._stop_reading.set()
+        self.stop_reading()
         self.pauses.close()
         for reader in self.readers:
             reader.interrupt()
@@ -338,10 +384,10 @@ class Pool:
     def _end_jobs(self, stop_by: Callable[[], float]) -> bool:
         """End what still runs in child processes, so that it goes back; return as above."""
         self.interruptions.drain_begins()  # no reader notes it when it stops its own consumer
-        ended = [reader.interrupt_job() for reader in self.readers]  # all of them, not any()
-        if not any(ended):
+        ended = [reader.slot.name for reader in self.readers if reader.interrupt_job()]
+        if not ended:
             return False
-        return self._await_readers(lambda: stop_by() + SHUTDOWN_GRACE_SECONDS / 3)
+        return self._await_readers(lambda: stop_by() + SHUTDOWN_GRACE_SECONDS / 3, ended)
 
     def leave(self, stop_by: float) -> bool:
         """Leave the groups; return whether Redis knows."""
@@ -357,16 +403,19 @@ class Pool:
             spare.close()
         return all(left)
 
-    def _await_readers(self, stop_by: Callable[[], float]) -> bool:
+    def _await_readers(self, stop_by: Callable[[], float], ending: Collection[str] = ()) -> bool:
         """Wait for the readers until the limit; return whether all have ended.
 
-        Those whose jobs ran past their deadline are not waited for.
+        Those whose jobs ran past their deadline are not waited for, nor those that load a model,
+        except for those that are `ending`: they close it when they have it.
         """
         while True:
             running = [loop for loop in self.reader_loops if not loop.join(0.0)]
             if not running:
                 return True
             stuck = {job.reader for job in self._running_jobs.check() if job.given_up}
+            loading = {reader.slot.name for reader in self.readers if reader.slot.is_loading}
+            stuck |= loading.difference(ending)
             if stuck.issuperset(loop.name for loop in running):
                 return False
             if time.monotonic() >= stop_by():

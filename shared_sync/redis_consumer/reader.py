@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from shared_sync.connection.availability import Availability
-from shared_sync.errors import GroupMissing, SharedSyncError
+from shared_sync.errors import GroupMissing, LoadingFailed, SharedSyncError
 from shared_sync.protocol.messages import Finish, parse_read
 from shared_sync.redis_consumer.batches import Batches
 from shared_sync.redis_consumer.delivery import Delivery
@@ -16,7 +16,7 @@ from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch
-from shared_sync.redis_consumer.runner import Runner
+from shared_sync.redis_consumer.reader_processor import ReaderProcessor
 from shared_sync.redis_consumer.slot import Attempt, Slot
 from shared_sync.redis_consumer.subscription import Subscription
 
@@ -48,7 +48,7 @@ class Reader:
         in_flight: InFlight,
         outbox: Outbox,
         delivery: Delivery,
-        runner: Runner,
+        processor: ReaderProcessor,
         availability: Availability,
         prefetch: Prefetch,
         pauses: Pauses,
@@ -64,7 +64,8 @@ class Reader:
         self._recovery = subscription.recovery
         self._in_flight = in_flight
         self._delivery = delivery
-        self._runner = runner
+        self._processor = processor
+        self._runner = processor.runner
         self._availability = availability
         self._pauses = pauses
         self._new_batches = batches
@@ -85,28 +86,43 @@ class Reader:
         self._message_bytes = 0
         """The size of the newest message that was read."""
 
+    def begin(self) -> bool:
+        """Get the processor, before the first pass; return whether to make any.
+
+        Blocks until every reader of the pool has its processor.
+        """
+        self.slot.belongs_here()
+        if not self._processor.begin():
+            return False
+        self._batches = self._new_batches()
+        return True
+
     def step(self) -> None:
         """Make one pass. Blocks up to `block_seconds` for a message, then as long as it runs.
 
         Raises what the connection raises, or why Redis refused an outcome. Outcomes that were not
         confirmed are kept; the next pass sends them again, and fetches nothing until they are.
+        Raises `LoadingFailed` if a new processor could not be loaded; the next pass tries again,
+        and fetches nothing until there is one.
         """
-        if not self.slot.thread_id:
-            self._runner.start()
-            self.slot.belongs_here()
-            self._batches = self._new_batches()
         if self.outbox.is_held_up or self.slot.unsettled_suspects:
             self._settle()
+        most = self._prefetch.size
+        if self._processor.may_be_replaced:
+            if self._processor.may_replace():
+                self._replace_processor()
+                return  # the pool may have stopped meanwhile
+            most = self._processor.most_to_fetch(most)
         if self._pauses.is_held:
             self._pause()
             return
         has_to_fetch = not self.slot.waiting  # else an error left them there, or a batch
         if has_to_fetch:
-            self._fetch(self._prefetch.size if self._batches is None else self._batches.most)
+            self._fetch(most if self._batches is None else self._batches.most)
         if self._batches is None:
             self._run_waiting()
         else:
-            self._batches.step(self._read_more, has_fetched=has_to_fetch)
+            self._processor.has_run(self._batches.step(self._read_more, has_fetched=has_to_fetch))
 
     def finish(self, abandon: threading.Event) -> None:
         """Settle what is left and hand back what was not started, until `abandon` is set."""
@@ -115,7 +131,7 @@ class Reader:
                 pass
         finally:
             self.outbox.connection.close()
-            self._runner.close()
+            self._processor.close()
 
     def interrupt(self) -> None:
         """End a wait for a message. Any thread may call it."""
@@ -146,6 +162,11 @@ class Reader:
             self.slot.unsettled_suspects.clear()
             self._recovery.due_in(0.0)  # what had to wait for them may start now
 
+    def _hand_back_waiting(self) -> None:
+        if self._in_flight.withdraw(self._source, self.slot, into=self.outbox.hand_back):
+            self.outbox.flush()
+            self._recovery.due_in(0.0)  # they come first
+
     # --- while no messages are taken ---
 
     def _pause(self) -> None:
@@ -169,6 +190,7 @@ class Reader:
                 self._run(attempt)
             else:
                 self._batches.run(attempt)
+            self._processor.has_run(1)
             self.outbox.flush()
 
     # --- fetching ---
@@ -279,13 +301,14 @@ class Reader:
     def _run_waiting(self) -> None:
         """Run what is in the slot, unless the pool pauses or stops."""
         slot, pauses = self.slot, self._pauses
+        run = self._run_and_replace if self._processor.may_be_replaced else self._run
         jobs, longest = 0, 0.0
         began = now = self._clock()
         while not pauses.is_held:
             attempt = slot.start_next(now)
             if attempt is None:
                 break
-            now = self._run(attempt)
+            now = run(attempt)
             jobs += 1
             seconds = now - attempt.started_at
             if seconds > longest:  # noqa: PLR1730 - a call of max() takes longer
@@ -303,6 +326,31 @@ class Reader:
             longest_seconds=longest,
             message_bytes=self._message_bytes,
         )
+
+    def _run_and_replace(self, attempt: Attempt) -> float:
+        """Run an attempt as `_run()` does, and replace the processor if it is time to."""
+        now = self._run(attempt)
+        self._processor.has_run(len(attempt.entries))
+        if not self._pauses.is_held and self._processor.may_replace():
+            self._replace_processor()
+        return now
+
+    def _replace_processor(self) -> None:
+        """Replace the processor; what waits is handed back, as that may take minutes.
+
+        The parts of a batch that has failed go back only if there is no new processor: together
+        with other messages their culprit would not be found.
+        """
+        if not self.slot.holds_parts:
+            self._hand_back_waiting()
+        self.outbox.flush()
+        try:
+            self._processor.replace()
+        except LoadingFailed:
+            self._hand_back_waiting()
+            raise
+        if self.outbox.connection.is_stale():
+            self.outbox.connection.close()
 
     def _run(self, attempt: Attempt) -> float:
         """Run an attempt; return when all is done that belongs to it."""

@@ -43,9 +43,7 @@ class Report:
             **health.data(),
             "live": health.live,
             "ready": health.ready,
-            "started": (
-                not is_here or all(loop.was_started for loop in loops) or bool(self._waits(state))
-            ),
+            "started": not is_here or self._has_started(state),
             "redis_connected": self._redis_answers(snapshot) if is_here else None,
             "consumer_state": state.value,
             "readers_alive": sum(loop.thread.is_alive() for loop in loops),
@@ -88,10 +86,18 @@ class Report:
             judged.details["name"] = f"{wait.name} is in use by {wait.owner}"
         return judged
 
+    def _has_started(self, state: State) -> bool:
+        """Return whether the start has come as far as it can."""
+        if self._pool.was_started:
+            return self._pool.loading.is_complete
+        return bool(self._waits(state))
+
     def _waits(self, state: State) -> list[str]:
         """Return what the start waits for."""
         if state is not State.STARTING:
             return []
+        if self._pool.loading.has_begun:
+            return [self._pool.loading.reason]
         if self._pool.availability.failures():
             return ["waiting for Redis"]
         now = time.monotonic()

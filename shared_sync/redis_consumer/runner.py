@@ -136,6 +136,7 @@ class ThreadRunner:
         """Close the processor, and keep nothing of it."""
         loaded, self._loaded = self._loaded, None
         self._process = _not_loaded
+        self._process_batch = None
         if loaded is None:
             return
         try:

@@ -54,6 +54,8 @@ class Activity:
     def __init__(self) -> None:
         self.receives = False
         """Whether it waits for a reply, which has a time limit of its own."""
+        self.loads_since: float | None = None
+        """Since when a reader has waited for a processor, on the monotonic clock; else None."""
 
     @property
     def is_in_bounds(self) -> bool:
@@ -90,13 +92,18 @@ class Slot(Activity):
         """When it sent the fetch whose messages are not in here yet, on the monotonic clock."""
         self.runs_processor = False
         """Whether the user's function runs just now."""
+        self.is_loading = False
+        """Whether its processor is being loaded just now, which nobody can end."""
         self._attempts = 0
         self._moved_at = now
 
     @property
     def is_in_bounds(self) -> bool:
-        """Whether a job's deadline or the time limit of a reply limits its time."""
-        return self.runs_processor or self.receives
+        """Whether a job's deadline or the time limit of a reply limits its time.
+
+        Loading a model may take any time; the health says that it is loading.
+        """
+        return self.runs_processor or self.receives or self.loads_since is not None
 
     @property
     def moved_at(self) -> float:

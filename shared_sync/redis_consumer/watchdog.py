@@ -55,6 +55,8 @@ class Worker(Protocol):
     def is_in_bounds(self) -> bool: ...
     @property
     def moved_at(self) -> float: ...
+    @property
+    def loads_since(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class ReaderState:
 
     name: str
     state: str
-    """`waiting`, `running`, `late`, `stuck`, `stalled` or `ended`."""
+    """`loading`, `waiting`, `running`, `late`, `stuck`, `stalled` or `ended`."""
     seconds: float
 
 
@@ -221,6 +223,9 @@ def _state_of(watched: _Watched, job: Job | None, now: float) -> ReaderState:
         return ReaderState(loop.name, "ended", watched.still_seconds)
     if _is_stalled(watched):
         return ReaderState(loop.name, "stalled", watched.still_seconds)
+    loads_since = watched.worker.loads_since
+    if loads_since is not None:
+        return ReaderState(loop.name, "loading", now - loads_since)
     if job is not None:
         return ReaderState(loop.name, job.state, job.running.seconds)
     return ReaderState(loop.name, "waiting", now - max(watched.worker.moved_at, loop.started_at))

@@ -378,3 +378,49 @@ def test_a_loop_that_was_made_before_a_fork_has_not_ended_after_its_start() -> N
         return [before, loop.join(time.monotonic() + 10), loop.has_ended]
 
     assert in_a_fork(turn) == [False, True, True]
+
+
+# --- what comes before the first step ---------------------------------------------------------
+
+
+def test_a_loop_begins_in_its_thread_before_its_first_step() -> None:
+    stop, log = threading.Event(), list[str]()
+
+    def begin() -> bool:
+        log.append(threading.current_thread().name)
+        return True
+
+    def step() -> None:
+        log.append("step")
+        stop.set()
+
+    loop = Loop("test-loop", step=step, stop=stop, begin=begin, finish=lambda: log.append("finish"))
+    loop.start()
+    assert loop.join(time.monotonic() + 10)
+    assert log == ["test-loop", "step", "finish"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_loop_that_cannot_begin_makes_no_step_and_finishes(fails: bool) -> None:
+    log: list[object] = []
+
+    def begin() -> bool:
+        if fails:
+            raise SystemExit
+        return False
+
+    def on_error(error: BaseException, _: int) -> float:
+        log.append(type(error))
+        return 0.0
+
+    loop = Loop(
+        "test-loop",
+        step=lambda: log.append("step"),
+        stop=threading.Event(),
+        begin=begin,
+        on_error=on_error,
+        finish=lambda: log.append("finish"),
+    )
+    loop.start()
+    assert loop.join(time.monotonic() + 10)
+    assert log == [*([SystemExit] if fails else []), "finish"]

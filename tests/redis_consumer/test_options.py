@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os.path
+import re
 from functools import partial
 from typing import Any
 
@@ -57,6 +58,15 @@ from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
         ("logger", logging.Logger),
         ("metrics", 5),
         ("metrics", WorkerMetrics),
+        ("devices", "cuda:0"),
+        ("devices", {"cuda:0"}),
+        ("devices", ["cuda:0", 1]),
+        ("devices", [""]),
+        ("devices", ["cuda:0"]),
+        ("max_jobs_per_processor", 0),
+        ("max_jobs_per_processor", 1.5),
+        ("max_jobs_per_processor", 100),
+        ("processor_factory", lambda _: None),
         ("consumer_id", "~parked"),
         ("consumer_id", ""),
         ("circuit_breakers", None),
@@ -70,6 +80,41 @@ def test_an_argument_that_cannot_work_is_named_at_once(
 ) -> None:
     with pytest.raises(ConfigurationError, match=argument):
         make(lambda *_: None, **{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"devices": ["cuda:0", "cuda:1"]},
+            "devices has 2 devices and threads is 1, so that 'cuda:1' would have no reader; "
+            "set threads to 2 or more, or leave devices out",
+        ),
+        (
+            {"processor_factory": lambda: None},
+            "processor_factory is called with one argument, a ProcessorContext",
+        ),
+        ({"processor_factory": "worker"}, 'an import path such as "package.module:name"'),
+    ],
+)
+def test_what_a_factory_cannot_do_is_refused_with_the_remedy(
+    make: Make, options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        make(None, **{"processor_factory": lambda _: None, **options})
+
+
+def test_a_function_has_no_device_and_no_successor_and_the_error_names_the_remedy(
+    make: Make,
+) -> None:
+    for options in ({"devices": ["cuda:0"]}, {"max_jobs_per_processor": 5}):
+        with pytest.raises(ConfigurationError, match="needs processor_factory"):
+            make(lambda *_: None, **options)
+
+
+def test_a_consumer_without_a_processor_says_what_it_may_be(redis_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="exactly one of message_processor"):
+        RedisStreamConsumer(redis_url, STREAM, "workers", None, None)
 
 
 def test_a_single_crash_may_be_the_limit_only_where_a_process_has_a_single_message(

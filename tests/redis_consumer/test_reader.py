@@ -151,13 +151,19 @@ def test_messages_that_an_error_left_in_the_slot_run_before_any_are_fetched(cloc
     assert pool.ran == ["2-0"]
 
 
-def test_the_thread_that_makes_the_passes_is_known_and_has_started_the_runner(
+def test_the_thread_that_makes_the_passes_is_known_and_has_loaded_the_processor(
     clock: Clock,
 ) -> None:
     (reader,) = Pool(clock).readers
     started: list[int] = []
     reader._runner.start = lambda: started.append(threading.get_ident())  # type: ignore[method-assign]
-    thread = threading.Thread(target=lambda: [reader.make_pass(None) for _ in range(2)])
+
+    def work() -> None:
+        assert reader.begin()
+        for _ in range(2):
+            reader.make_pass(None)
+
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join(10)
     assert started == [thread.ident]

@@ -42,6 +42,7 @@ class Stander:
     started_at: float = 100.0
     is_in_bounds: bool = False
     moved_at: float = 100.0
+    loads_since: float | None = None
     thread: threading.Thread = field(default_factory=threading.current_thread)
 
 
@@ -142,6 +143,16 @@ def test_a_loop_in_a_job_or_in_a_call_that_has_a_limit_is_not_stalled(scene: Sce
     assert scene.stalled() == [], "what it did before does not count"
     scene.pass_time(2, scene.first)
     assert scene.stalled() == ["reader-1"]
+
+
+def test_a_reader_that_loads_a_model_is_loading_for_as_long_as_that_takes(scene: Scene) -> None:
+    scene.slot.loads_since = scene.second.loads_since = scene.clock.now
+    scene.second.is_in_bounds = scene.slot.is_in_bounds
+    scene.pass_time(10 * MINUTES, scene.second)
+    assert scene.stalled() == []
+    assert scene.states()["reader-2"] == ("loading", 600.0)
+    scene.second.loads_since = None
+    assert scene.states()["reader-2"][0] == "waiting"
 
 
 def test_a_reader_that_runs_a_long_batch_in_one_turn_is_not_stalled(scene: Scene) -> None:

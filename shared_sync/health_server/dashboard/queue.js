@@ -194,7 +194,7 @@ const SECTIONS = [
     key: "readers", pair: 0, title: "Readers", empty: "No reader: the consumer has not been started.",
     draw: drawReaders,
     rows: (data, lag) => abnormalFirst(aged(data.readers, "seconds", lag)),
-    note: (rows) => countStates(rows, "late", "stuck", "stalled", "ended"),
+    note: (rows) => countStates(rows, "loading", "late", "stuck", "stalled", "ended"),
   },
   {
     key: "consumers", pair: 1, title: "Consumers of the group", empty: "No consumer: no worker has joined this group so far.",
