@@ -8,8 +8,8 @@ from typing import Final, Literal, TypeAlias
 
 from shared_sync.common import queue_metrics
 
-Kind: TypeAlias = Literal["counter", "gauge", "duration"]
-KINDS: Final[tuple[Kind, ...]] = ("counter", "gauge", "duration")
+Kind: TypeAlias = Literal["counter", "gauge", "duration", "distribution"]
+KINDS: Final[tuple[Kind, ...]] = ("counter", "gauge", "duration", "distribution")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,9 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("processors_recreated", "Processors that were closed and replaced by new ones."),
     _duration("queue_wait", "From the publishing of a message to the start of its first run."),
     _counter("queue_wait_unknown", "Messages whose id does not say when they were published."),
+    MetricDescription(
+        "batch_size", "distribution", "Messages in one run of a batch processor.", "messages"
+    ),
     _duration("batch_wait", "From the first message of a batch to the start of its run."),
     _counter("batch_extra_runs", "Runs of parts of a batch, after a run of all had failed."),
     _gauge("batch_ceiling", "Most messages that run together; fewer after memory ran out."),

@@ -31,9 +31,10 @@ def value_names(name: str, kind: str) -> tuple[str, ...]:
     """Return the names of the values of a metric of that kind, without labels."""
     if kind == "counter":
         return (name, f"{name}_per_second")
-    if kind == "duration":
-        statistics = (f"{statistic}_{name}_ms" for statistic in ("avg", "p50", "p95", "p99", "max"))
-        return (f"{name}_ms", *statistics, f"{name}_window_count", f"{name}_count")
+    if kind in ("duration", "distribution"):
+        shown = f"{name}_ms" if kind == "duration" else name
+        statistics = (f"{statistic}_{shown}" for statistic in ("avg", "p50", "p95", "p99", "max"))
+        return (shown, *statistics, f"{name}_window_count", f"{name}_count")
     return (name,)
 
 
@@ -110,22 +111,26 @@ def _resources(snapshot: MetricsSnapshot) -> dict[str, Any]:
 
 
 def _duration(snapshot: MetricsSnapshot, name: str) -> dict[str, Any]:
-    data = {f"{name}_ms": _milliseconds(snapshot.newest[name])}
-    data |= _percentiles(name, snapshot.whole(name), "")
+    is_plain = name in snapshot.distributions
+    shown, factor = (name, 1) if is_plain else (f"{name}_ms", 1000)
+    data = {shown: _rounded(snapshot.newest[name], factor, 3)}
+    data |= _percentiles(name, shown, factor, snapshot.whole(name), "")
     for labels, duration in snapshot.durations[name].items():
         if labels:
-            data |= _percentiles(name, duration, _suffix(labels))
+            data |= _percentiles(name, shown, factor, duration, _suffix(labels))
     return data
 
 
-def _percentiles(name: str, duration: DurationSnapshot, suffix: str) -> dict[str, Any]:
+def _percentiles(
+    name: str, shown: str, factor: float, duration: DurationSnapshot, suffix: str
+) -> dict[str, Any]:
     recent = duration.recent
     return {
-        f"avg_{name}_ms{suffix}": _milliseconds(recent.mean()),
-        f"p50_{name}_ms{suffix}": _milliseconds(recent.quantile(0.50)),
-        f"p95_{name}_ms{suffix}": _milliseconds(recent.quantile(0.95)),
-        f"p99_{name}_ms{suffix}": _milliseconds(recent.quantile(0.99)),
-        f"max_{name}_ms{suffix}": _milliseconds(recent.maximum()),
+        f"avg_{shown}{suffix}": _rounded(recent.mean(), factor, 3),
+        f"p50_{shown}{suffix}": _rounded(recent.quantile(0.50), factor, 3),
+        f"p95_{shown}{suffix}": _rounded(recent.quantile(0.95), factor, 3),
+        f"p99_{shown}{suffix}": _rounded(recent.quantile(0.99), factor, 3),
+        f"max_{shown}{suffix}": _rounded(recent.maximum(), factor, 3),
         f"{name}_window_count{suffix}": recent.count,
         f"{name}_count{suffix}": duration.lifetime.count,
     }

@@ -50,8 +50,9 @@ def families(snapshot: MetricsSnapshot, namespace: str, bound_ratio: float) -> I
     """Yield one family per metric, in base units and labelled with the instance.
 
     Counters end in `_total`; durations are lifetime histograms in `_seconds`, with bounds at most
-    `bound_ratio` apart. Names are put into the letters that Prometheus allows; if two become equal
-    by that, the later one gets a trailing underscore.
+    `bound_ratio` apart, and distributions are histograms without a unit. Names are put into the
+    letters that Prometheus allows; if two become equal by that, the later one gets a trailing
+    underscore.
     """
     return _Families(snapshot, namespace, bounds_at_most(bound_ratio)).all()
 
@@ -182,18 +183,21 @@ class _Families:
 
     def _histogram(self, name: str, lifetimes: Mapping[LabelSet, Histogram]) -> Metric:
         labels = _label_names(lifetimes)
-        full = self._family_name(f"{name}_seconds", "_bucket", "_count", "_sum", "_created")
+        is_plain = name in self._snapshot.distributions
+        bounds = _PLAIN_BOUNDS if is_plain else self._bounds
+        full = self._family_name(
+            name if is_plain else f"{name}_seconds", "_bucket", "_count", "_sum", "_created"
+        )
         family = HistogramMetricFamily(
             full,
-            self._about(name, "duration").help,
+            self._about(name, "distribution" if is_plain else "duration").help,
             labels=labels,
-            unit=_unit_in(full, "seconds"),
+            unit="" if is_plain else _unit_in(full, "seconds"),
         )
         for key, whole in lifetimes.items():
-            counts = whole.up_to(bound.bucket for bound in self._bounds)
+            counts = whole.up_to(bound.bucket for bound in bounds)
             buckets = [
-                (bound.text, float(count))
-                for bound, count in zip(self._bounds, counts, strict=True)
+                (bound.text, float(count)) for bound, count in zip(bounds, counts, strict=True)
             ]
             family.add_metric(
                 self._label_values(labels, key),
@@ -227,6 +231,10 @@ class Bound(NamedTuple):
 
     text: str
     bucket: int
+
+
+_PLAIN_BOUNDS: Final = tuple(Bound(str(2.0**n), bucket_of(2.0**n)) for n in range(17))
+"""The bounds of distributions: powers of two from 1 to 65,536."""
 
 
 @cache

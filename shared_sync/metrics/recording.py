@@ -117,6 +117,22 @@ class SeriesRecorder(SeriesStore):
                 series.high = seconds
             series.newest[0] = seconds
 
+    def record_size(self, name: str, size: float, labels: Labels = None) -> None:
+        """Record one number of a distribution that is no duration, such as how large a batch is.
+
+        `size` is a finite number of 0 or more, and at most 1e15. It is shown as it is, as a
+        duration is: the newest, the mean and percentiles of the window, and a histogram.
+        """
+        try:
+            size = values.duration(name, size, "")
+            series = self._new_distribution(name, labels)
+        except ConfigurationError as error:
+            self._reject(name, error)
+            return
+        now = self._clock()
+        with self._lock:
+            series.record(size, now)
+
     @contextmanager
     def timer(self, name: str, labels: Labels = None) -> Iterator[None]:
         """Record how long the `with` block took, also if it raises.

@@ -50,6 +50,8 @@ class SeriesCopy:
     durations: Mapping[SeriesKey, SlidingHistogram]
     newest: Mapping[str, float | None]
     """The newest value of each duration."""
+    distributions: frozenset[str]
+    """Those of the durations that are plain numbers."""
     ratios: Mapping[str, Ratio]
     about: dict[str, MetricDescription]
     by_consumers: Mapping[str, float]
@@ -92,6 +94,7 @@ class SeriesStore:
         self._durations: dict[SeriesKey, SlidingHistogram] = {}
         self._durations_as_spelled: dict[SeriesKey, SlidingHistogram] = {}  # unit kept or dropped
         self._newest: dict[str, list[float | None]] = {}  # of each duration
+        self._distributions: set[str] = set()
         self._ratios: dict[str, Ratio] = {}
         self._about: dict[str, MetricDescription] = {}
         self._by_consumers: dict[str, float] = {}
@@ -111,7 +114,9 @@ class SeriesStore:
         unit: str = "",
         labels: Iterable[str] = (),
     ) -> None:
-        """Declare a metric before it is recorded: a "counter", a "gauge" or a "duration".
+        """Declare a metric before it is recorded.
+
+        `kind` is "counter", "gauge", "duration", or "distribution" for `record_size`.
 
         It is shown from now on, a counter or gauge at zero; Prometheus gets a duration once it was
         recorded. With the names of its `labels` given, each label set is
@@ -171,7 +176,7 @@ class SeriesStore:
                 )
             if names:
                 self._names.fix_labels(metric.name, names)
-            if metric.kind == "duration":
+            if metric.kind in ("duration", "distribution"):
                 self._newest.setdefault(metric.name, [None])
         if names or metric.name == ERRORS:
             return
@@ -181,8 +186,10 @@ class SeriesStore:
             key = self._gauge_key(metric.name, None)
             with self._lock:
                 self._gauges.setdefault(key, 0)
-        else:
+        elif metric.kind == "duration":
             self._new_duration(metric.name, None)
+        else:
+            self._new_distribution(metric.name, None)
 
     # --- finding or making the series of a recording ---
 
@@ -252,13 +259,26 @@ class SeriesStore:
             )
             name = self._names.claim(name, "duration")
             key = self._key(metric, checked, recordings)
-            if key not in self._durations:
-                newest = self._newest.setdefault(metric, [None])
-                self._durations[key] = SlidingHistogram(self._window_seconds, now, newest)
-            series = self._durations[key]
+            series = self._histogram(metric, key, now)
             if key == ((metric, checked) if checked else metric):
                 self._durations_as_spelled[(name, checked) if checked else name] = series
         return series
+
+    def _new_distribution(self, name: str, labels: Labels) -> SlidingHistogram:
+        """Return the series of a distribution; make it unless it exists."""
+        now = self._clock()
+        checked = label_set(name, labels) if labels is not None else ()
+        with self._lock:
+            metric = self._names.claim(name, "distribution")
+            self._distributions.add(metric)
+            return self._histogram(metric, self._key(metric, checked), now)
+
+    def _histogram(self, metric: str, key: SeriesKey, now: float) -> SlidingHistogram:
+        """Return the histogram of a key; make it unless it exists. The caller holds the lock."""
+        if key not in self._durations:
+            newest = self._newest.setdefault(metric, [None])
+            self._durations[key] = SlidingHistogram(self._window_seconds, now, newest)
+        return self._durations[key]
 
     def _key(self, metric: str, labels: LabelSet, recordings: int = 1) -> SeriesKey:
         """Return the key for these labels, or for "other". The caller holds the lock."""
@@ -284,6 +304,7 @@ class SeriesStore:
                 counter_names=self._names.counters(),
                 gauges=self._gauges.copy(),
                 durations={key: series.copy() for key, series in list(self._durations.items())},
+                distributions=frozenset(self._distributions),
                 newest={name: shared[0] for name, shared in list(self._newest.items())},
                 ratios=self._ratios.copy(),
                 about=self._about.copy(),

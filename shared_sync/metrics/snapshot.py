@@ -46,7 +46,8 @@ class MetricsSnapshot:
     `category` and `type`. `growth_seconds` is the length of time in which counters grew by their
     `growth`: `window_seconds` and up to a tenth more, or the time since the start in a registry
     that is young or was never read before. `newest` is the newest value of each duration, whatever
-    its labels, and None before the first.
+    its labels, and None before the first. `distributions` names those of the durations that are
+    plain numbers.
     """
 
     instance_id: str
@@ -58,6 +59,7 @@ class MetricsSnapshot:
     gauges: Mapping[str, Mapping[LabelSet, float]]
     durations: Mapping[str, Mapping[LabelSet, DurationSnapshot]]
     newest: Mapping[str, float | None]
+    distributions: frozenset[str]
     ratios: Mapping[str, Ratio]
     about: Mapping[str, MetricDescription]
     resources: ResourceSample
@@ -95,6 +97,7 @@ class MetricsSnapshot:
                 {key: DurationSnapshot(*one.read(now)) for key, one in series.durations.items()},
             ),
             newest=series.newest,
+            distributions=series.distributions,
             ratios=series.ratios,
             about=ChainMap(series.about, KNOWN),
             resources=resources,

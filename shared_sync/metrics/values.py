@@ -47,11 +47,11 @@ def number(name: str, value: float, least: float) -> float:
     raise ConfigurationError(f"{shown(name)} takes {limits}, not {shown(value)}")
 
 
-def duration(name: str, seconds: float) -> float:
+def duration(name: str, seconds: float, unit: str = " seconds") -> float:
     """Return a duration in seconds as an int or a float; raises ConfigurationError otherwise."""
     checked = number(name, seconds, 0)
     if checked > LONGEST_DURATION:
-        raise ConfigurationError(f"{shown(name)} takes at most 1e15 seconds, not {shown(seconds)}")
+        raise ConfigurationError(f"{shown(name)} takes at most 1e15{unit}, not {shown(seconds)}")
     return checked
 
 

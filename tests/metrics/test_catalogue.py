@@ -20,7 +20,8 @@ DOCUMENT = (ROOT / "docs" / "metrics.md").read_text()
 
 def test_the_table_of_names_is_that_of_the_code() -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \| (counter|gauge|duration|ratio) \| (\w*) ?\| ([\w, ]+) \| (.+) \|$",
+        r"^\| `(\w+)` \| (counter|gauge|duration|distribution|ratio) \| (\w*) ?"
+        r"\| ([\w, ]+) \| (.+) \|$",
         DOCUMENT,
         re.MULTILINE,
     )
@@ -55,6 +56,7 @@ def test_every_name_that_the_library_records_is_in_the_table() -> None:
         "increment_counter": "counter",
         "set_gauge": "gauge",
         "record_duration": "duration",
+        "record_size": "distribution",
     }
     recorded = set()
     files = set((ROOT / "shared_sync").rglob("*.py"))

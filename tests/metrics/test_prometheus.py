@@ -352,3 +352,14 @@ def test_the_distance_of_bounds_can_be_chosen(clock: Clock, resources: StillReso
         metrics.record_duration("work", 0.01)
         numbers.append(len(buckets_of(metrics, "work")))
     assert numbers == [213, 404, 118]
+
+
+def test_a_distribution_is_a_histogram_without_a_unit(metrics: WorkerMetrics) -> None:
+    for size in (1, 8, 16):
+        metrics.record_size("batch_size", size)
+    shown = prometheus(metrics)
+    assert shown["batch_size_bucket", "1.0"] == 1
+    assert shown["batch_size_bucket", "8.0"] == 2
+    assert shown["batch_size_bucket", "16.0"] == 3
+    assert (shown["batch_size_sum", ""], shown["batch_size_count", ""]) == (25, 3)
+    assert "batch_size_seconds" not in families(metrics)

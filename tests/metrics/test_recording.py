@@ -288,3 +288,46 @@ def test_the_timer_refuses_a_bad_name_before_the_work_is_done(metrics: WorkerMet
 def test_a_gauge_is_never_seen_at_a_value_it_was_not_given(metrics: WorkerMetrics) -> None:
     metrics._gauge_key("level", None)  # what a recording does before it takes the lock again
     assert "level" not in metrics.get_metrics_data()
+
+
+# Distributions
+
+
+def test_a_distribution_is_shown_in_plain_numbers(metrics: WorkerMetrics) -> None:
+    for size in (16, 16, 4):
+        metrics.record_size("batch_size", size)
+    data = metrics.get_metrics_data()
+    assert data["batch_size"] == 4
+    assert data["avg_batch_size"] == 12
+    assert (data["max_batch_size"], data["batch_size_count"]) == (16, 3)
+    assert data["p50_batch_size"] == pytest.approx(16, rel=0.01)
+    assert not [name for name in data if "batch_size" in name and name.endswith("_ms")]
+
+
+def test_a_name_is_either_a_duration_or_a_distribution(metrics: WorkerMetrics) -> None:
+    metrics.record_size("batch_size", 1)
+    with pytest.raises(ConfigurationError, match="'batch_size' is a distribution already"):
+        metrics.record_duration("batch_size", 1.0)
+    metrics.record_duration("model_inference_time", 1.0)
+    with pytest.raises(ConfigurationError, match="'model_inference_time' is a duration already"):
+        metrics.record_size("model_inference_time", 1)
+    data = metrics.get_metrics_data()
+    assert (data["batch_size_count"], data["model_inference_time_count"]) == (1, 1)
+
+
+def test_a_declared_distribution_is_shown_before_its_first_number(metrics: WorkerMetrics) -> None:
+    metrics.declare("batch_size", "distribution", "Messages in one run.", unit="messages")
+    assert metrics.get_metrics_data()["avg_batch_size"] is None
+
+
+@pytest.mark.parametrize("size", NOT_COUNTABLE)
+def test_a_size_that_makes_no_sense_is_refused(metrics: WorkerMetrics, size: Any) -> None:
+    with pytest.raises(ConfigurationError, match="'batch_size' takes a finite number"):
+        metrics.record_size("batch_size", size)
+
+
+def test_a_distribution_may_be_watched(metrics: WorkerMetrics) -> None:
+    metrics.record_size("batch_size", 16)
+    metrics.alert("avg_batch_size", above=8)
+    (alert,) = metrics.get_alerts()
+    assert alert["status"] == "degraded"
