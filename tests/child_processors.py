@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from shared_sync import Reject, Retry, current_message
+from shared_sync import CircuitBreaker, Reject, Retry, current_message
 from shared_sync.processors import ProcessorContext
 
 LOG = logging.getLogger("app.speech")
@@ -84,6 +84,29 @@ def _start_program(job: dict[str, Any]) -> None:
     time.sleep(60)
 
 
+def _leave_program(job: dict[str, Any]) -> None:
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(job["started"]).write_text(str(program.pid))
+
+
+def _sleep(job: dict[str, Any]) -> str:
+    time.sleep(float(job["seconds"]))
+    return "slept"
+
+
+def _fork(_: dict[str, Any]) -> str:
+    pid = os.fork()
+    if pid == 0:
+        LOG.warning("in the fork")
+        time.sleep(60)
+        os._exit(0)
+    return "forked"
+
+
+def _modules(_: dict[str, Any]) -> str:
+    return " ".join(sys.modules)
+
+
 def _log(job: dict[str, Any]) -> None:
     LOG.info("hello %s", job["n"], extra={"language": "de"})
     try:
@@ -102,6 +125,17 @@ def _raise(job: dict[str, Any]) -> NoReturn:
         "memory": MemoryError("full"),
     }
     raise errors[job["error"]]
+
+
+TRANSLATOR = CircuitBreaker(failure_threshold=2, recovery_seconds=0.2, name="translator")
+
+
+def translate(_: str, job: dict[str, Any]) -> str:
+    """Call something that is away as long as a file is not there."""
+    with TRANSLATOR:
+        if not Path(job["works"]).exists():
+            raise ConnectionError("the translator is away")
+    return "translated"
 
 
 def _wait(job: dict[str, Any]) -> str:
@@ -126,6 +160,10 @@ ACTIONS = {
     "clean up": _clean_up,
     "ignore the end": _ignore_end,
     "start a program": _start_program,
+    "leave a program": _leave_program,
+    "sleep": _sleep,
+    "fork": _fork,
+    "modules": _modules,
     "log": _log,
     "raise": _raise,
     "wait": _wait,

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from shared_sync.circuit_breaker import adopt_states, take_reports
 from shared_sync.common.log_once import LogOnce
 from shared_sync.isolation import frames, loading
 from shared_sync.isolation.child_jobs import Jobs
@@ -149,11 +150,16 @@ class _Child:
             if frame.kind == frames.CLOSE:
                 return
             set_levels(frame.header.get("levels", {}))
+            breakers = frame.header.get("breakers", {})
+            adopt_states(breakers)
             reply = self._jobs.run(processor, frame)
             del frame  # it may be large, and this process idle for long
             if self._is_ending:
                 return
-            self._channel.send(reply.kind, {**reply.header, **self._recorded()}, reply.parts)
+            header = {**reply.header, **self._recorded()}
+            if breakers:
+                header["breakers"] = take_reports(breakers)
+            self._channel.send(reply.kind, header, reply.parts)
             del reply
 
     def _recorded(self) -> dict[str, Any]:

@@ -7,15 +7,18 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final
 
 from shared_sync import errors
+from shared_sync.common.passages import Passage, add_passage, chain_of, passages_of
 from shared_sync.common.return_codes import return_codes
 from shared_sync.isolation.errors import RemoteError
 
 MAX_TEXT_CHARS: Final = 10_000
 MAX_TRACEBACK_CHARS: Final = 20_000
 MAX_BASES: Final = 20
+MAX_CAUSES: Final = 10
 MAX_TYPES: Final = 256
 """How many types of errors are remembered that this process does not know itself."""
 
@@ -23,38 +26,67 @@ _OURS: Final = errors.__name__
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """Return an error as plain data. Never raises, whatever the methods of the error do."""
-    described: dict[str, Any] = {
-        "bases": bases_of(type(error)),
-        "text": _text_of(error),
+    """Return an error and its causes as plain data. Never raises, whatever their methods do."""
+    causes = list(islice(chain_of(error), MAX_CAUSES))
+    return {
+        "chain": [_describe_one(one) for one in causes],
         "traceback": _traceback_of(error)[-MAX_TRACEBACK_CHARS:],
         "codes": list(return_codes(error)),
     }
+
+
+def _describe_one(error: BaseException) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "bases": bases_of(type(error)),
+        "text": _text_of(error),
+        "breakers": [passage.name for passage in passages_of(error)],
+    }
     if isinstance(error, errors.Retry):
         described["delay_seconds"] = error.delay_seconds
-    if isinstance(error, errors.InvalidMessage):
+    elif isinstance(error, errors.InvalidMessage):
         described["field"] = error.field
+    elif isinstance(error, errors.CircuitOpen):
+        described["name"] = error.name
+        described["retry_after_seconds"] = error.retry_after_seconds
     return described
 
 
 def remake(described: Mapping[str, Any]) -> BaseException:
     """Return the error for the parent: the same if it is of this library, else a `RemoteError`.
 
-    One of this library has the `RemoteError` as its cause, and keeps the name of its type.
+    One of this library has the `RemoteError` as its cause, and keeps the name of its type. Causes
+    are made anew in the same way.
     """
-    bases, text = described["bases"], described["text"]
+    first, *causes = described["chain"]
+    cause: BaseException | None = None
+    for one in reversed(causes):
+        cause = _remake_one(one, cause)
+    return _remake_one(first, cause, described["traceback"], described["codes"])
+
+
+def _remake_one(
+    described: Mapping[str, Any],
+    cause: BaseException | None,
+    traceback_text: str = "",
+    codes: Sequence[int] = (),
+) -> BaseException:
+    bases = described["bases"]
     remote = RemoteError(
-        text,
+        described["text"],
         type_name=bases[0].rpartition(".")[2],
         base_names=bases,
-        traceback_text=described["traceback"],
-        return_codes=described["codes"],
+        traceback_text=traceback_text,
+        return_codes=codes,
     )
-    own = _own(described)
-    if own is None:
-        return remote
-    own.__cause__ = remote
-    return own
+    remote.__cause__ = cause
+    error = _own(described)
+    if error is None:
+        error = remote
+    else:
+        error.__cause__ = remote
+    for name in described["breakers"]:
+        add_passage(error, Passage(name))
+    return error
 
 
 def _own(described: Mapping[str, Any]) -> BaseException | None:
@@ -66,11 +98,16 @@ def _own(described: Mapping[str, Any]) -> BaseException | None:
     kind: Any = getattr(errors, ours.rpartition(".")[2])
     if ours != bases[0]:  # a type of the program's own, whose arguments are not known
         kind = type(bases[0].rpartition(".")[2], (kind,), {})
+    made: BaseException | None = None
     if issubclass(kind, errors.Retry):
-        return kind(described["delay_seconds"], text)  # type: ignore[no-any-return]
-    if issubclass(kind, errors.InvalidMessage):
-        return kind(text, field=described["field"])  # type: ignore[no-any-return]
-    return kind(text) if kind.__init__ is Exception.__init__ else None
+        made = kind(described["delay_seconds"], text)
+    elif issubclass(kind, errors.CircuitOpen):
+        made = kind(described["name"], described["retry_after_seconds"])
+    elif issubclass(kind, errors.InvalidMessage):
+        made = kind(text, field=described["field"])
+    elif kind.__init__ is Exception.__init__:
+        made = kind(text)
+    return made
 
 
 def bases_of(kind: type[BaseException]) -> list[str]:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from typing import Final
-
-_OUT_OF_MEMORY: Final = frozenset({"MemoryError", "OutOfMemoryError"})
-"""Names of the types of errors that say so; torch, jax and others name theirs as the second."""
 
 
 class RemoteError(Exception):
@@ -37,11 +33,6 @@ class RemoteError(Exception):
         self.base_names = tuple(base_names)
         self.traceback_text = traceback_text
         self.return_codes = tuple(return_codes)
-
-    @property
-    def is_out_of_memory(self) -> bool:
-        """Whether memory, or that of a device, ran out."""
-        return any(name.rpartition(".")[2] in _OUT_OF_MEMORY for name in self.base_names)
 
 
 class ChildCrashed(Exception):

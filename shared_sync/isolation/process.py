@@ -74,6 +74,8 @@ class ChildProcess:
         # Owned by the thread that uses the child.
         self._clock = StallTolerantClock(2 * self._check_seconds)
         self._late_at = math.inf
+        self._is_cleared_up = False
+        """Whether the child has ended and was waited for."""
         self._waits_at_most = 0.0
         # Written by any thread.
         self._is_interrupted = False
@@ -159,7 +161,12 @@ class ChildProcess:
         self._process.send_signal(signal.SIGKILL)  # does nothing once it was waited for
 
     def close(self) -> None:
-        """Have the processor closed, and the child end by itself; end it if that takes too long."""
+        """Have the processor closed, and the child end by itself; end it if that takes too long.
+
+        Does nothing if the child has ended before.
+        """
+        if self._is_cleared_up:
+            return
         with suppress(ChannelClosed):
             self._jobs.send(frames.CLOSE, None)
         if not self._wait_for_end(self._kill_grace_seconds):
@@ -232,6 +239,7 @@ class ChildProcess:
 
         That is its return code, and the stack that it has left behind.
         """
+        self._is_cleared_up = True
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # its number is not free before the wait
         try:

@@ -27,6 +27,7 @@ from shared_sync.message import Fields
 from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.protocol.messages import Entry, Finish
 from shared_sync.protocol.results import Results
+from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.runner import AttemptHook, Runner, ThreadRunner
 from shared_sync.redis_consumer.slot import Attempt
@@ -89,12 +90,13 @@ def runner_for(
     context: ProcessorContext,
     hooks: Sequence[AttemptHook],
     recorder: Recorder,
+    circuit_breakers: CircuitBreakers,
 ) -> Runner:
     """Return what runs the attempts of a reader: in its thread, or in a child process."""
     if options.isolation == "thread":
         return ThreadRunner(source, context, hooks)
     plan = ChildPlan.of(options, source, context)
-    return ProcessRunner(plan, context, hooks, recorder=recorder)
+    return ProcessRunner(plan, context, hooks, recorder=recorder, circuit_breakers=circuit_breakers)
 
 
 class ProcessRunner:
@@ -112,6 +114,7 @@ class ProcessRunner:
         hooks: Sequence[AttemptHook] = (),
         *,
         recorder: Recorder,
+        circuit_breakers: CircuitBreakers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Fixed after construction.
@@ -119,6 +122,7 @@ class ProcessRunner:
         self._context = context
         self._hooks = hooks
         self._recorder = recorder
+        self._circuit_breakers = circuit_breakers
         self._clock = clock
         self._logger: Logger = context.logger
         self._own_logger = _plain_logger(context.logger)
@@ -135,7 +139,7 @@ class ProcessRunner:
     @property
     def is_loaded(self) -> bool:
         """Whether there is a child that has loaded the processor."""
-        return self._is_loaded
+        return self._is_loaded and self._child is not None and not self._child.has_ended
 
     @property
     def is_due(self) -> bool:
@@ -164,7 +168,8 @@ class ProcessRunner:
             child.interrupt()
         answer = self._unless_it_ends(child.wait_until_loaded)
         if answer.kind == frames.FAILED:
-            self.close()
+            self._child = None
+            child.close()
             raise remake(answer.header["error"])
         self._is_loaded = True
         self._takes_batches = answer.header["takes_batches"]
@@ -189,7 +194,9 @@ class ProcessRunner:
     def close(self) -> None:
         """Have the processor closed, and end the child."""
         child = self._child
-        if child is not None:
+        if child is not None and child.has_ended:
+            self._note_end(child.crashed())
+        elif child is not None:
             child.close()
         self._child, self._is_loaded = None, False
 
@@ -205,10 +212,8 @@ class ProcessRunner:
 
     def _living_child(self) -> ChildProcess:
         """Return the child; start another one if it has died while it had nothing to do."""
-        if self._child is not None and self._child.has_ended:
-            child, self._child, self._is_loaded = self._child, None, False
-            self._note_end(child.crashed())
-        if self._child is None:
+        if not self.is_loaded:
+            self.close()
             self.start()
         assert self._child is not None  # noqa: S101 - start() raises if there is none
         return self._child
@@ -234,8 +239,13 @@ class ProcessRunner:
         }
         if self._clock() - self._levels_at > LEVELS_SECONDS:
             self._add_levels(header)
+        states = self._circuit_breakers.export_states()
+        if states:
+            header["breakers"] = states
         parts = entries[0].items if len(entries) == 1 else [i for one in entries for i in one.items]
         answer = self._unless_it_ends(partial(child.run, header, parts))
+        if states:
+            self._circuit_breakers.apply_reports(answer.header["breakers"])
         if answer.kind == frames.FAILED:
             raise remake(answer.header["error"])
         found = iter(answer.parts)

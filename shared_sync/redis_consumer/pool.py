@@ -208,9 +208,17 @@ class Pool:
             metrics=self._recorder.given,
             logger=self._logger.direct,
         )
+        runner = runner_for(
+            options,
+            self._source,
+            context,
+            hooks,
+            recorder=self._recorder,
+            circuit_breakers=self.circuit_breakers,
+        )
         max_jobs = options.max_jobs_per_processor
         return ReaderProcessor(
-            runner_for(options, self._source, context, hooks, self._recorder),
+            runner,
             context,
             slot,
             loading=self.loading,

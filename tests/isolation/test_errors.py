@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed, RemoteError
+from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
 
 
 @pytest.mark.parametrize(
@@ -32,23 +32,6 @@ def test_a_crash_has_its_exit_code_or_its_signal() -> None:
 def test_a_crash_says_that_the_processor_was_being_loaded() -> None:
     crash = ChildCrashed(-signal.SIGSEGV, loading=True)
     assert str(crash) == "killed by SIGSEGV while it loaded the processor"
-
-
-@pytest.mark.parametrize(
-    ("bases", "out_of_memory"),
-    [
-        (("MemoryError", "Exception"), True),
-        (("torch.OutOfMemoryError", "RuntimeError"), True),
-        (("torch.cuda.OutOfMemoryError", "RuntimeError"), True),
-        (("app.OutOfMemoryErrors", "RuntimeError"), False),
-        ((), False),
-    ],
-)
-def test_an_error_of_the_child_says_whether_memory_ran_out(
-    bases: tuple[str, ...], out_of_memory: bool
-) -> None:
-    error = RemoteError("too much", type_name="any", base_names=bases)
-    assert error.is_out_of_memory is out_of_memory
 
 
 def test_a_passed_deadline_names_the_limit_and_its_option() -> None:

@@ -181,6 +181,29 @@ def test_what_a_child_logs_reaches_the_loggers_of_its_parent(
     assert "ValueError: invalid literal" in (failed.exc_text or "")
 
 
+def test_a_circuit_breaker_counts_what_happens_in_all_children(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
+) -> None:
+    """The parent owns it: what its copies in the children count arrives there."""
+    breaker = child_processors.TRANSLATOR
+    consumer = make(
+        child_processors.translate,
+        isolation="process",
+        threads=2,
+        result_stream="results",
+        circuit_breakers=[breaker],
+        retry=RetryPolicy(max_attempts=3, base_seconds=0.01, jitter=0),
+    )
+    consumer.start()
+    works = tmp_path / "works"
+    producer.publish_many([{"works": str(works)}] * 6)
+    eventually(lambda: breaker.snapshot().openings == 1)
+    works.touch()
+    assert [one["result"] for one in eventually_results(client, 6)] == ["translated"] * 6
+    assert breaker.state == "closed"
+    assert dead_letters(client) == []
+
+
 WORKER = """
 import sys
 import child_processors
