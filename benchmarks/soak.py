@@ -1,11 +1,13 @@
 """Work for minutes while workers and Redis are killed, frozen and cut off; then count.
 
     python benchmarks/soak.py [--minutes M] [--workers N] [--rate N] [--lease S] [--fault-every S]
-                              [--prefetch auto|N] [--seed N] [--redis-server PATH] [--keep]
+                              [--prefetch auto|N] [--isolation thread|process] [--seed N]
+                              [--redis-server PATH] [--keep]
 
 A Redis of its own (AOF, appendfsync always), worker processes of 4 threads, a publisher that keeps
 the queue fed, a collector that reads results and dead letters, and a random fault every few
-seconds. Some messages fail, some are rejected, some take their worker down. Then the faults end,
+seconds. Some messages fail, some are rejected, some take their worker down, or the child process in
+which it runs them. Then the faults end,
 everything is finished, and the exit status is 1 unless each accepted message has ended exactly
 once, as a result or as a dead letter, with nothing left behind in Redis.
 
@@ -40,7 +42,7 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 def soak(options: argparse.Namespace, server: EmbeddedRedis, folder: Path) -> bool:
     """Run the soak and return whether nothing is wrong."""
     ledger = Ledger()
-    release = Release("this release", prefetch=options.prefetch)
+    release = Release("this release", prefetch=options.prefetch, isolation=options.isolation)
     crew = Crew(server.url, ledger, folder, release, seed=options.seed, lease=options.lease)
     run = SoakRun(options, server.url, folder, crew, ledger)
     faults = Faults(run, crew, server, ledger, options)
@@ -105,6 +107,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--fault-every", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("--prefetch", default="auto", metavar="auto|N")
+    parser.add_argument("--isolation", default="thread", choices=("thread", "process"))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, exit_on_signal)
     with (

@@ -35,6 +35,7 @@ class Release:
     """The folder that has its `shared_sync`."""
 
     prefetch: str = "5"
+    isolation: str = "thread"
 
 
 class Worker:
@@ -116,7 +117,7 @@ class Crew:
         self._hired += 1
         journal = self._folder / f"worker-{self._hired:04}-{name}.journal"
         arguments = [self._url, name, str(journal), str(self._seed), str(self._lease)]
-        command = [sys.executable, str(WORKER), *arguments, release.prefetch]
+        command = [sys.executable, str(WORKER), *arguments, release.prefetch, release.isolation]
         worker = Worker(name, release, journal, command)
         self.workers.append(worker)
         return worker

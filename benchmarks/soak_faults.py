@@ -8,6 +8,8 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import redis
 from soak_crew import EXIT_SECONDS, Crew, Worker, wait_for_exit
@@ -47,6 +49,8 @@ class Faults:
             "Redis frozen": (3, self._freeze_redis),
             "all connections cut": (3, self._cut_connections),
         }
+        if options.isolation == "process":
+            self._faults["child killed"] = (6, self._kill_child)
 
     def cause_one(self) -> None:
         """Cause a fault that is drawn by chance, and return when it is over."""
@@ -63,6 +67,13 @@ class Faults:
 
     def _kill_worker(self, name: str) -> None:
         self._crew.kill(self._victim(), name)
+
+    def _kill_child(self, _name: str) -> None:
+        """Its worker starts another one; what it ran is charged with a crash."""
+        children = children_of(self._victim().process.pid)
+        if children:  # it may have ended by itself, or start one just now
+            with suppress(ProcessLookupError):
+                os.kill(self._chance.choice(children), signal.SIGKILL)
 
     def _terminate_worker(self, name: str) -> None:
         self._crew.terminate(self._victim(), self._run.pause, name)
@@ -114,3 +125,15 @@ class Faults:
         with redis.Redis.from_url(self._server.url, protocol=2) as client:
             client.client_kill_filter(_type="normal", skipme=True)
         self._crew.expect_all(name)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it has ended meanwhile
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == pid:
+                    found.append(int(entry.name))
+    return sorted(found)

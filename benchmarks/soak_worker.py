@@ -1,6 +1,6 @@
 """One worker process of a soak, and the jobs that it is given.
 
-    python benchmarks/soak_worker.py URL NAME JOURNAL SEED LEASE PREFETCH
+    python benchmarks/soak_worker.py URL NAME JOURNAL SEED LEASE PREFETCH [ISOLATION]
 
 The worker writes a journal, a file that outlives it: a line `event number attempt thread moment`
 when a run begins and one when it ends, unless the process ends first. It works with any release of
@@ -9,6 +9,7 @@ shared_sync that Python finds, see rolling_upgrade.py.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from worker_reports import at_end_of_input
 
@@ -27,6 +29,9 @@ THREADS = 4
 DRAIN_SECONDS = 5.0
 RETRY = RetryPolicy(max_attempts=5, base_seconds=0.1, max_seconds=1.0)
 
+TOLD = "SOAK_WORKER"
+"""The variable of the environment that tells children whose they are."""
+
 # Exit statuses.
 CRASHED = 77
 """A message took the process down, as it is meant to."""
@@ -36,7 +41,7 @@ BROKEN = 70
 """The consumer could not go on, because another process holds its name, for example."""
 
 KILLER_EVERY = 2000
-"""One message in so many takes its process down."""
+"""One message in so many takes its process down: the worker, or the child that runs it."""
 FAILING = 0.1
 """The share of runs that fail by chance."""
 ACTS = {"work": 0.94, "stubborn": 0.03, "reject": 0.02, "hopeless": 0.01}
@@ -58,13 +63,17 @@ def job(seed: int, number: int) -> dict[str, object]:
 
 
 class Journal:
-    """The file with the runs of this process. Safe from any thread."""
+    """The file with the runs of this worker. Safe from any thread; its children append to it, too.
 
-    def __init__(self, path: Path) -> None:
+    `reader` stands for the name of the thread, which says nothing in a child.
+    """
+
+    def __init__(self, path: Path, reader: str = "") -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._reader = reader
 
     def note(self, event: str, number: int = 0, attempt: int = 0) -> None:
-        thread = threading.current_thread().name
+        thread = self._reader or threading.current_thread().name
         line = f"{event} {number} {attempt} {thread} {time.monotonic():.3f}\n"
         os.write(self._file, line.encode())
 
@@ -93,16 +102,34 @@ class Processor:
         return {"by": self._name}
 
 
-def main(url: str, name: str, journal_path: str, seed: str, lease: str, prefetch: str) -> int:
+def make_processor(context: Any) -> Processor:
+    """Make the processor of a child process, which is told with the environment who it is."""
+    name, journal_path, seed = json.loads(os.environ[TOLD])
+    return Processor(name, int(seed), Journal(Path(journal_path), f"reader-{context.reader}"))
+
+
+def main(
+    url: str,
+    name: str,
+    journal_path: str,
+    seed: str,
+    lease: str,
+    prefetch: str,
+    isolation: str = "thread",
+) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     journal = Journal(Path(journal_path))
+    os.environ[TOLD] = json.dumps([name, journal_path, seed])
+    runs: dict[str, Any] = {"message_processor": Processor(name, int(seed), journal)}
+    if isolation == "process":
+        runs = {"processor_factory": "soak_worker:make_processor", "isolation": isolation}
     consumer = RedisStreamConsumer(
         url,
         STREAM,
         GROUP,
         name,
         logging.getLogger(name),
-        Processor(name, int(seed), journal),
+        **runs,
         metrics=WorkerMetrics(name),
         threads=THREADS,
         prefetch=int(prefetch) if prefetch.isdigit() else prefetch,
