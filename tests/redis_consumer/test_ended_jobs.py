@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 from consumers import GROUP, STREAM, Make, owners
@@ -89,3 +95,67 @@ def test_a_reader_that_stops_its_own_consumer_charges_nothing(
     assert (
         client.xpending_range(STREAM, GROUP, message_id, message_id, 1)[0]["times_delivered"] == 0
     )
+
+
+PROGRAM = """
+    import atexit, sys, threading
+    from pathlib import Path
+    import held
+    from shared_sync import RedisStreamConsumer
+
+    consumer = RedisStreamConsumer(
+        sys.argv[1], "jobs", "workers", "w", None, held.hold, isolation="process",
+        drain_seconds=0.2, max_crashes=2,
+    )
+    consumer.start()
+    while not Path(sys.argv[2]).exists():
+        threading.Event().wait(0.01)
+"""
+HELD = """
+import os, time
+from pathlib import Path
+
+def hold(message_id, job):
+    started = Path(job["started"])
+    started.with_suffix(".new").write_text(str(os.getpid()))
+    started.with_suffix(".new").rename(started)
+    time.sleep(600)
+"""
+WITHOUT_THREADS = """
+    def refuse(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    atexit.register(lambda: setattr(threading.Thread, "start", refuse))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [("", 0), ("raise OSError('the port is taken')", 1), (WITHOUT_THREADS, 0)],
+    ids=["returns", "raises", "without threads"],
+)
+def test_a_program_that_ends_ends_its_children_and_hands_back_what_they_run(
+    ending: str,
+    status: int,
+    redis_url: str,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    started = tmp_path / "started"
+    message_id = producer.publish({"started": str(started)})
+    (tmp_path / "held.py").write_text(HELD)
+    text = textwrap.dedent(PROGRAM) + textwrap.dedent(ending)
+    ended = subprocess.run(
+        [sys.executable, "-c", text, redis_url, str(started)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert ended.returncode == status, ended.stderr
+    assert not psutil.pid_exists(int(started.read_text()))
+    assert owners(client) == {"~parked": 1}
+    (row,) = client.xpending_range(STREAM, GROUP, message_id, message_id, 1)
+    assert row["times_delivered"] == 0
