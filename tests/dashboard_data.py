@@ -74,7 +74,7 @@ def busy(worker: Worker) -> None:
     worker.options = {"details": True}
     of = {"stream": "audio:jobs", "group": "stt-workers"}
     worker.views = {
-        "readers": {**of, "readers": READERS, "jobs": JOBS},
+        "readers": {**of, "readers": READERS, "jobs": JOBS, "circuit_breakers": BREAKERS},
         "group": {
             **of,
             "consumers": CONSUMERS,
@@ -121,6 +121,24 @@ READERS = [
     {"name": "stt-1-reader-4", "state": "waiting", "seconds": 0.7},
 ]
 JOBS = [job(1), job(2, "late", age_seconds=133.2, attempt=2), job(3, budget_seconds=None)]
+BREAKERS = [
+    {
+        "name": "translator",
+        "state": "half-open",
+        "failures": 5,
+        "trial_in_seconds": 0.0,
+        "openings": 2,
+        "refused": 31,
+    },
+    {
+        "name": "storage",
+        "state": "closed",
+        "failures": 0,
+        "trial_in_seconds": None,
+        "openings": 0,
+        "refused": 0,
+    },
+]
 CONSUMERS = [
     {
         "name": "stt-1",

@@ -419,7 +419,8 @@ class RedisStreamConsumer:
     def get_views(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Return tables for a dashboard, each as a function that returns the newest one.
 
-        `readers` has what each reader does and the jobs that run; it never asks Redis nor blocks.
+        `readers` has what each reader does, the jobs that run, and the circuit breakers if any were
+        given; it never asks Redis nor blocks.
         `group` is `get_group_view()`, which does both.
         """
         self._group_view.is_shown = True

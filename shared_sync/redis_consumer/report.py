@@ -59,9 +59,12 @@ class Report:
         }
 
     def readers(self) -> dict[str, Any]:
-        """Return what each reader does, and the jobs that run, as a dashboard shows them."""
+        """Return what each reader does, the jobs that run and the circuit breakers, as a dashboard
+        shows them."""
         named = {"stream": self._options.stream_name, "group": self._options.consumer_group}
-        return {**named, **self._snapshot().tables()}
+        breakers = self._pool.circuit_breakers.rows()
+        shown = {"circuit_breakers": breakers} if breakers else {}
+        return {**named, **self._snapshot().tables(), **shown}
 
     def _snapshot(self) -> Snapshot:
         """Return a snapshot of the threads; an empty one if they run in another process."""

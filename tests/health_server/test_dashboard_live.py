@@ -158,7 +158,7 @@ def test_under_load_the_page_shows_what_the_api_and_redis_say(
         assert [row["id"] for row in group["dead_letters"]] == [key.decode() for key, _ in newest]
         soonest = client.zrange(DUE, 0, 0)[0].decode()
         row = page.rows("#parked")[0]
-        assert [row[0], *row[2:]] == [soonest, "1", "TimeoutError"]
+        assert [row[0], *row[2:]] == [soonest, "1", "0", "TimeoutError"]
         (row,) = page.rows("#consumers")
         (consumer_in_redis,) = client.zrange("{jobs}:workers:presence", 0, -1)
         assert row[:2] == [consumer_in_redis.decode(), "alive"]

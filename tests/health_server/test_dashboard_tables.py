@@ -87,6 +87,36 @@ def test_a_job_that_becomes_late_is_marked_by_word_and_colour(page: Page, worker
     assert colours[0] != colours[1]
 
 
+def test_circuit_breakers_are_shown_if_there_are_any(page: Page, worker: Worker) -> None:
+    jobs = {"readers": [], "jobs": []}
+    worker.views = {"readers": jobs}
+    page.look_at(worker)
+    page.shows("No job is running.", "#jobs")
+    assert page.run("return document.querySelector('#circuit_breakers').hidden")
+    facts = {"failures": 5, "openings": 2, "refused": 1234}
+    worker.views = {
+        "readers": {
+            **jobs,
+            "circuit_breakers": [
+                {"name": "translator", "state": "open", "trial_in_seconds": 3600.0, **facts},
+                {"name": "storage", "state": "half-open", "trial_in_seconds": 0.0, **facts},
+                {"name": "mail", "state": "closed", "trial_in_seconds": None, **facts},
+            ],
+        }
+    }
+    page.asks_until("translator", "#circuit_breakers")
+    page.shows("3 \N{MIDDLE DOT} 1 open \N{MIDDLE DOT} 1 half-open", "#circuit_breakers")
+    rows = page.rows("#circuit_breakers")
+    assert [row[:2] for row in rows] == [
+        ["open", "translator"],
+        ["half-open", "storage"],
+        ["closed", "mail"],
+    ]
+    assert rows[0][2] in ("in 1 h", "in 59 min 59 s", "in 59 min 58 s")
+    assert [row[2] for row in rows[1:]] == ["due now", "\N{EN DASH}"]
+    assert rows[0][3:] == ["5", "2", "1,234"]
+
+
 def test_consumers_parked_messages_and_dead_letters_are_all_there(
     page: Page, worker: Worker
 ) -> None:

@@ -1,4 +1,4 @@
-// The tables of views: jobs and readers of a worker; consumers, parked messages, dead letters of a group.
+// The tables of views: jobs, readers and circuit breakers of a worker; consumers, parked messages, dead letters of a group.
 
 import {
   $, TONES, attempt, badge, code, make, notUnderstood, oneWord, setParts, setText, table, textOf, updateChildren,
@@ -78,6 +78,15 @@ const JOBS = [
     ...(budgeted(job) ? [{ share: job.age_seconds / job.budget_seconds, class: TONES[job.state] }] : []),
   ] },
   { label: "Budget", number: true, cell: (job) => (budgeted(job) ? duration(job.budget_seconds) : "none") },
+];
+const BREAKERS = [
+  { label: "State", bare: true, cell: ({ state }) => badge(state, { closed: "good", "half-open": "warn" }[state] ?? "bad") },
+  { label: "Circuit breaker", bare: true, cell: (breaker) => code(breaker.name) },
+  { label: "Next trial", number: true, cell: ({ state, trial_in_seconds: left }) => (
+    state === "closed" ? "–" : left <= 0 ? "due now" : `in ${duration(Math.ceil(left))}`) },
+  { label: "Failures in a row", number: true, cell: (breaker) => exact(breaker.failures) },
+  { label: "Openings", number: true, cell: (breaker) => exact(breaker.openings) },
+  { label: "Refused calls", number: true, cell: (breaker) => exact(breaker.refused) },
 ];
 const CONSUMERS = [
   { label: "Consumer", bare: true, cell: (consumer) => code(consumer.name) },
@@ -212,6 +221,12 @@ const SECTIONS = [
     note: () => [],
   },
   {
+    key: "circuit_breakers", pair: 3, title: "Circuit breakers", empty: "No circuit breaker.",
+    draw: (parent) => table(parent, "Circuit breakers", BREAKERS, (breaker) => breaker.name),
+    rows: (data, lag) => aged(data.circuit_breakers, "trial_in_seconds", -lag),
+    note: (rows) => countStates(rows, "open", "half-open"),
+  },
+  {
     key: "dead_letters", cut: false, pair: 2, title: "Dead letters", empty: "No dead letters: nothing was given up on.",
     draw: drawLetters,
     rows: (data) => data.dead_letters,
@@ -226,7 +241,7 @@ const NO_QUEUE = "No queue is shown: give HealthServer a consumer's get_health_d
   + "or run python -m shared_sync.health --stream … --group …";
 
 export function makeSections() {
-  const pairs = [0, 1, 2].map(() => make($("sections"), "div", { class: "pair" }));
+  const pairs = [0, 1, 2, 3].map(() => make($("sections"), "div", { class: "pair" }));
   for (const section of SECTIONS) {
     const names = { id: section.key, class: "card", "aria-labelledby": `${section.key}-title` };
     section.node = make(pairs[section.pair], "section", names);
