@@ -11,7 +11,8 @@
     shared_sync.circuit_breaker  CircuitBreaker: stops calling what fails, and tries it again later
     shared_sync.message          Message, current_message()
     shared_sync.processors       ProcessorContext: what a processor factory is told
-    shared_sync.errors           all errors, and Reject, Retry and CircuitOpen for processors
+    shared_sync.errors           all errors, and Reject, Retry, CircuitOpen and WorkerBroken for
+                                 processors
 
 All names in `__all__` can also be imported from here. Each is loaded when it is first used, so a
 program that only needs metrics loads neither Redis nor Flask.
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from shared_sync.batching import Batching
     from shared_sync.circuit_breaker import CircuitBreaker
     from shared_sync.dead_letters import DeadLetters
-    from shared_sync.errors import CircuitOpen, Reject, Retry, SharedSyncError
+    from shared_sync.errors import CircuitOpen, Reject, Retry, SharedSyncError, WorkerBroken
     from shared_sync.health_server import HealthServer
     from shared_sync.message import Message, current_message
     from shared_sync.metrics import WorkerMetrics
@@ -51,6 +52,7 @@ __all__ = [
     "Retry",
     "RetryPolicy",
     "SharedSyncError",
+    "WorkerBroken",
     "WorkerMetrics",
     "current_message",
 ]
@@ -69,6 +71,7 @@ _MODULES = {
     "Retry": "errors",
     "RetryPolicy": "policies",
     "SharedSyncError": "errors",
+    "WorkerBroken": "errors",
     "WorkerMetrics": "metrics",
     "current_message": "message",
 }

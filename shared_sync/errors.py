@@ -1,4 +1,4 @@
-"""The errors that this library raises, and the two that a processor raises about its message.
+"""The errors that this library raises, and those that a processor raises to decide.
 
 SharedSyncError
 ├── ConfigurationError      an argument that cannot work; raised by the call that passed it
@@ -18,10 +18,11 @@ SharedSyncError
 ├── EmbeddedRedisError      no redis-server binary, or it did not start
 └── PortUnavailable         the port of the health server is taken or not allowed
 
-Directive                   raised by a processor, about the message that it was given
+Directive                   raised by a processor, about the message that it was given or its worker
 ├── CircuitOpen             a circuit breaker refuses calls: the message goes back, uncharged
 ├── Reject                  never retry: the message becomes a dead letter at once
-└── Retry                   try the message again after a given delay
+├── Retry                   try the message again after a given delay
+└── WorkerBroken            this process can do no more work, such as after a fault of its GPU
 
 Directives are no SharedSyncError, so `except SharedSyncError` in a processor does not catch them.
 """
@@ -150,7 +151,29 @@ class ConsumerStateError(SharedSyncError):
 
 
 class ConsumerBroken(SharedSyncError):
-    """The consumer cannot go on; the text says why. Raised by `start_consuming()`."""
+    """The consumer cannot go on; the text says why. Raised by `start_consuming()`.
+
+    Only a new process helps, so end this one, and let its supervisor (systemd, Kubernetes, Docker)
+    start another:
+
+        try:
+            consumer.start_consuming()
+        except ConsumerBroken as error:
+            logger.critical("%s", error)
+            sys.exit(error.exit_code)
+
+    Attributes:
+        exit_code: The exit status for a program that ends because of this: 70, which `sysexits.h`
+            names EX_SOFTWARE. A supervisor that is to restart the worker only then can tell it from
+            the 1 of other errors.
+        reason: Why, without texts of errors and without addresses, as a health page shows it.
+    """
+
+    exit_code: int = 70
+
+    def __init__(self, text: str, *, reason: str | None = None) -> None:
+        super().__init__(text)
+        self.reason = text if reason is None else reason
 
 
 class ConsumerIdInUse(ConsumerBroken):
@@ -175,7 +198,8 @@ class ConsumerIdInUse(ConsumerBroken):
             )
         super().__init__(
             f"consumer_id {consumer_id!r} is in use by {where}{cause}; give each process of the "
-            "group a consumer_id of its own, or None, which makes a unique one"
+            "group a consumer_id of its own, or None, which makes a unique one",
+            reason="another process has taken this consumer's name",
         )
         self.consumer_id = consumer_id
         self.host = host
@@ -212,7 +236,10 @@ class PortUnavailable(SharedSyncError):
 
 
 class Directive(Exception):
-    """Base of what a processor raises to decide about its message. Do not raise it directly."""
+    """Base of what a processor raises to decide about its message or about its worker.
+
+    Do not raise it directly.
+    """
 
 
 class Reject(Directive):
@@ -268,6 +295,19 @@ class CircuitOpen(Directive):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.name, self.retry_after_seconds), self.__dict__
+
+
+class WorkerBroken(Directive):
+    """Raise it in a processor if this process can do no more work, whatever message it is given.
+
+    Such as after a fault of its GPU, or when a file of the model is gone. The message goes back
+    uncharged, the consumer stops, hands back what else it has, and `start_consuming()` raises
+    `ConsumerBroken` with this text. An error that was raised from it means the same. With
+    `isolation="process"` the child process is replaced first.
+
+    Known faults of CUDA devices mean the same without it; `fatal_errors` of the consumer names
+    further ones.
+    """
 
 
 def _reader(number: int, device: str | None) -> str:

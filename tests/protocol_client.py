@@ -22,6 +22,7 @@ from shared_sync.protocol.messages import (
     Answer,
     Bury,
     Entry,
+    Fault,
     Finish,
     Outcome,
     Park,
@@ -168,6 +169,11 @@ class Worker:
         (buried,) = self.settle(Bury(message_id, failure, METADATA, answer))
         return buried
 
+    def fault(self, message_id: str, delay_ms: int = 0) -> int:
+        """Return a message at which this worker broke."""
+        (returned,) = self.settle(Fault(message_id, delay_ms))
+        return returned
+
     def hand_back(self, *ids: str) -> list[int]:
         reply: list[int] = self.connection.call(*self.commands.hand_back(ids))
         return reply
@@ -274,9 +280,11 @@ def commands_for(commands: GroupCommands, outcomes: Sequence[Outcome]) -> list[C
     finishes = [one for one in outcomes if isinstance(one, Finish)]
     parks = [one for one in outcomes if isinstance(one, Park)]
     buries = [one for one in outcomes if isinstance(one, Bury)]
+    faults = [one for one in outcomes if isinstance(one, Fault)]
     settling = [commands.finish_with_results(finishes)] if finishes else []
     settling += [commands.park(parks)] if parks else []
-    return [*settling, *(commands.bury(one) for one in buries)]
+    settling += [commands.bury(one) for one in buries]
+    return [*settling, *([commands.fault(faults)] if faults else [])]
 
 
 class GroupAdmin:

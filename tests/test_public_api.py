@@ -30,6 +30,7 @@ MODULES = {
     "Retry": "shared_sync.errors",
     "RetryPolicy": "shared_sync.policies",
     "SharedSyncError": "shared_sync.errors",
+    "WorkerBroken": "shared_sync.errors",
     "WorkerMetrics": "shared_sync.metrics",
     "current_message": "shared_sync.message",
 }

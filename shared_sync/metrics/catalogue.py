@@ -93,6 +93,7 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("jobs_dead", "Messages given up on, now dead letters."),
     _counter("jobs_recovered", "Messages taken over from dead workers."),
     _counter("jobs_handed_back", "Messages returned without having been started."),
+    _counter("worker_faults", "Messages at which this worker was broken."),
     _counter("jobs_lost", "Messages finished here after another worker had taken them over."),
     _counter("jobs_overdue", "Messages that ran past their deadline."),
     _counter(
@@ -127,6 +128,9 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _gauge("circuit_breaker_state", "0 if it is closed, 1 if it is half-open, 2 if it is open."),
     _counter("circuit_breaker_openings", "Times a circuit breaker has opened."),
     _counter("circuit_breaker_refused", "Calls that a circuit breaker has refused."),
+    _gauge(
+        "consumer_paused", "1 while no messages are taken: failures in a row, or an open circuit."
+    ),
 )
 """What `RedisStreamConsumer` records."""
 

@@ -13,7 +13,7 @@ from typing import Final
 from shared_sync.connection import scripts
 from shared_sync.connection.scripts import Command
 from shared_sync.protocol.keys import Keys
-from shared_sync.protocol.messages import Answer, Bury, Finish, Park
+from shared_sync.protocol.messages import Answer, Bury, Fault, Finish, Park
 from shared_sync.protocol.scan import START, Predecessor, ScanRequest
 
 SHORTEST_BLOCK_MS: Final = 10
@@ -113,6 +113,14 @@ class GroupCommands:
         """
         keys = [*self._common_keys(), self.keys.holders]
         return scripts.call("hand_back", keys, *self._who(), *ids)
+
+    def fault(self, outcomes: Iterable[Fault]) -> Command:
+        """Return messages at which their worker broke; the reply is for `parse_settled()`."""
+        arguments: list[object] = []
+        for outcome in outcomes:
+            arguments += (outcome.id, outcome.delay_ms)
+        keys = [*self._common_keys(), self.keys.holders]
+        return scripts.call("fault", keys, *self._who(), *arguments)
 
     # --- taking over ---
 

@@ -59,6 +59,11 @@ class Entry:
         return self.history.count(b"\n")
 
     @property
+    def faults(self) -> int:
+        """How often a worker broke at it, and it went back uncharged."""
+        return len(self.history) - len(self.history.lstrip(b"\t"))
+
+    @property
     def crashes(self) -> int:
         """Deliveries that ended in neither success, failure nor hand-back."""
         crashes = self.deliveries - 1 - self.failures
@@ -143,4 +148,12 @@ class HandBack(NamedTuple):
     id: str
 
 
-Outcome = Finish | Park | Bury | HandBack
+class Fault(NamedTuple):
+    """Its worker broke at the message, which goes back uncharged. That is noted."""
+
+    id: str
+    delay_ms: int
+    """How long it waits until it is tried again."""
+
+
+Outcome = Finish | Park | Bury | HandBack | Fault

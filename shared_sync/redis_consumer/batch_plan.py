@@ -117,12 +117,12 @@ def _checked(cost: object) -> float:
 def runs_alone(entry: Entry) -> bool:
     """Return whether a message must not take others down with it, or hold them up.
 
-    So it is if its process has died with it, and if its last attempt ran past the deadline: perhaps
-    together with others, so that nobody knows whose fault that was.
+    So it is if its process has died with it or broken at it, and if its last attempt ran past the
+    deadline: perhaps together with others, so that nobody knows whose fault that was.
     """
-    if entry.deliveries == 1:
+    if entry.deliveries == 1 and not entry.history:
         return False
-    return entry.crashes > 0 or _ended_at_deadline(entry.history)
+    return entry.crashes > 0 or entry.faults > 0 or _ended_at_deadline(entry.history)
 
 
 def _ended_at_deadline(history: bytes) -> bool:

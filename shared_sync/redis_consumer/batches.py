@@ -80,6 +80,8 @@ class Batches:
         self._ceiling = Ceiling(batching.max_size)
         self._parts: deque[Sequence[Entry]] = deque()
         """The parts of a batch that has failed; they wait in the slot, on the left."""
+        self._has_success = False
+        """Whether any message of the newest attempt has ended in success."""
 
     @property
     def most(self) -> int:
@@ -153,6 +155,7 @@ class Batches:
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """Settle the only message of an attempt that cannot run, because of this error."""
         (entry,) = attempt.entries
+        self._has_success = False
         checked = self._delivery.check(entry)
         if isinstance(checked, Bury):
             self._outbox.add(checked)
@@ -165,6 +168,7 @@ class Batches:
     def run(self, attempt: Attempt) -> None:
         """Run an attempt, and settle its messages or let them wait for another run by parts."""
         slot, begun = self._slot, attempt.entries
+        self._has_success = False
         try:
             fields = self._check(attempt)
             if not fields:
@@ -212,6 +216,7 @@ class Batches:
             error = result if isinstance(result, BaseException) else None
             if error is None:
                 if result is None:
+                    self._has_success = True
                     outbox.add_done(entry.id)
                     continue
                 slot.runs_processor = True  # a result may be read by methods of its own
@@ -222,6 +227,7 @@ class Batches:
                 finally:
                     slot.runs_processor = False
                 if error is None:
+                    self._has_success = True
                     if finish is None:
                         outbox.add_done(entry.id)
                     else:
@@ -278,6 +284,8 @@ class Batches:
 
     def _end(self, attempt: Attempt, begun: Sequence[Entry]) -> None:
         slot, connection = self._slot, self._outbox.connection
+        if not self._has_success:
+            slot.fruitless += 1
         if slot.attempt is attempt:  # else its messages wait again
             slot.unsettled_suspects += crashes.suspects(begun)
             slot.end_attempt()

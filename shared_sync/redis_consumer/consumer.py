@@ -15,7 +15,7 @@ from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.connection.credentials import CredentialProvider
-from shared_sync.errors import ConfigurationError
+from shared_sync.errors import ConfigurationError, ConsumerBroken
 from shared_sync.policies import RetryPolicy
 from shared_sync.processors import (
     BatchProcessor,
@@ -130,6 +130,16 @@ class RedisStreamConsumer:
             killed for it would be killed again and again, until the message is a dead letter.
         max_failure_share: The consumer is degraded while a larger share of its outcomes of the last
             5 minutes are failures or dead letters, if there were 20 outcomes. None for no limit.
+        fatal_errors: Errors of the processor that say that this worker is broken and its messages
+            are not at fault, besides `WorkerBroken` and known faults of CUDA devices: types, or
+            names of types with or without their module, such as `AcceleratorError`. Their subtypes
+            count, too, and errors raised from them. The message goes back uncharged, and the
+            consumer ends: see `start_consuming()`.
+        max_failures_in_a_row: When so many different messages in a row have failed here with the
+            same kind of error, and none has succeeded meanwhile, the consumer takes no messages for
+            1 s, and for twice as long after each further failure, up to 60 s; in between it tries
+            one message at a time, until one succeeds. It is live and not ready then. `Reject` and
+            `Retry` do not count. 2 or more; None for no limit.
         drain_seconds: How long `stop()` lets running messages finish before it hands them back.
         block_seconds: Longest wait of one read, up to 2.
         credential_provider: Is asked for user and password at each connect, so that they may change
@@ -187,6 +197,8 @@ class RedisStreamConsumer:
         job_limit_seconds: float | None = None,
         late_after_p99s: float | None = 10.0,
         max_failure_share: float | None = 0.5,
+        fatal_errors: Collection[type[BaseException] | str] = (),
+        max_failures_in_a_row: int | None = 5,
         drain_seconds: float = 25.0,
         block_seconds: float = 1.0,
         credential_provider: CredentialProvider | None = None,
@@ -225,6 +237,8 @@ class RedisStreamConsumer:
             job_limit_seconds=job_limit_seconds,
             late_after_p99s=late_after_p99s,
             max_failure_share=max_failure_share,
+            fatal_errors=fatal_errors,
+            max_failures_in_a_row=max_failures_in_a_row,
             drain_seconds=drain_seconds,
             block_seconds=block_seconds,
             credential_provider=credential_provider,
@@ -316,8 +330,10 @@ class RedisStreamConsumer:
         the main thread it drains on SIGTERM, SIGINT and SIGHUP (unless the program ignores or
         handles that itself), and ends that wait at once; a second signal hands running messages
         back at once. Raises what `start()` raises, and `ConsumerBroken` if the consumer could not
-        go on by itself: a thread of the pool has ended, or (`ConsumerIdInUse`) another process has
-        claimed its name.
+        go on by itself: the worker is broken (`WorkerBroken`, `fatal_errors`), a thread of the pool
+        has ended, or (`ConsumerIdInUse`) another process has claimed its name. End the program then
+        with the `exit_code` of that error, so that its supervisor starts another process. A program
+        that uses `start()` and `join()` learns it from `broken`.
         """
         return self._life.run()
 
@@ -359,6 +375,14 @@ class RedisStreamConsumer:
         `started in another process` in a process that was forked from that one meanwhile.
         """
         return self._life.state.value
+
+    @property
+    def broken(self) -> ConsumerBroken | None:
+        """Why the consumer has stopped, or is stopping, by itself; None if it has not.
+
+        Only a new process helps. `start_consuming()` raises this.
+        """
+        return self._life.broken
 
     @property
     def redis_connected(self) -> bool:

@@ -26,7 +26,9 @@ from shared_sync.protocol.messages import (
 from shared_sync.protocol.results import Results, refuse_unstarted
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.bad_input import BadInput
+from shared_sync.redis_consumer.broken_worker import Faults, Verdict
 from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
+from shared_sync.redis_consumer.failure_streak import FailureStreak
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.runner import Runner
@@ -76,6 +78,8 @@ class Delivery:
         interruptions: Interruptions | None = None,
         bad_input: BadInput | None = None,
         circuit_breakers: CircuitBreakers | None = None,
+        faults: Faults | None = None,
+        streak: FailureStreak | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._rules = rules
@@ -89,6 +93,8 @@ class Delivery:
         self._interruptions = interruptions or Interruptions()
         self._bad_input = bad_input or BadInput(rules.binary_fields)
         self._circuit_breakers = circuit_breakers
+        self._faults = faults
+        self._streak = streak
         self._wall = wall
 
     def run(self, attempt: Attempt, runner: Runner, slot: Slot) -> Outcome | None:
@@ -135,8 +141,10 @@ class Delivery:
     def is_of_the_worker(self, error: BaseException) -> bool:
         """Return whether no message is to blame for an error, so that all go back uncharged.
 
-        Then the readers are held by now.
+        If a circuit breaker is, the readers are held by now.
         """
+        if self._faults is not None and self._faults.is_fault(error):
+            return True
         return self._circuit_breakers is not None and bool(self._circuit_breakers.stop_for(error))
 
     def succeeded(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
@@ -169,6 +177,9 @@ class Delivery:
         if isinstance(error, DeadlinePassed):
             return self.overdue(entry, error.deadline_seconds, error.stack)
         failure = Failure.of(error)
+        verdict = self._faults.judge(entry, error, attempt) if self._faults is not None else None
+        if verdict is not None:
+            return self._broke(entry, fields, failure, verdict)
         why = self._circuit_breakers.stop_for(error) if self._circuit_breakers is not None else None
         if why is not None:
             return self._stopped_by_breaker(entry, failure, why)
@@ -176,7 +187,8 @@ class Delivery:
             error, attempt, may_hold=may_hold
         ):
             if isinstance(error, ChildCrashed):
-                return self._crashed(entry, fields, error)
+                crash = Failure(CRASH, failure.error, remote_traceback=error.stack)
+                return self._crashed(entry, fields, crash, how=failure.error)
             return self._failed(entry, fields, failure)
         self._logger.info(
             "message %s was interrupted as the consumer stops (%s: %s), and goes back uncharged",
@@ -252,18 +264,27 @@ class Delivery:
         self._count_failed(invalid)
         return self._bury(entry, fields, _Death(f"bad input: {invalid}"), remark)
 
+    def _count(self, entry: Entry, failure: Failure) -> None:
+        """Count an attempt in which the processor has failed."""
+        error = failure.raised
+        self._count_failed(failure.counted)
+        if self._streak is not None and not isinstance(error, Directive):
+            self._streak.failed(entry.id, failure)
+
     def _count_failed(self, error: BaseException | type[BaseException] | str) -> None:
         """Count an attempt that failed, whether or not the processor has run."""
         self._recorder.increment_counter("jobs_failed")
         self._recorder.record_error(error)
 
-    def _crashed(self, entry: Entry, fields: Fields, crash: ChildCrashed) -> Outcome:
-        """Charge the message that a child was running when it died, and nothing else."""
-        self._count_failed(CRASH)
+    def _crashed(self, entry: Entry, fields: Fields, failure: Failure, *, how: str) -> Outcome:
+        """Charge the message that a child was running when it died, and nothing else.
+
+        The same for one that breaks its workers. `how` says how it has ended.
+        """
+        self._count(entry, failure)
         count = entry.crashes + 1
-        failure = Failure(CRASH, str(crash), remote_traceback=crash.stack)
         if count >= self._rules.max_crashes:
-            reason = f"{crashes.reason(count)}, the last time {crash}"
+            reason = f"{crashes.reason(count)}, the last time {how}"
             return self._bury(entry, fields, _Death(reason, failure, failure.trace(), count))
         attempts = entry.failures + count
         delay = min(self._rules.retry.delay_seconds(attempts), crashes.LONGEST_DELAY_SECONDS)
@@ -274,7 +295,7 @@ class Delivery:
             entry.deliveries,
             count,
             self._rules.max_crashes,
-            crash,
+            how,
             delay,
             stack,
         )
@@ -285,7 +306,7 @@ class Delivery:
         retry = self._rules.retry
         failures = entry.failures + 1
         error = failure.raised
-        self._count_failed(failure.counted)
+        self._count(entry, failure)
         if isinstance(error, Reject):
             death = _Death(f"rejected: {failure.error}", failure)
         elif isinstance(error, InvalidResult):  # to run again would not help
@@ -316,6 +337,21 @@ class Delivery:
             failure.error,
         )
         return HandBack(entry.id)
+
+    def _broke(self, entry: Entry, fields: Fields, failure: Failure, verdict: Verdict) -> Outcome:
+        """Return what becomes of a message at which its worker broke."""
+        self._recorder.increment_counter("worker_faults")
+        outcome = verdict.outcome
+        if outcome is None:
+            return self._crashed(entry, fields, failure, how="its worker broke")
+        self._recorder.record_error(failure.counted)
+        self._logger.warning(
+            "message %s goes back uncharged, as its worker is broken: %s: %s",
+            entry.id,
+            failure.error_type,
+            failure.error,
+        )
+        return outcome
 
     def _log_failure(self, entry: Entry, failure: Failure, delay: float) -> None:
         failures, error = entry.failures + 1, failure.raised

@@ -37,6 +37,7 @@ class ErrorHandling:
         logger: Logger,
         longest_pause_seconds: float,
         on_broken: Callable[[ConsumerBroken], None],
+        on_loading_failed: Callable[[LoadingFailed], None] = lambda _: None,
     ) -> None:
         self._subscription = subscription
         self._availability = availability
@@ -44,6 +45,7 @@ class ErrorHandling:
         self._logger = logger
         self._longest_pause_seconds = longest_pause_seconds
         self._on_broken = on_broken
+        self._on_loading_failed = on_loading_failed
 
     def handle(self, thread: str, error: BaseException, failures: int) -> float:
         """Handle an error of a thread; return how many seconds it is to pause.
@@ -57,6 +59,7 @@ class ErrorHandling:
             other = ProcessIdentity.parse(str(error).partition("HELD ")[2])
             self._on_broken(identity.in_use(self._subscription.commands.consumer, other))
         elif isinstance(error, LoadingFailed):
+            self._on_loading_failed(error)
             return backoff.exponential(
                 failures,
                 base_seconds=FIRST_LOADING_PAUSE_SECONDS,

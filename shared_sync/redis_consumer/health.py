@@ -95,7 +95,9 @@ def judge(
         health.broken.append(broken.what_failed)
         health.details["loading"] = str(broken)
     elif broken is not None:
-        health.broken.append(str(broken))
+        health.broken.append(broken.reason)
+        if broken.reason != str(broken):
+            health.details["error"] = str(broken)
     elif ended:
         health.broken.append(threads_ended(ended))
     if state is State.RUNNING:

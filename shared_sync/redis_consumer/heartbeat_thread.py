@@ -55,6 +55,7 @@ class HeartbeatThread:
         self.connection = Connection(subscription.connector(reply_seconds))
         """Stays open when the thread has ended, for the thread that ended it."""
         self._recorder = recorder
+        self._pauses = pauses
         self.heartbeat = Heartbeat(
             name,
             connection=self.connection,
@@ -101,6 +102,7 @@ class HeartbeatThread:
         """Make one pass. Blocks up to the connection's time limits; raises what it raises."""
         self._recorder.set_gauge("jobs_late", jobs_late)
         self._recorder.set_gauge("jobs_unsettled", jobs_unsettled)
+        self._recorder.set_gauge("consumer_paused", 1 if self._pauses.reasons() else 0)
         self._timeouts.check()
         self.heartbeat.step()
         self._outbox.flush()

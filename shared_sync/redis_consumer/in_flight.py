@@ -53,6 +53,11 @@ class InFlight:
         """The slots of all readers."""
         return self._slots
 
+    @property
+    def successes(self) -> int:
+        """How many attempts have ended in success. May be wrong by some for a moment."""
+        return sum(slot.successes for slot in self._slots)
+
     # --- for readers ---
 
     def newest(self, source: Keys) -> tuple[int, int]:

@@ -57,6 +57,8 @@ class Options:
     job_limit_seconds: float | None
     late_after_p99s: float | None
     max_failure_share: float | None
+    fatal_errors: Collection[type[BaseException] | str]
+    max_failures_in_a_row: int | None
     drain_seconds: float
     block_seconds: float
     connect_seconds: float | None
@@ -79,6 +81,7 @@ class Options:
         self._check_numbers()
         self._check_jobs()
         self._check_isolation()
+        self._check_fatal_errors()
         self._check_circuit_breakers()
         self._check_processors()
 
@@ -185,6 +188,8 @@ class Options:
             arguments.number("late_after_p99s", self.late_after_p99s, 1, 1_000_000)
         if self.max_failure_share is not None:
             arguments.number("max_failure_share", self.max_failure_share, 0, 1)
+        if self.max_failures_in_a_row is not None:
+            arguments.whole_number("max_failures_in_a_row", self.max_failures_in_a_row, 2)
 
     def _check_circuit_breakers(self) -> None:
         given = self.circuit_breakers
@@ -266,4 +271,24 @@ class Options:
                 raise ConfigurationError(
                     "max_jobs_per_processor needs processor_factory, which makes the new "
                     'processor, or isolation="process", which starts a new child'
+                )
+
+    def _check_fatal_errors(self) -> None:
+        named = self.fatal_errors
+        if isinstance(named, str) or not isinstance(named, Collection):
+            raise ConfigurationError(
+                "fatal_errors must be a list or another collection of types of errors, or of their "
+                f"names, not {named!r}"
+            )
+        for one in named:
+            is_type = isinstance(one, type) and issubclass(one, BaseException)
+            is_name = isinstance(one, str) and all(part.isidentifier() for part in one.split("."))
+            if not (is_type or is_name):
+                raise ConfigurationError(
+                    "fatal_errors must contain types of errors, or names such as "
+                    f"'AcceleratorError' or 'torch.AcceleratorError', not {one!r}"
+                )
+            if one in (BaseException, Exception, "BaseException", "Exception"):
+                raise ConfigurationError(
+                    f"fatal_errors must not contain {one!r}: every failure would end the consumer"
                 )

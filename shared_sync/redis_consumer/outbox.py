@@ -13,7 +13,7 @@ from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisRefused, RedisUnavailable, SharedSyncError
 from shared_sync.protocol.commands import GroupCommands
-from shared_sync.protocol.messages import Bury, Finish, HandBack, Outcome, Park
+from shared_sync.protocol.messages import Bury, Fault, Finish, HandBack, Outcome, Park
 from shared_sync.protocol.replies import is_final, parse_settled
 from shared_sync.redis_consumer.breaks import Breaks
 from shared_sync.redis_consumer.parcels import (
@@ -213,7 +213,7 @@ class Outbox:
             for ids in chunks(self._done, MOST_IDS):
                 parcels.append(Parcel(commands.finish(ids), ids, self._confirm_done(ids)))
         if self._outcomes:
-            by_type: dict[type, list[Any]] = {Finish: [], Park: [], Bury: []}
+            by_type: dict[type, list[Any]] = {Finish: [], Park: [], Bury: [], Fault: []}
             for outcome in self._outcomes:
                 by_type[type(outcome)].append(outcome)
             for finishes in chunks_of_results(by_type[Finish]):
@@ -221,6 +221,8 @@ class Outbox:
             for parks in chunks(by_type[Park], MOST_OUTCOMES):
                 parcels.append(self._parcel(commands.park(parks), parks))
             parcels += [self._parcel(commands.bury(one), [one]) for one in by_type[Bury]]
+            for faults in chunks(by_type[Fault], MOST_OUTCOMES):
+                parcels.append(self._parcel(commands.fault(faults), faults))
         if self._returned:
             for ids in chunks(self._returned, MOST_OUTCOMES):
                 parcels.append(Parcel(commands.hand_back(ids), ids, self._confirm_returned(ids)))

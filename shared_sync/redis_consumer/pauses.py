@@ -25,6 +25,7 @@ class _Hold:
     reason: str
     until: float
     trials: bool
+    error: str
 
     def has_ended(self, now: float) -> bool:
         return now >= self.until and not self.trials
@@ -71,7 +72,13 @@ class Pauses:
         self._is_closed = False
 
     def hold(
-        self, name: str, reason: str, *, until: float = math.inf, trials: bool = False
+        self,
+        name: str,
+        reason: str,
+        *,
+        until: float = math.inf,
+        trials: bool = False,
+        error: str = "",
     ) -> None:
         """Let the readers take no more messages, for this reason.
 
@@ -81,11 +88,12 @@ class Pauses:
             until: Until when (monotonic clock); for ever if it is infinite.
             trials: What comes then. True: one message at a time is tried, by one reader of the
                 pool, until `release()`. False: the hold ends by itself.
+            error: The text of the error that led to this, for the details of the health.
         """
         with self._changed:
             now = self._clock()
             is_new = name not in self._holds
-            hold = self._holds[name] = _Hold(reason, until, trials)
+            hold = self._holds[name] = _Hold(reason, until, trials, error)
             begins = not self.is_held
             if begins:
                 self.is_held, self._held_since = True, now
@@ -115,6 +123,11 @@ class Pauses:
         with self._changed:
             now = self._clock()
             return [hold.text(now) for hold in self._holds.values() if not hold.has_ended(now)]
+
+    def errors(self) -> list[str]:
+        """Return the texts of the errors that led to this."""
+        with self._changed:
+            return [hold.error for hold in self._holds.values() if hold.error]
 
     @property
     def allows_trials(self) -> bool:

@@ -21,10 +21,13 @@ from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.bad_input import BadInput
+from shared_sync.redis_consumer.broken_worker import BrokenWorker, Faults
 from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.connecting import GiveUp
 from shared_sync.redis_consumer.delivery import Delivery, Rules
 from shared_sync.redis_consumer.error_handling import ErrorHandling
+from shared_sync.redis_consumer.failure_streak import FailureStreak
+from shared_sync.redis_consumer.fatal_errors import FatalErrors
 from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
@@ -88,6 +91,7 @@ class Pool:
         self._stop_heartbeats = threading.Event()
         self._wake_heartbeat = threading.Event()
         self._abandon = threading.Event()
+        self._broken_worker = BrokenWorker(FatalErrors(options.fatal_errors), on_broken=on_broken)
         self.pauses = Pauses(logger=logger, on_hold=self._wake_heartbeat.set)
         self.batches = PoolBatches(
             options.effective_batch,
@@ -107,6 +111,11 @@ class Pool:
         )
         self._replacing = threading.Lock()
         self.processors: list[ReaderProcessor] = []
+        self._streak = FailureStreak(
+            options.max_failures_in_a_row,
+            pauses=self.pauses,
+            successes=lambda: self._in_flight.successes,
+        )
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
         self._running_jobs = RunningJobs(
             self._in_flight,
@@ -134,6 +143,7 @@ class Pool:
             logger=logger,
             longest_pause_seconds=heartbeat.heartbeat.interval_seconds,
             on_broken=on_broken,
+            on_loading_failed=self._broken_worker.end_if_fatal,
         )
         self.reader_loops = [self._new_reader_loop(reader, errors) for reader in self.readers]
         self.heartbeat_loop = Loop(
@@ -158,6 +168,9 @@ class Pool:
         hooks = (
             [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
         )
+        processor = self._new_processor(number, slot, hooks)
+        self.processors.append(processor)
+        has_child = self._options.isolation == "process"
         delivery = Delivery(
             self._rules,
             recorder=recorder,
@@ -166,6 +179,12 @@ class Pool:
             interruptions=self.interruptions,
             bad_input=self._bad_input,
             circuit_breakers=self.circuit_breakers,
+            faults=Faults(
+                self._broken_worker,
+                successes=lambda: (slot if has_child else self._in_flight).successes,
+                replace=processor.runner.close if has_child else None,
+            ),
+            streak=self._streak,
         )
         outbox = Outbox(
             name,
@@ -180,8 +199,6 @@ class Pool:
         )
         self._in_flight.add_slot(slot)
         self._in_flight.add_outbox(subscription.commands.keys, outbox.ids, outbox.returning_ids)
-        processor = self._new_processor(number, slot, hooks)
-        self.processors.append(processor)
         return Reader(
             slot,
             subscription=subscription,
@@ -195,6 +212,7 @@ class Pool:
             batches=self.batches.maker(
                 slot, outbox=outbox, delivery=delivery, runner=processor.runner, recorder=recorder
             ),
+            check_streak=self._streak.check,
             block_seconds=self._options.block_seconds,
         )
 
@@ -366,9 +384,10 @@ class Pool:
     # --- stopping ---
 
     def stop_reading(self) -> None:
-        """Let no reader begin another pass, nor load its processor."""
+        """Let no reader begin another pass, nor another attempt, nor load its processor."""
         self._stop_reading.set()
         self.loading.cancel()
+        self.pauses.close()
 
     def drain(self, stop_by: Callable[[], float]) -> tuple[bool, bool]:
         """Stop reading, let what runs finish, hand back the rest, and leave the groups.
@@ -379,7 +398,6 @@ class Pool:
         """
         # Reading ends first, so that nothing new arrives while the rest is put in order.
         self.stop_reading()
-        self.pauses.close()
         for reader in self.readers:
             reader.interrupt()
         # The heartbeat thread hands back what was fetched and not started: now, not after the

@@ -53,6 +53,7 @@ class Reader:
         prefetch: Prefetch,
         pauses: Pauses,
         batches: Callable[[], Batches | None],
+        check_streak: Callable[[], None] = lambda: None,
         block_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,6 +70,7 @@ class Reader:
         self._availability = availability
         self._pauses = pauses
         self._new_batches = batches
+        self._check_streak = check_streak
         self._block_seconds = block_seconds
         self._clock = clock
         # Owned by the reader's thread.
@@ -171,6 +173,7 @@ class Reader:
 
     def _pause(self) -> None:
         """Hand back what waits, and wait, until messages are taken again or one may be tried."""
+        self._check_streak()
         self._in_flight.withdraw(self._source, self.slot, into=self.outbox.hand_back)
         self.outbox.flush()
         with self._pauses.trial(self.slot) as may_try:
@@ -366,6 +369,8 @@ class Reader:
                 ended_at = self._clock()
                 if isinstance(outcome, Finish):
                     self._result_bytes += outcome.size
+                else:
+                    slot.fruitless += 1
         finally:
             if entry.deliveries > 1 and entry.crashes:
                 slot.unsettled_suspects.append(entry)

@@ -85,6 +85,8 @@ class Report:
             asks_redis=self._pool.sends_heartbeats,
             waits=self._waits(state),
         )
+        if state is State.RUNNING and (errors := self._pool.pauses.errors()):
+            judged.details["pauses"] = errors
         for wait in self._pool.name_waits:
             judged.details["name"] = f"{wait.name} is in use by {wait.owner}"
         return judged

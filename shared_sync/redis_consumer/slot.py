@@ -94,6 +94,8 @@ class Slot(Activity):
         """Whether the user's function runs just now."""
         self.is_loading = False
         """Whether its processor is being loaded just now, which nobody can end."""
+        self.fruitless = 0
+        """How many of its attempts have ended in something else than success."""
         self._attempts = 0
         self._moved_at = now
 
@@ -111,6 +113,12 @@ class Slot(Activity):
         attempt = self.attempt
         return self._moved_at if attempt is None else attempt.started_at
 
+    @property
+    def successes(self) -> int:
+        """How many of its attempts have ended in success. May be wrong by one for a moment."""
+        is_at_work = self.attempt is not None
+        return self._attempts - is_at_work - self.fruitless
+
     def start_next(self, now: float) -> Attempt | None:
         """Begin an attempt of the next waiting message; None if there is none."""
         waiting = self.waiting
@@ -120,7 +128,9 @@ class Slot(Activity):
             attempt = self.attempt = Attempt((entry,), self._attempts, now)
             waiting.popleft()
         except IndexError:  # there was none, or a sibling was quicker
-            self.attempt = None
+            if self.attempt is not None:
+                self.fruitless += 1
+                self.attempt = None
             return None
         return attempt
 

@@ -8,13 +8,14 @@ from typing import Final
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.common.log_once import LogOnce
 from shared_sync.errors import SharedSyncError
-from shared_sync.protocol.messages import Bury, Finish, Outcome, Park
+from shared_sync.protocol.messages import Bury, Fault, Finish, Outcome, Park
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 
 _COUNTERS: Final[dict[type[Outcome], str]] = {
     Finish: "jobs_processed",
     Park: "jobs_retried",
     Bury: "jobs_dead",
+    Fault: "jobs_handed_back",
 }
 
 
@@ -86,7 +87,7 @@ class Tally:
         self._recorder.increment_counter(_COUNTERS[kind], outcomes)
         if kind is Finish:
             self._share.count(good=outcomes)
-        else:
+        elif kind is not Fault:
             self._share.count(bad=outcomes)
 
     def unpublished(self, refusal: SharedSyncError) -> None:

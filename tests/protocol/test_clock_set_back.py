@@ -134,6 +134,23 @@ def test_a_message_that_was_handed_back_is_due_at_once(
     assert [worker.recover_id() for _ in taken] == taken
 
 
+def test_a_message_at_which_a_worker_broke_waits_for_ten_minutes_at_most(
+    worker: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    worker.fault(taken[0], delay_ms=600_000)
+    worker.heartbeat()
+    assert due_in(admin, taken[0]) > 590_000
+    put_off(admin, taken[0])
+    worker.heartbeat()
+    assert 590_000 < due_in(admin, taken[0]) <= 600_000
+    worker.park(taken[1], delay_ms=0, failure=failure(0))
+    worker.recover()
+    worker.fault(taken[1])
+    put_off(admin, taken[1])
+    worker.heartbeat()
+    assert due_in(admin, taken[1]) <= 600_000
+
+
 def test_a_retry_of_which_nobody_knows_how_long_it_waits_is_left_alone(
     worker: Worker, admin: GroupAdmin, taken: list[str]
 ) -> None:

@@ -327,7 +327,60 @@ def test_a_message_that_failed_before_keeps_its_history_when_it_is_handed_back(
     assert (entry.deliveries, entry.failures, entry.crashes) == (2, 1, 0)
 
 
-@pytest.mark.parametrize("act", ["park", "hand_back", "leave"])
+# --- a worker broke at it -----------------------------------------------------------------------
+
+
+def test_a_message_at_which_a_worker_broke_goes_back_uncharged_and_that_is_noted(
+    worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    for faults in (1, 2, 3):
+        assert worker.fault(taken[0]) == 1
+        assert admin.pending()[taken[0]] == (PARKED, 0)
+        entry = worker.recover().entry
+        assert entry is not None
+        assert (entry.deliveries, entry.failures, entry.crashes) == (1, 0, 0)
+        assert entry.faults == faults
+    worker.fault(taken[0], delay_ms=60_000)
+    assert other.recover().entry is None, "it waits"
+    assert admin.due()[taken[0]] - admin.now_ms() > 50_000
+
+
+def test_a_fault_and_failures_are_counted_apart_and_end_together(
+    worker: Worker, admin: GroupAdmin, client: redis.Redis, taken: list[str]
+) -> None:
+    worker.park(taken[0], delay_ms=0, failure='{"n":1}')
+    worker.recover()
+    worker.fault(taken[0])
+    worker.recover()
+    worker.park(taken[0], delay_ms=0, failure='{"n":2}')
+    entry = worker.recover().entry
+    assert entry is not None
+    assert (entry.deliveries, entry.failures, entry.crashes, entry.faults) == (3, 2, 0, 1)
+    assert worker.bury(taken[0], failure='{"n":3}') == 1
+    ((_, letter),) = client.xrange(KEYS.dead)
+    assert letter[b"dead.history"] == b'{"n":1}\n{"n":2}\n{"n":3}\n'
+    assert admin.history() == {}
+
+
+def test_reporting_a_fault_again_changes_nothing(
+    worker: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    worker.fault(taken[0])
+    before = admin.everything()
+    assert worker.fault(taken[0]) == 0
+    assert admin.everything() == before
+
+
+def test_a_message_that_breaks_workers_for_days_does_not_grow(
+    worker: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    for _ in range(25):
+        worker.fault(taken[0])
+        worker.recover()
+    assert admin.history() == {taken[0]: "\t" * 20}
+
+
+@pytest.mark.parametrize("act", ["park", "hand_back", "fault", "leave"])
 def test_returning_a_message_whose_entry_was_deleted_ends_it_at_once_or_when_it_is_due(
     worker: Worker,
     other: Worker,
@@ -341,14 +394,15 @@ def test_returning_a_message_whose_entry_was_deleted_ends_it_at_once_or_when_it_
     returned = {
         "park": lambda: worker.park(taken[0], delay_ms=0),
         "hand_back": lambda: worker.hand_back(taken[0]),
+        "fault": lambda: worker.fault(taken[0]),
         "leave": worker.leave,
     }[act]()
-    left = {"park": 0, "hand_back": 0, "leave": 2}[act]
+    left = {"park": 0, "hand_back": 0, "fault": 0, "leave": 2}[act]
     if admin.drops_deleted_bodies_on_claim():
-        assert returned == {"park": -1, "hand_back": [0, 1], "leave": [left, 1]}[act]
+        assert returned == {"park": -1, "fault": -1, "hand_back": [0, 1], "leave": [left, 1]}[act]
         lost = 1
     else:
-        assert returned == {"park": 1, "hand_back": [1, 0], "leave": [left + 1, 0]}[act]
+        assert returned == {"park": 1, "fault": 1, "hand_back": [1, 0], "leave": [left + 1, 0]}[act]
         lost = 0
     for _ in range(4):
         lost += other.recover().lost_bodies
@@ -372,6 +426,7 @@ def test_a_full_server_still_ends_messages_and_renews_leases(
             assert worker.park(ids[1], delay_ms=0) == 1
             assert worker.bury(ids[2], answer=result("gone")) == 1
             assert worker.hand_back(ids[3]) == [1, 0]
+            assert worker.fault(ids[4], delay_ms=1000) == 1
             assert worker.recover_id() == ids[1]
             assert groups.ensure_group(connection, worker.commands) is Ensured.EXISTED
             worker.leave()

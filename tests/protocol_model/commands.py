@@ -9,7 +9,7 @@ from functools import partial
 from protocol_model.messages import LEASE, MAX_CRASHES, OWN_IDLE, Place
 from protocol_model.recovery import Recovery, Step
 from protocol_model.world import TICK_MS, Consumer, Side, World
-from shared_sync.protocol.messages import Answer, Bury, Entry, Finish, Outcome, Park
+from shared_sync.protocol.messages import Answer, Bury, Entry, Fault, Finish, Outcome, Park
 from shared_sync.protocol.scan import Found, Position, Predecessor
 
 
@@ -80,7 +80,7 @@ def _together(outcomes: Mapping[int, Outcome]) -> list[list[int]]:
         ]
 
     buried = [[number] for number in of(Bury)]
-    together = [of(Finish, has_answer=False), of(Finish), of(Park), *buried]
+    together = [of(Finish, has_answer=False), of(Finish), of(Park), *buried, of(Fault)]
     return [numbers for numbers in together if numbers]
 
 
@@ -101,6 +101,8 @@ def _settle(world: World, consumer: Consumer, outcomes: Mapping[int, Outcome]) -
             return [group.finish(numbers)]
         if isinstance(first, Bury):
             return [group.bury(name, numbers[0], first.failure)]
+        if isinstance(first, Fault):
+            return [group.fault(name, number) for number in numbers]
         return [
             group.park(name, n, one.delivery, one.failure, one.delay_ms // TICK_MS)
             for n, one in outcomes.items()
@@ -235,7 +237,7 @@ def _recover(world: World, consumer: Consumer, step: Step, position: Position) -
 def _check_entry(side: Side, number: int, entry: Entry) -> None:
     message = side.model.messages[number]
     assert entry.deliveries == message.deliveries
-    assert entry.history.decode() == lines(side.model.history.get(number, ()))
+    assert entry.history.decode().lstrip("\t") == lines(side.model.history.get(number, ()))
     unrecorded = message.failures - side.model.recorded_failures(number)
     assert entry.crashes == max(0, message.crashes + unrecorded)
 

@@ -21,7 +21,7 @@ from protocol_model.messages import LEASE, OWN_IDLE, Place
 from protocol_model.world import GROUPS, TICK_MS, Consumer, World
 from shared_sync.protocol import dead_letter_commands, publishing
 from shared_sync.protocol.keys import PARKED
-from shared_sync.protocol.messages import Answer, Bury, Finish, Park
+from shared_sync.protocol.messages import Answer, Bury, Fault, Finish, Park
 
 T = TypeVar("T")
 
@@ -151,6 +151,13 @@ def loses_its_child(world: World, consumer: Consumer, which: int, delay: int, re
     (number,) = some(consumer.undecided, which, 1)
     outcome = Park(world.ids[number], "", delay * TICK_MS, consumer.in_flight[number])
     commands.settle(world, consumer, {number: outcome}, reply)
+
+
+@event_of(lambda one: one.is_at_work, 3, which=WHICH, reply=REPLY)
+def breaks(world: World, consumer: Consumer, which: int, reply: str) -> None:
+    """A worker breaks at a message, and replaces its child process."""
+    (number,) = some(consumer.undecided, which, 1)
+    commands.settle(world, consumer, {number: Fault(world.ids[number], 0)}, reply)
 
 
 @event_of(lambda one: one.is_at_work, 3, which=WHICH, reply=REPLY)

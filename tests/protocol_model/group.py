@@ -248,6 +248,13 @@ class Group:
         message.failures += 1
         return 1
 
+    def fault(self, name: str, number: int) -> int:
+        """Hand a message back at which its worker broke; that is noted in front of its history."""
+        returned, gone = self.hand_back(name, [number])
+        if returned:
+            self.history.setdefault(number, [])
+        return returned - gone
+
     def bury(self, name: str, number: int, failure: str) -> int:
         self.check_exists()
         message = self.messages[number]

@@ -97,7 +97,7 @@ def _parse(
         holders={name.decode() for name in holders},
         due={_number(world, entry_id): tick(at) for entry_id, at in _pairs(due).items()},
         history={
-            _number(world, entry_id): failures.decode()
+            _number(world, entry_id): failures.decode().lstrip("\t")  # faults stand in front
             for entry_id, failures in _pairs(history).items()
         },
         results=[

@@ -60,7 +60,7 @@ if entry then
   local failures = redis.call('HGET', history, id) or ''
   if failure ~= '' then failures = failures .. failure .. '\n' end
   items[#items + 1] = 'dead.history'
-  items[#items + 1] = failures
+  items[#items + 1] = failures:sub(1 + faults_in(failures))
   -- Either both are written or neither, so that trying again writes nothing twice.
   local published
   if result_items > 0 then

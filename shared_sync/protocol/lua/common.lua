@@ -187,6 +187,14 @@ local function is_final_refusal(text)
     or text:find('too large to be stored', 1, true) ~= nil
 end
 
+-- For each time that a worker broke at a message, this stands in front of its failures.
+local FAULT = '\t'
+
+-- How many times that is noted in what `history` has of a message.
+local function faults_in(notes)
+  return notes and #notes:match('^\t*') or 0
+end
+
 -- How many failures are recorded in what `history` has of a message.
 local function failures_in(notes)
   return notes and select(2, notes:gsub('\n', '')) or 0
@@ -197,7 +205,7 @@ end
 local function deliveries_in(notes)
   if not notes then return 0 end
   local failures, last_attempt = 0, 0
-  for line in notes:gmatch('[^\n]+') do
+  for line in notes:gmatch('([^\n]*)\n') do
     failures, last_attempt = failures + 1, tonumber(line:match('"attempt": (%d+)') or 0)
   end
   return math.max(failures, last_attempt)
@@ -261,13 +269,22 @@ end
 -- How long a message waits at most that was parked after a crash. `crashes.py` says the same.
 local LONGEST_CRASH_DELAY = 60000
 
+-- How long a message waits at most at which a worker broke. `broken_worker.py` says the same.
+local LONGEST_FAULT_DELAY = 600000
+
 -- The latest time at which a parked message can be due, or nil if that is not known: its last
 -- failure says for how long it is parked, and one that was handed back unstarted is due at once. If
--- its last delivery is not on record, that has crashed.
+-- its last delivery is not on record, that has crashed. After a fault it may wait longer.
 local function latest_due_time(notes, deliveries, now)
-  if deliveries == 0 then return now end
-  if deliveries > deliveries_in(notes) then return now + LONGEST_CRASH_DELAY end
-  local delay = tonumber(notes:match('"delay_ms": (%d+)}\n$'))
+  local delay
+  if deliveries == 0 then
+    delay = 0
+  elseif deliveries > deliveries_in(notes) then
+    delay = LONGEST_CRASH_DELAY
+  else
+    delay = tonumber(notes:match('"delay_ms": (%d+)}\n$'))
+  end
+  if delay and faults_in(notes) > 0 then delay = math.max(delay, LONGEST_FAULT_DELAY) end
   return delay and now + delay
 end
 
