@@ -74,7 +74,13 @@ def busy(worker: Worker) -> None:
     worker.options = {"details": True}
     of = {"stream": "audio:jobs", "group": "stt-workers"}
     worker.views = {
-        "readers": {**of, "readers": READERS, "jobs": JOBS, "circuit_breakers": BREAKERS},
+        "readers": {
+            **of,
+            "readers": READERS,
+            "jobs": JOBS,
+            "batches": BATCHES,
+            "circuit_breakers": BREAKERS,
+        },
         "group": {
             **of,
             "consumers": CONSUMERS,
@@ -119,6 +125,18 @@ READERS = [
     {"name": "stt-1-reader-2", "state": "late", "seconds": 133.2},
     {"name": "stt-1-reader-3", "state": "running", "seconds": 14.0},
     {"name": "stt-1-reader-4", "state": "waiting", "seconds": 0.7},
+]
+BATCHES = [
+    {
+        "reader": f"stt-1-reader-{number}",
+        "runs": 12_408,
+        "extra_runs": 31,
+        "mean_size": 13.4,
+        "ceiling": 8 if number == 2 else 16,
+        "base_ms": 20.1,
+        "message_ms": 1.04,
+    }
+    for number in range(1, 5)
 ]
 JOBS = [job(1), job(2, "late", age_seconds=133.2, attempt=2), job(3, budget_seconds=None)]
 BREAKERS = [

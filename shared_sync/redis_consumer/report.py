@@ -59,11 +59,16 @@ class Report:
         }
 
     def readers(self) -> dict[str, Any]:
-        """Return what each reader does, the jobs that run and the circuit breakers, as a dashboard
-        shows them."""
+        """Return what a dashboard shows: what each reader does, and the jobs that run.
+
+        `batches` is there if any reader runs batches, and `circuit_breakers` if there are any.
+        """
         named = {"stream": self._options.stream_name, "group": self._options.consumer_group}
-        breakers = self._pool.circuit_breakers.rows()
-        shown = {"circuit_breakers": breakers} if breakers else {}
+        more = {
+            "batches": self._pool.batches.rows(),
+            "circuit_breakers": self._pool.circuit_breakers.rows(),
+        }
+        shown = {name: rows for name, rows in more.items() if rows}
         return {**named, **self._snapshot().tables(), **shown}
 
     def _snapshot(self) -> Snapshot:

@@ -27,6 +27,7 @@ from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.slot import Attempt, Slot
 
+logging.getLogger("tests.batches").setLevel(logging.CRITICAL)  # there may be many failures
 LOGGER = GuardedLogger(logging.getLogger("tests.batches"))
 
 

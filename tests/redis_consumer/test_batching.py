@@ -256,7 +256,8 @@ def test_of_32_messages_with_a_bad_one_31_have_results_and_1_is_charged(
             raise ValueError("bad")
         return runs[-1]
 
-    make_batches(processor, batch=Batching(max_size=32), retry=NO_RETRY, metrics=metrics).start()
+    consumer = make_batches(processor, batch=Batching(max_size=32), retry=NO_RETRY, metrics=metrics)
+    consumer.start()
     eventually(lambda: is_empty(client))
     assert sorted(int(one["result"]) for one in results(client) if one["status"] == "done") == [
         n for n in range(32) if n != 13
@@ -268,6 +269,8 @@ def test_of_32_messages_with_a_bad_one_31_have_results_and_1_is_charged(
     eventually(lambda: metrics.get_metrics_data()["jobs_processed"] == 31)
     assert metrics.get_metrics_data()["jobs_failed"] == 1
     assert metrics.get_metrics_data()["batch_extra_runs"] == 10
+    (row,) = consumer.get_views()["readers"]()["batches"]
+    assert (row["runs"], row["extra_runs"], row["ceiling"]) == (11, 10, 32)
 
 
 def test_results_of_a_good_half_are_there_before_the_other_half_has_run(

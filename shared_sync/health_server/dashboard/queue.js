@@ -1,9 +1,10 @@
-// The tables of views: jobs, readers and circuit breakers of a worker; consumers, parked messages, dead letters of a group.
+// The tables of views: jobs, readers, batches and circuit breakers of a worker; consumers, parked messages, dead
+// letters of a group.
 
 import {
   $, TONES, attempt, badge, code, make, notUnderstood, oneWord, setParts, setText, table, textOf, updateChildren,
 } from "./dom.js";
-import { age, capital, duration, exact, isNumber } from "./format.js";
+import { age, capital, duration, exact, isNumber, milliseconds } from "./format.js";
 
 const OLD_SECONDS = 10; // older tables are not shown as current ones
 const explain = (problem) => (problem === "failed" ? "failed, and the worker's log says why" : problem);
@@ -87,6 +88,15 @@ const BREAKERS = [
   { label: "Failures in a row", number: true, cell: (breaker) => exact(breaker.failures) },
   { label: "Openings", number: true, cell: (breaker) => exact(breaker.openings) },
   { label: "Refused calls", number: true, cell: (breaker) => exact(breaker.refused) },
+];
+const BATCHES = [
+  { label: "Reader", bare: true, cell: (batches) => oneWord(batches.reader) },
+  { label: "Runs", number: true, cell: (batches) => exact(batches.runs) },
+  { label: "Of failed batches", number: true, cell: (batches) => exact(batches.extra_runs) },
+  { label: "Messages a run", number: true, cell: (batches) => exact(batches.mean_size) },
+  { label: "At most", number: true, cell: (batches) => exact(batches.ceiling) },
+  { label: "A run takes", cell: ({ base_ms: base, message_ms: each }) => (isNumber(base) && isNumber(each)
+    ? `${milliseconds(base)} and ${milliseconds(each)} a message` : "–") },
 ];
 const CONSUMERS = [
   { label: "Consumer", bare: true, cell: (consumer) => code(consumer.name) },
@@ -206,7 +216,19 @@ const SECTIONS = [
     note: (rows) => countStates(rows, "loading", "late", "stuck", "stalled", "ended"),
   },
   {
-    key: "consumers", pair: 1, title: "Consumers of the group", empty: "No consumer: no worker has joined this group so far.",
+    key: "batches", pair: 1, title: "Batches", empty: "No reader has begun.",
+    draw: (parent) => table(parent, "Batches", BATCHES, (batches) => batches.reader),
+    rows: (data) => data.batches,
+    note: () => [],
+  },
+  {
+    key: "circuit_breakers", pair: 1, title: "Circuit breakers", empty: "No circuit breaker.",
+    draw: (parent) => table(parent, "Circuit breakers", BREAKERS, (breaker) => breaker.name),
+    rows: (data, lag) => aged(data.circuit_breakers, "trial_in_seconds", -lag),
+    note: (rows) => countStates(rows, "open", "half-open"),
+  },
+  {
+    key: "consumers", pair: 2, title: "Consumers of the group", empty: "No consumer: no worker has joined this group so far.",
     hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of python -m shared_sync.health --stream … --group ….",
     draw: (parent) => table(parent, "Consumers of the group", CONSUMERS, (consumer) => consumer.name),
     // Consumers that are not in the group any more come last; one that was killed is shown for an hour.
@@ -215,19 +237,13 @@ const SECTIONS = [
     note: (rows) => countStates(rows.map(({ present }) => ({ state: present === false ? "gone" : "" })), "gone"),
   },
   {
-    key: "parked", pair: 1, title: "Parked messages", empty: "No message is parked: none waits for another attempt.",
+    key: "parked", pair: 2, title: "Parked messages", empty: "No message is parked: none waits for another attempt.",
     draw: (parent) => table(parent, "Parked messages", PARKED, (message) => message.message_id),
     rows: (data, lag) => aged(data.parked, "due_in_seconds", -lag).sort((a, b) => a.due_in_seconds - b.due_in_seconds),
     note: () => [],
   },
   {
-    key: "circuit_breakers", pair: 3, title: "Circuit breakers", empty: "No circuit breaker.",
-    draw: (parent) => table(parent, "Circuit breakers", BREAKERS, (breaker) => breaker.name),
-    rows: (data, lag) => aged(data.circuit_breakers, "trial_in_seconds", -lag),
-    note: (rows) => countStates(rows, "open", "half-open"),
-  },
-  {
-    key: "dead_letters", cut: false, pair: 2, title: "Dead letters", empty: "No dead letters: nothing was given up on.",
+    key: "dead_letters", cut: false, pair: 3, title: "Dead letters", empty: "No dead letters: nothing was given up on.",
     draw: drawLetters,
     rows: (data) => data.dead_letters,
     more: causes,
