@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,6 @@ from helpers import ask, eventually, free_port, start_program
 
 from shared_sync import RedisStreamProducer
 from shared_sync.demo.speech import DEMO_AUDIO
-
-pytest.importorskip("pocketsphinx", reason="pip install 'shared_sync[speech]'")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RECORDINGS = Path(__file__).parents[2] / "shared" / "audio"
@@ -40,6 +40,7 @@ Spawn = Callable[..., "subprocess.Popen[bytes]"]
 @pytest.fixture
 def stt_worker(redis_url: str) -> Iterator[Spawn]:
     """Starts speech workers, which do not outlive the test."""
+    pytest.importorskip("pocketsphinx", reason="pip install 'shared_sync[speech]'")
     started: list[subprocess.Popen[bytes]] = []
 
     def start(
@@ -185,3 +186,85 @@ def test_a_job_whose_worker_was_killed_is_finished_once_by_another(
     results = transcripts(client)
     assert sorted(result["message_id"] for result in results) == sorted(ids)
     assert {result["status"] for result in results} == {"done"}
+
+
+# --- GPUs -----------------------------------------------------------------------------------------
+
+
+BROKEN_TORCH = """
+import contextlib
+
+class cuda:
+    device_count = staticmethod(lambda: 1)
+    is_available = staticmethod(lambda: False)
+
+class nn:
+    class EmbeddingBag:
+        def __init__(self, *sizes): pass
+        def to(self, device): return self
+        def eval(self): return self
+        def __call__(self, *inputs):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+def manual_seed(seed): pass
+def tensor(values, device): return values
+def inference_mode(): return contextlib.nullcontext()
+"""
+"""Stands in for torch on a machine whose GPU is broken."""
+
+
+@contextmanager
+def gpu_worker(redis_url: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = start_program(
+        [sys.executable, str(EXAMPLES / "gpu_worker.py")],
+        env={**os.environ, "REDIS_URL": redis_url, "HEALTH_PORT": "0", **environment},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_gpu_worker_runs_on_the_cpu_and_drains(redis_url: str, client: redis.Redis) -> None:
+    with RedisStreamProducer(redis_url, "gpu:jobs") as producer:
+        producer.publish_many([{"text": f"text {n}"} for n in range(20)] + [{"text": ""}])
+    with gpu_worker(redis_url, CUDA_VISIBLE_DEVICES="") as worker:
+        eventually(lambda: client.xlen("gpu:results") == 21, within=60)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+    results = [fields for _, fields in client.xrange("gpu:results")]
+    done = [fields for fields in results if fields[b"status"] == b"done"]
+    assert len(done) == 20
+    assert all(len(json.loads(fields[b"vector"])) == 8 for fields in done)
+    (dead,) = [fields for fields in results if fields[b"status"] == b"dead"]
+    assert b"field 'text' is missing or empty" in dead[b"reason"]
+
+
+def test_the_gpu_worker_whose_gpu_is_broken_gives_the_jobs_back_and_ends(
+    redis_url: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text(BROKEN_TORCH)
+    with RedisStreamProducer(redis_url, "gpu:jobs") as producer:
+        producer.publish_many({"text": f"text {n}"} for n in range(20))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with gpu_worker(redis_url, PYTHONPATH=path) as worker:
+        assert worker.wait(60) == 70
+    assert client.xlen("gpu:jobs") == 20
+    assert client.xlen("gpu:results") == 0
+    assert client.xlen("{gpu:jobs}:gpu-workers:dead") == 0
+
+
+def test_the_worker_for_whisper_says_in_one_line_what_is_missing(redis_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "faster_whisper_worker.py")],
+        env={**os.environ, "REDIS_URL": redis_url, "WHISPER_MODEL": "/none"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 69
+    (line,) = done.stderr.splitlines()
+    assert "pip install faster-whisper" in line or "download it with" in line
