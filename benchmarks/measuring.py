@@ -169,9 +169,13 @@ class Worker:
 
     def wait(self) -> None:
         """Ask the worker to end and wait for it. Ends this program if it fails to."""
+        if status := self.exit_status():
+            raise SystemExit(f"{self.name} ended with exit status {status}")
+
+    def exit_status(self) -> int:
+        """Ask the worker to end, wait for it and return its exit status."""
         self.end_input()
-        if self._process.wait(EXIT_SECONDS) != 0:
-            raise SystemExit(f"{self.name} ended with exit status {self._process.returncode}")
+        return self._process.wait(EXIT_SECONDS)
 
     def __enter__(self) -> Worker:
         return self

@@ -250,6 +250,53 @@ def test_fairness_is_measured_with_two_workers(redis_server: EmbeddedRedis, tmp_
     assert len(kept["checks"]) == 2
 
 
+# --- GPUs -----------------------------------------------------------------------------------------
+
+
+def test_batches_are_measured(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    kept_file = tmp_path / "gpu.json"
+    where = ("--redis-server", str(redis_server.binary), "--json", str(kept_file))
+    kept = kept_of(run("bench_gpu.py", "batches", "--jobs", "96", *where), kept_file)
+    measured = kept["measurements"]
+    assert measured["1 of 32 is bad"]["results"] == [31]
+    assert measured["does not fit above 8"]["lost"] == [0]
+    assert measured["20 ms + 1 ms model, single"]["messages/s"][0] > 10
+    assert measured["20 ms + 1 ms model, batches of 16"]["messages/s"][0] > 10
+
+
+def test_an_unknown_section_is_refused() -> None:
+    done = run("bench_gpu.py", "batches", "ovens")
+    assert done.returncode == 2
+    assert "no such section: ovens" in done.stdout
+
+
+def test_each_bound_of_gpus_can_be_missed(module: Import) -> None:
+    gpu, report = module("bench_gpu"), module("report")
+    assert report.check_all(gpu.BOUNDS, report.Measurements()) == []
+    too_few = {"results", "culprit dead", "exit code", "last smallest"}
+    best = ("speech, 1 thread", "20 ms + 1 ms model, single")
+    labels = {
+        *("speech, 1 thread", "speech, 4 processes", "SIGKILL of the parent", "deadline kills"),
+        *module("gpu_faults").CASES,
+        *(module("gpu_batches").ONE_BAD, module("gpu_batches").UNFIT),
+        *(module("gpu_batches").SINGLE, module("gpu_batches").BATCHED),
+        *(module("gpu_outside").BROKEN, module("gpu_outside").DEAD),
+    }
+    names = (
+        *("audio s/s", "p99 live ms", "late heartbeat s", "others charged", "consumer ended"),
+        *("left after 1 s", "lost", "twice", "descriptors more", "threads more", "children more"),
+        *("charged", "runs", "last size", "messages/s", "dead letters", "wasted", "attempts/s"),
+        *("done after s", *too_few),
+    )
+    found = report.Measurements()
+    for label in labels:
+        values = {name: 0.0 if name in too_few else 1000.0 for name in names}
+        found.add(label, values | ({"audio s/s": 999.0} if label in best else {}))
+    checks = report.check_all(gpu.BOUNDS, found)
+    assert len(checks) == len(gpu.BOUNDS)
+    assert [check.name for check in checks if check.held] == []
+
+
 class Journal:
     """Runs and owners of messages, as bench_fairness.py records them."""
 
