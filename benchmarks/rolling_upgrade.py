@@ -1,7 +1,8 @@
 """Upgrade the workers of a group from an older release to this one, and back, under load.
 
     python benchmarks/rolling_upgrade.py --old PATH [--rounds N] [--step-seconds S] [--workers N]
-        [--rate N] [--lease S] [--old-prefetch N] [--new-prefetch auto|N] [--rights TEXT]
+        [--rate N] [--lease S] [--old-prefetch N] [--new-prefetch auto|N]
+        [--new-isolation thread|process] [--rights TEXT]
         [--seed N] [--redis-server PATH] [--keep]
 
 PATH is a checkout of the older release. All workers begin as that release. One after the other is
@@ -122,7 +123,7 @@ class Rollout:
 def upgrade(options: argparse.Namespace, server: EmbeddedRedis, folder: Path) -> bool:
     """Run the upgrades and rollbacks; return whether nothing is wrong."""
     old = Release("old release", options.old, options.old_prefetch)
-    new = Release("new release", prefetch=options.new_prefetch)
+    new = Release("new release", prefetch=options.new_prefetch, isolation=options.new_isolation)
     for release in (old, new):
         check_release(release)
     rights = options.rights or least_rights(options.old)
@@ -152,6 +153,7 @@ def main() -> int:
     parser.add_argument("--step-seconds", type=float, default=3.0)
     parser.add_argument("--old-prefetch", default="5", metavar="N")
     parser.add_argument("--new-prefetch", default="auto", metavar="auto|N")
+    parser.add_argument("--new-isolation", default="thread", choices=("thread", "process"))
     parser.add_argument("--rights", metavar="TEXT")
     options = parser.parse_args()
     options.old = options.old.resolve()

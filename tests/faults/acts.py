@@ -15,14 +15,14 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import redis
 
-from shared_sync import Reject, current_message
+from shared_sync import Message, Reject, current_message
 
 Job = Mapping[str, str | bytes]
 VARIABLE = "FAULTS_WORKER"
@@ -50,7 +50,17 @@ def _told() -> _Told:
 
 def process(message_id: str, job: Job) -> object:
     """Report the attempt, and do what the message asks for."""
-    told, attempt = _told(), current_message().attempt
+    return _process(message_id, job, current_message().attempt)
+
+
+def process_batch(messages: Sequence[Message]) -> list[object]:
+    """Do so with one message after the other, and note how many came together."""
+    _told().reports.rpush("batches", len(messages))
+    return [_process(one.id, one.fields, one.attempt) for one in messages]
+
+
+def _process(message_id: str, job: Job, attempt: int) -> object:
+    told = _told()
     run = {"message": message_id, "worker": told.name, "pid": os.getpid(), "attempt": attempt}
     told.reports.xadd("runs", run)
     attempts = str(job.get("acts", told.acts)).split("/")

@@ -167,3 +167,36 @@ def test_a_child_that_runs_at_the_drains_end_is_killed_and_its_message_is_not_ch
     crew.start("heir")
     row = fault_table.add(f"children at {hurry}: {acts}", books, note=note)
     assert row.run_twice == 2
+
+
+def test_in_batches_it_is_the_culprit_alone_that_is_charged(
+    crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
+) -> None:
+    ids = books.publish(20)
+    (killer,) = books.publish(1, acts="segfault")
+    ids += books.publish(16)
+    (looper,) = books.publish(1, acts="loop")
+    ids += books.publish(10)
+    books.fault_is_over()
+    worker = crew.start(
+        "worker",
+        batch_size=8,
+        job_deadline_seconds=DEADLINE_SECONDS,
+        kill_grace_seconds=KILL_GRACE_SECONDS,
+        retry={"max_attempts": 1},
+        max_crashes=2,
+    )
+    books.settle()
+    sizes = [int(size) for size in books.client.lrange("batches", 0, -1)]
+    note = f"{len(sizes)} runs of {sum(sizes)} messages"
+    fault_table.add("a message of a batch crashes, one loops", books, note=note)
+    letters = {letter[b"dead.id"].decode(): letter for letter in admin.dead()}
+    assert set(letters) == {killer, looper}
+    assert (letters[killer][b"dead.crashes"], letters[killer][b"dead.attempts"]) == (b"2", b"2")
+    assert letters[looper][b"dead.reason"] == b"failed 1 times"
+    attempts = books.attempts()
+    assert {attempt for one in ids for attempt in attempts[one]} == {1}, "nobody else is charged"
+    assert max(sizes) == 8
+    assert worker.alive
+    worker.send(signal.SIGTERM)
+    assert worker.status() == 0

@@ -12,7 +12,7 @@ from typing import Any
 from faults import acts
 from helpers import Figures
 
-from shared_sync import RedisStreamConsumer, RetryPolicy
+from shared_sync import Batching, RedisStreamConsumer, RetryPolicy
 from shared_sync.connection import connection
 from shared_sync.errors import ConsumerIdInUse
 from shared_sync.redis_consumer import lifecycle, pool
@@ -33,6 +33,10 @@ def main(url: str, reports_url: str, name: str, report: Path, **options: Any) ->
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     acts.tell(name, report.parent, reports_url, str(options.pop("acts", "")))
     retry = RetryPolicy(**QUICK | options.pop("retry", {}))
+    runs: dict[str, Any] = {"message_processor": acts.process}
+    if "batch_size" in options:
+        batch = Batching(max_size=options.pop("batch_size"))
+        runs = {"batch_processor": acts.process_batch, "batch": batch}
     more_bytes = options.pop("more_bytes", None)
     patience_seconds = options.pop("patience_seconds", connection.REPLY_MARGIN_SECONDS)
     connection.REPLY_MARGIN_SECONDS = patience_seconds
@@ -45,7 +49,7 @@ def main(url: str, reports_url: str, name: str, report: Path, **options: Any) ->
         "workers",
         name,
         logging.getLogger(name),
-        acts.process,
+        **runs,
         metrics=figures,
         retry=retry,
         result_stream="results",
