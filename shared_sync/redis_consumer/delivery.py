@@ -187,7 +187,7 @@ class Delivery:
             error, attempt, may_hold=may_hold
         ):
             if isinstance(error, ChildCrashed):
-                crash = Failure(CRASH, failure.error, remote_traceback=error.stack)
+                crash = Failure(CRASH, failure.error, None, "", error.stack, CRASH)
                 return self._crashed(entry, fields, crash, how=failure.error)
             return self._failed(entry, fields, failure)
         self._logger.info(
