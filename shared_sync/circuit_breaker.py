@@ -8,19 +8,15 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import wraps
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from shared_sync.common import arguments
+from shared_sync.common.circuit import Call, Circuit, CircuitSnapshot
 from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.passages import Passage, add_passage
 from shared_sync.errors import CircuitOpen, ConfigurationError, Directive
-
-CLOSED: Final = "closed"
-HALF_OPEN: Final = "half-open"
-OPEN: Final = "open"
 
 Counts: TypeAlias = "type[Exception] | Collection[type[Exception]] | Callable[[Exception], object]"
 """Which errors count as failures: types, or a function that is given an error."""
@@ -31,36 +27,11 @@ R = TypeVar("R")
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
-class CircuitSnapshot:
-    """A circuit breaker at one moment."""
-
-    name: str
-    state: str
-    """`closed`, `half-open` or `open`."""
-    failures: int
-    """Failures in a row since the last success; the breaker opens when they are too many."""
-    seconds_until_trial: float | None
-    """Seconds until it allows the next trial; None if it is closed."""
-    openings: int
-    """How often it has opened, failed trials not included."""
-    refused: int
-    """How many calls it has refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A call that the breaker has let through."""
-
-    generation: int
-    is_trial: bool
-
-
 class _Calls(threading.local):
     """The calls of the running thread, the outermost first. Inner ones are None."""
 
     def __init__(self) -> None:
-        self.stack: list[_Call | None] = []
+        self.stack: list[Call | None] = []
 
 
 class CircuitBreaker:
@@ -116,26 +87,20 @@ class CircuitBreaker:
             arguments.text("name", name)
         # Fixed after construction.
         self.name = f"breaker-{next(_numbers)}" if name is None else name
-        self._threshold = failure_threshold
-        self._recovery_seconds = recovery_seconds
         self._is_counted = _counting(counts)
-        self._clock = clock
         # Each thread has its own.
         self._calls = _Calls()
-        # Guarded by the lock, which is re-entrant: a signal handler may use the breaker, too.
+        # Has its own lock.
+        self._circuit = Circuit(
+            self.name,
+            failure_threshold=failure_threshold,
+            recovery_seconds=recovery_seconds,
+            clock=clock,
+        )
+        # Replaced as a whole under the lock.
         self._lock = threading.RLock()
         renew_lock_in_forks(self)
-        self._generation = 0
-        """Grows when it opens, and when it closes."""
-        self._failures = 0
-        self._trial_at: float | None = None
-        """When the next trial is allowed; None if it is closed."""
-        self._trial: _Call | None = None
-        """The newest trial, if it has not ended."""
-        self._openings = 0
-        self._refused = 0
-        self._unreported = _Report(0)
-        self._listeners: list[weakref.WeakMethod[Callable[[CircuitBreaker], None]]] = []
+        self._listeners: tuple[weakref.WeakMethod[Callable[[CircuitBreaker], None]], ...] = ()
         _registry.add(self)
 
     # --- calling ---
@@ -183,15 +148,7 @@ class CircuitBreaker:
 
     def snapshot(self) -> CircuitSnapshot:
         """Return its state, and what it has counted."""
-        with self._lock:
-            seconds = self._seconds_until_trial()
-            if seconds is None:
-                state = CLOSED
-            else:
-                state = HALF_OPEN if self._trial is not None or seconds == 0.0 else OPEN
-            return CircuitSnapshot(
-                self.name, state, self._failures, seconds, self._openings, self._refused
-            )
+        return self._circuit.snapshot()
 
     def subscribe(self, listener: Callable[[CircuitBreaker], None]) -> None:
         """Call a bound method whenever it has opened or closed, or a trial has ended.
@@ -199,150 +156,57 @@ class CircuitBreaker:
         In the thread whose call did that, without a lock. Its object is held weakly.
         """
         with self._lock:
-            self._listeners = [one for one in self._listeners if one() is not None]
-            self._listeners.append(weakref.WeakMethod(listener))
+            alive = [one for one in self._listeners if one() is not None]
+            self._listeners = (*alive, weakref.WeakMethod(listener))
 
     # --- its state in another process ---
 
     def export_state(self) -> dict[str, Any]:
         """Return its state as JSON can express it, for `adopt()` in a child process."""
-        with self._lock:
-            return {
-                "generation": self._generation,
-                "failures": self._failures,
-                "seconds_until_trial": self._seconds_until_trial(),
-            }
+        return self._circuit.export_state()
 
     def adopt(self, state: Mapping[str, Any]) -> None:
         """Take over the state of the breaker that owns this one, in the parent process."""
-        with self._lock:
-            seconds = state["seconds_until_trial"]
-            self._generation = state["generation"]
-            self._failures = state["failures"]
-            self._trial_at = None if seconds is None else self._clock() + seconds
-            self._trial = None
-            self._unreported = _Report(self._generation)
+        self._circuit.adopt(state)
 
     def take_report(self) -> dict[str, Any]:
         """Return what it has counted since `adopt()` as JSON can express it, and forget that."""
-        with self._lock:
-            report, self._unreported = self._unreported, _Report(self._generation)
-            return report.to_dict()
+        return self._circuit.take_report()
 
     def apply_report(self, report: Mapping[str, Any]) -> None:
         """Count what a copy in a child process has counted.
 
         Successes and failures of a job that began before this breaker opened or closed are ignored.
         """
-        with self._lock:
-            self._refused += report["refused"]
-            has_changed = False
-            if report["generation"] == self._generation:
-                if report["has_succeeded"]:
-                    has_changed = self._count_success()
-                if report["failures"]:
-                    has_changed = self._count_failures(report["failures"]) or has_changed
-        if has_changed:
+        if self._circuit.apply_report(report):
             self._notify()
 
     # --- inside ---
 
-    def _begin(self) -> _Call:
-        with self._lock:
-            seconds = self._seconds_until_trial()
-            if not seconds:  # closed, or time for a trial
-                call = _Call(self._generation, is_trial=seconds is not None)
-                if call.is_trial:
-                    self._trial = call
-                    self._trial_at = self._clock() + self._recovery_seconds
-                return call
-            self._refused += 1
-            self._unreported.refused += 1
-        refusal = CircuitOpen(self.name, seconds)
+    def _begin(self) -> Call:
+        begun = self._circuit.begin()
+        if isinstance(begun, Call):
+            return begun
+        refusal = CircuitOpen(self.name, begun)
         add_passage(refusal, Passage(self.name, self))
         raise refusal
 
-    def _end(self, call: _Call, error: BaseException | None) -> None:
-        counts = isinstance(error, Exception) and self._is_counted(error)
-        with self._lock:
-            if call.generation != self._generation:
-                has_changed = False
-            elif error is None:
-                self._unreported.count_success()
-                has_changed = self._count_success()
-            elif call.is_trial and self._trial is not call:
-                has_changed = False  # a newer trial decides
-            elif counts:
-                self._unreported.failures += 1
-                has_changed = self._count_failures(1)
-            else:
-                has_changed = self._end_trial(call)
-        if error is not None and counts:
+    def _end(self, call: Call, error: BaseException | None) -> None:
+        if error is None:
+            has_changed = self._circuit.succeeded(call)
+        elif isinstance(error, Exception) and self._is_counted(error):
             add_passage(error, Passage(self.name, self))
+            has_changed = self._circuit.failed(call)
+        else:
+            has_changed = self._circuit.said_nothing(call)
         if has_changed:
             self._notify()
-
-    def _count_success(self) -> bool:
-        """Count a success; return whether the breaker has closed."""
-        self._failures = 0
-        if self._trial_at is None:
-            return False
-        self._trial_at = self._trial = None
-        self._generation += 1
-        return True
-
-    def _count_failures(self, count: int) -> bool:
-        """Count failures in a row; return whether the breaker has opened, or stays open."""
-        if self._trial_at is None:
-            self._failures += count
-            if self._failures < self._threshold:
-                return False
-            self._openings += 1
-            self._generation += 1
-        self._trial = None
-        self._trial_at = self._clock() + self._recovery_seconds
-        return True
-
-    def _end_trial(self, call: _Call) -> bool:
-        """Allow another trial at once, if this call was one."""
-        if self._trial is not call:
-            return False
-        self._trial = None
-        self._trial_at = self._clock()
-        return True
-
-    def _seconds_until_trial(self) -> float | None:
-        if self._trial_at is None:
-            return None
-        return max(0.0, self._trial_at - self._clock())
 
     def _notify(self) -> None:
         for reference in self._listeners:
             listener = reference()
             if listener is not None:
                 listener(self)
-
-
-class _Report:
-    """What a breaker has counted since it was last reported."""
-
-    def __init__(self, generation: int) -> None:
-        self.generation = generation
-        self.has_succeeded = False
-        self.failures = 0
-        """Since the last success."""
-        self.refused = 0
-
-    def count_success(self) -> None:
-        self.has_succeeded, self.failures = True, 0
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "generation": self.generation,
-            "has_succeeded": self.has_succeeded,
-            "failures": self.failures,
-            "refused": self.refused,
-        }
 
 
 def _counting(counts: object) -> Callable[[Exception], bool]:

@@ -419,7 +419,7 @@ def test_a_fork_in_the_middle_of_another_threads_call_does_no_harm(
     inside, let_go = threading.Event(), threading.Event()
 
     def stay() -> None:
-        with breaker, breaker._lock:
+        with breaker, breaker._lock, breaker._circuit._lock:
             inside.set()
             let_go.wait(60)
 

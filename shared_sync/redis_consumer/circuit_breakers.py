@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from shared_sync.circuit_breaker import CLOSED, HALF_OPEN, OPEN, CircuitBreaker, CircuitSnapshot
+from shared_sync.circuit_breaker import CircuitBreaker
+from shared_sync.common.circuit import CLOSED, HALF_OPEN, OPEN, CircuitSnapshot
 from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.common.passages import Passage, chain_of, passages_of

@@ -92,7 +92,8 @@ class Pauses:
         """
         with self._changed:
             now = self._clock()
-            is_new = name not in self._holds
+            before = self._holds.get(name)
+            is_new = before is None or before.has_ended(now)
             hold = self._holds[name] = _Hold(reason, until, trials, error)
             begins = not self.is_held
             if begins:
