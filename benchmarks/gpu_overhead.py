@@ -44,7 +44,7 @@ def measure_overhead(bench: Bench) -> None:
             worker.end_input()
             metrics = worker.read("metrics")["metrics"]
             worker.wait()
-        bench.measured.add(STARTED, {"ms": metrics.get("max_processor_load_ms", -1.0)})
+        bench.measured.add(STARTED, {"ms": metrics["max_processor_load_ms"]})
 
 
 def _seconds_a_message(bench: Bench, isolation: str, payload: int, number: int) -> float:

@@ -214,9 +214,9 @@ def inference_mode(): return contextlib.nullcontext()
 
 
 @contextmanager
-def gpu_worker(redis_url: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def worker(program: str, redis_url: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     process = start_program(
-        [sys.executable, str(EXAMPLES / "gpu_worker.py")],
+        [sys.executable, str(EXAMPLES / program)],
         env={**os.environ, "REDIS_URL": redis_url, "HEALTH_PORT": "0", **environment},
         stderr=subprocess.DEVNULL,
     )
@@ -230,10 +230,10 @@ def gpu_worker(redis_url: str, **environment: str) -> Iterator[subprocess.Popen[
 def test_the_gpu_worker_runs_on_the_cpu_and_drains(redis_url: str, client: redis.Redis) -> None:
     with RedisStreamProducer(redis_url, "gpu:jobs") as producer:
         producer.publish_many([{"text": f"text {n}"} for n in range(20)] + [{"text": ""}])
-    with gpu_worker(redis_url, CUDA_VISIBLE_DEVICES="") as worker:
+    with worker("gpu_worker.py", redis_url, CUDA_VISIBLE_DEVICES="") as process:
         eventually(lambda: client.xlen("gpu:results") == 21, within=60)
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
     results = [fields for _, fields in client.xrange("gpu:results")]
     done = [fields for fields in results if fields[b"status"] == b"done"]
     assert len(done) == 20
@@ -249,11 +249,57 @@ def test_the_gpu_worker_whose_gpu_is_broken_gives_the_jobs_back_and_ends(
     with RedisStreamProducer(redis_url, "gpu:jobs") as producer:
         producer.publish_many({"text": f"text {n}"} for n in range(20))
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    with gpu_worker(redis_url, PYTHONPATH=path) as worker:
-        assert worker.wait(60) == 70
+    with worker("gpu_worker.py", redis_url, PYTHONPATH=path) as process:
+        assert process.wait(60) == 70
     assert client.xlen("gpu:jobs") == 20
     assert client.xlen("gpu:results") == 0
     assert client.xlen("{gpu:jobs}:gpu-workers:dead") == 0
+
+
+WHISPER = """
+from types import SimpleNamespace
+
+def decode_audio(file):
+    data = file.read()
+    if not data:
+        import av
+        raise av.FFmpegError("nothing to decode")
+    return data
+
+def download_model(name, local_files_only):
+    assert local_files_only
+    return "/models/" + name
+
+class WhisperModel:
+    def __init__(self, model, device, device_index):
+        self.words = [model, device, str(device_index)]
+
+    def transcribe(self, audio, beam_size):
+        info = SimpleNamespace(language="en")
+        return (SimpleNamespace(text=f" {word} ") for word in self.words), info
+"""
+"""Stands in for faster-whisper, and hears the arguments of its model."""
+
+
+def test_the_worker_for_whisper_transcribes_and_rejects(
+    redis_url: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "faster_whisper.py").write_text(WHISPER)
+    (tmp_path / "av.py").write_text("class FFmpegError(Exception): pass")
+    (tmp_path / "ctranslate2.py").write_text("def get_cuda_device_count(): return 0")
+    with RedisStreamProducer(redis_url, "audio:jobs") as producer:
+        producer.publish_many([{"audio": b"sound"}, {"audio": b""}, {"file": "none"}])
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    with worker(
+        "faster_whisper_worker.py", redis_url, PYTHONPATH=path, WHISPER_MODEL="small"
+    ) as process:
+        eventually(lambda: client.xlen("audio:transcripts") == 3, within=60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    first, *others = transcripts(client)
+    assert (first["status"], first["text"]) == ("done", "/models/small cpu 0")
+    assert [entry["status"] for entry in others] == ["dead", "dead"]
+    assert all("no readable audio in field 'audio'" in entry["reason"] for entry in others)
 
 
 def test_the_worker_for_whisper_says_in_one_line_what_is_missing(redis_url: str) -> None:
