@@ -46,7 +46,8 @@ class BatchFigures:
         self._next_cost_at = 0.0
 
     def begins(self) -> None:
-        """Show the gauges, as the reader begins."""
+        """Show what is shown from the start on."""
+        self._recorder.increment_counter("batch_extra_runs", 0)
         self._show_ceiling()
 
     def waited(self, seconds: float) -> None:

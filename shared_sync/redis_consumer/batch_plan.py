@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from shared_sync.batching import Batching
@@ -76,15 +76,11 @@ class Planner:
             return Plan(count, room=0)
         return Plan(count, room=self.expected(most - count, self._max_total - total))
 
-    def forget(self, entries: Sequence[Entry]) -> None:
-        """Forget what messages cost that have begun, and of others that are gone."""
-        if self._size is not None:
-            for entry in entries:
-                self._costs.pop(entry.id, None)
-
-    def forget_all(self) -> None:
-        """Forget what messages cost, because none waits."""
-        self._costs.clear()
+    def forget_all_but(self, waiting: Iterable[Entry]) -> None:
+        """Forget what messages cost, except those that still wait."""
+        if self._costs:
+            costs = self._costs
+            self._costs = {one.id: costs[one.id] for one in waiting if one.id in costs}
 
     def _cost(self, entry: Entry) -> float | BaseException:
         if self._size is None:

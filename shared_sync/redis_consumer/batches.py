@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from shared_sync.redis_consumer.batch_ceiling import Ceiling
 from shared_sync.redis_consumer.batch_figures import BatchFigures
 from shared_sync.redis_consumer.batch_plan import Planner
 from shared_sync.redis_consumer.delivery import Delivery
-from shared_sync.redis_consumer.failures import release_memory, text_of
+from shared_sync.redis_consumer.failures import Failure, release_memory
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.pauses import Pauses
@@ -141,15 +142,13 @@ class Batches:
             return self._in_flight.start_batch(slot, len(self._parts.popleft()), now, again=True)
         waiting = list(slot.waiting.copy())
         if not waiting:
-            self._planner.forget_all()
             return None
         plan = self._planner.plan(waiting, self._ceiling.size)
         attempt = self._in_flight.start_batch(slot, plan.messages, now)
-        if attempt is not None:
-            self._planner.forget(attempt.entries)
-            if plan.error is not None and attempt.entries[0] is waiting[0]:
-                self._fail(attempt, plan.error)
-                return None
+        self._planner.forget_all_but(slot.waiting.copy())
+        if attempt is not None and plan.error is not None:
+            self._fail(attempt, plan.error)
+            return None
         return attempt
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
@@ -247,7 +246,8 @@ class Batches:
             return
         if attempt.given_up:
             return  # each was charged at its deadline, and is another worker's now
-        what = f"{type(error).__name__}: {text_of(error)}"
+        failure = Failure.of(error)
+        what = f"{failure.error_type}: {failure.error}"
         size = (len(entries) + 1) // 2
         if is_out_of_memory(error):
             release_memory(error)
@@ -275,11 +275,12 @@ class Batches:
 
     def _note_ceiling(self, why: str = "") -> None:
         """Show and log the ceiling if it has changed."""
-        size = self._ceiling.size
-        if self._figures.ceiling != size:
+        size, before = self._ceiling.size, self._figures.ceiling
+        if size != before:
             self._figures.ceiling_is(size)
-            self._logger.warning(
-                "%s runs at most %d messages together now%s", self._slot.name, size, why
+            level = logging.WARNING if size < before else logging.INFO
+            self._logger.log(
+                level, "%s runs at most %d messages together now%s", self._slot.name, size, why
             )
 
     def _end(self, attempt: Attempt, begun: Sequence[Entry]) -> None:

@@ -72,7 +72,7 @@ class InFlight:
         newest_before: tuple[int, int],
         into: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
-        """Put what a read has brought into its reader's slot, which is empty.
+        """Put what a read has brought into its reader's slot, behind what waits there.
 
         `newest_before` is what `newest()` was before the read was sent: a message that is not newer
         was delivered anew, because its group was lost, and may still be in flight here. `into` is
@@ -94,7 +94,7 @@ class InFlight:
         entries: Sequence[Entry],
         into: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
-        """Put messages into a slot, which is empty, except those in flight here already.
+        """Put messages into a slot, except those in flight here already.
 
         `into` is called with the ids of those that an outbox is giving back: the server has given
         them back by now, or will. As that may happen twice after a lost reply, nobody starts them

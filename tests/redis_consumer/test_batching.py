@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from consumers import DEAD, GROUP, LOGGER, STREAM, dead_letters, owners, pending, results
+from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
 from helpers import Figures, eventually
 
 from shared_sync import (
@@ -423,6 +423,48 @@ def test_a_batch_past_its_deadline_is_charged_once_each_and_then_each_runs_alone
         leave.set()
     assert sorted(runs[1:]) == [[(0, 2)], [(1, 2)], [(2, 2)]]
     assert client.xlen(DEAD) == 0
+
+
+class Model:
+    """What a factory returns: it has a method for batches."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.is_closed = False
+
+    def process_batch(self, messages: Sequence[Message]) -> list[int]:
+        self.sizes.append(len(messages))
+        return numbers(messages)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_factory_may_return_what_takes_batches_and_every_reader_has_its_own(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    models: list[Model] = []
+
+    def factory(_context: object) -> Model:
+        models.append(Model())
+        return models[-1]
+
+    publish(producer, 64)
+    consumer = make(None, processor_factory=factory, threads=2, result_stream="results")
+    with consumer:
+        eventually(lambda: is_empty(client))
+    assert sorted(int(one["result"]) for one in results(client)) == list(range(64))
+    assert [model.is_closed for model in models] == [True, True]
+    assert max(size for model in models for size in model.sizes) == 16
+
+
+def test_a_batch_that_a_factory_does_not_take_is_named_in_the_log(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, caplog: Any
+) -> None:
+    publish(producer, 1)
+    make(None, processor_factory=lambda _: lambda *_: None, batch=Batching()).start()
+    eventually(lambda: is_empty(client))
+    assert "runs one message at a time, although batch was given" in caplog.text
 
 
 # --- configuration ----------------------------------------------------------------------------

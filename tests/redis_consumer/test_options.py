@@ -14,7 +14,13 @@ import redis
 from consumers import STREAM, Make
 from helpers import Gate, eventually
 
-from shared_sync import CircuitBreaker, RedisStreamConsumer, RedisStreamProducer, WorkerMetrics
+from shared_sync import (
+    Batching,
+    CircuitBreaker,
+    RedisStreamConsumer,
+    RedisStreamProducer,
+    WorkerMetrics,
+)
 from shared_sync.errors import ConfigurationError, RedisUnavailable
 from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
 
@@ -77,6 +83,10 @@ from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
         ("max_failures_in_a_row", 2.5),
         ("consumer_id", "~parked"),
         ("consumer_id", ""),
+        ("batch", 16),
+        ("batch", Batching()),
+        ("batch_processor", 5),
+        ("batch_processor", lambda _: None),
         ("circuit_breakers", None),
         ("circuit_breakers", CircuitBreaker()),
         ("circuit_breakers", ["translator"]),
@@ -135,6 +145,39 @@ def test_a_single_crash_may_be_the_limit_only_where_a_process_has_a_single_messa
     for options in ({"threads": 2}, {"prefetch": 2}):
         with pytest.raises(ConfigurationError, match="max_crashes=1"):
             make(lambda *_: None, max_crashes=1, **options)
+
+
+def test_a_batch_counts_as_what_a_process_has_at_a_time(make: Make, client: redis.Redis) -> None:
+    for batch, max_crashes, most in ((Batching(7), 3, 7), (None, 3, 16), (None, 1, 1)):
+        name = f"c{most}"
+        options: dict[str, Any] = {"batch_processor": list, "batch": batch}
+        make(None, consumer_id=name, max_crashes=max_crashes, **options).connect()
+        identity, _ = json.JSONDecoder().raw_decode(
+            client.hget("{jobs}:workers:holders", name).decode()
+        )
+        assert identity["prefetch"] == most
+    with pytest.raises(ConfigurationError, match="batches of 1"):
+        make(None, batch_processor=list, batch=Batching(2), max_crashes=1)
+
+
+def test_batches_leave_no_choice_of_the_prefetch_and_the_error_names_the_remedy(
+    make: Make,
+) -> None:
+    for batch in (None, Batching()):
+        with pytest.raises(ConfigurationError, match="set max_size of Batching instead"):
+            make(None, batch_processor=list, batch=batch, prefetch=10)
+
+
+@pytest.mark.parametrize(
+    ("processor", "text"),
+    [
+        (lambda _id, _fields: None, "batch_processor is called with one argument, the messages"),
+        ("transcribe", 'an import path such as "package.module:name"'),
+    ],
+)
+def test_what_takes_no_batch_is_no_batch_processor(make: Make, processor: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(text)):
+        make(None, batch_processor=processor)
 
 
 async def _asynchronous(_: str, __: object) -> None: ...
