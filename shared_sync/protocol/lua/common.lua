@@ -197,7 +197,11 @@ end
 
 -- How many failures are recorded in what `history` has of a message.
 local function failures_in(notes)
-  return notes and select(2, notes:gsub('\n', '')) or 0
+  local failures, place = 0, notes and notes:find('\n', 1, true)
+  while place do
+    failures, place = failures + 1, notes:find('\n', place + 1, true)
+  end
+  return failures
 end
 
 -- How many deliveries by this library the history of a message records. Each failure was one, and

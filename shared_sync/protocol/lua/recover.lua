@@ -90,12 +90,12 @@ end
 local taken, gone, more, alone, lost = {}, 0, false, false, {}
 local has_history = redis.call('HLEN', history) > 0
 
-local function failures_of(id)
-  return failures_in(has_history and redis.call('HGET', history, id))
-end
+local function notes_of(id) return has_history and redis.call('HGET', history, id) end
+
+local function failures_of(id) return failures_in(notes_of(id)) end
 
 local function deliveries_on_record(id)
-  return deliveries_in(has_history and redis.call('HGET', history, id))
+  return deliveries_in(notes_of(id))
 end
 
 local function is_startable(crashes)
@@ -116,12 +116,11 @@ local function take(id, deliveries, from, delivered)
   local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries)[1]
   redis.call('ZREM', due, id)
   if not entry then return end_without_body(id) end
-  local notes = has_history and redis.call('HGET', history, id)
-  taken[#taken + 1] = {id, entry[2], deliveries, notes, from, delivered}
+  taken[#taken + 1] = {id, entry[2], deliveries, notes_of(id), from, delivered}
 end
 
 -- Take parked messages without a crash in one command, which also counts the delivery.
-local function take_due(ids, deliveries)
+local function take_due(ids, deliveries, notes)
   if #ids == 0 then return end
   local entry_of = {}
   for _, entry in ipairs(redis.call('XCLAIM', stream, group, consumer, 0, unpack(ids))) do
@@ -131,8 +130,7 @@ local function take_due(ids, deliveries)
   for i, id in ipairs(ids) do
     local entry = entry_of[id]
     if entry then
-      local notes = has_history and redis.call('HGET', history, id)
-      taken[#taken + 1] = {id, entry[2], deliveries[i], notes}
+      taken[#taken + 1] = {id, entry[2], deliveries[i], notes[i]}
     else
       end_without_body(id)
     end
@@ -156,7 +154,7 @@ local function believable_due_time(id, at)
 end
 
 local function look_at_due()
-  local ids, counts = {}, {}
+  local ids, counts, notes = {}, {}, {}
   local groups  -- read when it is needed
   local hints = redis.call('ZRANGE', due, due_rank, due_rank, 'WITHSCORES')
   if hints[1] and tonumber(hints[2]) > now then hints[2] = believable_due_time(unpack(hints)) end
@@ -186,9 +184,11 @@ local function look_at_due()
     elseif in_flight[id] then
       due_rank = due_rank + 1  -- parked by this process, which has not received the reply yet
     else
-      local crashes = deliveries - failures_of(id)
+      local noted = notes_of(id)
+      local crashes = deliveries - failures_in(noted)
       if crashes <= 0 then
-        ids[#ids + 1], counts[#counts + 1] = id, deliveries + 1
+        local n = #ids + 1
+        ids[n], counts[n], notes[n] = id, deliveries + 1, noted
       elseif not is_startable(crashes) then
         due_rank = due_rank + 1
       elseif #taken + #ids > 0 then
@@ -201,7 +201,7 @@ local function look_at_due()
       end
     end
   end
-  take_due(ids, counts)
+  take_due(ids, counts, notes)
   if alone or not ended then
     more = true
   else
@@ -267,8 +267,7 @@ local function look_at_own()
       local before = predecessor_is_foreign and deliveries_on_record(id) or deliveries
       take_left_behind(id, before + 1, consumer, seen_at - idle_ms)
     elseif not in_flight[id] and idle_ms >= own_idle then
-      local notes = has_history and redis.call('HGET', history, id)
-      lost[#lost + 1] = {id, deliveries, notes, seen_at - idle_ms}
+      lost[#lost + 1] = {id, deliveries, notes_of(id), seen_at - idle_ms}
       more = true
     end
   end
