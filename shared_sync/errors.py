@@ -217,14 +217,11 @@ class LoadingFailed(ConsumerBroken):
     """
 
     def __init__(self, reader: int, device: str | None, why: str) -> None:
-        super().__init__(f"the processor of {_reader(reader, device)} could not be loaded: {why}")
+        which = f"reader {reader}" if device is None else f"reader {reader} ({device})"
+        reason = f"the processor of {which} could not be loaded"
+        super().__init__(f"{reason}: {why}", reason=reason)
         self.reader = reader
         self.device = device
-
-    @property
-    def what_failed(self) -> str:
-        """What the text says, without the text of the cause."""
-        return f"the processor of {_reader(self.reader, self.device)} could not be loaded"
 
 
 class EmbeddedRedisError(SharedSyncError):
@@ -308,10 +305,6 @@ class WorkerBroken(Directive):
     Known faults of CUDA devices mean the same without it; `fatal_errors` of the consumer names
     further ones.
     """
-
-
-def _reader(number: int, device: str | None) -> str:
-    return f"reader {number}" if device is None else f"reader {number} ({device})"
 
 
 def _is_delay(value: object) -> bool:

@@ -76,14 +76,17 @@ class RedisStreamConsumer:
             anything is read. It returns a function such as `message_processor`, or an object with
             a method `process(message_id, message_data)` and perhaps one `close()`, which is called
             in the same thread at the end. It may be an import path. The readers of a process load
-            one after the other. SIGTERM, or `stop()`, does not wait for one that is loading.
+            one after the other; with `isolation="process"` each child does so, all at the same
+            time. SIGTERM, or `stop()`, does not wait for one that is loading.
         devices: Names of devices, such as `["cuda:0", "cuda:1"]`, dealt out to the readers in turn:
             the context of reader n has the n-th, and begins anew after the last. Needs a
-            `processor_factory`, and at least as many `threads` as there are devices.
+            `processor_factory` or `isolation="process"`, and at least as many `threads` as there
+            are devices. With `isolation="process"` a child sees its device only, as the first.
         max_jobs_per_processor: After how many messages a reader closes its processor and has the
             factory make a new one, against leaks: between two messages, and one reader at a time,
             while the others go on. A reader that gets no new one reads nothing and tries again. The
-            consumer is degraded meanwhile. None for never.
+            consumer is degraded meanwhile. Needs a `processor_factory` or `isolation="process"`,
+            which starts a new child. None for never.
         metrics: A `WorkerMetrics`, or anything with its three recording methods.
         threads: Messages run at the same time. The default suits a model that is not
             thread-safe or that fills its device alone. Raise it when the processor waits (for a

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shared_sync.connection.availability import Availability
-from shared_sync.errors import ConsumerBroken, ConsumerIdInUse, LoadingFailed
+from shared_sync.errors import ConsumerBroken, ConsumerIdInUse
 from shared_sync.redis_consumer.job_budget import Job
 from shared_sync.redis_consumer.state import State
 from shared_sync.redis_consumer.watchdog import Snapshot
@@ -91,9 +91,6 @@ def judge(
     if isinstance(broken, ConsumerIdInUse):
         health.broken.append("another process has taken this consumer's name")
         health.details["name"] = str(broken)
-    elif isinstance(broken, LoadingFailed):
-        health.broken.append(broken.what_failed)
-        health.details["loading"] = str(broken)
     elif broken is not None:
         health.broken.append(broken.reason)
         if broken.reason != str(broken):

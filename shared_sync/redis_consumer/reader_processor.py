@@ -115,8 +115,10 @@ class ReaderProcessor:
         slot = self._slot
         if slot.loads_since is None:
             slot.loads_since = self._clock()
+        leaves_memory = self.runner.is_loaded or self._failures > 0
         self.runner.close()
-        gc.collect()  # what a model leaves in reference cycles may fill a device
+        if leaves_memory:
+            gc.collect()  # what a model leaves in reference cycles may fill a device
         if self._loading.is_cancelled:
             return
         try:

@@ -229,7 +229,7 @@ def test_a_factory_that_fails_ends_the_start_and_closes_what_was_loaded(
     health = consumer.get_health_data()
     assert (health["live"], health["started"]) == (False, False)
     assert what_failed in health["reasons"]
-    assert health["details"]["loading"] == str(raised.value)
+    assert health["details"]["error"] == str(raised.value)
     assert not client.exists(HOLDERS)
     assert owners(client) == {}
     with pytest.raises(LoadingFailed):
