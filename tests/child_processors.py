@@ -89,6 +89,14 @@ def _leave_program(job: dict[str, Any]) -> None:
     Path(job["started"]).write_text(str(program.pid))
 
 
+_GROWN: list[bytes] = []
+
+
+def _grow(job: dict[str, Any]) -> str:
+    _GROWN.append(os.urandom(int(job["megabytes"]) * 1024 * 1024))
+    return str(os.getpid())
+
+
 def _sleep(job: dict[str, Any]) -> str:
     time.sleep(float(job["seconds"]))
     return "slept"
@@ -161,6 +169,7 @@ ACTIONS = {
     "ignore the end": _ignore_end,
     "start a program": _start_program,
     "leave a program": _leave_program,
+    "grow": _grow,
     "sleep": _sleep,
     "fork": _fork,
     "modules": _modules,

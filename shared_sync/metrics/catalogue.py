@@ -123,6 +123,8 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     *(_gauge(name, text) for name, text in queue_metrics.DESCRIPTIONS.items()),
     _counter("children_crashed", "Child processes that died."),
     _counter("children_overdue", "Child processes ended because their job ran past its deadline."),
+    _counter("children_oversized", "Child processes replaced because of their memory."),
+    _gauge("children_memory_mb", "Resident memory of all child processes together."),
     _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),
     _gauge("jobs_late", "Messages that run past their budget."),
     _gauge("circuit_breaker_state", "0 if it is closed, 1 if it is half-open, 2 if it is open."),

@@ -27,6 +27,7 @@ from shared_sync.message import Fields
 from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.protocol.messages import Entry, Finish
 from shared_sync.protocol.results import Results
+from shared_sync.redis_consumer.child_memory import MemoryLimit
 from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.runner import AttemptHook, Runner, ThreadRunner
@@ -44,6 +45,7 @@ class ChildPlan:
     environment: Mapping[str, str]
     deadline_seconds: float | None
     kill_grace_seconds: float
+    max_memory_mb: float | None
 
     @classmethod
     def of(cls, options: Options, source: ProcessorSource, context: ProcessorContext) -> ChildPlan:
@@ -71,7 +73,11 @@ class ChildPlan:
             "carry_fields": list(options.carry_fields),
         }
         return cls(
-            setup, device.environment, options.job_deadline_seconds, options.kill_grace_seconds
+            setup,
+            device.environment,
+            options.job_deadline_seconds,
+            options.kill_grace_seconds,
+            options.max_memory_mb,
         )
 
 
@@ -133,6 +139,8 @@ class ProcessRunner:
         # Owned by the reader's thread.
         self._is_loaded = False
         self._takes_batches = False
+        self._memory = MemoryLimit(plan.max_memory_mb)
+        self._is_too_large = False
         self._levels: dict[str, int] = {}
         self._levels_at = 0.0
 
@@ -143,8 +151,25 @@ class ProcessRunner:
 
     @property
     def is_due(self) -> bool:
-        """Whether the child is to be replaced."""
-        return False
+        """Whether the child has grown too large, and is to be replaced."""
+        child, memory = self._child, self._memory
+        if child is None or not memory.is_passed_by(child.pid):
+            return False
+        if not self._is_too_large:
+            self._is_too_large = True
+            self._recorder.increment_counter("children_oversized")
+            self._logger.info(
+                "the child process of reader %d has %.0f MB (max_memory_mb) and is replaced",
+                self._context.reader,
+                memory.measured_mb,
+            )
+        return True
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process id of the child; None while there is none. Any thread may ask."""
+        child = self._child
+        return None if child is None else child.pid
 
     @property
     def takes_batches(self) -> bool:
@@ -171,7 +196,8 @@ class ProcessRunner:
             self._child = None
             child.close()
             raise remake(answer.header["error"])
-        self._is_loaded = True
+        self._is_loaded, self._is_too_large = True, False
+        self._memory.child_starts()
         self._takes_batches = answer.header["takes_batches"]
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:

@@ -22,6 +22,7 @@ from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.broken_worker import BrokenWorker, Faults
+from shared_sync.redis_consumer.child_memory import record_memory
 from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.connecting import GiveUp
 from shared_sync.redis_consumer.delivery import Delivery, Rules
@@ -32,7 +33,7 @@ from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
-from shared_sync.redis_consumer.isolation import EncodedResults, runner_for
+from shared_sync.redis_consumer.isolation import EncodedResults, ProcessRunner, runner_for
 from shared_sync.redis_consumer.job_budget import Budget
 from shared_sync.redis_consumer.loading import Loading
 from shared_sync.redis_consumer.options import Options
@@ -117,6 +118,8 @@ class Pool:
             successes=lambda: self._in_flight.successes,
         )
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
+        runners = (processor.runner for processor in self.processors)
+        self._with_children = [one for one in runners if isinstance(one, ProcessRunner)]
         self._running_jobs = RunningJobs(
             self._in_flight,
             longest_step_seconds=longest_step_seconds(options.job_deadline_seconds),
@@ -377,6 +380,7 @@ class Pool:
         snapshot = self.watchdog.check()
         self.watchdog.learn()
         self.circuit_breakers.record()
+        record_memory(self._with_children, self._recorder)
         self.heartbeat.step(jobs_late=snapshot.jobs_late, jobs_unsettled=self.unsettled)
         if self._wake_heartbeat.wait(self.heartbeat.interval_seconds):
             self._wake_heartbeat.clear()

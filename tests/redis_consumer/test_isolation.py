@@ -15,6 +15,7 @@ import child_processors
 import psutil
 import pytest
 import redis
+from child_processes import children
 from consumers import Make, dead_letters, owners, pending, results
 from helpers import eventually, start_program
 
@@ -22,18 +23,6 @@ from shared_sync import RedisStreamConsumer, RedisStreamProducer, RetryPolicy, W
 from shared_sync.errors import ConfigurationError
 
 ONCE = RetryPolicy(max_attempts=1)
-
-
-def children() -> list[psutil.Process]:
-    """The child processes of this one that run a processor."""
-    found = []
-    for child in psutil.Process().children():
-        try:
-            if any("shared_sync.isolation" in argument for argument in child.cmdline()):
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
 
 
 class Records(logging.Handler):
@@ -179,6 +168,66 @@ def test_what_a_child_logs_reaches_the_loggers_of_its_parent(
     assert hello.language == "de"  # type: ignore[attr-defined]
     assert hello.process != os.getpid()
     assert "ValueError: invalid literal" in (failed.exc_text or "")
+
+
+def test_a_child_that_has_grown_too_large_is_replaced(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, metrics: WorkerMetrics
+) -> None:
+    consumer = make(
+        child_processors.act,
+        isolation="process",
+        result_stream="results",
+        max_memory_mb=150,
+        metrics=metrics,
+    )
+    consumer.start()
+    (first,) = children_after_start()
+    producer.publish({"do": "grow", "megabytes": 150})
+    (grown,) = eventually_results(client, 1)
+    assert grown["result"] == str(first.pid)
+    eventually(lambda: metrics.get_metrics_data().get("children_oversized") == 1)
+    eventually(lambda: [one.pid for one in children()] not in ([], [first.pid]))
+    producer.publish({"do": "grow", "megabytes": 1})
+    assert eventually_results(client, 2)[1]["result"] == str(children()[0].pid)
+    consumer.stop()
+    assert "children_crashed" not in metrics.get_metrics_data()
+
+
+def children_after_start() -> list[psutil.Process]:
+    eventually(children)
+    return children()
+
+
+def test_a_child_that_dies_while_it_is_idle_costs_no_message_anything(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, metrics: WorkerMetrics
+) -> None:
+    consumer = make(
+        child_processors.act, isolation="process", result_stream="results", metrics=metrics
+    )
+    consumer.start()
+    (first,) = children_after_start()
+    first.kill()
+    eventually(lambda: metrics.get_metrics_data().get("children_crashed") == 1)
+    producer.publish({"n": "1"})
+    assert eventually_results(client, 1)[0]["result"] == "1"
+    assert metrics.get_metrics_data()["jobs_failed"] == 0
+
+
+def test_what_a_child_records_arrives_in_the_registry_of_its_parent(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, metrics: WorkerMetrics
+) -> None:
+    consumer = make(
+        None,
+        processor_factory=child_processors.closing,
+        isolation="process",
+        result_stream="results",
+        metrics=metrics,
+    )
+    consumer.start()
+    producer.publish_many([{"n": 1}, {"n": 2}])
+    eventually_results(client, 2)
+    data = metrics.get_metrics_data()
+    assert (data["words"], data["inference_count"], data["beams"]) == (6, 2, 5)
 
 
 def test_a_circuit_breaker_counts_what_happens_in_all_children(
