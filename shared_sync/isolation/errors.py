@@ -54,6 +54,10 @@ class ChildCrashed(Exception):
         super().__init__(_ending(returncode) + (" while it loaded the processor" * loading))
 
 
+class ChildGone(Exception):
+    """A child process had ended before it got the attempt, so that no message has run."""
+
+
 class DeadlinePassed(Exception):
     """An attempt ran for longer than `job_deadline_seconds`, and its child process was ended.
 

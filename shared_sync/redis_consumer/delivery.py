@@ -10,7 +10,7 @@ from typing import Final
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.errors import Directive, InvalidMessage, InvalidResult, Reject, Retry
-from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
+from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed
 from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
@@ -143,7 +143,9 @@ class Delivery:
 
         If a circuit breaker is, the readers are held by now.
         """
-        if self._faults is not None and self._faults.is_fault(error):
+        if isinstance(error, ChildGone) or (
+            self._faults is not None and self._faults.is_fault(error)
+        ):
             return True
         return self._circuit_breakers is not None and bool(self._circuit_breakers.stop_for(error))
 
@@ -177,12 +179,9 @@ class Delivery:
         if isinstance(error, DeadlinePassed):
             return self.overdue(entry, error.deadline_seconds, error.stack)
         failure = Failure.of(error)
-        verdict = self._faults.judge(entry, error, attempt) if self._faults is not None else None
-        if verdict is not None:
-            return self._broke(entry, fields, failure, verdict)
-        why = self._circuit_breakers.stop_for(error) if self._circuit_breakers is not None else None
-        if why is not None:
-            return self._stopped_by_breaker(entry, failure, why)
+        outcome = self._not_of_the_message(entry, fields, error, failure, attempt)
+        if outcome is not None:
+            return outcome
         if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
             error, attempt, may_hold=may_hold
         ):
@@ -197,6 +196,27 @@ class Delivery:
             failure.error,
         )
         return HandBack(entry.id)
+
+    def _not_of_the_message(
+        self,
+        entry: Entry,
+        fields: Fields,
+        error: BaseException,
+        failure: Failure,
+        attempt: Attempt,
+    ) -> Outcome | None:
+        """Return what becomes of a message that its worker is to blame for, or a circuit breaker.
+
+        None if neither is.
+        """
+        if isinstance(error, ChildGone):
+            self._logger.info("message %s goes back uncharged: %s", entry.id, failure.error)
+            return HandBack(entry.id)
+        verdict = self._faults.judge(entry, error, attempt) if self._faults is not None else None
+        if verdict is not None:
+            return self._broke(entry, fields, failure, verdict)
+        why = self._circuit_breakers.stop_for(error) if self._circuit_breakers is not None else None
+        return None if why is None else self._stopped_by_breaker(entry, failure, why)
 
     # --- outcomes of other causes ---
 

@@ -19,7 +19,7 @@ from shared_sync.isolation.child_logs import current_levels, handle
 from shared_sync.isolation.child_metrics import record_in
 from shared_sync.isolation.devices import child_device
 from shared_sync.isolation.error_description import remake
-from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
+from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed
 from shared_sync.isolation.importable import importable
 from shared_sync.isolation.process import ChildProcess
 from shared_sync.isolation.wire import Frame
@@ -110,7 +110,8 @@ class ProcessRunner:
 
     A result comes out of `run()` as the `Finish` that the child has encoded. An error is a
     `RemoteError`, or made anew if it is one of this library; `ChildCrashed` if the child has died,
-    and `DeadlinePassed` if it was ended because the attempt ran for too long.
+    `DeadlinePassed` if it was ended because the attempt ran for too long, and `ChildGone` if it had
+    died before, while it had nothing to do.
     """
 
     def __init__(
@@ -202,7 +203,9 @@ class ProcessRunner:
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         """Have the child run an attempt; return its encoded results."""
-        child = self._living_child()
+        child = self._child
+        if child is None or not self.is_loaded:
+            raise ChildGone("the child process has ended before it got the attempt")
         for hook in self._hooks:
             hook.before_attempt(attempt)
         raised: BaseException | None = None
@@ -235,14 +238,6 @@ class ProcessRunner:
         return True
 
     # --- inside ---
-
-    def _living_child(self) -> ChildProcess:
-        """Return the child; start another one if it has died while it had nothing to do."""
-        if not self.is_loaded:
-            self.close()
-            self.start()
-        assert self._child is not None  # noqa: S101 - start() raises if there is none
-        return self._child
 
     def _unless_it_ends(self, exchange: Callable[[], Frame]) -> Frame:
         """Return what the child answers; forget the child if it ends instead."""

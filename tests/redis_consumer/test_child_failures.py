@@ -11,7 +11,7 @@ from deliveries import ID, LOGGER, Deliveries, entry, metadata, raising, result_
 
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.errors import Reject, Retry
-from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed, RemoteError
+from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed, RemoteError
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.messages import Bury, HandBack, Park
@@ -92,6 +92,12 @@ def test_the_log_names_a_crash_and_where_the_child_was(caplog: pytest.LogCapture
 def test_a_child_that_is_killed_while_the_consumer_stops_charges_nothing(number: int) -> None:
     deliveries = Deliveries(raising(ChildCrashed(-number)))
     deliveries.interruptions.drain_begins()
+    assert deliveries.attempt(entry()) == HandBack(ID)
+    assert "jobs_failed" not in deliveries.figures.counters
+
+
+def test_a_child_that_had_died_before_charges_nothing() -> None:
+    deliveries = Deliveries(raising(ChildGone("gone")))
     assert deliveries.attempt(entry()) == HandBack(ID)
     assert "jobs_failed" not in deliveries.figures.counters
 
