@@ -12,7 +12,7 @@ from shared_sync.batching import Batching
 from shared_sync.common.guarded import Logger
 from shared_sync.common.out_of_memory import is_out_of_memory
 from shared_sync.message import Fields
-from shared_sync.protocol.messages import Bury, Entry
+from shared_sync.protocol.messages import Bury, Entry, Finish
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.batch_ceiling import Ceiling
 from shared_sync.redis_consumer.batch_figures import BatchFigures
@@ -208,32 +208,37 @@ class Batches:
     def _settle(
         self, attempt: Attempt, fields: Sequence[Fields], results: Sequence[object]
     ) -> None:
-        """Put what becomes of each message into the outbox."""
-        slot, delivery, outbox = self._slot, self._delivery, self._outbox
-        may_hold = True
+        """Put what becomes of each message into the outbox: those that are done come first."""
+        failed: list[tuple[Entry, Fields, BaseException]] = []
         for entry, own, result in zip(attempt.entries, fields, results, strict=True):
-            error = result if isinstance(result, BaseException) else None
-            if error is None:
-                if result is None:
-                    self._has_success = True
-                    outbox.add_done(entry.id)
-                    continue
-                slot.runs_processor = True  # a result may be read by methods of its own
-                try:
-                    finish = delivery.succeeded(entry, own, result)
-                except BaseException as raised:  # noqa: BLE001 - as above
-                    error = raised
-                finally:
-                    slot.runs_processor = False
-                if error is None:
-                    self._has_success = True
-                    if finish is None:
-                        outbox.add_done(entry.id)
-                    else:
-                        outbox.add(finish)
-                    continue
-            outbox.add(delivery.raised(entry, own, error, attempt, may_hold=may_hold))
-            may_hold = False
+            error = self._finish(entry, own, result)
+            if error is not None:
+                failed.append((entry, own, error))
+        delivery = self._delivery
+        for place, (entry, own, error) in enumerate(failed):
+            if self._has_success:
+                delivery.note_success()
+            self._outbox.add(delivery.raised(entry, own, error, attempt, may_hold=place == 0))
+
+    def _finish(self, entry: Entry, fields: Fields, result: object) -> BaseException | None:
+        """Put a message that is done into the outbox; return the error of one that has failed."""
+        if isinstance(result, BaseException):
+            return result
+        finish: Finish | None = None
+        if result is not None:
+            self._slot.runs_processor = True  # a result may be read by methods of its own
+            try:
+                finish = self._delivery.succeeded(entry, fields, result)
+            except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
+                return error
+            finally:
+                self._slot.runs_processor = False
+        if finish is None:
+            self._outbox.add_done(entry.id)
+        else:
+            self._outbox.add(finish)
+        self._has_success = True
+        return None
 
     def _run_failed(self, attempt: Attempt, fields: Sequence[Fields], error: BaseException) -> None:
         """Charge the only message of a run, or let several run again by parts."""

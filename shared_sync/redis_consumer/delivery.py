@@ -161,6 +161,11 @@ class Delivery:
             refuse_unstarted(result)
         return None
 
+    def note_success(self) -> None:
+        """Note that a message has succeeded beside the one that has failed: both in one batch."""
+        if self._streak is not None:
+            self._streak.succeeded()
+
     def raised(
         self,
         entry: Entry,

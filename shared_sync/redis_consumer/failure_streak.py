@@ -75,6 +75,11 @@ class FailureStreak:
             if len(self._messages) >= self._limit:
                 self._pause(failure)
 
+    def succeeded(self) -> None:
+        """Note that a message has succeeded together with those that fail next."""
+        with self._lock:
+            self._messages.clear()
+
     def check(self) -> None:
         """End the pause if a message has succeeded. To be called while the pool pauses."""
         with self._lock:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 from consumers import DEAD, GROUP, LOGGER, STREAM, Make, dead_letters, owners, pending, results
-from helpers import Figures, eventually
+from helpers import ENVIRONMENT, Figures, eventually
 
 from shared_sync import (
     Batching,
@@ -243,6 +246,21 @@ def test_each_message_of_a_batch_has_its_own_fate(
     }
 
 
+def test_failures_beside_a_success_in_their_batch_are_no_streak_of_this_worker(
+    make_batches: MakeBatches, producer: RedisStreamProducer, client: redis.Redis, caplog: Any
+) -> None:
+    publish(producer, 32)
+    make_batches(
+        lambda messages: [None if n % 16 == 0 else ValueError("bad") for n in numbers(messages)],
+        batch=Batching(max_size=16),
+        retry=NO_RETRY,
+        max_failures_in_a_row=2,
+    ).start()
+    eventually(lambda: is_empty(client))
+    assert client.xlen(DEAD) == 30
+    assert "no messages are taken" not in caplog.text
+
+
 def test_of_32_messages_with_a_bad_one_31_have_results_and_1_is_charged(
     make_batches: MakeBatches, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
@@ -423,6 +441,45 @@ def test_a_batch_past_its_deadline_is_charged_once_each_and_then_each_runs_alone
         leave.set()
     assert sorted(runs[1:]) == [[(0, 2)], [(1, 2)], [(2, 2)]]
     assert client.xlen(DEAD) == 0
+
+
+KILLED = """
+import os, signal, sys
+from shared_sync import Batching, RedisStreamConsumer
+
+def processor(messages):
+    assert len(messages) == 6
+    os.kill(os.getpid(), signal.SIGKILL)
+
+url, stream, group = sys.argv[1:]
+RedisStreamConsumer(
+    url, stream, group, "killed", None, batch_processor=processor,
+    batch=Batching(max_size=6), lease_seconds=1.0,
+).start_consuming()
+"""
+
+
+def test_after_the_death_of_a_process_each_message_of_its_batch_runs_alone(
+    redis_url: str, make_batches: MakeBatches, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    publish(producer, 6)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, redis_url, STREAM, GROUP],
+        timeout=60,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == -signal.SIGKILL
+    runs: list[list[tuple[int, int]]] = []
+
+    def processor(messages: Sequence[Message]) -> list[int]:
+        runs.append([(int(m.fields["n"]), m.attempt) for m in messages])
+        return numbers(messages)
+
+    make_batches(processor, batch=Batching(max_size=6), lease_seconds=1.0).start()
+    eventually(lambda: is_empty(client))
+    assert sorted(runs) == [[(n, 2)] for n in range(6)]
+    assert sorted(int(one["result"]) for one in results(client)) == list(range(6))
 
 
 class Model:
