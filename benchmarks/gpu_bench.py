@@ -76,6 +76,11 @@ class Bench:
         return f"{{{STREAM}}}:{GROUP}:presence"
 
 
+def value(label: str, name: str) -> Callable[[Measurements], float]:
+    """Return a function that returns the highest value of all rounds, as a `Bound` takes it."""
+    return lambda found: found.highest(label, name)
+
+
 def must(condition: Callable[[], object], what: str, within: float = PATIENCE_SECONDS) -> None:
     """Wait until the condition holds. Ends this program if it does not within so many seconds."""
     deadline = time.monotonic() + within

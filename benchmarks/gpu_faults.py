@@ -6,11 +6,10 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import psutil
-from gpu_bench import RESULTS, Bench, must
+from gpu_bench import RESULTS, Bench, must, value
 from report import Bound
 
 MESSAGES = 50
@@ -43,27 +42,23 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
 KILLED, REPLACED = "SIGKILL of the parent", "deadline kills"
 
 
-def _value(label: str, name: str) -> Callable[[Any], float]:
-    return lambda found: float(found.highest(label, name))
-
-
 BOUNDS = (
     *(
         bound
         for label in CASES
         for bound in (
-            Bound(f"{label}: results", _value(label, "results"), at_least=MESSAGES - 1),
-            Bound(f"{label}: the culprit dead", _value(label, "culprit dead"), at_least=1),
-            Bound(f"{label}: others charged", _value(label, "others charged"), at_most=0),
-            Bound(f"{label}: consumer ended", _value(label, "consumer ended"), at_most=0),
+            Bound(f"{label}: results", value(label, "results"), at_least=MESSAGES - 1),
+            Bound(f"{label}: the culprit dead", value(label, "culprit dead"), at_least=1),
+            Bound(f"{label}: others charged", value(label, "others charged"), at_most=0),
+            Bound(f"{label}: consumer ended", value(label, "consumer ended"), at_most=0),
         )
     ),
-    Bound(f"{KILLED}: children left after 1 s", _value(KILLED, "left after 1 s"), at_most=0),
-    Bound(f"{KILLED}: lost", _value(KILLED, "lost"), at_most=0),
-    Bound(f"{KILLED}: results twice", _value(KILLED, "twice"), at_most=0),
-    Bound(f"{REPLACED}: descriptors more", _value(REPLACED, "descriptors more"), at_most=2),
-    Bound(f"{REPLACED}: threads more", _value(REPLACED, "threads more"), at_most=0),
-    Bound(f"{REPLACED}: children more", _value(REPLACED, "children more"), at_most=0),
+    Bound(f"{KILLED}: children left after 1 s", value(KILLED, "left after 1 s"), at_most=0),
+    Bound(f"{KILLED}: lost", value(KILLED, "lost"), at_most=0),
+    Bound(f"{KILLED}: results twice", value(KILLED, "twice"), at_most=0),
+    Bound(f"{REPLACED}: descriptors more", value(REPLACED, "descriptors more"), at_most=2),
+    Bound(f"{REPLACED}: threads more", value(REPLACED, "threads more"), at_most=0),
+    Bound(f"{REPLACED}: children more", value(REPLACED, "children more"), at_most=0),
 )
 
 

@@ -11,30 +11,31 @@ from worker_reports import STREAM
 
 THREAD, PROCESS = "thread", "process"
 SIZES = {
-    "100 B": (SMALL_PAYLOAD, 100_000, 20_000),
-    "64 KB": (64 * 1024, 4_000, 4_000),
-    "10 MB": (10 * 1024**2, 20, 20),
+    "100 B": ("us", 1e6, SMALL_PAYLOAD, 100_000, 20_000),
+    "64 KB": ("us", 1e6, 64 * 1024, 4_000, 4_000),
+    "10 MB": ("ms", 1e3, 10 * 1024**2, 20, 20),
 }
-"""Bytes of a message, and how many of them for a thread and for a process."""
+"""A unit and how many of it are a second; the bytes of a message; how many messages a thread gets,
+and how many a process."""
 STARTS = 5
 STARTED = "child, start-up"
 
 
 def measure_overhead(bench: Bench) -> None:
     """Empty jobs of three sizes in a thread and in a child; then the start of a child."""
-    for label, (payload, *numbers) in SIZES.items():
+    for label, (unit, factor, payload, *numbers) in SIZES.items():
         for _ in range(bench.options.rounds):
             used = {}
             for isolation, number in zip((THREAD, PROCESS), numbers, strict=True):
                 seconds = _seconds_a_message(bench, isolation, payload, number)
-                used[isolation] = seconds * 1e6
+                used[isolation] = seconds * factor
             overhead = used[PROCESS] - used[THREAD]
             bench.measured.add(
-                f"{label}, thread or process",
+                f"a message of {label}",
                 {
-                    "thread us": used[THREAD],
-                    "process us": used[PROCESS],
-                    "overhead us": overhead,
+                    f"thread {unit}": used[THREAD],
+                    f"process {unit}": used[PROCESS],
+                    f"overhead {unit}": overhead,
                 },
             )
     fill(bench.client, 0)

@@ -280,7 +280,8 @@ def test_each_bound_of_gpus_can_be_missed(module: Import) -> None:
         *module("gpu_faults").CASES,
         *(module("gpu_batches").ONE_BAD, module("gpu_batches").UNFIT),
         *(module("gpu_batches").SINGLE, module("gpu_batches").BATCHED),
-        *(module("gpu_outside").BROKEN, module("gpu_outside").DEAD),
+        *(module("gpu_outside").BROKEN, module("gpu_outside").BROKEN_CHILD),
+        module("gpu_outside").DEAD,
     }
     names = (
         *("audio s/s", "p99 live ms", "late heartbeat s", "others charged", "consumer ended"),
