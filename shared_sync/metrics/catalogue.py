@@ -92,7 +92,9 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("jobs_retried", "Failures that were followed by another attempt."),
     _counter("jobs_dead", "Messages given up on, now dead letters."),
     _counter("jobs_recovered", "Messages taken over from dead workers."),
-    _counter("jobs_handed_back", "Messages returned without having been started."),
+    _counter(
+        "jobs_handed_back", "Messages returned uncharged, most of them without having been started."
+    ),
     _counter("worker_faults", "Messages at which this worker was broken."),
     _counter("jobs_lost", "Messages finished here after another worker had taken them over."),
     _counter("jobs_overdue", "Messages that ran past their deadline."),

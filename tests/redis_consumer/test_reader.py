@@ -450,3 +450,26 @@ def test_without_its_group_a_reader_has_nothing_left_to_settle(clock: Clock) -> 
     reader.finish(Abandon(1))
     assert reader.connection.names()[1:] == [["finish"]]
     assert reader.connection.closes == 1
+
+
+def test_a_retry_that_a_sibling_takes_before_the_reply_that_it_was_parked_goes_back(
+    clock: Clock,
+) -> None:
+    """With a short delay it may be due so soon; its first reader still has it in the outbox."""
+
+    def process(*_: object) -> None:
+        raise ValueError("no good")
+
+    pool = Pool(clock, process=process, readers=2)
+    one, other = pool.readers
+    one.make_pass(delivered("1-0"))
+
+    def take_it() -> None:
+        clock.now += 2.0
+        assert other.make_pass(recovered(row("1-0", 2))) == ["recover"]
+
+    one.make_pass(first(take_it, then=[[1], b"", b""]), delivered())
+    assert pool.ran == ["1-0"]
+    assert pool.in_flight.ids(KEYS) == {"1-0"}, "it is not forgotten"
+    assert other.make_pass([1, 0], delivered()) == ["hand_back", "XREADGROUP"]
+    assert pool.in_flight.ids(KEYS) == set()
