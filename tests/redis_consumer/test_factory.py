@@ -23,6 +23,7 @@ from shared_sync.errors import ConsumerIdInUse, ConsumerStateError, LoadingFaile
 from shared_sync.redis_consumer import error_handling
 
 HOLDERS = "{jobs}:workers:holders"
+PRESENCE = "{jobs}:workers:presence"
 
 
 Process = Callable[["Model", dict[str, str]], object]
@@ -136,13 +137,14 @@ def test_a_start_returns_when_all_are_loaded_and_nothing_is_read_before(
 ) -> None:
     factory, gate = Factory(), Gate()
     factory.on_load[2] = gate
-    consumer = make(None, processor_factory=factory, threads=2, consumer_id="w")
+    consumer = make(None, processor_factory=factory, threads=2, consumer_id="w", lease_seconds=1)
     producer.publish({"n": 1})
     with HealthServer("stt-1", 0, None, consumer.get_health_data, host="127.0.0.1") as server:
         starting, ended = in_background(consumer.start)
         assert gate.entered.wait(10)
         assert client.hexists(HOLDERS, "w")
-        eventually(lambda: client.zscore("{jobs}:workers:presence", "w"))
+        lease_end = client.zscore(PRESENCE, "w")
+        eventually(lambda: client.zscore(PRESENCE, "w") > lease_end + 1000)  # a lease further
         health = consumer.get_health_data()
         assert (health["live"], health["ready"], health["started"]) == (True, False, False)
         assert (health["status"], consumer.state) == ("degraded", "starting")
@@ -152,6 +154,8 @@ def test_a_start_returns_when_all_are_loaded_and_nothing_is_read_before(
         assert ask(f"{server.url}/health/startup")[0] == 503
         assert ask(f"{server.url}/health/live")[0] == 200
         assert "1 of 2 loaded" in str(ask(f"{server.url}/health")[1]["reasons"])
+        status, answer = ask(f"{server.url}/health/startup")  # from what /health has fetched
+        assert (status, "1 of 2 loaded" in str(answer["reasons"])) == (503, True)
         assert client.xinfo_groups(STREAM)[0]["entries-read"] in (0, None)
         assert owners(client) == {}
         assert starting.is_alive()
@@ -163,6 +167,32 @@ def test_a_start_returns_when_all_are_loaded_and_nothing_is_read_before(
         assert consumer.get_health_data()["started"] is True
         eventually(lambda: ask(f"{server.url}/health/startup")[0] == 200)
         eventually(lambda: client.xlen(STREAM) == 0)
+
+
+def test_nothing_is_loaded_while_redis_is_away_and_no_probe_restarts_the_worker_for_that(
+    make: Make,
+) -> None:
+    factory = Factory()
+    consumer = make(None, processor_factory=factory, url="redis://127.0.0.1:1")
+    starting, ended = in_background(consumer.start_consuming)
+    eventually(lambda: "starting: waiting for Redis" in consumer.get_health_data()["reasons"])
+    health = consumer.get_health_data()
+    assert (health["live"], health["ready"], health["started"]) == (True, False, True)
+    assert factory.models == []
+    assert consumer.stop() is True
+    starting.join(10)
+    assert ended == [True]
+
+
+def test_a_factory_may_stop_its_consumer(make: Make, client: redis.Redis) -> None:
+    factory = Factory()
+    consumer = make(None, processor_factory=factory, threads=2)
+    factory.on_load[1] = consumer.stop
+    consumer.start()
+    eventually(lambda: consumer.state == "stopped")
+    eventually(lambda: all(model.closed.is_set() for model in factory.models))
+    assert [model.context.reader for model in factory.models] == [1]
+    assert not client.exists(HOLDERS)
 
 
 def test_an_import_path_is_loaded_at_the_start_and_a_wrong_one_ends_it(
