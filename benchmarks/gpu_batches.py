@@ -40,7 +40,7 @@ BOUNDS = (
 
 def measure_batches(bench: Bench) -> None:
     """Batches in the thread of the reader."""
-    runs, _ = _run(bench, "act_in_batches", SIZE, bad=BAD, messages=SIZE)
+    runs = _run(bench, "act_in_batches", SIZE, bad=BAD, messages=SIZE)
     bench.measured.add(
         ONE_BAD,
         {
@@ -51,7 +51,7 @@ def measure_batches(bench: Bench) -> None:
     )
     print(f"{ONE_BAD}: sizes of the runs: {' '.join(map(str, runs))}", flush=True)
     jobs = bench.options.jobs
-    runs, _ = _run(bench, "small_model_in_batches", SIZE, messages=jobs)
+    runs = _run(bench, "small_model_in_batches", SIZE, messages=jobs)
     full = runs[-11:-1]  # the last one has what was left
     bench.measured.add(
         UNFIT,
@@ -86,15 +86,15 @@ def _batched(processor: str, size: int) -> dict[str, Any]:
 
 def _run(
     bench: Bench, processor: str, size: int, *, messages: int, bad: int | None = None
-) -> tuple[list[int], float]:
-    """Run messages in batches; return the sizes of all runs, and the seconds."""
+) -> list[int]:
+    """Run messages in batches; return the sizes of all runs."""
     bench.publish({"n": n, **({"do": "raise"} if n == bad else {})} for n in range(messages))
     with bench.worker(
         result_stream=RESULTS, retry={"max_attempts": 1}, **_batched(processor, size)
     ) as worker:
         worker.read("ready")
-        seconds = bench.wait_until_done()
+        bench.wait_until_done()
         worker.end_input()
         sizes = [size for _, size in worker.read("calls")["calls"]]
         worker.wait()
-    return sizes, seconds
+    return sizes

@@ -57,6 +57,7 @@ class FakeNvml(ModuleType):
     """
 
     NVML_TEMPERATURE_GPU = 0
+    NVML_DEVICE_MIG_ENABLE = 1
 
     def __init__(self, gpus: int = 8) -> None:
         super().__init__("pynvml")
@@ -123,6 +124,12 @@ class FakeNvml(ModuleType):
     def nvmlDeviceGetComputeRunningProcesses(self, device: str) -> list[Any]:
         self._called(f"nvmlDeviceGetComputeRunningProcesses {device}")
         return self.processes.get(device, [])
+
+    def nvmlDeviceGetMigMode(self, device: str) -> list[int]:
+        self._called(f"nvmlDeviceGetMigMode {device}")
+        if device not in self.instances:
+            raise NVMLError_NotSupported
+        return [self.NVML_DEVICE_MIG_ENABLE, 0]
 
     def nvmlDeviceGetMaxMigDeviceCount(self, device: str) -> int:
         self._called(f"nvmlDeviceGetMaxMigDeviceCount {device}")

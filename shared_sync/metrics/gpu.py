@@ -99,7 +99,7 @@ class Gpus:
             if gpu.error is not None:
                 continue
             try:
-                samples.append(_sample(nvml, gpu))
+                samples.append(_sample(nvml, _part_in_use(nvml, gpu)))
             except nvml.NVMLError_Uninitialized:
                 raise
             except nvml.NVMLError as error:
@@ -141,20 +141,37 @@ def _list_gpus(nvml: Any) -> Iterator[Gpu]:
 
 
 def _list_instances(nvml: Any, gpus: list[Gpu]) -> Iterator[Gpu]:
-    """Yield the MIG instances of the GPUs; for a GPU that fails, the GPU itself with its error."""
+    """Yield the MIG instances of all GPUs; for a GPU that fails, the GPU itself with its error."""
     for gpu in gpus:
         if gpu.error is not None:
             yield gpu
             continue
         try:
-            count = _query(nvml, nvml.nvmlDeviceGetMaxMigDeviceCount, gpu.handle) or 0
-            instances = [_instance(nvml, gpu, index) for index in range(count)]
+            instances = list(_instances(nvml, gpu))
         except nvml.NVMLError_Uninitialized:
             raise
         except nvml.NVMLError as error:
             yield Gpu(gpu.index, error=error)
         else:
-            yield from (instance for instance in instances if instance is not None)
+            yield from instances
+
+
+def _part_in_use(nvml: Any, gpu: Gpu) -> Gpu:
+    """Return what CUDA uses of a GPU: if it is in MIG mode, the first instance that we may use."""
+    if gpu.mig_index is not None:
+        return gpu
+    mode = _query(nvml, nvml.nvmlDeviceGetMigMode, gpu.handle)  # the current and the next one
+    if not mode or mode[0] != nvml.NVML_DEVICE_MIG_ENABLE:
+        return gpu
+    return next(_instances(nvml, gpu), gpu)
+
+
+def _instances(nvml: Any, gpu: Gpu) -> Iterator[Gpu]:
+    """Yield the MIG instances of a GPU that this process may use. Raises what NVML does."""
+    for index in range(_query(nvml, nvml.nvmlDeviceGetMaxMigDeviceCount, gpu.handle) or 0):
+        instance = _instance(nvml, gpu, index)
+        if instance is not None:
+            yield instance
 
 
 def _instance(nvml: Any, gpu: Gpu, index: int) -> Gpu | None:

@@ -258,6 +258,17 @@ def test_a_mig_instance_has_its_own_values_and_the_temperature_of_its_gpu(
     assert [gpu.number for gpu in gpus.read()] == ["3:2", "3:1"]
 
 
+@pytest.mark.parametrize("variable", [None, "3,4", f"{nvml.uuid_of(3)},{nvml.uuid_of(4)}"])
+def test_of_a_gpu_in_mig_mode_the_first_instance_is_shown(
+    eight: nvml.FakeNvml, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    eight.instances = {"gpu 3": [None, "mig/7/0", "mig/9/0"], "gpu 4": [None]}
+    eight.uuids |= {"mig/7/0": "MIG-7e05", "mig/9/0": "MIG-9e05"}
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert [gpu.number for gpu in Gpus().read() if gpu.index in (3, 4)] == ["3:1", "4"]
+
+
 def test_a_gpu_that_is_lost_hides_no_instance_of_another(
     eight: nvml.FakeNvml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
