@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Set
+from functools import lru_cache
 from typing import Any, Final
 
 _TYPES: Final = frozenset({"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"})
@@ -29,11 +31,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return False
 
 
-def _type_names(error: BaseException) -> set[str]:
+def _type_names(error: BaseException) -> Set[str]:
     names: Any = getattr(error, "base_names", None)
-    if not isinstance(names, tuple):
-        names = (kind.__name__ for kind in type(error).__mro__)
-    return {str(name).rpartition(".")[2] for name in names}
+    if isinstance(names, tuple):
+        return {str(name).rpartition(".")[2] for name in names}
+    return _names_of(type(error))
+
+
+def _find_names(kind: type) -> Set[str]:
+    return frozenset(one.__name__ for one in kind.__mro__)
+
+
+_names_of: Final[Callable[[type], Set[str]]] = lru_cache(maxsize=1000)(_find_names)
+"""Returns the names of a type and of its base types. Kept: many errors have few types."""
 
 
 def _says_so(error: BaseException) -> bool:
@@ -41,4 +51,7 @@ def _says_so(error: BaseException) -> bool:
         text = str(error).lower()
     except BaseException:  # noqa: BLE001 - an error whose text fails is still an error
         return False
-    return any(one in text for one in _TEXTS)
+    for one in _TEXTS:  # noqa: SIM110 - any() takes longer, and each failed attempt comes here
+        if one in text:
+            return True
+    return False

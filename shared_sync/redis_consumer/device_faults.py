@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 
@@ -128,16 +129,29 @@ _TYPES: Final = frozenset(one.text for one in TYPES)
 _LINE_TYPES: Final = frozenset({"RuntimeError", "OSError"})
 
 
-def is_known(type_names: Sequence[str], text: str) -> bool:
+def is_known(type_names: tuple[str, ...], text: str) -> bool:
     """Return whether an error is a known fault of a device.
 
     `type_names` are the names of its type and of its base types, each behind its module unless
     that is `builtins`: `torch.AcceleratorError`, `RuntimeError`.
     """
+    patterns = _patterns_for(type_names)
+    if patterns is None:
+        return True
+    for pattern in patterns:  # noqa: SIM110 - any() takes longer, and each failed attempt comes here
+        if pattern.search(text):
+            return True
+    return False
+
+
+@lru_cache(maxsize=1000)
+def _patterns_for(type_names: tuple[str, ...]) -> Sequence[re.Pattern[str]] | None:
+    """Return what to look for in the text of such an error; None if its type says enough.
+
+    Kept, as many errors have few types.
+    """
     if not _TYPES.isdisjoint(type_names):
-        return True
-    is_of_a_library = any(name.partition(".")[0] in _LIBRARIES for name in type_names)
-    if is_of_a_library and _ANYWHERE.search(text):
-        return True
-    may_begin_so = is_of_a_library or not _LINE_TYPES.isdisjoint(type_names)
-    return may_begin_so and _LINE.search(text) is not None
+        return None
+    if any(name.partition(".")[0] in _LIBRARIES for name in type_names):
+        return (_ANYWHERE, _LINE)
+    return () if _LINE_TYPES.isdisjoint(type_names) else (_LINE,)

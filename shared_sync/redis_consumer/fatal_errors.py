@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection
+from functools import lru_cache
 from typing import Final
 
+from shared_sync.common.passages import chain_of
 from shared_sync.errors import WorkerBroken
 from shared_sync.isolation.errors import RemoteError
 from shared_sync.redis_consumer import device_faults
-
-_LONGEST_CHAIN: Final = 100
 
 
 class FatalErrors:
@@ -25,16 +25,19 @@ class FatalErrors:
 
     def find(self, error: BaseException) -> BaseException | None:
         """Return the error that says so: this one or one that led to it. None if there is none."""
-        return next((one for one in _chain(error) if self._is_fatal(one)), None)
+        for one in chain_of(error):
+            if self._is_fatal(one):
+                return one
+        return None
 
     def _is_fatal(self, error: BaseException) -> bool:
         if isinstance(error, WorkerBroken):
             return True
         if isinstance(error, RemoteError):
-            names: Sequence[str] = error.base_names
+            names = tuple(error.base_names)
         else:
-            names = [_name_of(one) for one in type(error).__mro__]
-        if any(_is_named(name, self._named) for name in names):
+            names = _names_of(type(error))
+        if self._named and any(_is_named(name, self._named) for name in names):
             return True
         return device_faults.is_known(names, _text_of(error))
 
@@ -48,6 +51,14 @@ def _is_named(name: str, named: Collection[str]) -> bool:
     return True
 
 
+def _find_names(kind: type) -> tuple[str, ...]:
+    return tuple(_name_of(one) for one in kind.__mro__)
+
+
+_names_of: Final[Callable[[type], tuple[str, ...]]] = lru_cache(maxsize=1000)(_find_names)
+"""Returns the names of a type and of its base types. Kept: many errors have few types."""
+
+
 def _name_of(kind: type) -> str:
     """Return the name of a type behind its module, as a `RemoteError` has it."""
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
@@ -58,13 +69,3 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - the text of a user's error may fail
         return ""
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and those that it was raised from or while they were handled."""
-    seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen and len(seen) < _LONGEST_CHAIN:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
