@@ -239,7 +239,7 @@ class Lifecycle:
     def _load(self, give_up: GiveUp) -> bool:
         """Wait until all processors are loaded; drain, and return False, if it is to stop instead.
 
-        Raises why the consumer cannot go on.
+        Raises why the consumer cannot go on if that happens before.
         """
         try:
             is_loaded = self.pool.loading.wait(give_up)
@@ -251,7 +251,7 @@ class Lifecycle:
                 self.state = State.RUNNING
                 return True
         self._begin_drain(self._options.drain_seconds)
-        if self.broken is not None:
+        if self.broken is not None and not self.pool.loading.is_complete:
             raise self.broken
         return False
 

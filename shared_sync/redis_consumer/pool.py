@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from functools import partial
 
 from shared_sync.common.detached_logger import DetachedLogger
@@ -16,7 +15,7 @@ from shared_sync.common.loop import Loop
 from shared_sync.connection import url
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import ConsumerBroken
-from shared_sync.processors import ProcessorContext, ProcessorSource
+from shared_sync.processors import ProcessorSource
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
@@ -33,18 +32,16 @@ from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
-from shared_sync.redis_consumer.isolation import EncodedResults, ProcessRunner, runner_for
+from shared_sync.redis_consumer.isolation import EncodedResults
 from shared_sync.redis_consumer.job_budget import Budget
-from shared_sync.redis_consumer.loading import Loading
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.pool_batches import PoolBatches
+from shared_sync.redis_consumer.pool_processors import PoolProcessors
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
-from shared_sync.redis_consumer.reader_processor import ReaderProcessor
-from shared_sync.redis_consumer.runner import AttemptHook
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
@@ -75,7 +72,6 @@ class Pool:
     ) -> None:
         # Fixed after construction.
         self._options = options
-        self._source = source
         self._recorder = recorder
         self._logger = logger
         self._log_channel_refusal = LogOnce(logger, logging.ERROR)
@@ -104,22 +100,21 @@ class Pool:
         self.circuit_breakers = CircuitBreakers(
             options.circuit_breakers, pauses=self.pauses, recorder=recorder
         )
-        uses_threads = options.isolation == "thread"
-        self.loading = Loading(
-            options.threads,
-            takes_time=source.takes_time or not uses_threads,
-            one_by_one=uses_threads,
+        self._processors = PoolProcessors(
+            options,
+            source,
+            circuit_breakers=self.circuit_breakers,
+            recorder=recorder,
+            logger=logger,
         )
-        self._replacing = threading.Lock()
-        self.processors: list[ReaderProcessor] = []
+        self.loading = self._processors.loading
         self._streak = FailureStreak(
             options.max_failures_in_a_row,
             pauses=self.pauses,
             successes=lambda: self._in_flight.successes,
         )
         self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
-        runners = (processor.runner for processor in self.processors)
-        self._with_children = [one for one in runners if isinstance(one, ProcessRunner)]
+        self._with_children = self._processors.children
         self._running_jobs = RunningJobs(
             self._in_flight,
             longest_step_seconds=longest_step_seconds(options.job_deadline_seconds),
@@ -171,8 +166,7 @@ class Pool:
         hooks = (
             [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
         )
-        processor = self._new_processor(number, slot, hooks)
-        self.processors.append(processor)
+        processor = self._processors.add(number, slot, hooks)
         has_child = self._options.isolation == "process"
         delivery = Delivery(
             self._rules,
@@ -217,36 +211,6 @@ class Pool:
             ),
             check_streak=self._streak.check,
             block_seconds=self._options.block_seconds,
-        )
-
-    def _new_processor(
-        self, number: int, slot: Slot, hooks: Sequence[AttemptHook]
-    ) -> ReaderProcessor:
-        options = self._options
-        context = ProcessorContext(
-            reader=number,
-            device=options.device_of(number),
-            metrics=self._recorder.given,
-            logger=self._logger.direct,
-        )
-        runner = runner_for(
-            options,
-            self._source,
-            context,
-            hooks,
-            recorder=self._recorder,
-            circuit_breakers=self.circuit_breakers,
-        )
-        max_jobs = options.max_jobs_per_processor
-        return ReaderProcessor(
-            runner,
-            context,
-            slot,
-            loading=self.loading,
-            turn=self._replacing,
-            recorder=self._recorder,
-            max_jobs=math.inf if max_jobs is None else max_jobs,
-            may_be_replaced=max_jobs is not None or options.isolation == "process",
         )
 
     def _new_reader_loop(self, reader: Reader, errors: ErrorHandling) -> Loop:
@@ -363,9 +327,8 @@ class Pool:
         """Return why somebody should look, although every thread goes on."""
         share = self._outcome_share.reason()
         dead_letters = [*self._bad_input.reasons(), *([share] if share else [])]
-        processors = [one.problem for one in self.processors if one.problem is not None]
         return [
-            *processors,
+            *self._processors.problems,
             *self.circuit_breakers.reasons(),
             *self.heartbeat.hazards.reasons,
             *dead_letters,
