@@ -20,6 +20,9 @@ SHORTEST_PAUSE_SECONDS: Final = 1.0
 """How long readers pause at least for a breaker that is not known here, which cannot tell when it
 closes: what was handed back could circle otherwise."""
 
+LONGEST_PAUSE_SECONDS: Final = 86_400.0
+"""How long they pause for it at most."""
+
 STATE_NUMBERS: Final = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 """The states in the metrics."""
 
@@ -114,7 +117,9 @@ class CircuitBreakers:
             return True
 
     def _hold_for_a_while(self, refusal: CircuitOpen) -> None:
-        seconds = max(SHORTEST_PAUSE_SECONDS, refusal.retry_after_seconds)
+        seconds = min(
+            max(SHORTEST_PAUSE_SECONDS, refusal.retry_after_seconds), LONGEST_PAUSE_SECONDS
+        )
         self._pauses.hold(
             f"circuit breaker {refusal.name}", _open(refusal.name), until=self._clock() + seconds
         )

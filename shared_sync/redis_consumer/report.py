@@ -69,7 +69,12 @@ class Report:
             "circuit_breakers": self._pool.circuit_breakers.rows(),
         }
         shown = {name: rows for name, rows in more.items() if rows}
-        return {**named, **self._snapshot().tables(), **shown}
+        tables = self._snapshot().tables()
+        if self._life.state is State.RUNNING and self._pool.pauses.is_held:
+            for reader in tables["readers"]:
+                if reader["state"] == "waiting":
+                    reader["state"] = "paused"
+        return {**named, **tables, **shown}
 
     def _snapshot(self) -> Snapshot:
         """Return a snapshot of the threads; an empty one if they run in another process."""

@@ -88,10 +88,11 @@ def test_a_job_that_becomes_late_is_marked_by_word_and_colour(page: Page, worker
 
 
 def test_circuit_breakers_are_shown_if_there_are_any(page: Page, worker: Worker) -> None:
-    jobs = {"readers": [], "jobs": []}
+    readers = [{"name": "r1", "state": "paused", "seconds": 3.0}]
+    jobs = {"readers": readers, "jobs": []}
     worker.views = {"readers": jobs}
     page.look_at(worker)
-    page.shows("No job is running.", "#jobs")
+    page.shows("1 paused", "#readers")
     assert page.run("return document.querySelector('#circuit_breakers').hidden")
     facts = {"failures": 5, "openings": 2, "refused": 1234}
     worker.views = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -205,6 +206,8 @@ def test_a_breaker_that_is_not_known_here_holds_the_readers_for_as_long_as_it_sa
     assert scene.breakers.stop_for(CircuitOpen("other", 0.0))
     clock.now += SHORTEST_PAUSE_SECONDS / 2
     assert scene.pauses.reasons() != [], "or messages would circle"
+    assert scene.breakers.stop_for(CircuitOpen("other", math.inf))
+    assert scene.pauses.reasons()[0].endswith("messages are taken again in 86400 s")
 
 
 def test_errors_of_a_child_process_are_known_by_the_name_of_the_breaker(clock: Clock) -> None:

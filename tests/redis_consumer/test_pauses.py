@@ -308,6 +308,8 @@ def test_heartbeats_go_on_while_nothing_is_taken_and_a_release_ends_the_wait(
     consumer = make(lambda *_: "done", threads=2, lease_seconds=1.0, result_stream="results")
     consumer.start()
     pauses_of(consumer).hold("test", WHY)
+    readers = consumer.get_views()["readers"]()["readers"]
+    assert [reader["state"] for reader in readers] == ["paused"] * 2
     lease = client.zscore("{jobs}:workers:presence", "consumer-1")
     assert lease is not None
     eventually(lambda: (client.zscore("{jobs}:workers:presence", "consumer-1") or 0) > lease + 1000)

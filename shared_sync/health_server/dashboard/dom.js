@@ -73,7 +73,7 @@ export const notUnderstood = (what) => `This ${what} is not understood.`;
 
 export const TONES = {
   healthy: "good", degraded: "warn", unhealthy: "bad",
-  running: "good", waiting: "", loading: "", late: "warn", stuck: "bad", stalled: "bad", ended: "bad",
+  running: "good", waiting: "", loading: "", paused: "warn", late: "warn", stuck: "bad", stalled: "bad", ended: "bad",
 };
 export const badge = (text, tone = TONES[text] ?? "") => ({ text, class: `badge ${tone}` });
 export const textOf = (value) => (value === null || value === undefined || value === "" ? "–" : String(value));

@@ -213,7 +213,7 @@ const SECTIONS = [
     key: "readers", pair: 0, title: "Readers", empty: "No reader: the consumer has not been started.",
     draw: drawReaders,
     rows: (data, lag) => abnormalFirst(aged(data.readers, "seconds", lag)),
-    note: (rows) => countStates(rows, "loading", "late", "stuck", "stalled", "ended"),
+    note: (rows) => countStates(rows, "loading", "paused", "late", "stuck", "stalled", "ended"),
   },
   {
     key: "batches", pair: 1, title: "Batches", empty: "No reader has begun.",
