@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -124,6 +125,24 @@ def _log(job: dict[str, Any]) -> None:
     LOG.debug("too much")
 
 
+def _log_later(job: dict[str, Any]) -> None:
+    """Log when the message is done."""
+
+    def log() -> None:
+        while not Path(job["done"]).exists():
+            time.sleep(0.01)
+        LOG.warning("afterwards")
+
+    threading.Thread(target=log, daemon=True).start()
+
+
+def _record(job: dict[str, Any]) -> None:
+    """Record something, and go on until that has arrived."""
+    RECORDERS[0].increment_counter("chunks", 2, {"kind": "audio"})
+    RECORDERS[0].record_error(ValueError("bad"))
+    _wait(job)
+
+
 def _raise(job: dict[str, Any]) -> NoReturn:
     errors: dict[str, BaseException] = {
         "value": ValueError("bad value"),
@@ -174,10 +193,21 @@ ACTIONS = {
     "fork": _fork,
     "modules": _modules,
     "log": _log,
+    "log later": _log_later,
+    "record": _record,
     "raise": _raise,
     "wait": _wait,
     "give an object": _give,
 }
+
+
+RECORDERS: list[Any] = []
+
+
+def acting(context: ProcessorContext) -> Any:
+    RECORDERS.append(context.metrics)
+    context.logger.info("loading")
+    return act
 
 
 class Closing:

@@ -127,7 +127,7 @@ class _Child:
             self._run_jobs(processor)
         finally:
             processor.close()
-            self._send_metrics()
+            self._side.metrics(self._recorder.take)
 
     def _load(self) -> LoadedProcessor:
         setup = self._setup
@@ -168,15 +168,10 @@ class _Child:
 
     # --- in other threads, and in signal handlers ---
 
-    def _send_metrics(self) -> None:
-        taken = self._recorder.take()
-        if taken is not None:
-            self._side.metrics(taken)
-
     def _watch_parent(self) -> None:
         """Send metrics now and then, and end this process when the parent has ended."""
         while not self._side.wait(METRICS_SECONDS):
-            self._send_metrics()
+            self._side.metrics(self._recorder.take)
         if self._side.parent_has_ended:
             _kill_this_process()
 

@@ -57,6 +57,8 @@ def handle(described: Mapping[str, Any], own: logging.Logger) -> None:
     """
     with suppress(Exception):
         record = logging.makeLogRecord({**described, "args": ()})
+        if "dropped" in described:
+            own.warning("%d log records of a child process were dropped", described["dropped"])
         logger = own if record.name == own.name else logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)

@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from shared_sync.isolation import frames
@@ -40,11 +41,25 @@ class SideChannel:
 
     def log(self, record: dict[str, Any]) -> None:
         """Send a log record, or count it as dropped."""
-        self._send(frames.LOG, record)
+        with self._lock:
+            if self._sends or not self._finish_last():
+                self._dropped += 1
+                return
+            if self._dropped:
+                record["dropped"] = self._dropped
+                self._dropped = 0
+            self._send(frames.LOG, record)
 
-    def metrics(self, taken: dict[str, Any]) -> bool:
-        """Send what was recorded; return whether it is on its way."""
-        return self._send(frames.METRICS, taken)
+    def metrics(self, take: Callable[[], dict[str, Any] | None]) -> None:
+        """Send what this function returns, if it returns anything.
+
+        It is not called while the parent has not taken what was sent before.
+        """
+        with self._lock:
+            if not self._sends and self._finish_last():
+                taken = take()
+                if taken is not None:
+                    self._send(frames.METRICS, taken)
 
     @property
     def told_to_end(self) -> bool:
@@ -84,17 +99,9 @@ class SideChannel:
         """Close this end, such as that of a forked process."""
         self._socket.close()
 
-    def _send(self, kind: int, header: dict[str, Any]) -> bool:
-        with self._lock:
-            if self._sends or not self._finish_last():
-                self._dropped += kind == frames.LOG
-                return False
-            if self._dropped:
-                header["dropped"] = self._dropped
-                self._dropped = 0
-            self._rest = memoryview(encode(kind, header))
-            self._finish_last()
-            return True
+    def _send(self, kind: int, header: dict[str, Any]) -> None:
+        self._rest = memoryview(encode(kind, header))
+        self._finish_last()
 
     def _finish_last(self) -> bool:
         """Send what is left of the last frame; return whether all of it is sent."""

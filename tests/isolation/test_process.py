@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -16,8 +17,10 @@ import pytest
 from child_processes import Records, children, is_alive, open_files, result, run, running, start
 from helpers import eventually, in_a_fork
 
+from shared_sync import WorkerMetrics
 from shared_sync.errors import ConfigurationError
 from shared_sync.isolation import frames, process
+from shared_sync.isolation.child_metrics import record_in
 from shared_sync.isolation.error_description import remake
 from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed, RemoteError
 
@@ -165,6 +168,46 @@ def test_nothing_is_left_of_children_that_were_replaced() -> None:
         replace(number % 3)
     assert (open_files(), threading.active_count()) == before
     assert children() == []
+
+
+# --- what it logs and records -------------------------------------------------------------------
+
+
+def test_what_is_logged_while_no_message_runs_arrives(tmp_path: Path) -> None:
+    records, done = Records(), tmp_path / "done"
+    with running(
+        "acting", argument=FACTORY, records=records, levels={"tests.child": logging.INFO}
+    ) as child:
+        run(child, do="log later", done=done)
+        assert [one["msg"] for one in records.of(frames.LOG)] == ["loading"]
+        done.touch()
+        eventually(lambda: len(records.of(frames.LOG)) == 2)
+    loading, later = records.of(frames.LOG)
+    assert (loading["name"], loading["levelno"]) == ("tests.child", logging.INFO)
+    assert (later["msg"], later["message_id"]) == ("afterwards", None)
+
+
+def test_what_a_long_job_records_arrives_while_it_runs(tmp_path: Path) -> None:
+    records, started, end = Records(), tmp_path / "started", tmp_path / "end"
+
+    def end_it() -> None:
+        eventually(lambda: records.of(frames.METRICS))
+        end.touch()
+
+    with running("acting", argument=FACTORY, records=records) as child:
+        other = threading.Thread(target=end_it)
+        other.start()
+        answer = run(child, do="record", started=started, end=end)
+        other.join()
+    assert "metrics" not in answer.header, "each value arrives once"
+    (recorded,) = records.of(frames.METRICS)
+    metrics = WorkerMetrics("parent")
+    record_in(metrics, recorded)
+    snapshot = metrics.get_metrics_data()
+    assert snapshot["errors"] == {"ValueError": 1}
+    assert (
+        'chunks_total{instance_id="parent",kind="audio"} 2' in metrics.render_prometheus().decode()
+    )
 
 
 # --- deadlines ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from consumers import Make, dead_letters, owners, pending, results
 from helpers import eventually, start_program
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, RetryPolicy, WorkerMetrics
-from shared_sync.errors import ConfigurationError
+from shared_sync.errors import ConfigurationError, LoadingFailed
+from shared_sync.redis_consumer import isolation
 
 ONCE = RetryPolicy(max_attempts=1)
 
@@ -228,6 +230,52 @@ def test_what_a_child_records_arrives_in_the_registry_of_its_parent(
     eventually_results(client, 2)
     data = metrics.get_metrics_data()
     assert (data["words"], data["inference_count"], data["beams"]) == (6, 2, 5)
+
+
+def test_a_processor_that_cannot_be_loaded_ends_the_start_with_its_error(make: Make) -> None:
+    consumer = make(
+        None, processor_factory=child_processors.failing, isolation="process", threads=2
+    )
+    with pytest.raises(LoadingFailed, match=r"OSError: model\.bin is damaged"):
+        consumer.start()
+    eventually(lambda: children() == [])
+
+
+def test_a_level_that_is_changed_later_is_the_child_s_too(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(isolation, "LEVELS_SECONDS", 0.0)
+    make(child_processors.act, isolation="process", result_stream="results").start()
+    logger, records = logging.getLogger("app.speech"), Records()
+    logger.addHandler(records)
+    try:
+        producer.publish({"do": "log", "n": 1})
+        eventually_results(client, 0)
+        eventually(lambda: pending(client) == 0)
+        logger.setLevel(logging.DEBUG)
+        producer.publish({"do": "log", "n": 2})
+        eventually(lambda: "too much" in [record.getMessage() for record in records.records])
+    finally:
+        logger.removeHandler(records)
+        logger.setLevel(logging.NOTSET)
+
+
+def test_code_that_holds_the_interpreter_lock_holds_up_no_other_thread(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
+) -> None:
+    """In a thread, no other thread would run for as long as each call takes: 0.9 s."""
+    make(child_processors.act, isolation="process", result_stream="results").start()
+    started = tmp_path / "started"
+    producer.publish({"do": "hold", "started": str(started), "seconds": "1"})
+    eventually(started.exists)
+    turns, pause = 0, threading.Event()
+    while not client.xlen("results"):
+        pause.wait(0.005)
+        turns += 1
+    assert turns > 20
 
 
 def test_a_circuit_breaker_counts_what_happens_in_all_children(

@@ -1,0 +1,125 @@
+"""Records of a child are on their way at once; a parent that takes none holds nobody up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from shared_sync.isolation import frames, side_channel
+from shared_sync.isolation.side_channel import SideChannel
+from shared_sync.isolation.wire import Channel, ChannelClosed
+
+LONG = {"msg": "x" * 50_000}
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[SideChannel, Channel]]:
+    child, parent = socket.socketpair()
+    with child, parent:
+        yield SideChannel(child), Channel(parent)
+
+
+def test_records_and_metrics_arrive_in_their_order(ends: tuple[SideChannel, Channel]) -> None:
+    child, parent = ends
+    child.log({"msg": "one"})
+    child.metrics(lambda: {"counters": []})
+    child.metrics(lambda: None)
+    child.log({"msg": "two"})
+    assert parent.receive() == (frames.LOG, {"msg": "one"}, ())
+    assert parent.receive() == (frames.METRICS, {"counters": []}, ())
+    assert parent.receive() == (frames.LOG, {"msg": "two"}, ())
+
+
+def test_a_flood_holds_the_child_up_once_and_says_how_much_it_has_dropped(
+    ends: tuple[SideChannel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_channel, "WAIT_SECONDS", 0.2)
+    child, parent = ends
+    began = time.monotonic()
+    for _ in range(1000):
+        child.log(LONG)
+    assert time.monotonic() - began < 5, "it did not wait a thousand times"
+    child.metrics(lambda: pytest.fail("taken out of the recorder, and lost"))
+    parent.socket.settimeout(0.2)
+    received = 0
+    with suppress(ChannelClosed):  # nothing more comes
+        while True:
+            assert parent.receive().header == LONG
+            received += 1
+    assert 0 < received < 1000
+
+
+def test_after_a_flood_records_arrive_again_with_the_number_of_dropped_ones() -> None:
+    child_end, parent_end = socket.socketpair()
+    with child_end, parent_end:
+        child, parent = SideChannel(child_end), Channel(parent_end)
+        child._is_stuck = True  # the parent has taken nothing for a second
+        sent = 0
+        while child._finish_last():
+            child.log(LONG)
+            sent += 1
+        for _ in range(3):
+            child.log(LONG)
+        for _ in range(sent - 1):
+            assert parent.receive().header == LONG
+        child.log({"msg": "again"})  # what is left of the last one goes first
+        assert parent.receive().header == LONG
+        assert parent.receive().header == {"msg": "again", "dropped": 3}
+
+
+def test_the_end_of_the_parent_is_no_error(ends: tuple[SideChannel, Channel]) -> None:
+    child, parent = ends
+    assert not child.told_to_end
+    assert not child.parent_has_ended
+    parent.close()
+    child.log({"msg": "nobody there"})
+    assert child.told_to_end
+    assert child.parent_has_ended
+    assert child.wait(10)
+
+
+def test_the_word_to_end_is_seen_as_often_as_anybody_looks(
+    ends: tuple[SideChannel, Channel],
+) -> None:
+    child, parent = ends
+    assert not child.wait(0.001)
+    parent.send(frames.END, None)
+    assert child.wait(10)
+    assert child.told_to_end
+    assert child.told_to_end
+    assert not child.parent_has_ended
+
+
+def test_a_signal_handler_may_log_while_a_record_is_being_sent(
+    ends: tuple[SideChannel, Channel],
+) -> None:
+    """Its record is dropped and counted: the other one is not complete yet."""
+    child, parent = ends
+    before = signal.signal(signal.SIGUSR1, lambda *_: child.log({"msg": "handler"}))
+    real = child._socket
+
+    class Interrupted:
+        """Sends as the socket does, with a signal in the middle."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+        def send(self, data: memoryview) -> int:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return real.send(data)
+
+    try:
+        child._socket = Interrupted()  # type: ignore[assignment]
+        child.log({"msg": "outer"})
+    finally:
+        child._socket = real
+        signal.signal(signal.SIGUSR1, before)
+    child.log({"msg": "next"})
+    assert parent.receive().header == {"msg": "outer"}
+    assert parent.receive().header == {"msg": "next", "dropped": 1}
