@@ -1,7 +1,9 @@
-"""Whether an error says that memory ran out, that of the process or that of a device."""
+"""Whether an error says that memory ran out, that of the process or that of a device; then it is to
+hold no more of it."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Set
 from functools import lru_cache
 from typing import Any, Final
@@ -29,6 +31,16 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         one = one.__cause__
     return False
+
+
+def release_memory(error: BaseException) -> None:
+    """If memory ran out, drop what the failed call refers to: reporting it needs some."""
+    before = error.__context__
+    if is_out_of_memory(error) or (before is not None and is_out_of_memory(before)):
+        if error.__traceback__ is not None:
+            traceback.clear_frames(error.__traceback__.tb_next)  # the first frame is the caller's
+        if before is not None:
+            traceback.clear_frames(before.__traceback__)
 
 
 def _type_names(error: BaseException) -> Set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from shared_sync.common.out_of_memory import release_memory
 from shared_sync.isolation import frames
 from shared_sync.isolation.error_description import describe
 from shared_sync.isolation.wire import Frame
@@ -42,6 +43,7 @@ class Jobs:
                 return self._answer(messages, fields, processor.process_batch(messages))
             return self._run_one(processor, messages[0], fields[0])
         except BaseException as error:  # noqa: BLE001 - even SystemExit is the processor's
+            release_memory(error)
             return Frame(frames.FAILED, {"error": describe(error)}, ())
         finally:
             self.running_message = None

@@ -138,10 +138,13 @@ class ChildProcess:
     @property
     def has_ended(self) -> bool:
         """Whether the process has ended. Never blocks."""
+        if not hasattr(os, "waitid"):  # not on macOS before Python 3.13
+            return self._process.poll() is not None
         try:
             options = os.WEXITED | os.WNOHANG | os.WNOWAIT
             return os.waitid(os.P_PID, self.pid, options) is not None
-        except ChildProcessError:  # somebody else has waited for it
+        except ChildProcessError:  # somebody else has waited for it, and its number is free
+            self._process.returncode = self._process.returncode or 0
             return True
 
     def crashed(self, *, loading: bool = False) -> ChildCrashed:
@@ -240,8 +243,9 @@ class ChildProcess:
         That is its return code, and the stack that it has left behind.
         """
         self._is_cleared_up = True
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)  # its number is not free before the wait
+        if self._process.returncode is None:  # else its number may be another process's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         try:
             returncode = self._process.wait(UNKILLABLE_SECONDS)
         except TimeoutExpired:

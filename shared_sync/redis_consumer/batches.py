@@ -10,7 +10,7 @@ from typing import Final
 
 from shared_sync.batching import Batching
 from shared_sync.common.guarded import Logger
-from shared_sync.common.out_of_memory import is_out_of_memory
+from shared_sync.common.out_of_memory import is_out_of_memory, release_memory
 from shared_sync.message import Fields
 from shared_sync.protocol.messages import Bury, Entry, Finish
 from shared_sync.redis_consumer import crashes
@@ -18,7 +18,7 @@ from shared_sync.redis_consumer.batch_ceiling import Ceiling
 from shared_sync.redis_consumer.batch_figures import BatchFigures
 from shared_sync.redis_consumer.batch_plan import Planner
 from shared_sync.redis_consumer.delivery import Delivery
-from shared_sync.redis_consumer.failures import Failure, release_memory
+from shared_sync.redis_consumer.failures import Failure
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.pauses import Pauses

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
+from shared_sync.common.out_of_memory import release_memory
 from shared_sync.errors import Directive, InvalidMessage, InvalidResult, Reject, Retry
 from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed
 from shared_sync.message import Fields, decode_fields, decode_readable
@@ -29,7 +30,7 @@ from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.broken_worker import Faults, Verdict
 from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.failure_streak import FailureStreak
-from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure, release_memory
+from shared_sync.redis_consumer.failures import CRASH, DEADLINE, NO_FAILURE, Failure
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot

@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 from typing import Final, NamedTuple
 
-from shared_sync.common.out_of_memory import is_out_of_memory
 from shared_sync.isolation.error_description import type_of
 from shared_sync.isolation.errors import RemoteError
 
@@ -60,16 +59,6 @@ class Failure(NamedTuple):
 
 
 NO_FAILURE: Final = Failure("", "")
-
-
-def release_memory(error: BaseException) -> None:
-    """If memory ran out, drop what the failed call refers to: reporting it needs some."""
-    before = error.__context__
-    if is_out_of_memory(error) or (before is not None and is_out_of_memory(before)):
-        if error.__traceback__ is not None:
-            traceback.clear_frames(error.__traceback__.tb_next)  # the first frame is the caller's
-        if before is not None:
-            traceback.clear_frames(before.__traceback__)
 
 
 def text_of(error: BaseException) -> str:

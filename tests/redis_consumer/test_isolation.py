@@ -104,6 +104,34 @@ def test_a_child_that_dies_costs_its_message_alone(
     assert consumer.live
 
 
+def test_what_a_processor_decides_in_a_child_is_what_becomes_of_its_message(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    make(child_processors.act, isolation="process", result_stream="results", retry=ONCE).start()
+    ids = producer.publish_many(
+        [
+            *({"do": "raise", "error": error} for error in ("value", "reject", "exit", "memory")),
+            {"do": "give an object"},
+            {"do": "nothing", "n": "6"},
+        ]
+    )
+    by_id = {
+        one["message_id"]: (one.get("error_type"), one.get("reason", one.get("result", "")))
+        for one in eventually_results(client, 6)
+    }
+    found = [by_id[one] for one in ids]
+    assert found[:4] == [
+        ("ValueError", "failed 1 times"),
+        ("Reject", "rejected: no use"),
+        ("SystemExit", "failed 1 times"),
+        ("MemoryError", "failed 1 times"),
+    ]
+    assert found[4][0] == "InvalidResult"
+    assert found[4][1].startswith("bad result: field 'result' cannot be stored: result is of type")
+    assert found[5] == (None, "6")
+    assert "in _raise" in dead_letters(client)[0]["dead.traceback"]
+
+
 @pytest.mark.parametrize("action", ["loop", "hold", "ignore the end"])
 def test_a_job_past_its_deadline_is_ended_and_its_message_has_failed(
     make: Make,
