@@ -16,8 +16,10 @@ from faults.table import FaultTable
 from helpers import eventually
 from protocol_client import GroupAdmin
 
-DEADLINE_SECONDS = 1.0
-KILL_GRACE_SECONDS = 0.2
+DEADLINE_SECONDS = 0.7
+KILL_GRACE_SECONDS = 0.1
+SHORT_LEASE_SECONDS = 1.0
+"""Where a worker that is taken for dead on a busy machine does no harm."""
 
 
 @pytest.fixture
@@ -65,6 +67,7 @@ def test_a_message_that_crashes_and_one_that_loops_in_c_cost_nobody_else_anythin
         job_deadline_seconds=DEADLINE_SECONDS,
         kill_grace_seconds=KILL_GRACE_SECONDS,
         retry={"max_attempts": 2},
+        max_crashes=2,
     )
     note = f"the deadline is {DEADLINE_SECONDS} s"
     row = fault_table.add("a child crashes, another one loops in C", books, note=note)
@@ -72,9 +75,9 @@ def test_a_message_that_crashes_and_one_that_loops_in_c_cost_nobody_else_anythin
     letters = {letter[b"dead.id"].decode(): letter for letter in admin.dead()}
     assert set(letters) == {killer, looper}
     crashed, looped = letters[killer], letters[looper]
-    reason = b"crashed: its process died 3 times, the last time killed by SIGSEGV"
+    reason = b"crashed: its process died 2 times, the last time killed by SIGSEGV"
     assert crashed[b"dead.reason"] == reason
-    assert (crashed[b"dead.crashes"], crashed[b"dead.attempts"]) == (b"3", b"3")
+    assert (crashed[b"dead.crashes"], crashed[b"dead.attempts"]) == (b"2", b"2")
     assert crashed[b"dead.history"] == b""
     assert b"perform" in crashed[b"dead.traceback"], "where it was"
     assert (looped[b"dead.reason"], looped[b"dead.error_type"]) == (b"failed 2 times", b"deadline")
@@ -82,13 +85,13 @@ def test_a_message_that_crashes_and_one_that_loops_in_c_cost_nobody_else_anythin
     assert b"perform" in looped[b"dead.traceback"], "where it was"
     attempts = books.attempts()
     assert all(attempts[one] == [1] for one in neighbours)
-    assert (attempts[killer], attempts[looper]) == ([1, 2, 3], [1, 2])
+    assert (attempts[killer], attempts[looper]) == ([1, 2], [1, 2])
     assert worker.alive
     worker.send(signal.SIGTERM)
     assert worker.status() == 0
     counters = worker.report()["counters"]
     assert counters["jobs_overdue"] == 2
-    assert counters["errors.crash"] == 3
+    assert counters["errors.crash"] == 2
     assert "jobs_lost" not in counters
 
 
@@ -96,7 +99,7 @@ def test_a_killed_worker_takes_its_children_along_and_its_messages_run_elsewhere
     crew: Crew, books: ProcessLedger, fault_table: FaultTable
 ) -> None:
     books.publish(8, acts="wait go / sleep 0")
-    victim = crew.start("victim", threads=4, prefetch=2)
+    victim = crew.start("victim", threads=4, prefetch=2, lease_seconds=SHORT_LEASE_SECONDS)
     eventually(lambda: len(children_of(books, victim)) == 4)
     children = children_of(books, victim)
     assert all(map(runs, children))
@@ -113,11 +116,11 @@ def test_a_killed_worker_takes_its_children_along_and_its_messages_run_elsewhere
     assert max(max(made) for made in books.attempts().values()) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_of_a_worker_lets_what_runs_finish(
-    crew: Crew, books: ProcessLedger, fault_table: FaultTable, number: signal.Signals
+    crew: Crew, books: ProcessLedger, fault_table: FaultTable
 ) -> None:
     """As a service manager sends it, or a terminal."""
+    number = signal.SIGINT
     ids = books.publish(2, acts="wait go")
     worker = crew.start("worker", threads=2)
     eventually(lambda: len(children_of(books, worker)) == 2)
@@ -138,8 +141,9 @@ def test_a_signal_to_all_processes_of_a_worker_lets_what_runs_finish(
     assert not any(map(runs, children))
 
 
-@pytest.mark.parametrize("acts", ["wait go", "loop go"], ids=["waiting", "looping in C"])
-@pytest.mark.parametrize("hurry", ["the drain's end", "a second signal"])
+@pytest.mark.parametrize(
+    ("acts", "hurry"), [("wait go", "a second signal"), ("loop go", "the drain's end")]
+)
 def test_a_child_that_runs_at_the_drains_end_is_killed_and_its_message_is_not_charged(
     crew: Crew,
     books: ProcessLedger,
