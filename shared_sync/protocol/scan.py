@@ -58,6 +58,8 @@ class ScanRequest:
     position: Position = Position()
     again: str = ""
     """The id of a message that was lost with a reply, to be taken again."""
+    has_worked: bool = True
+    """Whether this process has finished any message."""
     looks_at_own: bool = True
     looks_at_dead: bool = True
     due_comes_last: bool = False
@@ -80,6 +82,7 @@ class ScanRequest:
             "1" if self.due_comes_last else "",
             self.foreign_idle_ms,
             self.again,
+            "1" if self.has_worked else "",
             len(self.foreign),
             *self.foreign,
             len(self.apart),

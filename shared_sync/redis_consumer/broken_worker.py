@@ -10,12 +10,12 @@ each of its *faults* is noted, and from the second one on it is charged as a cra
 towards `max_crashes`: provided that the worker had finished another message before, and so was not
 broken already. A worker that fails at its first message says nothing about that message. There the
 message goes back uncharged, and waits longer each time, so that the next worker can show with
-others that it works. Once a message was charged so, each further fault is.
+others that it works. While other consumers live, one that has finished nothing yet leaves such a
+message to them for a minute (`recover.lua`). Once a message was charged so, each further fault is.
 
-Example with `max_crashes=3`: M breaks worker `a`, which had worked (noted, uncharged). `b` is new,
-takes M first and breaks (noted, uncharged; M waits 10 s). `c` is new, finishes other messages,
-takes M and breaks: one crash. Two more workers break at M: it is a dead letter. Messages that ran
-beside M when a worker broke have a fault, too, and no crash.
+Example with `max_crashes=3`: M breaks worker `a`, whose first message it was (noted, uncharged).
+`b` has worked; it takes M and breaks: one crash. Two more workers break at M: it is a dead letter.
+Messages that ran beside M when a worker broke have a fault, too, and no crash.
 
 A message that is alone, as no other is published, breaks a worker every 10 minutes: nothing shows
 whether the message or the device is at fault.

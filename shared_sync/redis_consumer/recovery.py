@@ -241,6 +241,7 @@ class Recovery:
             foreign=foreign if looks_at_foreign else (),
             position=position,
             again=again,
+            has_worked=self._in_flight.successes > 0,
             looks_at_own=is_whole or position.own_from != START,
             looks_at_dead=is_searching and (is_whole or startable > 0),
             due_comes_last=is_searching and left_behind_first,

@@ -25,7 +25,11 @@ import redis
 from shared_sync import Message, Reject, current_message
 
 Job = Mapping[str, str | bytes]
+DEVICE_FAULT = "CUDA error: an illegal memory access was encountered"
 VARIABLE = "FAULTS_WORKER"
+
+
+_device_is_broken = threading.Event()
 
 
 class _Told(NamedTuple):
@@ -78,6 +82,9 @@ def _process(message_id: str, job: Job, attempt: int) -> object:
 def perform(act: str, folder: Path) -> None:
     """Do one act."""
     verb, _, what = act.strip().partition(" ")
+    if verb == "fault" or _device_is_broken.is_set():
+        _device_is_broken.set()  # until this process ends
+        raise RuntimeError(DEVICE_FAULT)
     if verb == "sleep":
         threading.Event().wait(float(what))
     elif verb == "wait":

@@ -14,7 +14,7 @@ from helpers import Figures
 
 from shared_sync import Batching, RedisStreamConsumer, RetryPolicy
 from shared_sync.connection import connection
-from shared_sync.errors import ConsumerIdInUse
+from shared_sync.errors import ConsumerBroken, ConsumerIdInUse
 from shared_sync.redis_consumer import lifecycle, pool
 
 QUICK = {"max_attempts": 3, "base_seconds": 0.05, "max_seconds": 0.1}
@@ -58,12 +58,17 @@ def main(url: str, reports_url: str, name: str, report: Path, **options: Any) ->
     if isinstance(more_bytes, int):
         limit_memory(more_bytes)
     told: dict[str, object] = {}
+    status = 0
     try:
         told["clean"] = consumer.start_consuming()
     except ConsumerIdInUse as error:
+        status = NAME_IN_USE
         told |= {"text": str(error), "host": error.host, "pid": error.pid}
+    except ConsumerBroken as error:
+        status = error.exit_code
+        told |= {"text": str(error)}
     report.write_text(json.dumps({**told, "counters": figures.counters}))
-    return 0 if "clean" in told else NAME_IN_USE
+    return status
 
 
 if __name__ == "__main__":

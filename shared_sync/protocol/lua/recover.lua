@@ -23,6 +23,9 @@
 --     again.
 --   * A message with `max crashes` never runs. It is taken to be buried, and does not wait.
 --
+-- A due message is left to others for a moment, if any live: one whose last failure was on this
+-- consumer; and one at which a worker broke, if this process has not shown yet that it works.
+--
 -- KEYS: stream, history, due, presence, holders, outage
 -- ARGV:
 --    1 to 5   group, consumer, identity, lease ms, grace ms
@@ -37,7 +40,8 @@
 --   17        '1' to visit due messages last, or ''
 --   18        ms after which an idle message of another program is taken over
 --   19        id of a message that was lost with a reply, to take again, alone; or ''
---   20        number of names that perhaps have no lease, followed by the names
+--   20        '1' if this process has finished any message, or ''
+--   21        number of names that perhaps have no lease, followed by the names
 --   then      number of reads to keep apart, followed by consumer and ms of delivery of each
 --   then      the ids that this process has in flight
 -- Returns {taken, of how many the entry was gone, ms until the next parked message is due or -1,
@@ -52,6 +56,10 @@ local MOST_NAMES = 20  -- most dead consumers that a step visits
 -- Deliveries of one read lie less apart than this. Servers up to 7.0 read the clock for each
 -- message of a read (100 MB of them took 63 ms), and for each command of a script.
 local READ_MS = 250
+-- How long a due message on which this consumer has failed is left to others at most.
+local LONGEST_PREFERENCE = 1000
+-- The same for a message at which a worker broke, while this process has finished none.
+local FAULT_PREFERENCE = 60000
 
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders, outage = KEYS[5], KEYS[6]
@@ -64,8 +72,9 @@ local due_rank, own_from = tonumber(ARGV[12]), ARGV[13]
 local dead_rank, dead_from, foreign_from = tonumber(ARGV[14]), ARGV[15], ARGV[16]
 local due_comes_last, foreign_idle = ARGV[17] == '1', tonumber(ARGV[18])
 local foreign, apart, in_flight = {}, {}, {}
-local next_argument = 21
-for _ = 1, ARGV[20] do
+local has_worked = ARGV[20] == '1'
+local next_argument = 22
+for _ = 1, ARGV[21] do
   foreign[#foreign + 1] = ARGV[next_argument]
   next_argument = next_argument + 1
 end
@@ -153,9 +162,31 @@ local function believable_due_time(id, at)
   return latest
 end
 
+local others_live  -- looked up when it is needed
+local function do_others_live()
+  if others_live == nil then
+    local living = redis.call('ZRANGEBYSCORE', presence, '(' .. now, '+inf', 'LIMIT', 0, 2)
+    others_live = #living > 1 or (#living == 1 and living[1] ~= consumer)
+  end
+  return others_live
+end
+
+-- Until when a due message is left to others, if any live. If it has failed on this consumer, for as
+-- long again as it has waited, up to a limit: perhaps it is this worker that is at fault. A message at
+-- which a worker broke is for one that has worked: if that breaks, too, it is the message.
+local function left_to_others_until(notes, at, crashes)
+  if not notes or not do_others_live() then return at end
+  if faults_in(notes) > 0 and crashes <= 0 and not has_worked then return at + FAULT_PREFERENCE end
+  local last = notes:match('[^\n]*\n$')
+  if not last or not last:find('"worker": "' .. consumer .. '"', 1, true) then return at end
+  local delay = tonumber(last:match('"delay_ms": (%d+)}\n$')) or 0
+  return at + math.min(delay, LONGEST_PREFERENCE)
+end
+
 local function look_at_due()
   local ids, counts, notes = {}, {}, {}
   local groups  -- read when it is needed
+  local postponed = math.huge  -- ms until the first of the messages that are left to others
   local hints = redis.call('ZRANGE', due, due_rank, due_rank, 'WITHSCORES')
   if hints[1] and tonumber(hints[2]) > now then hints[2] = believable_due_time(unpack(hints)) end
   if hints[1] and tonumber(hints[2]) <= now then
@@ -186,7 +217,11 @@ local function look_at_due()
     else
       local noted = notes_of(id)
       local crashes = deliveries - failures_in(noted)
-      if crashes <= 0 then
+      local from = left_to_others_until(noted, at, crashes)
+      if from > now then
+        due_rank = due_rank + 1
+        postponed = math.min(postponed, math.ceil(from - now))
+      elseif crashes <= 0 then
         local n = #ids + 1
         ids[n], counts[n], notes[n] = id, deliveries + 1, noted
       elseif not is_startable(crashes) then
@@ -202,6 +237,9 @@ local function look_at_due()
     end
   end
   take_due(ids, counts, notes)
+  if postponed < math.huge then
+    next_due = next_due < 0 and postponed or math.min(next_due, postponed)
+  end
   if alone or not ended then
     more = true
   else
