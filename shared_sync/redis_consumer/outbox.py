@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from shared_sync.common.guarded import Recorder
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import RedisRefused, RedisUnavailable, SharedSyncError
+from shared_sync.errors import RedisRefused, SharedSyncError
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.messages import Bury, Fault, Finish, HandBack, Outcome, Park
 from shared_sync.protocol.replies import is_final, parse_settled
-from shared_sync.redis_consumer.breaks import Breaks
+from shared_sync.redis_consumer.one_by_one import OneByOne
 from shared_sync.redis_consumer.parcels import (
     MOST_IDS,
     MOST_OUTCOMES,
@@ -73,7 +71,14 @@ class Outbox:
         """Messages whose outcome was sent before, and the reply was lost."""
         self._is_broken_off = False
         """Whether the connection broke when outcomes were last sent."""
-        self._breaks = Breaks()
+        self._one_by_one = OneByOne(
+            connection,
+            commands,
+            activity,
+            open_connection=self._open,
+            settle=self._settle_alone,
+            give_up=self._replace_if_final,
+        )
         self.is_held_up = False
         """Whether the last exchange left outcomes that Redis did not confirm."""
 
@@ -133,49 +138,19 @@ class Outbox:
         self._availability.succeeded(self._name)
 
     def _flush_one_by_one(self, parcels: Sequence[Parcel]) -> None:
-        """Settle each parcel in a round trip of its own.
-
-        Redis closes the connection at a result that is too large for it, and the others must not
-        wait for that one.
-        """
-        failure: SharedSyncError | None = None
-        breaks_off = False
-        for parcel in parcels:
+        try:
+            failure, self._is_broken_off = self._one_by_one.settle(parcels)
+        except BaseException:
             self.is_held_up = True
-            self._open()
-            began = time.monotonic()
-            try:
-                self._send([parcel], ())
-                failure = self._receive([parcel]) or failure
-            except RedisUnavailable as error:
-                self._check_availability(time.monotonic() - began)
-                why = self._breaks.count(parcel.result, error)
-                if parcel.result is not None:
-                    self._replace_if_final(parcel.result, why)
-                failure, breaks_off = error, True
-        self._is_broken_off = breaks_off
+            raise
         if failure is not None:
             self.is_held_up = True
             raise failure
-        self._breaks.clear()
         self._availability.succeeded(self._name)
 
-    def _check_availability(self, broke_after_seconds: float) -> None:
-        """Raise what the connection raises, unless Redis answers and the next connection lasts.
-
-        Blocks for `Breaks.check_seconds()`.
-        """
-        self._activity.receives = True
-        try:
-            self._open()
-            time.sleep(self._breaks.check_seconds(broke_after_seconds))
-            with suppress(RedisRefused):
-                self.connection.call(*self._commands.pending())
-        except RedisUnavailable:
-            self._breaks.clear()
-            raise
-        finally:
-            self._activity.receives = False
+    def _settle_alone(self, parcel: Parcel) -> SharedSyncError | None:
+        self._send([parcel], ())
+        return self._receive([parcel])
 
     def _replace_if_final(self, finish: Finish, why: str) -> bool:
         """Give a message up if Redis will never take its result; return whether it was."""
