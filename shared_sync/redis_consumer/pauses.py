@@ -70,6 +70,9 @@ class Pauses:
         self.is_held = False
         """Whether readers start nothing but trials: it is held, or closed for good."""
         self._is_closed = False
+        # Owned by the reader that tries a message.
+        self.owes_a_read = False
+        """Whether the last message that was tried was no new one."""
 
     def hold(
         self,

@@ -185,8 +185,14 @@ class Reader:
                 self._try_one()
 
     def _try_one(self) -> None:
-        """Run one message, if there is one, and settle it."""
+        """Run one message, if there is one, and settle it.
+
+        Whichever reader tries, a message that was handed back and a new one take turns: one that
+        fails each time it is tried must not keep all others from showing that they would not.
+        """
+        self._owes_a_read = self._pauses.owes_a_read
         self._fetch(1)
+        self._pauses.owes_a_read = self._owes_a_read
         attempt = self.slot.start_next(self._clock()) if self._pauses.allows_trials else None
         if attempt is not None:
             if self._batches is None:

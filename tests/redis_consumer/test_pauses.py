@@ -227,6 +227,19 @@ def test_a_trial_is_one_message_of_those_handed_back_first_and_is_settled_at_onc
     assert pool.ran == ["7-0", "8-0"]
 
 
+def test_a_message_that_was_handed_back_and_a_new_one_take_turns_whichever_reader_tries(
+    clock: Clock,
+) -> None:
+    pool = Pool(clock, readers=3)
+    pool.pauses.hold("a", WHY, until=clock.now, trials=True)
+    for reader in pool.readers:
+        clock.now += 0.1
+        reply = recovered(row("7-0", 1)) if reader is not pool.readers[1] else delivered("8-0")
+        fetch = "recover" if reader is not pool.readers[1] else "XREADGROUP"
+        assert reader.make_pass(reply, 1) == [fetch]
+    assert pool.ran == ["7-0", "8-0", "7-0"]
+
+
 def test_a_message_that_comes_when_trials_are_forbidden_anew_is_handed_back(clock: Clock) -> None:
     pool = Pool(clock)
     (reader,) = pool.readers
