@@ -376,6 +376,13 @@ def test_a_signal_ends_the_program_at_once_although_a_reader_is_stuck_in_a_libra
     assert not client.exists(HOLDERS)
 
 
+@pytest.fixture
+def quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses between two attempts to load a processor anew."""
+    monkeypatch.setattr(error_handling, "FIRST_LOADING_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(error_handling, "LONGEST_LOADING_PAUSE_SECONDS", 0.2)
+
+
 # --- replacing --------------------------------------------------------------------------------
 
 
@@ -429,11 +436,10 @@ def test_a_reader_that_gets_no_new_one_reads_nothing_and_says_so_until_it_has_it
     make: Make,
     producer: RedisStreamProducer,
     client: redis.Redis,
-    monkeypatch: pytest.MonkeyPatch,
+    quick_pauses: None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(error_handling, "FIRST_LOADING_PAUSE_SECONDS", 0.05)
     factory = Factory()
     consumer = make(None, processor_factory=factory, max_jobs_per_processor=1, prefetch=10)
     consumer.start()
@@ -465,6 +471,26 @@ def test_a_reader_that_gets_no_new_one_reads_nothing_and_says_so_until_it_has_it
     assert dead_letters(client) == []
     assert "consumer-1-reader-1 has a processor again" in caplog.text
     assert consumer.stop() is True
+
+
+def test_while_one_gets_no_new_one_the_others_keep_theirs_and_go_on(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, quick_pauses: None
+) -> None:
+    factory, fail = Factory(), raising(OSError("gone"))
+    consumer = make(None, processor_factory=factory, max_jobs_per_processor=1, threads=2)
+    consumer.start()
+    factory.on_load = {1: fail, 2: fail}
+    producer.publish_many({"n": n} for n in range(20))
+    eventually(lambda: "has no processor" in str(consumer.get_health_data().get("reasons")))
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert sum(len(model.ran) for model in factory.models) == 20
+    assert sorted(model.closed.is_set() for model in factory.models) == [False, True]
+    health = consumer.get_health_data()
+    assert (health["ready"], health["status"]) == (True, "degraded")
+    (reason,) = health["reasons"]
+    assert "has no processor: loading a new one has failed" in reason
+    assert consumer.stop() is True
+    assert all(model.closed.is_set() for model in factory.models)
 
 
 def test_a_drain_ends_while_a_reader_pauses_or_loads_anew(
