@@ -120,7 +120,7 @@ def parse(items: Sequence[bytes]) -> Stored:
             worker=facts.get("dead.worker", ""),
             time=_number(facts.get("dead.time", "")),
         ),
-        [_failure(line) for line in facts.get(HISTORY, "").split("\n") if line],
+        [_failure(line) for line in facts.get(HISTORY, "").split("\n") if line.strip()],
     )
 
 

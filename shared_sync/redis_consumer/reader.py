@@ -81,7 +81,7 @@ class Reader:
         self._newly_read = 0
         """How many messages the last read has brought."""
         self._owes_a_read = False
-        """Whether retries have started since the last read."""
+        """Whether retries have started since the last read, or the processor was replaced."""
         self._has_waited = False
         """Whether it has waited for a message since the stream was found empty."""
         self._result_bytes = 0
@@ -358,6 +358,7 @@ class Reader:
         except LoadingFailed:
             self._hand_back_waiting()
             raise
+        self._owes_a_read = True  # new messages come first: one that waits may have broken the old
         if self.outbox.connection.is_stale():
             self.outbox.connection.close()
 

@@ -108,3 +108,21 @@ def test_a_message_that_breaks_every_worker_ends_as_a_dead_letter_and_the_others
     done = {answer["message_id"] for answer in books.answers() if answer["status"] == "done"}
     assert done == set(others)
     assert broke <= 7
+
+
+def test_with_child_processes_a_message_that_breaks_them_ends_no_consumer(
+    crew: Crew, books: ProcessLedger
+) -> None:
+    worker = crew.start("w1", acts="sleep 0.02", isolation="process", prefetch=1)
+    worker.says("processes jobs")
+    others = books.publish(5)
+    (poison,) = books.publish(1, acts="fault")
+    others += books.publish(20)
+    books.settle()
+    ((_, letter),) = books.client.xrange("{jobs}:workers:dead")
+    assert letter[b"dead.id"].decode() == poison
+    assert letter[b"dead.crashes"] == b"3"
+    done = {answer["message_id"] for answer in books.answers() if answer["status"] == "done"}
+    assert done == set(others)
+    assert books.run_by("w1").count(poison) == 4
+    assert worker.alive
