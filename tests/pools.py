@@ -18,7 +18,8 @@ from shared_sync.connection.availability import Availability
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.results import Results
-from shared_sync.redis_consumer.delivery import Delivery, Rules
+from shared_sync.redis_consumer.charges import Rules
+from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare

@@ -12,7 +12,8 @@ from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol.hazards import Hazards
 from shared_sync.protocol.sweep import Sweep
-from shared_sync.redis_consumer.delivery import Delivery, Rules
+from shared_sync.redis_consumer.charges import Rules
+from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.heartbeat import Heartbeat
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.options import Options

@@ -21,10 +21,11 @@ from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.broken_worker import BrokenWorker, Faults
+from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.child_memory import record_memory
 from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.connecting import GiveUp
-from shared_sync.redis_consumer.delivery import Delivery, Rules
+from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.error_handling import ErrorHandling
 from shared_sync.redis_consumer.failure_streak import FailureStreak
 from shared_sync.redis_consumer.fatal_errors import FatalErrors

@@ -16,7 +16,7 @@ from shared_sync.common.guarded import (
     ThreadRecorder,
 )
 from shared_sync.metrics import WorkerMetrics
-from shared_sync.redis_consumer.delivery import DEADLINE
+from shared_sync.redis_consumer.failures import DEADLINE
 
 LOGGER = logging.getLogger("test_guarded")
 

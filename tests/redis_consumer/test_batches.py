@@ -22,7 +22,8 @@ from shared_sync.protocol.messages import Bury, Entry, Outcome, Park
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.batch_figures import BatchFigures
 from shared_sync.redis_consumer.batches import Batches
-from shared_sync.redis_consumer.delivery import Delivery, Rules
+from shared_sync.redis_consumer.charges import Rules
+from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.slot import Attempt, Slot
