@@ -33,6 +33,7 @@ def reader_processor(runner: Runner, slot: Slot) -> ReaderProcessor:
         loading=Loading(1, takes_time=False, one_by_one=True),
         turn=threading.Lock(),
         recorder=GuardedRecorder(None, LOGGER),
+        logger=LOGGER,
     )
 
 

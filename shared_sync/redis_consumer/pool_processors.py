@@ -71,6 +71,7 @@ class PoolProcessors:
             loading=self.loading,
             turn=self._replacing,
             recorder=self._recorder,
+            logger=self._logger,
             max_jobs=math.inf if max_jobs is None else max_jobs,
             may_be_replaced=max_jobs is not None or options.isolation == "process",
         )

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from shared_sync.common.guarded import ErrorRecorder
+from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.errors import LoadingFailed
 from shared_sync.processors import ProcessorContext
 from shared_sync.redis_consumer.failures import Failure
@@ -28,6 +28,7 @@ class ReaderProcessor:
         loading: The loading of all processors of the pool.
         turn: Held by the reader of the pool whose processor is being replaced.
         recorder: Records how long loading takes.
+        logger: Must not block for long: the start waits for the readers.
         max_jobs: After how many messages the processor is replaced; infinite for never.
         may_be_replaced: Whether the processor is replaced for any reason.
     """
@@ -41,6 +42,7 @@ class ReaderProcessor:
         loading: Loading,
         turn: threading.Lock,
         recorder: ErrorRecorder,
+        logger: Logger,
         max_jobs: float = math.inf,
         may_be_replaced: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -53,6 +55,7 @@ class ReaderProcessor:
         self._loading = loading
         self._turn = turn
         self._recorder = recorder
+        self._logger = logger
         self._max_jobs = max_jobs
         self._clock = clock
         # Owned by the reader's thread.
@@ -132,7 +135,7 @@ class ReaderProcessor:
                 traceback.clear_frames(cause.__traceback__)
             raise
         if self._failures:
-            self._context.logger.info(
+            self._logger.info(
                 "%s has a processor again, after %.0f s",
                 slot.name,
                 self._clock() - slot.loads_since,
@@ -160,7 +163,7 @@ class ReaderProcessor:
             raise self._failed(error) from error
         seconds = self._clock() - began
         self._recorder.record_duration("processor_load", seconds)
-        context.logger.info(
+        self._logger.info(
             "%s has loaded its processor%s in %.1f s",
             self._slot.name,
             f" on {context.device}" if context.device is not None else "",
@@ -172,11 +175,11 @@ class ReaderProcessor:
         context, why = self._context, Failure.of(error)
         failure = LoadingFailed(context.reader, context.device, f"{why.error_type}: {why.error}")
         if self._loading.is_cancelled:  # a child process was ended for that
-            context.logger.info("the consumer stops: %s", failure)
+            self._logger.info("the consumer stops: %s", failure)
             return failure
         trace, raised = why.for_log()
         self._recorder.record_error(why.error_type if raised is None else raised)
-        context.logger.error("%s%s", failure, trace, exc_info=raised)
+        self._logger.error("%s%s", failure, trace, exc_info=raised)
         return failure
 
     def _start(self) -> None:

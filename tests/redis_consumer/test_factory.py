@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 from consumers import STREAM, Make, dead_letters, owners, results
-from helpers import Figures, Gate, ask, eventually, in_a_fork, start_program
+from helpers import BlockedHandler, Figures, Gate, ask, eventually, in_a_fork, start_program
 from runners import raising
 
 from shared_sync import HealthServer, ProcessorContext, RedisStreamConsumer, RedisStreamProducer
@@ -182,6 +182,18 @@ def test_nothing_is_loaded_while_redis_is_away_and_no_probe_restarts_the_worker_
     assert consumer.stop() is True
     starting.join(10)
     assert ended == [True]
+
+
+def test_a_handler_that_blocks_holds_up_no_start(make: Make) -> None:
+    logger, handler = logging.Logger("blocked"), BlockedHandler()
+    logger.addHandler(handler)
+    consumer = make(None, processor_factory=Factory(), logger=logger)
+    starting, ended = in_background(consumer.start)
+    starting.join(20)
+    assert ended == [None]
+    assert handler.entered.is_set()
+    assert consumer.stop() is True
+    handler.opened.set()
 
 
 def test_a_factory_may_stop_its_consumer(make: Make, client: redis.Redis) -> None:

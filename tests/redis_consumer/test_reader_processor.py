@@ -58,6 +58,7 @@ class Scene:
             loading=loading,
             turn=self.turn,
             recorder=GuardedRecorder(self.figures, LOGGER),
+            logger=LOGGER,
             max_jobs=max_jobs,
             may_be_replaced=True,
             clock=clock,
