@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,7 +19,7 @@ from pools import NOTHING_FOUND, Pool, delivered, recovered, row
 from protocol_client import KEYS
 from readers import add_slot, entries, first, start, waiting
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer
+from shared_sync import RedisStreamConsumer, RedisStreamProducer, current_message
 from shared_sync.protocol.keys import PARKED
 from shared_sync.redis_consumer import pauses as pauses_module
 from shared_sync.redis_consumer.in_flight import InFlight
@@ -30,7 +32,9 @@ RETURNED = [1, 0]
 
 
 @pytest.fixture
-def pauses(clock: Clock) -> Pauses:
+def pauses(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Pauses:
+    """Those of a pool whose readers wait for a moment each time, while its clock stands still."""
+    monkeypatch.setattr(pauses_module, "LONGEST_WAIT_SECONDS", 0.02)
     return Pauses(logger=LOGGER, clock=clock)
 
 
@@ -366,3 +370,39 @@ def test_trials_run_one_message_at_a_time_and_are_charged_as_usual(
     eventually(lambda: client.xlen(STREAM) == 0)
     assert sorted(map(int, ran)) == list(range(20))
     assert not consumer.ready
+
+
+def test_whatever_holds_the_readers_and_when_each_message_has_one_result_and_no_charge(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    chance = random.Random(7)
+    attempts: set[int] = set()
+
+    def processor(*_: object) -> str:
+        attempts.add(current_message().attempt)
+        return "done"
+
+    consumers = [make(processor, threads=3, result_stream="results") for _ in range(2)]
+    for consumer in consumers:
+        consumer.start()
+    pause = threading.Event()
+    for first_of_part in range(0, 400, 20):
+        producer.publish_many({"n": first_of_part + n} for n in range(20))
+        for consumer in consumers:
+            held, until = pauses_of(consumer), time.monotonic() + 0.05 * chance.random()
+            act = chance.choice(
+                [
+                    partial(held.hold, until=until, trials=True),
+                    partial(held.hold, until=until),
+                    held.hold,
+                    lambda name, _, held=held: held.release(name),
+                ]
+            )
+            act(chance.choice("ab"), WHY)
+        pause.wait(0.04 * chance.random())
+    for consumer in consumers:
+        pauses_of(consumer).release("a")
+        pauses_of(consumer).release("b")
+    eventually(lambda: client.xlen(STREAM) == 0)
+    assert len({one["message_id"] for one in results(client)}) == len(results(client)) == 400
+    assert attempts == {1}
