@@ -62,6 +62,12 @@ def _hold(job: dict[str, Any]) -> str:
     return "held"
 
 
+def _hold_for_ever(job: dict[str, Any]) -> None:
+    """Keep the interpreter lock in one call, so that no thread of this process runs any more."""
+    Path(job["started"]).touch()
+    ctypes.PyDLL(None).sleep(60)
+
+
 def _clean_up(job: dict[str, Any]) -> None:
     Path(job["started"]).touch()
     try:
@@ -184,6 +190,7 @@ ACTIONS = {
     "die": _die,
     "loop": _loop,
     "hold": _hold,
+    "hold for ever": _hold_for_ever,
     "clean up": _clean_up,
     "ignore the end": _ignore_end,
     "start a program": _start_program,

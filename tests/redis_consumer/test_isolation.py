@@ -364,7 +364,7 @@ def test_a_parent_that_is_killed_takes_its_children_along(
     started = [tmp_path / str(number) for number in range(4)]
     with worker(redis_url, "killed") as program:
         producer.publish_many(
-            [{"do": "hold", "started": str(one), "seconds": "60"} for one in started[:2]]
+            [{"do": "hold for ever", "started": str(one)} for one in started[:2]]
             + [{"do": "wait", "started": str(one), "end": str(end)} for one in started[2:]]
         )
         eventually(lambda: all(one.exists() for one in started))
