@@ -256,7 +256,7 @@ def test_fairness_is_measured_with_two_workers(redis_server: EmbeddedRedis, tmp_
 def test_batches_are_measured(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     kept_file = tmp_path / "gpu.json"
     where = ("--redis-server", str(redis_server.binary), "--json", str(kept_file))
-    kept = kept_of(run("bench_gpu.py", "batches", "--jobs", "96", *where), kept_file)
+    kept = kept_of(run("bench_gpu.py", "batches", "--jobs", "48", *where), kept_file)
     measured = kept["measurements"]
     assert measured["1 of 32 is bad"]["results"] == [31]
     assert measured["does not fit above 8"]["lost"] == [0]
