@@ -3,7 +3,7 @@ with it through threads, causes and other processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,14 +36,19 @@ def passages_of(error: BaseException) -> Sequence[Passage]:
     return found
 
 
-def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and those that it was raised from or while they were handled.
+def chain_of(error: BaseException) -> Sequence[BaseException]:
+    """Return an error, and those that it was raised from or while they were handled.
 
     What `raise ... from None` has cut off is left out.
     """
-    seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen and len(seen) < _LONGEST_CHAIN:
-        seen.add(id(one))
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    chain, seen = [error], {id(error)}
+    while len(chain) < _LONGEST_CHAIN:
+        one = chain[-1]
+        before = one.__cause__
+        if before is None and not one.__suppress_context__:
+            before = one.__context__
+        if before is None or id(before) in seen:
+            break
+        chain.append(before)
+        seen.add(id(before))
+    return chain

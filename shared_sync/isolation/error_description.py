@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import islice
 from typing import Any, Final
 
 from shared_sync import errors
@@ -27,7 +26,7 @@ _OURS: Final = errors.__name__
 
 def describe(error: BaseException) -> dict[str, Any]:
     """Return an error and its causes as plain data. Never raises, whatever their methods do."""
-    causes = list(islice(chain_of(error), MAX_CAUSES))
+    causes = chain_of(error)[:MAX_CAUSES]
     return {
         "chain": [_describe_one(one) for one in causes],
         "traceback": _traceback_of(error)[-MAX_TRACEBACK_CHARS:],

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from shared_sync.message import encode_fields
@@ -34,6 +35,7 @@ LARGEST_NUMBER: Final = 1e11
 _LENGTH: Final = re.compile(rb"(\d{1,10}):")
 
 _quoted = json.JSONEncoder().encode
+_quoted_name = lru_cache(maxsize=1000)(_quoted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,8 @@ def failure_line(
     wait = "" if delay_ms is None else f', "delay_ms": {delay_ms}'
     # What json.dumps() makes of a mapping, in a quarter of the time: there may be many failures.
     return (
-        f'{{"worker": {_quoted(worker)}, "time": {time:.3f}, "attempt": {attempt}, '
-        f'"error_type": {_quoted(error_type)}, "error": {_quoted(error)}{wait}}}'
+        f'{{"worker": {_quoted_name(worker)}, "time": {time:.3f}, "attempt": {attempt}, '
+        f'"error_type": {_quoted_name(error_type)}, "error": {_quoted(error)}{wait}}}'
     )
 
 

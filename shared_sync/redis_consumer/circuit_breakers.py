@@ -74,6 +74,8 @@ class CircuitBreakers:
         why: str | None = None
         for one in chain_of(error):
             is_refusal = isinstance(one, CircuitOpen)
+            if not is_refusal and not passages_of(one):
+                continue  # as nearly always
             breakers = self._breakers_of(one)
             for breaker in breakers:
                 if self._hold(breaker) or is_refusal:
