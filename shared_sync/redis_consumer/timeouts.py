@@ -37,6 +37,9 @@ class Timeouts:
 
     The reader of a job that is past its deadline cannot be stopped, and is stuck until its
     processor returns. A result that comes late is still published if nobody else was quicker.
+
+    With child processes `job_deadline_seconds` is infinite here: the runner ends a child that takes
+    too long, and its message is given to nobody before.
     """
 
     def __init__(
