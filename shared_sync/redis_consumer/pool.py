@@ -118,7 +118,7 @@ class Pool:
         self._with_children = self._processors.children
         self._running_jobs = RunningJobs(
             self._in_flight,
-            longest_step_seconds=longest_step_seconds(options.job_deadline_seconds),
+            longest_step_seconds=longest_step_seconds(options.give_up_seconds),
         )
         (subscription,) = self.subscriptions
         self.heartbeat = heartbeat = HeartbeatThread(

@@ -22,14 +22,15 @@ With the heartbeat thread's interval of 2 s, none waits longer than some 3 s for
 """
 
 
-def longest_step_seconds(job_deadline_seconds: float | None) -> float:
+def longest_step_seconds(give_up_seconds: float | None) -> float:
     """Return how much older a job may grow between two checks: half of its deadline at most.
 
     Twice what is between two checks if the deadline is short, so that a check may be slow.
+    `give_up_seconds` is None if no job is given up on here.
     """
-    if job_deadline_seconds is None:
+    if give_up_seconds is None:
         return LONGEST_STEP_SECONDS
-    return min(LONGEST_STEP_SECONDS, 2 * job_deadline_seconds / CHECKS_PER_DEADLINE)
+    return min(LONGEST_STEP_SECONDS, 2 * give_up_seconds / CHECKS_PER_DEADLINE)
 
 
 class Timeouts:
