@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from shared_sync.redis_consumer.batches import Batches
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.slot import Attempt, Slot
 
@@ -241,6 +243,26 @@ def test_what_has_run_is_sent_before_the_next_part_runs() -> None:
     assert scene.outbox.flushes[:4] == [0, 4, 4, 6]
 
 
+def test_parts_stay_with_their_reader_as_long_as_any_is_left() -> None:
+    held: list[bool] = []
+    scene = Scene(lambda _: [])
+
+    def process(ids: Sequence[str]) -> list[None]:
+        held.append(scene.slot.holds_parts)
+        if "4-0" in ids:
+            raise ValueError
+        return [None] * len(ids)
+
+    scene.runner.process = process
+    scene.give(4)
+    scene.settle_all()
+    assert scene.runner.runs[1:] == [["1-0", "2-0"], ["3-0", "4-0"], ["3-0"], ["4-0"]]
+    assert held == [False, True, True, True, True]
+    scene.give(1)
+    scene.settle_all()
+    assert held[5:] == [False]
+
+
 def test_no_sibling_takes_the_parts_of_a_batch() -> None:
     scene = Scene(failing({"8-0"}))
     scene.give(8)
@@ -307,6 +329,58 @@ def test_fields_that_a_failed_run_has_changed_are_whole_in_the_next_run() -> Non
     assert seen == [1, 1, 1, 1]
 
 
+def test_a_suspect_counts_as_running_until_its_outcome_is_confirmed() -> None:
+    scene = Scene(failing(set()))
+    entry = Entry("1-0", [b"n", b"1"], deliveries=2)
+    scene.slot.waiting.append(entry)
+    scene.settle_all()
+    assert scene.slot.unsettled_suspects == [entry]
+
+
+class Large:
+    """What a model holds while it runs."""
+
+
+def test_what_a_run_out_of_memory_holds_is_released_before_the_next_run() -> None:
+    alive: weakref.WeakSet[Large] = weakref.WeakSet()
+    kept: list[BaseException] = []
+    alive_at_start: list[int] = []
+
+    def process(ids: Sequence[str]) -> list[None]:
+        alive_at_start.append(len(alive))
+        large = Large()
+        alive.add(large)
+        if len(ids) > 1:
+            kept.append(OutOfMemoryError("CUDA out of memory"))  # as a debugger does
+            raise kept[-1]
+        return [None] * len(ids)
+
+    scene = Scene(process)
+    scene.give(2)
+    scene.settle_all()
+    assert alive_at_start == [0, 0, 0]
+
+
+def test_one_message_that_is_too_large_leaves_the_ceiling_where_it_was() -> None:
+    large: set[str] = set()
+    fits = 4
+
+    def process(ids: Sequence[str]) -> list[None]:
+        if len(ids) > fits or large.intersection(ids):
+            raise MemoryError
+        return [None] * len(ids)
+
+    scene = Scene(process, batching=Batching(max_size=8, max_wait_seconds=0.0))
+    scene.give(8)
+    scene.settle_all()
+    assert scene.row()["ceiling"] == 4
+    large.add("3-0")
+    scene.give(4)
+    scene.settle_all()
+    assert scene.charged() == ["3-0"]
+    assert scene.row()["ceiling"] == 4
+
+
 # --- each its own fate ------------------------------------------------------------------------
 
 
@@ -326,6 +400,22 @@ def test_a_batch_of_nothing_but_bad_input_does_not_run() -> None:
     scene.settle_all()
     assert scene.runner.runs == []
     assert scene.charged() == ["1-0", "2-0"]
+
+
+def test_of_many_failures_in_a_batch_one_waits_for_a_drain_that_may_have_caused_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[bool] = []
+
+    def was_interrupted(*_: object, may_hold: bool) -> bool:
+        held.append(may_hold)
+        return False
+
+    monkeypatch.setattr(Interruptions, "was_interrupted", was_interrupted)
+    scene = Scene(lambda ids: [ValueError() for _ in ids])
+    scene.give(4)
+    scene.settle_all()
+    assert held == [True, False, False, False]
 
 
 def test_a_failure_that_is_returned_is_charged_as_one_that_is_raised() -> None:
@@ -382,7 +472,9 @@ def test_what_has_waited_before_takes_what_is_there_and_waits_no_more() -> None:
 def test_the_wait_ends_when_nothing_may_start_any_more() -> None:
     scene = Scene(failing(set()), batching=Batching(max_size=4, max_wait_seconds=60.0))
     scene.give(1)
+    began = scene.clock.now
     scene.step(lambda _: scene.pauses.close(), has_fetched=True)
+    assert scene.clock.now - began < 0.1
     assert scene.runner.runs == []
     assert len(scene.slot.waiting) == 1
 

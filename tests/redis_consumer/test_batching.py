@@ -27,6 +27,7 @@ from shared_sync import (
     current_message,
 )
 from shared_sync.errors import ConfigurationError, ConsumerStateError
+from shared_sync.redis_consumer import timeouts
 
 MakeBatches = Callable[..., RedisStreamConsumer]
 NO_RETRY = RetryPolicy(max_attempts=1)
@@ -361,6 +362,45 @@ def test_out_of_memory_above_8_settles_at_8_and_nothing_is_lost(
     assert metrics.get_metrics_data()["jobs_failed"] == 0
 
 
+def test_what_a_processor_does_to_its_fields_does_not_change_what_is_carried(
+    make_batches: MakeBatches, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    publish(producer, 2)
+
+    def processor(messages: Sequence[Message]) -> list[str]:
+        for message in messages:
+            message.fields.clear()
+        return ["done"] * len(messages)
+
+    make_batches(processor, batch=Batching(max_size=2), carry_fields=("n",)).start()
+    eventually(lambda: is_empty(client))
+    assert sorted(one["n"] for one in results(client)) == ["0", "1"]
+
+
+def test_the_parts_of_a_batch_are_not_handed_back_because_one_of_them_takes_long(
+    make_batches: MakeBatches,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timeouts, "LONGEST_WAIT_SECONDS", 0.0)
+    publish(producer, 4)
+    metrics = WorkerMetrics("w")
+    checked = threading.Event()
+
+    def processor(messages: Sequence[Message]) -> list[int]:
+        if len(messages) == 4:
+            raise ValueError("bad")
+        checked.wait(0.5)  # meanwhile the heartbeat thread looks for what waits behind a long job
+        return numbers(messages)
+
+    make_batches(
+        processor, batch=Batching(max_size=4), metrics=metrics, job_deadline_seconds=0.7
+    ).start()
+    eventually(lambda: is_empty(client))
+    assert metrics.get_metrics_data().get("jobs_handed_back", 0) == 0
+
+
 def test_there_is_no_current_message_in_a_batch(
     make_batches: MakeBatches, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
@@ -415,7 +455,7 @@ def test_a_drain_in_the_middle_of_halves_hands_back_what_has_not_run_uncharged(
 
 
 def test_a_batch_past_its_deadline_is_charged_once_each_and_then_each_runs_alone(
-    make_batches: MakeBatches, producer: RedisStreamProducer, client: redis.Redis
+    make_batches: MakeBatches, producer: RedisStreamProducer, client: redis.Redis, caplog: Any
 ) -> None:
     publish(producer, 3)
     leave = threading.Event()
@@ -441,6 +481,7 @@ def test_a_batch_past_its_deadline_is_charged_once_each_and_then_each_runs_alone
         leave.set()
     assert sorted(runs[1:]) == [[(0, 2)], [(1, 2)], [(2, 2)]]
     assert client.xlen(DEAD) == 0
+    assert caplog.text.count("still running after 0.2 s in a batch of 3") >= 3
 
 
 KILLED = """

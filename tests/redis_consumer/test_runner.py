@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Sequence
 
 import pytest
 from helpers import Clock
@@ -159,6 +160,28 @@ def test_what_the_factory_returns_runs_and_is_closed_once_and_its_error_is_logge
     assert record.getMessage() == "the processor of reader 3 could not be closed"
     assert record.exc_info
     assert str(record.exc_info[1]) == "the device is busy"
+
+
+def test_a_batch_gets_its_messages_and_has_no_current_one() -> None:
+    errors: list[str] = []
+
+    def processor(messages: Sequence[Message]) -> list[str]:
+        with pytest.raises(ConsumerStateError) as raised:
+            current_message()
+        errors.append(str(raised.value))
+        return [f"{message.id} {message.attempt}" for message in messages]
+
+    runner = ThreadRunner(ProcessorSource("batch_processor", processor), context())
+    assert not runner.takes_batches
+    runner.start()
+    assert runner.takes_batches
+    two = Attempt(entries("1-0", "2-0"), 1, 100.0)
+    assert runner.run(two, [FIELDS, FIELDS]) == ["1-0 1", "2-0 1"]
+    assert "use those that it was called with" in errors[0]
+    with pytest.raises(ConsumerStateError, match="from a running processor"):
+        current_message()
+    runner.close()
+    assert not runner.takes_batches
 
 
 def test_a_closed_runner_keeps_nothing_of_the_processor_and_can_be_started_again() -> None:
