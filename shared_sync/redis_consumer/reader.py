@@ -288,13 +288,11 @@ class Reader:
     def _read_more(self, count: int) -> None:
         """Read messages behind those in the slot, `count` at most, to run together with them."""
         self._note_size(count + 1)
-        newly_read = self._newly_read
         self.slot.fetches_since = self._clock()
         try:
             self._read(count)
         finally:
             self.slot.fetches_since = None
-        self._newly_read += newly_read
 
     def _note_size(self, count: int) -> None:
         """Before the process reads several messages at once for the first time, note so in Redis.

@@ -263,6 +263,23 @@ def test_the_identity_says_that_it_reads_one_message_at_a_time_until_it_reads_mo
     assert after.token == before.token
 
 
+def test_the_identity_says_that_batches_hold_several_messages_before_the_first_is_collected(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    """Also where each read asks for a single one, because two make a batch."""
+    batch = Batching(max_size=2, max_wait_seconds=30.0)
+    make(None, batch_processor=list, batch=batch, consumer_id="c1").start()
+    eventually(lambda: client.hget("{jobs}:workers:holders", "c1"))
+    producer.publish({"n": 1})
+
+    def prefetch() -> int:
+        found = ProcessIdentity.parse(client.hget("{jobs}:workers:holders", "c1").decode())
+        assert found is not None
+        return found.prefetch
+
+    eventually(lambda: prefetch() == 2)
+
+
 def test_a_redis_that_is_not_there_is_an_error_in_the_callers_thread(make: Make) -> None:
     with pytest.raises(RedisUnavailable):
         make(lambda *_: None, url="redis://127.0.0.1:1").connect()
