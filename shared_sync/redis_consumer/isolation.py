@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -182,6 +183,8 @@ class ProcessRunner:
 
         Raises what loading has raised, as `run()` does, and `ChildCrashed`.
         """
+        if self._is_interrupted:
+            raise ChildCrashed(-signal.SIGTERM, loading=True)
         self._levels, self._levels_at = current_levels(self._own_logger), self._clock()
         self._child = child = ChildProcess(
             {**self._plan.setup, "levels": self._levels, "argv": sys.argv},

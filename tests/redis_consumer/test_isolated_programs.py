@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -137,4 +140,66 @@ def test_processors_are_closed_when_a_program_ends(
         eventually(lambda: client.xlen("results") == 1)
         program.communicate("\n", timeout=20)
     assert closed.exists()
+    assert pending(client) == 0
+
+
+FOUR = """
+import sys
+import child_processors
+from shared_sync import RedisStreamConsumer
+if __name__ == "__main__":
+    url, name = sys.argv[1:]
+    RedisStreamConsumer(
+        url, "jobs", "workers", name, None, child_processors.act,
+        isolation="process", threads=4, result_stream="results", lease_seconds=1,
+    ).start_consuming()
+"""
+
+
+@contextmanager
+def worker(redis_url: str, name: str) -> Iterator[Any]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", FOUR, redis_url, name]
+    with start_program(command, env=environment) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+def test_a_parent_that_is_killed_takes_its_children_along(
+    redis_url: str,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    end = tmp_path / "end"
+    started = [tmp_path / str(number) for number in range(4)]
+    with worker(redis_url, "killed") as program:
+        producer.publish_many(
+            [{"do": "hold for ever", "started": str(one)} for one in started[:2]]
+            + [{"do": "wait", "started": str(one), "end": str(end)} for one in started[2:]]
+        )
+        eventually(lambda: all(one.exists() for one in started))
+        left = psutil.Process(program.pid).children()
+        assert len(left) == 4
+        program.kill()
+        _, alive = psutil.wait_procs(left, timeout=5)
+        assert alive == []
+
+
+def test_a_signal_to_everything_of_a_worker_lets_what_runs_finish(
+    redis_url: str, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
+) -> None:
+    started, end = tmp_path / "started", tmp_path / "end"
+    with worker(redis_url, "drained") as program:
+        producer.publish({"do": "wait", "started": str(started), "end": str(end)})
+        eventually(started.exists)
+        for child in psutil.Process(program.pid).children():
+            child.send_signal(signal.SIGTERM)
+            child.send_signal(signal.SIGINT)
+        program.send_signal(signal.SIGTERM)
+        end.touch()
+        assert program.wait(20) == 0
+    assert [one["result"] for one in results(client)] == ["waited"]
     assert pending(client) == 0

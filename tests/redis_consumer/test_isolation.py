@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ import pytest
 import redis
 from child_processes import children
 from consumers import Make, dead_letters, owners, pending, results
-from helpers import eventually, start_program
+from helpers import eventually
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, RetryPolicy, WorkerMetrics
 from shared_sync.errors import ConfigurationError, LoadingFailed
@@ -327,69 +323,6 @@ def test_a_circuit_breaker_counts_what_happens_in_all_children(
     assert [one["result"] for one in eventually_results(client, 6)] == ["translated"] * 6
     assert breaker.state == "closed"
     assert dead_letters(client) == []
-
-
-WORKER = """
-import sys
-import child_processors
-from shared_sync import RedisStreamConsumer
-if __name__ == "__main__":
-    url, name = sys.argv[1:]
-    RedisStreamConsumer(
-        url, "jobs", "workers", name, None, child_processors.act,
-        isolation="process", threads=4, result_stream="results", lease_seconds=1,
-    ).start_consuming()
-"""
-
-
-@contextmanager
-def worker(redis_url: str, name: str) -> Iterator[Any]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", WORKER, redis_url, name]
-    with start_program(command, env=environment) as program:
-        try:
-            yield program
-        finally:
-            program.kill()
-
-
-def test_a_parent_that_is_killed_takes_its_children_along(
-    redis_url: str,
-    producer: RedisStreamProducer,
-    client: redis.Redis,
-    make: Make,
-    tmp_path: Path,
-) -> None:
-    end = tmp_path / "end"
-    started = [tmp_path / str(number) for number in range(4)]
-    with worker(redis_url, "killed") as program:
-        producer.publish_many(
-            [{"do": "hold for ever", "started": str(one)} for one in started[:2]]
-            + [{"do": "wait", "started": str(one), "end": str(end)} for one in started[2:]]
-        )
-        eventually(lambda: all(one.exists() for one in started))
-        left = psutil.Process(program.pid).children()
-        assert len(left) == 4
-        program.kill()
-        _, alive = psutil.wait_procs(left, timeout=5)
-        assert alive == []
-
-
-def test_a_signal_to_everything_of_a_worker_lets_what_runs_finish(
-    redis_url: str, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
-) -> None:
-    started, end = tmp_path / "started", tmp_path / "end"
-    with worker(redis_url, "drained") as program:
-        producer.publish({"do": "wait", "started": str(started), "end": str(end)})
-        eventually(started.exists)
-        for child in psutil.Process(program.pid).children():
-            child.send_signal(signal.SIGTERM)
-            child.send_signal(signal.SIGINT)
-        program.send_signal(signal.SIGTERM)
-        end.touch()
-        assert program.wait(20) == 0
-    assert [one["result"] for one in results(client)] == ["waited"]
-    assert pending(client) == 0
 
 
 def test_a_processor_that_cannot_be_imported_is_refused(make: Make) -> None:
