@@ -139,7 +139,7 @@ _NUMERALS: Final[dict[type, Callable[[Any], str]]] = {
     float: lambda number: float.__repr__(number) if math.isfinite(number) else _encode(number),
     bool: lambda is_true: "true" if is_true else "false",
 }
-"""How numbers are written as JSON, at a fifth of the time that the encoder takes."""
+"""How numbers are written as JSON, in less than half of the time that the encoder takes."""
 
 
 def to_json(value: object) -> str:
