@@ -127,6 +127,8 @@ def two_readers(
     GroupAdmin(client).keep_alive("another")  # or else it would be taken for an outage
     consumer = make(lambda message_id, _: ran.append(message_id), threads=2, block_seconds=0.01)
     consumer.connect()
+    for reader in consumer._life.pool.readers:
+        reader._runner.start()
     yield ids, ran, consumer
     for reader in consumer._life.pool.readers:
         reader.outbox.connection.close()
