@@ -22,13 +22,18 @@ from shared_sync.common.loop import Loop
 from shared_sync.errors import ConfigurationError
 
 _BOOT = """\
-import json, sys
+import sys
+sys.path[:] = filter(None, sys.path)
+import json
 with open({0}, "rb", buffering=0, closefd=False) as jobs:
     sys.path[:] = json.loads(jobs.readline())
 from shared_sync.isolation.child import main
 main({0}, {1}, {2})
 """
-"""The program of a child. All else comes over the socket: others can read arguments."""
+"""The program of a child. All else comes over the socket: others can read arguments.
+
+It imports nothing from the current folder, as this process does not, either.
+"""
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
@@ -84,5 +89,4 @@ def spawn(descriptors: Sequence[int], environment: Mapping[str, str]) -> Process
 
 def search_path() -> bytes:
     """Return what the child has to read first: where it finds modules."""
-    paths = [path or os.getcwd() for path in sys.path]
-    return json.dumps(paths).encode() + b"\n"
+    return json.dumps([path for path in sys.path if isinstance(path, str)]).encode() + b"\n"

@@ -54,6 +54,15 @@ def test_a_child_has_no_other_descriptors_of_its_parent(tmp_path: Path) -> None:
         ]
 
 
+def test_a_child_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    with running("answer") as child:
+        assert result(run(child, n=1))["n"] == "1"
+
+
 def test_a_child_is_light() -> None:
     """What a child imports is paid for by each start."""
     with running("act") as child:
