@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 import redis
 from consumers import GROUP, STREAM, Make, dead_letters, owners, pending, results
 from helpers import Figures, eventually
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer, Reject, WorkerBroken
+from shared_sync import (
+    Batching,
+    Message,
+    RedisStreamConsumer,
+    RedisStreamProducer,
+    Reject,
+    WorkerBroken,
+)
 from shared_sync.errors import ConsumerBroken, LoadingFailed
 from shared_sync.protocol.messages import Entry, Fault, HandBack
 from shared_sync.redis_consumer import broken_worker
@@ -243,6 +251,39 @@ def test_others_that_run_may_finish_and_what_fails_like_it_goes_back_too(
     assert [one["message_id"] for one in results(client)] == [ids[2]]
     assert client.hgetall("{jobs}:workers:history") == {one.encode(): b"\t" for one in ids[:2]}
     assert owners(client) == {"~parked": 2}
+
+
+def test_a_batch_that_meets_a_fault_goes_back_as_a_whole_and_is_not_run_by_halves(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    sizes: list[int] = []
+
+    def processor(messages: Sequence[Message]) -> Sequence[object]:
+        sizes.append(len(messages))
+        raise FAULT
+
+    ids = producer.publish_many([{"n": number} for number in range(8)])
+    consumer = make(None, batch_processor=processor, batch=Batching(max_size=8))
+    with pytest.raises(ConsumerBroken):
+        consumer.start_consuming()
+    assert len(sizes) == 1
+    assert owners(client)["~parked"] >= sizes[0]
+    history = client.hgetall("{jobs}:workers:history")
+    assert history == {one.encode(): b"\t" for one in ids[: sizes[0]]}
+
+
+def test_one_message_of_a_batch_may_say_that_the_worker_is_broken(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def processor(messages: Sequence[Message]) -> Sequence[object]:
+        return [WorkerBroken("no device"), *("done" for _ in messages[1:])]
+
+    producer.publish_many([{"n": number} for number in range(8)])
+    consumer = make(None, batch_processor=processor, result_stream="results")
+    with pytest.raises(ConsumerBroken, match="no device"):
+        consumer.start_consuming()
+    assert results(client) == [], "a result of a broken device is worth nothing"
+    assert pending(client) == sum(owners(client).values())
 
 
 def test_types_that_the_program_names_end_the_consumer(
