@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import pytest
 import redis
 from consumers import Make, dead_letters
 from helpers import Clock, Figures, eventually
 
-from shared_sync import RedisStreamProducer, Reject, Retry, RetryPolicy
+from shared_sync import Batching, Message, RedisStreamProducer, Reject, Retry, RetryPolicy
 from shared_sync.redis_consumer import failure_streak
 from shared_sync.redis_consumer.failure_streak import FailureStreak
 from shared_sync.redis_consumer.failures import Failure
@@ -161,6 +162,36 @@ def test_a_consumer_on_which_all_fails_pauses_and_goes_on_at_the_first_success(
     eventually(lambda: client.xlen("results") == 60)
     eventually(lambda: consumer.ready)
     assert dead_letters(client) == []
+
+
+def test_batches_in_which_all_fails_pause_the_consumer_too(
+    make: Make, producer: RedisStreamProducer
+) -> None:
+    def processor(_: Sequence[Message]) -> Sequence[object]:
+        raise RuntimeError("nothing works")
+
+    producer.publish_many([{"n": number} for number in range(30)])
+    consumer = make(None, batch_processor=processor, batch=Batching(max_size=4))
+    consumer.start()
+    eventually(lambda: not consumer.ready)
+    assert "failures in a row here" in consumer.get_health_data()["reasons"][0]
+
+
+def test_batches_in_which_some_succeed_pause_nothing(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def processor(messages: Sequence[Message]) -> Sequence[object]:
+        return ["done" if int(one.fields["n"]) % 8 == 0 else ValueError("most") for one in messages]
+
+    producer.publish_many([{"n": number} for number in range(160)])
+    make(
+        None,
+        batch_processor=processor,
+        batch=Batching(max_size=8),
+        result_stream="results",
+        retry=RetryPolicy(max_attempts=1),
+    ).start()
+    eventually(lambda: client.xlen("results") == 160, within=5.0)
 
 
 @pytest.mark.parametrize("error", [Reject("bad input"), Retry(60.0)])
