@@ -266,8 +266,8 @@ def test_the_identity_says_that_it_reads_one_message_at_a_time_until_it_reads_mo
 def test_the_identity_says_that_batches_hold_several_messages_before_the_first_is_collected(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    """Also where each read asks for a single one, because two make a batch."""
-    batch = Batching(max_size=2, max_wait_seconds=30.0)
+    """Also where each read asks for a single one, as long as costs are unknown."""
+    batch = Batching(max_size=2, max_wait_seconds=30.0, size=lambda _: 1.0, max_total=9.0)
     make(None, batch_processor=list, batch=batch, consumer_id="c1").start()
     eventually(lambda: client.hget("{jobs}:workers:holders", "c1"))
     producer.publish({"n": 1})
