@@ -28,9 +28,13 @@ class AttemptMetrics(AttemptHook):
         started_at = attempt.started_at
         self._latencies.append(attempt.ended_at - started_at)
         for entry in attempt.entries:
-            if entry.deliveries == 1 and not attempt.is_repeat:
+            if entry.deliveries == 1:
                 waited = age_seconds(entry.id, started_at + self._server_clock.offset_seconds)
                 if waited is None:
                     self._recorder.increment_counter("queue_wait_unknown")
                 else:
                     self._waits.append(waited)
+
+    def after_repeat(self, attempt: Attempt, error: BaseException | None) -> None:
+        """Record how long the attempt took: its messages have waited once, for an earlier one."""
+        self._latencies.append(attempt.ended_at - attempt.started_at)

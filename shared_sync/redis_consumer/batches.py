@@ -175,7 +175,7 @@ class Batches:
             self._figures.runs(len(fields), again=attempt.is_repeat)
             slot.runs_processor = True
             try:
-                results = self._runner.run(attempt, [dict(one) for one in fields])
+                results = self._runner.run_batch(attempt, [dict(one) for one in fields])
             except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
                 slot.runs_processor = False
                 self._run_failed(attempt, fields, error)

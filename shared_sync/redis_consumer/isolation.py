@@ -220,8 +220,13 @@ class ProcessRunner:
         finally:
             attempt.ended_at = self._clock()
             for hook in self._hooks:
-                hook.after_attempt(attempt, raised)
+                after = hook.after_repeat if attempt.is_repeat else hook.after_attempt
+                after(attempt, raised)
             del raised  # it refers to this frame
+
+    def run_batch(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
+        """Have the child run an attempt of any number of messages; return its encoded results."""
+        return self.run(attempt, fields)
 
     def close(self) -> None:
         """Have the processor closed, and end the child."""

@@ -32,6 +32,11 @@ class AttemptHook(Protocol):
         """The processor has returned, or has raised this error; `attempt.ended_at` is set."""
         return
 
+    def after_repeat(self, attempt: Attempt, error: BaseException | None) -> None:
+        """The same, in place of `after_attempt()`, if its messages have run before in the batch
+        that it is a part of."""
+        return
+
 
 class Runner(Protocol):
     """Runs the attempts of one reader. Its thread calls the methods, but for `interrupt()`."""
@@ -63,11 +68,17 @@ class Runner(Protocol):
         """
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
-        """Run an attempt with the fields of its entries; return a result for each of them.
+        """Run an attempt of one message with its fields; return its result as the only one.
 
         Blocks as long as the processor does, and sets `attempt.ended_at`. What the processor raises
-        comes through. There are several entries only if `takes_batches`; then a result that is an
-        exception stands for one that the processor has raised about this message alone.
+        comes through.
+        """
+
+    def run_batch(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
+        """Run an attempt of any number of messages; return a result for each of them.
+
+        Only if `takes_batches`. Blocks and raises as `run()` does. A result that is an exception
+        stands for one that the processor has raised about this message alone.
         """
 
     def close(self) -> None:
@@ -100,6 +111,9 @@ class ThreadRunner:
         ]
         self._after = [
             hook.after_attempt for hook in hooks if _takes_part(hook, AttemptHook.after_attempt)
+        ]
+        self._after_repeat = [
+            hook.after_repeat for hook in hooks if _takes_part(hook, AttemptHook.after_repeat)
         ]
         self._clock = clock
         # Owned by the reader's thread.
@@ -153,9 +167,7 @@ class ThreadRunner:
         return False
 
     def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
-        """Call the processor; return its results."""
-        if self._process_batch is not None:
-            return self._run_batch(self._process_batch, attempt, fields)
+        """Call the processor; return its result as the only one."""
         (entry,) = attempt.entries
         (own,) = fields
         for before_attempt in self._before:
@@ -175,9 +187,11 @@ class ThreadRunner:
             del raised  # it refers to this frame
         return (result,)
 
-    def _run_batch(
-        self, process_batch: BatchProcessor, attempt: Attempt, fields: Sequence[Fields]
-    ) -> Sequence[object]:
+    def run_batch(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
+        """Call the batch processor; return its results."""
+        process_batch = self._process_batch
+        if process_batch is None:
+            raise ConsumerStateError("call start() before run_batch()")
         messages = [
             Message(entry.id, own, entry.deliveries)
             for entry, own in zip(attempt.entries, fields, strict=True)
@@ -194,8 +208,8 @@ class ThreadRunner:
         finally:
             self._running.is_batch = False
             attempt.ended_at = self._clock()
-            for after_attempt in self._after:
-                after_attempt(attempt, raised)
+            for after in self._after_repeat if attempt.is_repeat else self._after:
+                after(attempt, raised)
             del raised  # it refers to this frame
 
 

@@ -107,7 +107,7 @@ def test_messages_that_run_again_by_parts_of_their_batch_have_not_waited_twice(
 ) -> None:
     part = PartialAttempt([Entry("1700000000000-0", [])], 2, 0.0)
     part.ended_at = 3.0
-    scene.metrics.after_attempt(part, None)
+    scene.metrics.after_repeat(part, None)
     assert scene.durations() == [("processing_latency", 3.0)]
 
 

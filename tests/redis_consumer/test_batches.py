@@ -70,7 +70,7 @@ class FakeRunner:
     takes_batches: bool = True
     runs: list[list[str]] = field(default_factory=list)
 
-    def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
+    def run_batch(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
         ids = [entry.id for entry in attempt.entries]
         assert len(ids) == len(fields)
         self.runs.append(ids)
@@ -323,7 +323,7 @@ def test_fields_that_a_failed_run_has_changed_are_whole_in_the_next_run() -> Non
             raise ValueError
         return [None]
 
-    scene.runner.run = run  # type: ignore[method-assign]
+    scene.runner.run_batch = run  # type: ignore[method-assign]
     scene.give(2)
     scene.settle_all()
     assert seen == [1, 1, 1, 1]

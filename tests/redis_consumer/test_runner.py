@@ -15,12 +15,12 @@ from shared_sync.errors import ConsumerStateError
 from shared_sync.message import Fields, Message, current_message
 from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.redis_consumer.runner import AttemptHook, ThreadRunner
-from shared_sync.redis_consumer.slot import Attempt
+from shared_sync.redis_consumer.slot import Attempt, PartialAttempt
 
 FIELDS: Fields = {"text": "hello"}
 
 
-class Hook:
+class Hook(AttemptHook):
     """Writes down what it is told, and when."""
 
     def __init__(self, name: str, log: list[object]) -> None:
@@ -176,12 +176,31 @@ def test_a_batch_gets_its_messages_and_has_no_current_one() -> None:
     runner.start()
     assert runner.takes_batches
     two = Attempt(entries("1-0", "2-0"), 1, 100.0)
-    assert runner.run(two, [FIELDS, FIELDS]) == ["1-0 1", "2-0 1"]
+    assert runner.run_batch(two, [FIELDS, FIELDS]) == ["1-0 1", "2-0 1"]
     assert "use those that it was called with" in errors[0]
     with pytest.raises(ConsumerStateError, match="from a running processor"):
         current_message()
     runner.close()
     assert not runner.takes_batches
+    with pytest.raises(ConsumerStateError, match="call start"):
+        runner.run_batch(two, [FIELDS, FIELDS])
+
+
+def test_hooks_learn_that_messages_of_a_batch_run_again() -> None:
+    class Repeats(AttemptHook):
+        def after_attempt(self, attempt: Attempt, error: BaseException | None) -> None:
+            log.append(f"first {attempt.number}")
+
+        def after_repeat(self, attempt: Attempt, error: BaseException | None) -> None:
+            log.append(f"again {attempt.number}")
+
+    log: list[str] = []
+    source = ProcessorSource("batch_processor", list)
+    runner = ThreadRunner(source, context(), [Repeats()])
+    runner.start()
+    runner.run_batch(attempt(1), [FIELDS])
+    runner.run_batch(PartialAttempt(entries("1-0"), 2, 100.0), [FIELDS])
+    assert log == ["first 1", "again 2"]
 
 
 def test_a_closed_runner_keeps_nothing_of_the_processor_and_can_be_started_again() -> None:
