@@ -36,7 +36,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release_memory(error: BaseException) -> None:
     """If memory ran out, drop what the failed call refers to: reporting it needs some."""
     before = error.__context__
-    if is_out_of_memory(error) or (before is not None and is_out_of_memory(before)):
+    # Types first: to compare names needs memory, too.
+    if (
+        isinstance(error, MemoryError)
+        or isinstance(before, MemoryError)
+        or is_out_of_memory(error)
+        or (before is not None and is_out_of_memory(before))
+    ):
         if error.__traceback__ is not None:
             traceback.clear_frames(error.__traceback__.tb_next)  # the first frame is the caller's
         if before is not None:

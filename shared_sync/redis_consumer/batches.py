@@ -242,6 +242,7 @@ class Batches:
 
     def _run_failed(self, attempt: Attempt, fields: Sequence[Fields], error: BaseException) -> None:
         """Charge the only message of a run, or let several run again by parts."""
+        release_memory(error)
         entries = attempt.entries
         if len(entries) == 1 or self._delivery.is_of_the_worker(error):
             self._settle(attempt, fields, [error] * len(entries))
@@ -255,7 +256,6 @@ class Batches:
         what = f"{failure.error_type}: {failure.error}"
         size = (len(entries) + 1) // 2
         if is_out_of_memory(error):
-            release_memory(error)
             self._ceiling.ran_out_of_memory(len(entries))
             size = min(size, self._ceiling.size)
             self._note_ceiling(f", since {len(entries)} ran out of memory ({what})")

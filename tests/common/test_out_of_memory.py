@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
+from shared_sync.common import out_of_memory
 from shared_sync.common.out_of_memory import is_out_of_memory
 from shared_sync.isolation.errors import RemoteError
 
@@ -69,3 +72,29 @@ def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
     error.__cause__ = Transcription()
     error.__cause__.__cause__ = error
     assert not is_out_of_memory(error)
+
+
+def test_what_a_failed_call_held_is_released_before_anything_else_needs_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As long as it holds all of the memory, not even the names of types can be compared."""
+
+    def fails(_: BaseException) -> bool:
+        raise MemoryError
+
+    class Held:
+        pass
+
+    def call() -> None:
+        held = Held()
+        kept.append(weakref.ref(held))
+        raise MemoryError
+
+    kept: list[weakref.ref[Held]] = []
+    monkeypatch.setattr(out_of_memory, "is_out_of_memory", fails)
+    try:
+        call()
+    except MemoryError as error:
+        assert kept[0]() is not None
+        out_of_memory.release_memory(error)
+        assert kept[0]() is None
