@@ -292,7 +292,8 @@ class ProcessRunner:
         """Tell the child if the program has changed what is logged."""
         levels, self._levels_at = current_levels(self._own_logger), self._clock()
         if levels != self._levels:
-            header["levels"] = self._levels = levels
+            header["levels"] = {**dict.fromkeys(self._levels, logging.NOTSET), **levels}
+            self._levels = levels
 
     def _note_end(self, why: ChildCrashed | DeadlinePassed) -> None:
         """Count and log the end of a child that was not asked to end."""

@@ -224,6 +224,42 @@ def children_after_start() -> list[psutil.Process]:
     return children()
 
 
+def test_a_child_is_replaced_after_so_many_messages(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    make(
+        child_processors.answer,
+        isolation="process",
+        result_stream="results",
+        max_jobs_per_processor=2,
+    ).start()
+    producer.publish_many([{"n": number} for number in range(4)])
+    pids = [one["pid"] for one in eventually_results(client, 4)]
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_each_child_sees_the_device_of_its_reader_alone(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    make(
+        None,
+        processor_factory=child_processors.closing,
+        isolation="process",
+        result_stream="results",
+        threads=2,
+        devices=["cuda:0", "cuda:1"],
+        prefetch=1,
+    ).start()
+    producer.publish_many([{"meet": str(tmp_path), "readers": 2}] * 2)
+    found = {(one["reader"], one["device"], one["cuda"]) for one in eventually_results(client, 2)}
+    assert found == {("1", "cuda:0", "5"), ("2", "cuda:0", "7")}
+
+
 def test_a_child_that_dies_while_it_is_idle_costs_no_message_anything(
     make: Make, producer: RedisStreamProducer, client: redis.Redis, metrics: WorkerMetrics
 ) -> None:
@@ -277,14 +313,18 @@ def test_a_level_that_is_changed_later_is_the_child_s_too(
     logger.addHandler(records)
     try:
         producer.publish({"do": "log", "n": 1})
-        eventually_results(client, 0)
-        eventually(lambda: pending(client) == 0)
-        logger.setLevel(logging.DEBUG)
+        eventually(lambda: pending(client) == 0 and client.xlen("jobs") == 0)
+        logger.setLevel(logging.CRITICAL)
+        producer.publish({"do": "log", "n": 0})
+        eventually(lambda: pending(client) == 0 and client.xlen("jobs") == 0)
+        logger.setLevel(logging.NOTSET)
+        logging.getLogger("app").setLevel(logging.DEBUG)
         producer.publish({"do": "log", "n": 2})
         eventually(lambda: "too much" in [record.getMessage() for record in records.records])
     finally:
         logger.removeHandler(records)
-        logger.setLevel(logging.NOTSET)
+        for name in ("app", "app.speech"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 def test_code_that_holds_the_interpreter_lock_holds_up_no_other_thread(
