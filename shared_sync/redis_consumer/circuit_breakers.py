@@ -23,6 +23,10 @@ closes: what was handed back could circle otherwise."""
 LONGEST_PAUSE_SECONDS: Final = 86_400.0
 """How long they pause for it at most."""
 
+MOST_TRIALS: Final = 3
+"""After so many messages in a row that did without the breaker although a trial was due, all are
+taken again: perhaps none that needs it comes. The breaker itself lets one trial through."""
+
 STATE_NUMBERS: Final = {CLOSED: 0, HALF_OPEN: 1, OPEN: 2}
 """The states in the metrics."""
 
@@ -32,8 +36,8 @@ class CircuitBreakers:
 
     It holds them for each breaker whose error has come out of a processor, whether or not the
     consumer was given that breaker, and releases them when the breaker has closed. Once the breaker
-    allows a trial, one message at a time is tried. Any thread may call any method; none blocks
-    long.
+    allows a trial, one message at a time is tried, until some have done without the breaker. Any
+    thread may call any method; none blocks long.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class CircuitBreakers:
         renew_lock_in_forks(self)
         self._subscribed: weakref.WeakSet[CircuitBreaker] = weakref.WeakSet()
         self._holding: set[CircuitBreaker] = set()
+        """Those that have held the readers and have not closed since."""
         # Owned by the heartbeat thread.
         self._recorded = dict.fromkeys(self._given, (0, 0))
         """For each breaker, the openings and the refused calls that the metrics have."""
@@ -109,13 +114,19 @@ class CircuitBreakers:
                 breaker.subscribe(self.changed)
                 self._subscribed.add(breaker)
             seconds = breaker.snapshot().seconds_until_trial
-            name = f"circuit breaker {id(breaker)}"
+            name = _name_of(breaker)
             if seconds is None:
                 self._holding.discard(breaker)
                 self._pauses.release(name)
                 return False
             self._holding.add(breaker)
-            self._pauses.hold(name, _open(breaker.name), until=self._clock() + seconds, trials=True)
+            self._pauses.hold(
+                name,
+                _open(breaker.name),
+                until=self._clock() + seconds,
+                trials=True,
+                most_trials=MOST_TRIALS,
+            )
             return True
 
     def _hold_for_a_while(self, refusal: CircuitOpen) -> None:
@@ -130,13 +141,12 @@ class CircuitBreakers:
 
     def reasons(self) -> list[str]:
         """Return why the consumer is degraded because of given breakers that hold no reader."""
-        with self._lock:
-            holding = self._holding.copy()
-        return [
-            _reason(one.snapshot())
+        seen = [
+            one.snapshot()
             for one in self._given.values()
-            if one not in holding and one.state != CLOSED
+            if not self._pauses.is_held_by(_name_of(one))
         ]
+        return [_reason(one) for one in seen if one.state != CLOSED]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the given breakers as a dashboard shows them."""
@@ -176,6 +186,10 @@ class CircuitBreakers:
         for name, report in reports.items():
             if name in self._given:
                 self._given[name].apply_report(report)
+
+
+def _name_of(breaker: CircuitBreaker) -> str:
+    return f"circuit breaker {id(breaker)}"
 
 
 def _open(name: str) -> str:

@@ -18,7 +18,7 @@ LONGEST_WAIT_SECONDS: Final = 1.0
 """How long one wait of a reader may take, so that its loop turns and settles what is left."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Hold:
     """Why no messages are taken, and until when."""
 
@@ -26,9 +26,10 @@ class _Hold:
     until: float
     trials: bool
     error: str
+    trials_left: float
 
     def has_ended(self, now: float) -> bool:
-        return now >= self.until and not self.trials
+        return now >= self.until and (not self.trials or self.trials_left <= 0)
 
     def text(self, now: float) -> str:
         if math.isinf(self.until):
@@ -81,6 +82,7 @@ class Pauses:
         *,
         until: float = math.inf,
         trials: bool = False,
+        most_trials: float = math.inf,
         error: str = "",
     ) -> None:
         """Let the readers take no more messages, for this reason.
@@ -91,13 +93,15 @@ class Pauses:
             until: Until when (monotonic clock); for ever if it is infinite.
             trials: What comes then. True: one message at a time is tried, by one reader of the
                 pool, until `release()`. False: the hold ends by itself.
+            most_trials: After so many messages that were tried since the last call of this name,
+                the hold ends by itself.
             error: The text of the error that led to this, for the details of the health.
         """
         with self._changed:
             now = self._clock()
             before = self._holds.get(name)
             is_new = before is None or before.has_ended(now)
-            hold = self._holds[name] = _Hold(reason, until, trials, error)
+            hold = self._holds[name] = _Hold(reason, until, trials, error, most_trials)
             begins = not self.is_held
             if begins:
                 self.is_held, self._held_since = True, now
@@ -115,6 +119,24 @@ class Pauses:
             seconds = self._end_if_free()
             self._changed.notify_all()
         self._log_end(seconds)
+
+    def has_tried(self) -> None:
+        """Note that a message was tried. For the reader that did so."""
+        with self._changed:
+            now = self._clock()
+            for hold in self._holds.values():
+                if now >= hold.until:
+                    hold.trials_left -= 1
+            seconds = self._end_if_free()
+            if seconds is not None:
+                self._changed.notify_all()
+        self._log_end(seconds)
+
+    def is_held_by(self, name: str) -> bool:
+        """Return whether this name holds the readers."""
+        with self._changed:
+            hold = self._holds.get(name)
+            return hold is not None and not hold.has_ended(self._clock())
 
     def close(self) -> None:
         """Let nothing start any more, trials included, because the pool stops."""

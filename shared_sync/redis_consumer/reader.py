@@ -201,6 +201,7 @@ class Reader:
                 self._batches.run(attempt)
             self._processor.has_run(1)
             self.outbox.flush()
+            self._pauses.has_tried()
 
     # --- fetching ---
 

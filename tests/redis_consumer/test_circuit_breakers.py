@@ -31,7 +31,11 @@ from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.common.passages import Passage, add_passage
 from shared_sync.protocol.keys import PARKED
 from shared_sync.redis_consumer import circuit_breakers
-from shared_sync.redis_consumer.circuit_breakers import SHORTEST_PAUSE_SECONDS, CircuitBreakers
+from shared_sync.redis_consumer.circuit_breakers import (
+    MOST_TRIALS,
+    SHORTEST_PAUSE_SECONDS,
+    CircuitBreakers,
+)
 from shared_sync.redis_consumer.pauses import Pauses
 
 LOGGER = logging.getLogger("tests.circuit_breakers")
@@ -355,33 +359,47 @@ def test_a_breaker_that_is_open_at_the_start_lets_nothing_run_before_its_trial(
     assert dead_letters(client) == []
 
 
-def test_one_message_at_a_time_is_tried_while_the_breaker_is_half_open(
+def test_messages_that_do_without_the_breaker_are_tried_one_by_one_and_then_all_go_on(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
-    """Messages that do not use the breaker say nothing about it, and go on one by one."""
+    """They say nothing about it, and perhaps none that needs it comes for long."""
     dependency = Dependency(threshold=1, recovery_seconds=0.2)
-    running = threading.Semaphore(1)
+    running, most = 0, list[int]()
+    lock, together = threading.Lock(), threading.Barrier(2)
 
     def processor(message_id: str, job: dict[str, str]) -> str:
+        nonlocal running
         if dependency.breaker.state == "closed":
             return dependency(message_id, job)
-        assert running.acquire(blocking=False), "another message runs"
-        try:
-            return dependency() if job["n"] == "last" else "without it"
-        finally:
-            running.release()
+        with lock:
+            running += 1
+            most.append(running)
+            is_trial = len(most) <= MOST_TRIALS
+        if not is_trial:
+            together.wait(10)
+        with lock:
+            running -= 1
+        return "without it"
 
-    producer.publish({"n": "first"})
-    consumer = make(processor, threads=4, result_stream="results")
+    producer.publish({"n": 0})
+    consumer = make(
+        processor,
+        threads=2,
+        prefetch=1,
+        result_stream="results",
+        circuit_breakers=[dependency.breaker],
+    )
     consumer.start()
     eventually(lambda: not consumer.ready)
-    producer.publish_many({"n": n} for n in range(10))
-    eventually(lambda: len(results(client)) == 11)
-    assert {one["result"] for one in results(client)} == {"without it"}
-    dependency.is_away = False
-    producer.publish({"n": "last"})
+    producer.publish_many({"n": n} for n in range(1, MOST_TRIALS + 2))
     eventually(lambda: all_done(client))
-    assert dead_letters(client) == []
+    assert {one["result"] for one in results(client)} == {"without it"}
+    assert (most[:MOST_TRIALS], most[-1]) == ([1] * MOST_TRIALS, 2)
+    health = consumer.get_health_data()
+    assert (health["ready"], health["status"]) == (True, "degraded")
+    assert health["reasons"] == [
+        "circuit breaker 'translator' is half-open: the next call is a trial"
+    ]
 
 
 def test_a_processor_that_handles_the_refusal_itself_goes_on(

@@ -99,6 +99,25 @@ def test_many_readers_never_try_two_messages_at_the_same_time() -> None:
     assert tries >= 50
 
 
+def test_a_hold_may_end_after_some_trials(pauses: Pauses, clock: Clock) -> None:
+    def hold() -> None:
+        pauses.hold("a", WHY, until=clock.now + 1, trials=True, most_trials=2)
+
+    hold()
+    pauses.has_tried()
+    pauses.has_tried()
+    assert pauses.is_held_by("a"), "before the time has come, nothing was a trial of it"
+    clock.now += 1
+    pauses.has_tried()
+    hold()
+    clock.now += 1
+    pauses.has_tried()
+    assert pauses.is_held_by("a"), "the count began anew"
+    pauses.has_tried()
+    assert not pauses.is_held
+    assert not pauses.is_held_by("a")
+
+
 def test_the_latest_of_several_times_counts(pauses: Pauses, clock: Clock) -> None:
     pauses.hold("a", "a", until=clock.now + 5, trials=True)
     pauses.hold("b", "b", until=clock.now + 9)
