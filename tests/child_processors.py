@@ -261,6 +261,17 @@ def crashing(_: ProcessorContext) -> NoReturn:
     raise AssertionError
 
 
+def failing_close(_: ProcessorContext) -> Any:
+    class Failing:
+        def process(self, *_: object) -> None:
+            return None
+
+        def close(self) -> None:
+            raise OSError("the device is gone")
+
+    return Failing()
+
+
 def hanging_close(_: ProcessorContext) -> Any:
     class Hanging:
         def process(self, *_: object) -> None:

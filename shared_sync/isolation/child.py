@@ -126,7 +126,7 @@ class _Child:
         try:
             self._run_jobs(processor)
         finally:
-            processor.close()
+            self._close(processor)
             self._side.metrics(self._recorder.take)
 
     def _load(self) -> LoadedProcessor:
@@ -143,6 +143,16 @@ class _Child:
         )
         with loading.importing_program():
             return ProcessorSource(setup["argument"], setup["path"]).load(context)
+
+    def _close(self, processor: LoadedProcessor) -> None:
+        try:
+            processor.close()
+        except BaseException:
+            logging.getLogger(self._setup["logger"]).error(
+                "the processor of reader %d could not be closed",
+                self._setup["reader"],
+                exc_info=True,
+            )
 
     def _run_jobs(self, processor: LoadedProcessor) -> None:
         while True:

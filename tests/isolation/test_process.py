@@ -109,6 +109,15 @@ def test_closing_a_child_closes_its_processor(tmp_path: Path) -> None:
     assert not psutil.pid_exists(child.pid)
 
 
+def test_a_processor_that_fails_to_close_is_logged() -> None:
+    records = Records()
+    with running("failing_close", argument=FACTORY, reader=3, records=records):
+        pass
+    (record,) = records.of(frames.LOG)
+    assert record["msg"] == "the processor of reader 3 could not be closed"
+    assert "OSError: the device is gone" in record["exc_text"]
+
+
 def test_a_processor_that_does_not_close_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "END_SECONDS", 0.2)
     with running("hanging_close", argument=FACTORY, kill_grace_seconds=0.1) as child:
