@@ -92,11 +92,11 @@ const BREAKERS = [
 const BATCHES = [
   { label: "Reader", bare: true, cell: (batches) => oneWord(batches.reader) },
   { label: "Runs", number: true, cell: (batches) => exact(batches.runs) },
-  { label: "Of failed batches", number: true, cell: (batches) => exact(batches.extra_runs) },
-  { label: "Messages a run", number: true, cell: (batches) => exact(batches.mean_size) },
+  { label: "Extra runs", number: true, cell: (batches) => exact(batches.extra_runs) },
+  { label: "Mean size", number: true, cell: (batches) => exact(batches.mean_size) },
   { label: "At most", number: true, cell: (batches) => exact(batches.ceiling) },
-  { label: "A run takes", cell: ({ base_ms: base, message_ms: each }) => (isNumber(base) && isNumber(each)
-    ? `${milliseconds(base)} and ${milliseconds(each)} a message` : "–") },
+  { label: "A run takes", number: true, cell: (batches) => milliseconds(batches.base_ms) },
+  { label: "Each message", number: true, cell: ({ message_ms: each }) => (isNumber(each) ? `+ ${milliseconds(each)}` : "–") },
 ];
 const CONSUMERS = [
   { label: "Consumer", bare: true, cell: (consumer) => code(consumer.name) },
