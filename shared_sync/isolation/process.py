@@ -251,9 +251,13 @@ class ChildProcess:
         except TimeoutExpired:
             returncode = -signal.SIGKILL
             threading.Thread(target=self._process.wait, name="unkillable", daemon=True).start()
-        self._records.join(END_SECONDS)
+        if self._records.ident is None:  # the system gave no more threads
+            self._side.close()
+        else:
+            self._records.join(END_SECONDS)
         with suppress(OSError):  # another process may have the other end
             self._side.socket.shutdown(socket.SHUT_RDWR)
+        stack = ""
         with suppress(OSError):
             stack = os.pread(self._stacks.fileno(), MAX_STACK_BYTES, 0).decode(errors="replace")
         self._close_descriptors()

@@ -170,6 +170,21 @@ def test_any_thread_can_end_a_child_that_runs(tmp_path: Path) -> None:
     child.interrupt()  # there is nothing to end any more
 
 
+def test_a_child_for_which_there_is_no_thread_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running("answer"):
+        pass  # threads that last are started now
+    before = open_files()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="no more threads"):
+            start("answer")
+    assert (open_files(), children()) == (before, [])
+
+
+def refuse(_: threading.Thread) -> None:
+    raise RuntimeError("no more threads")
+
+
 def test_nothing_is_left_of_children_that_were_replaced() -> None:
     def replace(way: int) -> None:
         child = start("act", deadline_seconds=0.1, kill_grace_seconds=0.05)
