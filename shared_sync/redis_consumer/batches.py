@@ -93,9 +93,12 @@ class Batches:
         """Collect a batch and run it, or run the next part of one that has failed.
 
         Returns how many messages it has run.
+
         `has_fetched` says that what waits in the slot has just come. Then this blocks up to
         `max_wait_seconds` for more, and always as long as the processor runs.
         """
+        if not self._slot.waiting:
+            return 0
         if not self._is_part_next():
             began = self._clock()
             self._collect(read, began + self._batching.max_wait_seconds if has_fetched else began)

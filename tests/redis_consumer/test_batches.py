@@ -479,6 +479,16 @@ def test_the_wait_ends_when_nothing_may_start_any_more() -> None:
     assert len(scene.slot.waiting) == 1
 
 
+def test_only_a_batch_has_waited() -> None:
+    scene = Scene(failing({"2-0"}))
+    scene.step(has_fetched=True)
+    scene.give(2)
+    scene.settle_all()
+    scene.step(has_fetched=True)
+    scene.recorder.flush()
+    assert scene.figures.durations["batch_wait"] == 1  # for three runs
+
+
 # --- figures ----------------------------------------------------------------------------------
 
 
