@@ -435,13 +435,13 @@ from shared_sync.redis_consumer import RedisStreamConsumer
 start = RedisStreamConsumer.__init__
 
 
-def start_lossy(self, url, stream, group, name, logger, processor, **options):
+def start_lossy(self, url, stream, group, name, logger, message_processor, **options):
     def lose_some(message_id, fields):
         if int(fields["n"]) % 10 == 0:
             with redis.Redis.from_url(url) as client:
                 client.xack(stream, group, message_id)
                 client.xdel(stream, message_id)
-        return processor(message_id, fields)
+        return message_processor(message_id, fields)
 
     start(self, url, stream, group, name, logger, lose_some, **options)
 
