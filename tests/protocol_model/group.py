@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import json
 
-from protocol_model.messages import DELIVERED, GRACE, LEASE, NEEDED, Message, NoGroup, Place
+from protocol_model.messages import (
+    DELIVERED,
+    GRACE,
+    LEASE,
+    NEEDED,
+    TICK_MS,
+    Message,
+    NoGroup,
+    Place,
+)
 from shared_sync.protocol.keys import PARKED
 
 
@@ -351,13 +360,20 @@ class Group:
         pending = len(self.of(*DELIVERED))
         return len(self._stream.bodies), pending, len(parked), len(self.letters)
 
-    def hasten(self, number: int) -> None:
-        """Let a parked message wait for less than a tick if its last delivery is not on record.
+    def hasten(self, number: int) -> bool:
+        """Let a parked message wait for no longer than its history says; whether it is due now.
 
-        It is taken for a crash, and the longest delay after one is shorter than a tick.
+        If its last delivery is not on record, that is taken for a crash, and the longest delay
+        after one is shorter than a tick. A history from before a lost group may have a record of a
+        delivery that crashed in this one.
         """
-        if self.messages[number].deliveries > self.deliveries_on_record(number):
-            self.due[number] = min(self.due[number], self.now)
+        failures = self.history.get(number)
+        latest = self.now
+        is_of_record = self.messages[number].deliveries <= self.deliveries_on_record(number)
+        if failures and is_of_record:
+            latest += json.loads(failures[-1])["delay_ms"] // TICK_MS
+        self.due[number] = min(self.due[number], latest)
+        return is_of_record and self.due[number] <= self.now
 
     def restore_leases(self) -> None:
         """Give a lease to each name that is claimed, has none and has a message pending."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+TICK_MS = 3_600_000
+"""So long that the time which an example really takes does not count."""
+
 LEASE = 12
 GRACE = LEASE // 2
 OWN_IDLE = 4

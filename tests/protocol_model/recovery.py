@@ -112,9 +112,8 @@ class Recovery:
         together: list[int] = []
         by_due_time = sorted(group.due.items(), key=lambda item: (item[1], item[0]))
         for place, (number, at) in enumerate(by_due_time[self.step.due_rank :]):
-            if at > group.now:
-                if place == 0 and group.messages[number].place is Place.PARKED:
-                    group.hasten(number)
+            is_first = place == 0 and group.messages[number].place is Place.PARKED
+            if at > group.now and not (is_first and group.hasten(number)):
                 self.next_due = group.due[number] - group.now
                 break
             group.check_exists()

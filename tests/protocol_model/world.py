@@ -13,7 +13,7 @@ from hypothesis import note
 from protocol_client import BEGINNING, KEYS, GroupAdmin, Worker
 
 from protocol_model.group import Group, Stream
-from protocol_model.messages import LEASE, OWN_IDLE, NoGroup, Place, Process
+from protocol_model.messages import LEASE, OWN_IDLE, TICK_MS, NoGroup, Place, Process
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import GroupMissing, SharedSyncError
@@ -21,9 +21,6 @@ from shared_sync.protocol.groups import ensure_group
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry, Outcome
 from shared_sync.protocol.scan import Position
-
-TICK_MS = 3_600_000
-"""So long that the time which an example really takes does not count."""
 
 GROUPS = ("workers", "second")
 GROUP_OF = {"w1": "workers", "w2": "workers", "w3": "workers", "x1": "second"}
