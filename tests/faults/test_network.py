@@ -122,7 +122,9 @@ def test_a_failure_that_is_reported_twice_is_charged_once(
     attempts = Attempts(failing=2)
     ledger.publish(10)
     fault = proxy.lose_reply("park", times=3)
-    pool = make_pool(proxy.url, ledger.processor(attempts), retry=QUICK)
+    processor = ledger.processor(attempts)
+    # At first nothing but failures, which would pause the pool.
+    pool = make_pool(proxy.url, processor, retry=QUICK, max_failures_in_a_row=None)
     pool.start()
     assert fault.happened.wait(10)
     ledger.fault_is_over()
