@@ -13,10 +13,10 @@ from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.messages import Bury, Entry, Finish, Outcome
 from shared_sync.protocol.results import Results
-from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.interruptions import Interruptions
+from shared_sync.redis_consumer.running.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Slot
 

@@ -17,10 +17,10 @@ from shared_sync.connection.connection import Connection
 from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.messages import Answer, Bury, Finish, Outcome, Park
-from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
+from shared_sync.redis_consumer.settling.outbox import Outbox
+from shared_sync.redis_consumer.settling.tally import Tally
 from shared_sync.redis_consumer.slot import Activity
-from shared_sync.redis_consumer.tally import Tally
 
 LOGGER = GuardedLogger(logging.getLogger("tests.outbox"))
 READ = ("XREADGROUP", "...")

@@ -20,15 +20,15 @@ from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
+from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
-from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
-from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch, Setting
 from shared_sync.redis_consumer.reader import Reader
 from shared_sync.redis_consumer.recovery import Recovery
+from shared_sync.redis_consumer.settling.outbox import Outbox
+from shared_sync.redis_consumer.settling.tally import Tally
 from shared_sync.redis_consumer.slot import Slot
-from shared_sync.redis_consumer.tally import Tally
 
 LOGGER = GuardedLogger(logging.getLogger("tests.reader"))
 BLOCK_SECONDS = 1.0

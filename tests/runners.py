@@ -11,9 +11,9 @@ from helpers import Figures
 
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.processors import MessageProcessor, ProcessorContext, ProcessorSource
-from shared_sync.redis_consumer.loading import Loading
-from shared_sync.redis_consumer.reader_processor import ReaderProcessor
-from shared_sync.redis_consumer.runner import AttemptHook, Runner, ThreadRunner
+from shared_sync.redis_consumer.running.loading import Loading
+from shared_sync.redis_consumer.running.reader_processor import ReaderProcessor
+from shared_sync.redis_consumer.running.runner import AttemptHook, Runner, ThreadRunner
 from shared_sync.redis_consumer.slot import Slot
 
 LOGGER = GuardedLogger(logging.getLogger("tests.runner"))

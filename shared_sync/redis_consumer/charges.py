@@ -15,8 +15,8 @@ from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
 from shared_sync.protocol.messages import Bury, Entry, Outcome, Park
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import crashes
-from shared_sync.redis_consumer.failure_streak import FailureStreak
 from shared_sync.redis_consumer.failures import NO_FAILURE, Failure
+from shared_sync.redis_consumer.faults.failure_streak import FailureStreak
 
 
 @dataclass(frozen=True, slots=True)

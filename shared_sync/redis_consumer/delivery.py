@@ -22,13 +22,13 @@ from shared_sync.protocol.messages import (
 from shared_sync.protocol.results import refuse_unstarted
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.bad_input import BadInput
-from shared_sync.redis_consumer.broken_worker import Faults, Verdict
 from shared_sync.redis_consumer.charges import Charges, Death, Rules
-from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
-from shared_sync.redis_consumer.failure_streak import FailureStreak
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, Failure
+from shared_sync.redis_consumer.faults.broken_worker import Faults, Verdict
+from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
+from shared_sync.redis_consumer.faults.failure_streak import FailureStreak
 from shared_sync.redis_consumer.interruptions import Interruptions
-from shared_sync.redis_consumer.runner import Runner
+from shared_sync.redis_consumer.running.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
 from shared_sync.values import has_run
 

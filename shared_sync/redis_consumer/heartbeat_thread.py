@@ -14,16 +14,16 @@ from shared_sync.protocol.hazards import Hazards
 from shared_sync.protocol.sweep import Sweep
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
+from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.heartbeat import Heartbeat
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.options import Options
-from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
-from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.running_jobs import RunningJobs
+from shared_sync.redis_consumer.settling.outbox import Outbox
+from shared_sync.redis_consumer.settling.tally import Tally
 from shared_sync.redis_consumer.slot import Activity
 from shared_sync.redis_consumer.subscription import Subscription
-from shared_sync.redis_consumer.tally import Tally
 from shared_sync.redis_consumer.timeouts import Timeouts
 
 SURVEY_SECONDS: Final = 30.0

@@ -18,35 +18,35 @@ from shared_sync.errors import ConsumerBroken
 from shared_sync.processors import ProcessorSource
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import connecting
-from shared_sync.redis_consumer.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.bad_input import BadInput
-from shared_sync.redis_consumer.broken_worker import BrokenWorker, Faults
+from shared_sync.redis_consumer.batches.pool_batches import PoolBatches
 from shared_sync.redis_consumer.charges import Rules
-from shared_sync.redis_consumer.child_memory import record_memory
-from shared_sync.redis_consumer.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.connecting import GiveUp
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.error_handling import ErrorHandling
-from shared_sync.redis_consumer.failure_streak import FailureStreak
-from shared_sync.redis_consumer.fatal_errors import FatalErrors
+from shared_sync.redis_consumer.faults.broken_worker import BrokenWorker, Faults
+from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
+from shared_sync.redis_consumer.faults.failure_streak import FailureStreak
+from shared_sync.redis_consumer.faults.fatal_errors import FatalErrors
+from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
-from shared_sync.redis_consumer.isolation import EncodedResults
 from shared_sync.redis_consumer.job_budget import Budget
 from shared_sync.redis_consumer.options import Options
-from shared_sync.redis_consumer.outbox import Outbox
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
-from shared_sync.redis_consumer.pauses import Pauses
-from shared_sync.redis_consumer.pool_batches import PoolBatches
-from shared_sync.redis_consumer.pool_processors import PoolProcessors
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
+from shared_sync.redis_consumer.running.attempt_metrics import AttemptMetrics
+from shared_sync.redis_consumer.running.child_memory import record_memory
+from shared_sync.redis_consumer.running.isolation import EncodedResults
+from shared_sync.redis_consumer.running.pool_processors import PoolProcessors
 from shared_sync.redis_consumer.running_jobs import RunningJobs
+from shared_sync.redis_consumer.settling.outbox import Outbox
+from shared_sync.redis_consumer.settling.tally import Tally
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
-from shared_sync.redis_consumer.tally import Tally
 from shared_sync.redis_consumer.timeouts import longest_step_seconds
 from shared_sync.redis_consumer.watchdog import Watchdog
 

@@ -10,13 +10,13 @@ from typing import Final
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import GroupMissing, LoadingFailed, SharedSyncError
 from shared_sync.protocol.messages import Finish, parse_read
-from shared_sync.redis_consumer.batches import Batches
+from shared_sync.redis_consumer.batches.batches import Batches
 from shared_sync.redis_consumer.delivery import Delivery
+from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
-from shared_sync.redis_consumer.outbox import Outbox
-from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.prefetch import Prefetch
-from shared_sync.redis_consumer.reader_processor import ReaderProcessor
+from shared_sync.redis_consumer.running.reader_processor import ReaderProcessor
+from shared_sync.redis_consumer.settling.outbox import Outbox
 from shared_sync.redis_consumer.slot import Attempt, Slot
 from shared_sync.redis_consumer.subscription import Subscription
 

@@ -8,10 +8,10 @@ from typing import Final
 
 from shared_sync.protocol.keys import Keys
 from shared_sync.redis_consumer.delivery import Delivery
+from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
-from shared_sync.redis_consumer.outbox import Outbox
-from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.running_jobs import LONGEST_STEP_SECONDS, RunningJob, RunningJobs
+from shared_sync.redis_consumer.settling.outbox import Outbox
 
 CHECKS_PER_DEADLINE: Final = 4
 

@@ -21,8 +21,8 @@ from helpers import eventually
 from shared_sync import RedisStreamProducer, current_message
 from shared_sync.isolation.errors import ChildCrashed
 from shared_sync.message import Fields
-from shared_sync.redis_consumer import isolation
-from shared_sync.redis_consumer.runner import ThreadRunner
+from shared_sync.redis_consumer.running import isolation
+from shared_sync.redis_consumer.running.runner import ThreadRunner
 from shared_sync.redis_consumer.slot import Attempt
 
 

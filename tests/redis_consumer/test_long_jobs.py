@@ -14,8 +14,8 @@ from protocol_client import KEYS
 from readers import add_slot, start, waiting
 
 from shared_sync.protocol.messages import Park
+from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
-from shared_sync.redis_consumer.pauses import Pauses
 from shared_sync.redis_consumer.running_jobs import RunningJobs
 from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.timeouts import LONGEST_WAIT_SECONDS, Timeouts

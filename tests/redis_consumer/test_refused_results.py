@@ -18,7 +18,7 @@ from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.messages import Answer, Bury, Entry, Finish
 from shared_sync.protocol.replies import is_final, parse_settled
 from shared_sync.redis_consumer import reader
-from shared_sync.redis_consumer.breaks import MOST_BREAKS, SMALLEST_LIMIT
+from shared_sync.redis_consumer.settling.breaks import MOST_BREAKS, SMALLEST_LIMIT
 
 LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
 EXHAUSTED = b"ERR The stream has exhausted the last possible ID, unable to add more items"

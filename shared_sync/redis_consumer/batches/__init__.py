@@ -1,0 +1,1 @@
+"""Several messages run together: collected, run, and halved until the one that fails is alone."""

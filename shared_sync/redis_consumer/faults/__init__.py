@@ -1,0 +1,1 @@
+"""What is no fault of a message: broken workers, and why readers take no messages."""

@@ -1,0 +1,322 @@
+"""Running attempts in a child process for each reader: what `isolation="process"` means."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from shared_sync.common.guarded import Logger, Recorder
+from shared_sync.errors import ConfigurationError
+from shared_sync.isolation import frames
+from shared_sync.isolation.child_jobs import finish_of
+from shared_sync.isolation.child_logs import current_levels, handle
+from shared_sync.isolation.child_metrics import record_in
+from shared_sync.isolation.devices import child_device
+from shared_sync.isolation.error_description import remake
+from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed
+from shared_sync.isolation.importable import importable
+from shared_sync.isolation.process import ChildProcess
+from shared_sync.isolation.wire import Frame
+from shared_sync.message import Fields
+from shared_sync.processors import ProcessorContext, ProcessorSource
+from shared_sync.protocol.messages import Entry, Finish
+from shared_sync.protocol.results import Results
+from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
+from shared_sync.redis_consumer.options import Options
+from shared_sync.redis_consumer.running.child_memory import MemoryLimit
+from shared_sync.redis_consumer.running.runner import AttemptHook, Runner, ThreadRunner
+from shared_sync.redis_consumer.slot import Attempt
+
+LEVELS_SECONDS: Final = 1.0
+"""How old the levels of the loggers may be that a child logs from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPlan:
+    """What the children of one reader are started with."""
+
+    setup: Mapping[str, Any]
+    environment: Mapping[str, str]
+    deadline_seconds: float | None
+    kill_grace_seconds: float
+    max_memory_mb: float | None
+
+    @classmethod
+    def of(cls, options: Options, source: ProcessorSource, context: ProcessorContext) -> ChildPlan:
+        """Return the plan for a reader.
+
+        Raises `ConfigurationError` if a child cannot import what the program gave, or cannot see
+        its device.
+        """
+        if not hasattr(os, "fork"):
+            raise ConfigurationError(
+                'isolation="process" needs a POSIX system; use isolation="thread" here'
+            )
+        named = importable(source.given, source.argument)
+        device = child_device(context.device, os.environ)
+        setup = {
+            "argument": source.argument,
+            "path": named.path,
+            "main_file": named.main_file,
+            "reader": context.reader,
+            "device": device.device,
+            "logger": _plain_logger(context.logger).name,
+            "binary_fields": list(options.binary_fields),
+            "result_stream": options.result_stream,
+            "result_channel": options.result_channel,
+            "carry_fields": list(options.carry_fields),
+        }
+        return cls(
+            setup,
+            device.environment,
+            options.job_deadline_seconds,
+            options.kill_grace_seconds,
+            options.max_memory_mb,
+        )
+
+
+class EncodedResults(Results):
+    """The form of results that children have encoded: they are as they are to be."""
+
+    def success(self, entry: Entry, fields: Mapping[str, object], result: object) -> Finish:
+        """Return the result, which has come out of `ProcessRunner.run()`."""
+        del entry, fields
+        return result  # type: ignore[return-value]
+
+
+def runner_for(
+    options: Options,
+    source: ProcessorSource,
+    context: ProcessorContext,
+    hooks: Sequence[AttemptHook],
+    recorder: Recorder,
+    circuit_breakers: CircuitBreakers,
+) -> Runner:
+    """Return what runs the attempts of a reader: in its thread, or in a child process."""
+    if options.isolation == "thread":
+        return ThreadRunner(source, context, hooks)
+    plan = ChildPlan.of(options, source, context)
+    return ProcessRunner(plan, context, hooks, recorder=recorder, circuit_breakers=circuit_breakers)
+
+
+class ProcessRunner:
+    """Runs the attempts of one reader in a child, which is replaced when it has died.
+
+    A result comes out of `run()` as the `Finish` that the child has encoded. An error is a
+    `RemoteError`, or made anew if it is one of this library; `ChildCrashed` if the child has died,
+    `DeadlinePassed` if it was ended because the attempt ran for too long, and `ChildGone` if it had
+    died before, while it had nothing to do.
+    """
+
+    def __init__(
+        self,
+        plan: ChildPlan,
+        context: ProcessorContext,
+        hooks: Sequence[AttemptHook] = (),
+        *,
+        recorder: Recorder,
+        circuit_breakers: CircuitBreakers,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # Fixed after construction.
+        self._plan = plan
+        self._context = context
+        self._hooks = hooks
+        self._recorder = recorder
+        self._circuit_breakers = circuit_breakers
+        self._clock = clock
+        self._logger: Logger = context.logger
+        self._own_logger = _plain_logger(context.logger)
+        # Written by the reader's thread; any thread may read.
+        self._child: ChildProcess | None = None
+        # Written by whoever stops the consumer.
+        self._is_interrupted = False
+        # Owned by the reader's thread.
+        self._is_loaded = False
+        self._takes_batches = False
+        self._memory = MemoryLimit(plan.max_memory_mb)
+        self._is_too_large = False
+        self._levels: dict[str, int] = {}
+        self._levels_at = 0.0
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a child that has loaded the processor."""
+        return self._is_loaded and self._child is not None and not self._child.has_ended
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the child has grown too large, and is to be replaced."""
+        child, memory = self._child, self._memory
+        if child is None or not memory.is_passed_by(child.pid):
+            return False
+        if not self._is_too_large:
+            self._is_too_large = True
+            self._recorder.increment_counter("children_oversized")
+            self._logger.info(
+                "the child process of reader %d has %.0f MB (max_memory_mb) and is replaced",
+                self._context.reader,
+                memory.measured_mb,
+            )
+        return True
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process id of the child; None while there is none. Any thread may ask."""
+        child = self._child
+        return None if child is None else child.pid
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the processor of the child takes several messages at once."""
+        return self._takes_batches
+
+    def start(self) -> None:
+        """Start a child and wait until it has loaded the processor.
+
+        Raises what loading has raised, as `run()` does, and `ChildCrashed`.
+        """
+        if self._is_interrupted:
+            raise ChildCrashed(-signal.SIGTERM, loading=True)
+        self._levels, self._levels_at = current_levels(self._own_logger), self._clock()
+        self._child = child = ChildProcess(
+            {**self._plan.setup, "levels": self._levels, "argv": sys.argv},
+            self._plan.environment,
+            on_record=self._on_record,
+            deadline_seconds=self._plan.deadline_seconds,
+            kill_grace_seconds=self._plan.kill_grace_seconds,
+        )
+        if self._is_interrupted:
+            child.interrupt()
+        answer = self._unless_it_ends(child.wait_until_loaded)
+        if answer.kind == frames.FAILED:
+            self._child = None
+            child.close()
+            raise remake(answer.header["error"])
+        self._is_loaded, self._is_too_large = True, False
+        self._memory.child_starts()
+        self._takes_batches = answer.header["takes_batches"]
+
+    def run(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
+        """Have the child run an attempt; return its encoded results."""
+        child = self._child
+        if child is None or not self.is_loaded:
+            raise ChildGone("the child process has ended before it got the attempt")
+        for hook in self._hooks:
+            hook.before_attempt(attempt)
+        raised: BaseException | None = None
+        try:
+            return self._run(child, attempt)
+        except BaseException as error:
+            raised = error
+            raise
+        finally:
+            attempt.ended_at = self._clock()
+            for hook in self._hooks:
+                after = hook.after_repeat if attempt.is_repeat else hook.after_attempt
+                after(attempt, raised)
+            del raised  # it refers to this frame
+
+    def run_batch(self, attempt: Attempt, fields: Sequence[Fields]) -> Sequence[object]:
+        """Have the child run an attempt of any number of messages; return its encoded results."""
+        return self.run(attempt, fields)
+
+    def close(self) -> None:
+        """Have the processor closed, and end the child."""
+        child = self._child
+        if child is not None and child.has_ended:
+            self._note_end(child.crashed())
+        elif child is not None:
+            child.close()
+        self._child, self._is_loaded = None, False
+
+    def interrupt(self) -> bool:
+        """End the child, for good."""
+        self._is_interrupted = True
+        child = self._child
+        if child is not None:
+            child.interrupt()
+        return True
+
+    # --- inside ---
+
+    def _unless_it_ends(self, exchange: Callable[[], Frame]) -> Frame:
+        """Return what the child answers; forget the child if it ends instead."""
+        try:
+            answer = exchange()
+        except BaseException as error:
+            self._child, self._is_loaded = None, False
+            if isinstance(error, (ChildCrashed, DeadlinePassed)):
+                self._note_end(error)
+            raise
+        recorded = answer.header.get("metrics")
+        if recorded is not None:
+            record_in(self._context.metrics, recorded)
+        return answer
+
+    def _run(self, child: ChildProcess, attempt: Attempt) -> Sequence[object]:
+        entries = attempt.entries
+        header: dict[str, Any] = {
+            "messages": [(one.id, one.deliveries, len(one.items)) for one in entries]
+        }
+        if self._clock() - self._levels_at > LEVELS_SECONDS:
+            self._add_levels(header)
+        states = self._circuit_breakers.export_states()
+        if states:
+            header["breakers"] = states
+        parts = entries[0].items if len(entries) == 1 else [i for one in entries for i in one.items]
+        answer = self._unless_it_ends(partial(child.run, header, parts))
+        if states:
+            self._circuit_breakers.apply_reports(answer.header["breakers"])
+        if answer.kind == frames.FAILED:
+            raise remake(answer.header["error"])
+        found = iter(answer.parts)
+        results: list[object] = []
+        for entry, outcome in zip(entries, answer.header["outcomes"], strict=True):
+            if outcome is None:
+                results.append(None)
+            elif "error" in outcome:
+                results.append(remake(outcome["error"]))
+            else:
+                results.append(finish_of(outcome, found, entry))
+        return results
+
+    def _add_levels(self, header: dict[str, Any]) -> None:
+        """Tell the child if the program has changed what is logged."""
+        levels, self._levels_at = current_levels(self._own_logger), self._clock()
+        if levels != self._levels:
+            header["levels"] = {**dict.fromkeys(self._levels, logging.NOTSET), **levels}
+            self._levels = levels
+
+    def _note_end(self, why: ChildCrashed | DeadlinePassed) -> None:
+        """Count and log the end of a child that was not asked to end."""
+        if self._is_interrupted:
+            return
+        has_crashed = isinstance(why, ChildCrashed)
+        self._recorder.increment_counter("children_crashed" if has_crashed else "children_overdue")
+        self._logger.warning(
+            "the child process of reader %d has ended, and is replaced: %s",
+            self._context.reader,
+            why,
+        )
+
+    def _on_record(self, frame: Frame) -> None:
+        """In a thread of its own: handle what the child has logged or recorded."""
+        if frame.kind == frames.LOG:
+            handle(frame.header, self._own_logger)
+        else:
+            record_in(self._context.metrics, frame.header)
+
+
+def _plain_logger(logger: Any) -> logging.Logger:
+    """Return the logger that adapters pass their records on to."""
+    while not isinstance(logger, logging.Logger):
+        logger = logger.logger
+    return logger

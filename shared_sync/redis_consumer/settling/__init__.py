@@ -1,0 +1,1 @@
+"""Telling Redis the outcomes: packed, sent, confirmed, and sent again."""

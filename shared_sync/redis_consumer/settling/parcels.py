@@ -1,0 +1,61 @@
+"""Parcels: the commands that settle outcomes, none of which takes the server long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import SharedSyncError
+from shared_sync.protocol.messages import Finish
+from shared_sync.redis_consumer.settling.breaks import SMALLEST_LIMIT
+
+MOST_IDS: Final = 500
+"""Messages without a result that one call of a script ends, so that no call takes long."""
+
+MOST_OUTCOMES: Final = 100
+"""The same for messages that have a result or have failed, or go back."""
+
+MOST_BYTES: Final = SMALLEST_LIMIT
+"""Results that one call of a script publishes. One that is larger is published alone."""
+
+T = TypeVar("T")
+
+
+class Parcel(NamedTuple):
+    """A command that settles messages, and what to do with its reply."""
+
+    command: Command
+    ids: Sequence[str]
+    confirm: Callable[[Any], SharedSyncError | None]
+    """Notes what became of the messages; returns why one of them was refused."""
+    result: Finish | None = None
+    """The result, if the command settles nothing else."""
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield the items in parts of at most this size."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def chunks_of_results(finishes: Sequence[Finish]) -> Iterator[Sequence[Finish]]:
+    """Yield results in parts that are small enough for one command."""
+    chunk: list[Finish] = []
+    size = 0
+    for finish in finishes:
+        size += finish.size
+        if chunk and (size > MOST_BYTES or len(chunk) == MOST_OUTCOMES):
+            yield chunk
+            chunk, size = [], finish.size
+        chunk.append(finish)
+    if chunk:
+        yield chunk
+
+
+def without(ids: list[str], settled: Sequence[str]) -> list[str]:
+    """Return those of the ids that are not settled."""
+    if len(ids) == len(settled):
+        return []
+    gone = set(settled)
+    return [one for one in ids if one not in gone]
