@@ -117,13 +117,51 @@ def test_the_readme_has_the_two_commands_of_a_newcomer() -> None:
     assert tests.endswith(" .venv/bin/pytest")
 
 
+def readme_programs(redis_url: str) -> list[str]:
+    return [
+        program.replace("redis://localhost:6379/0", redis_url)
+        for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    ]
+
+
+MODEL = """
+class Model:
+    def translate(self, texts):
+        return [text.upper() for text in texts]
+
+
+def load_model(device):
+    assert device == "cuda:0", device  # the only one that the child sees
+    return Model()
+"""
+
+
+def test_the_worker_for_models_in_the_readme_works(
+    redis_url: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    *_, translator = readme_programs(redis_url)
+    assert 'devices=["cuda:0", "cuda:1"]' in translator
+    translator = translator.replace("batch=", 'result_stream="translations", batch=')
+    file = tmp_path / "translator.py"
+    file.write_text(f"{MODEL}\n{translator}")
+    process = start_program([sys.executable, str(file)], cwd=tmp_path, env=ENVIRONMENT)
+    try:
+        with RedisStreamProducer(redis_url, "texts") as producer:
+            producer.publish_many([{"text": "one"}, {"text": "two"}])
+        eventually(lambda: client.xlen("translations") == 2, within=30)
+        results = {fields[b"result"] for _, fields in client.xrange("translations")}
+        assert results == {b"ONE", b"TWO"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_the_worker_and_the_gateway_in_the_readme_work_together(
     redis_url: str, client: redis.Redis, tmp_path: Path
 ) -> None:
-    worker, gateway = (
-        program.replace("redis://localhost:6379/0", redis_url)
-        for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    )
+    worker, gateway, _ = readme_programs(redis_url)
     port = free_port()
     assert "8081" in worker
     (tmp_path / "speech.wav").write_bytes(b"speech")
