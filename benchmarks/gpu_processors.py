@@ -117,7 +117,7 @@ def ask_dependency(_message_id: str, message: Fields) -> dict[str, str]:
 # --- speech ---------------------------------------------------------------------------------------
 
 
-def speech(_context: ProcessorContext) -> Callable[[str, Fields], dict[str, object]]:
+def speech(_context: ProcessorContext | None) -> Callable[[str, Fields], dict[str, object]]:
     """Return a processor that turns a recording into text, with a model of its own."""
     recognizer = Recognizer()
 

@@ -6,12 +6,13 @@ import threading
 import time
 from importlib.util import find_spec
 from itertools import pairwise
+from multiprocessing import get_context
 from typing import Any
 from urllib.request import urlopen
 
 import redis
 from gpu_bench import RESULTS, Bench
-from gpu_processors import RECORDINGS
+from gpu_processors import RECORDINGS, speech
 from report import Bound, percentile
 
 from shared_sync.redis_consumer.heartbeat import MAX_INTERVAL_SECONDS
@@ -105,6 +106,9 @@ def measure_speech(bench: Bench) -> None:
         print(f"speech: left out, there are no recordings in {RECORDINGS}")
         return
     messages = [{"file": file} for _ in range(bench.options.passes) for file in files]
+    for processes in (1, 4):
+        rate = _decode_alone(files * bench.options.passes, processes)
+        bench.measured.add(f"without a consumer, {processes} at once", {"audio s/s": rate})
     for label, consumer in WORKERS.items():
         bench.publish(())
         with bench.worker(
@@ -128,3 +132,25 @@ def measure_speech(bench: Bench) -> None:
                 "late heartbeat s": observer.late_heartbeat(),
             },
         )
+
+
+_decoder: Any = None
+"""In a process of `_decode_alone`: what its factory has made."""
+
+
+def _decode_alone(files: list[str], processes: int) -> float:
+    """Return the seconds of audio a second that bare processes reach: what the machine can do."""
+    with get_context("spawn").Pool(processes, initializer=_load) as pool:
+        pool.map(_decode, files[:processes], chunksize=1)
+        began = time.monotonic()
+        seconds = sum(pool.map(_decode, files, chunksize=1))
+        return seconds / (time.monotonic() - began)
+
+
+def _load() -> None:
+    global _decoder  # noqa: PLW0603
+    _decoder = speech(None)
+
+
+def _decode(file: str) -> float:
+    return float(_decoder("", {"file": file})["seconds"])
