@@ -62,22 +62,26 @@ def run_batch(
 ) -> Sequence[object]:
     """Call a batch processor, and return one result for each message.
 
-    Raises what the processor raises, and `InvalidBatch` if it returns anything else.
+    The processor may change the list that it is given. Raises what it raises, and what reading its
+    sequence raises, and `InvalidBatch` if it returns anything else.
     """
-    returned: object = process_batch(messages)
+    returned: object = process_batch(list(messages))
     if isinstance(returned, (str, bytes, bytearray)) or not isinstance(returned, Sequence):
         raise InvalidBatch(
             f"the batch processor returned an object of type {type(returned).__name__} for "
             f"{_messages(len(messages))}; return a list with one result for each of them, in "
             "their order"
         )
-    if len(returned) != len(messages):
+    results: Sequence[object] = returned
+    if len(results) == len(messages):
+        results = list(results)  # made now, if it makes each one when it is asked for
+    if len(results) != len(messages):
         raise InvalidBatch(
-            f"the batch processor returned {_results(len(returned))} for "
+            f"the batch processor returned {_results(len(results))} for "
             f"{_messages(len(messages))}; return one for each of them, in their order: None for a "
             "message without a result, an exception for one that has failed"
         )
-    return returned
+    return results
 
 
 def _messages(count: int) -> str:

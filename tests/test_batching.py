@@ -47,6 +47,40 @@ def test_any_sequence_of_results_is_taken(kind: Callable[[Any], Sequence[object]
     assert list(run_batch(lambda some: kind(one.id for one in some), messages)) == ["1-0", "2-0"]
 
 
+def test_the_processor_may_use_up_the_list_that_it_is_given() -> None:
+    messages = [Message("1-0", {}, 1), Message("2-0", {}, 1)]
+
+    def process_batch(given: Sequence[Message]) -> Sequence[object]:
+        assert isinstance(given, list)
+        return [given.pop(0).id for _ in range(2)]
+
+    assert run_batch(process_batch, messages) == ["1-0", "2-0"]
+    assert len(messages) == 2
+
+
+class LazyResults(Sequence[object]):
+    """Says that it has two results, and makes each of them when it is asked for."""
+
+    def __init__(self, *made: Any) -> None:
+        self.made = made
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, place: Any) -> object:
+        return self.made[place]()
+
+
+def test_results_that_are_made_when_they_are_asked_for_are_made_within_the_run() -> None:
+    messages = [Message("1-0", {}, 1), Message("2-0", {}, 1)]
+    made = run_batch(lambda _: LazyResults(int, list), messages)
+    assert made == [0, []]
+    with pytest.raises(InvalidBatch, match="returned 1 result for 2 messages"):
+        run_batch(lambda _: LazyResults(int), messages)
+    with pytest.raises(ZeroDivisionError):
+        run_batch(lambda _: LazyResults(int, lambda: 1 // 0), messages)
+
+
 @pytest.mark.parametrize(
     ("returned", "text"),
     [
