@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeAlias
+from numbers import Real
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
 
 from shared_sync.isolation.error_description import bases_of, type_of
 
 Labels: TypeAlias = "Mapping[str, str] | None"
-_Key: TypeAlias = "tuple[str, tuple[tuple[str, str], ...]]"
+_Labels: TypeAlias = "tuple[tuple[str, str], ...]"
+_Key: TypeAlias = "tuple[str, _Labels]"
+_METHODS: Final = (
+    "increment_counter",
+    "record_duration",
+    "record_size",
+    "set_gauge",
+    "adjust_gauge",
+)
+
+
+LARGEST_EXACT: Final = 2**53
+"""The largest integer up to which floats represent all of them."""
+
+MAX_SHOWN_CHARS: Final = 200
 
 
 class ChildRecorder:
     """Has the recording methods of a `WorkerMetrics`; the parent records what was collected here.
 
-    Nothing is checked here: the parent's registry refuses, counts and logs what it does not take.
-    Any thread may call any method.
+    What cannot be recorded is passed on as text, which the parent's registry refuses, counts and
+    logs: no metric is worth a message. Any thread may call any method.
     """
 
     def __init__(self) -> None:
@@ -26,20 +43,29 @@ class ChildRecorder:
         self._lock = threading.RLock()
         self._counters: dict[_Key, float] = {}
         self._durations: dict[_Key, list[float]] = {}
+        self._sizes: dict[_Key, list[float]] = {}
         self._gauges: dict[_Key, float] = {}
         self._deltas: dict[_Key, float] = {}
+        self._refused: list[tuple[str, _Key, str]] = []
+        """The method, and the text of a value that is no number."""
         self._errors: dict[tuple[str, ...], int] = {}
 
     def increment_counter(self, name: str, value: float = 1, labels: Labels = None) -> None:
         """Add `value` to a counter."""
-        key = _key(name, labels)
+        key, number = _key(name, labels), _number(value, 0)
         with self._lock:
-            self._counters[key] = self._counters.get(key, 0) + value
+            if isinstance(number, str):
+                self._refused.append(("increment_counter", key, number))
+            else:
+                self._counters[key] = self._counters.get(key, 0) + number
 
     def record_duration(self, name: str, seconds: float, labels: Labels = None) -> None:
         """Record that something took so many seconds."""
-        with self._lock:
-            self._durations.setdefault(_key(name, labels), []).append(seconds)
+        self._append("record_duration", self._durations, _key(name, labels), seconds)
+
+    def record_size(self, name: str, size: float, labels: Labels = None) -> None:
+        """Record one number of a distribution that is no duration."""
+        self._append("record_size", self._sizes, _key(name, labels), size)
 
     @contextmanager
     def timer(self, name: str, labels: Labels = None) -> Iterator[None]:
@@ -52,10 +78,13 @@ class ChildRecorder:
 
     def set_gauge(self, name: str, value: float, labels: Labels = None) -> None:
         """Set a gauge to `value`."""
-        key = _key(name, labels)
+        key, number = _key(name, labels), _number(value)
         with self._lock:
-            self._gauges[key] = value
-            self._deltas.pop(key, None)
+            if isinstance(number, str):
+                self._refused.append(("set_gauge", key, number))
+            else:
+                self._gauges[key] = number
+                self._deltas.pop(key, None)
 
     def update_gauge(self, name: str, value: float, labels: Labels = None) -> None:
         """Set a gauge to `value`: another name for `set_gauge`."""
@@ -63,12 +92,13 @@ class ChildRecorder:
 
     def adjust_gauge(self, name: str, delta: float, labels: Labels = None) -> None:
         """Add `delta` to a gauge."""
-        key = _key(name, labels)
+        key, number = _key(name, labels), _number(delta)
         with self._lock:
-            if key in self._gauges:
-                self._gauges[key] += delta
-            else:
-                self._deltas[key] = self._deltas.get(key, 0) + delta
+            if isinstance(number, str):
+                self._refused.append(("adjust_gauge", key, number))
+                return
+            changed = self._gauges if key in self._gauges else self._deltas
+            changed[key] = changed.get(key, 0) + number
 
     def record_batch(
         self,
@@ -83,7 +113,11 @@ class ChildRecorder:
             for name, value in (counters or {}).items():
                 self.increment_counter(name, value, labels)
             for name, several in (durations or {}).items():
-                self._durations.setdefault(_key(name, labels), []).extend(several)
+                if isinstance(several, Iterable):
+                    for seconds in several:
+                        self.record_duration(name, seconds, labels)
+                else:
+                    self._refused.append(("record_duration", _key(name, labels), _shown(several)))
             for name, value in (gauges or {}).items():
                 self.set_gauge(name, value, labels)
 
@@ -95,29 +129,46 @@ class ChildRecorder:
 
     def take(self) -> dict[str, Any] | None:
         """Return what was collected since the last time, as plain data; None for nothing."""
-        if not (self._counters or self._durations or self._gauges or self._deltas or self._errors):
+        collected = (
+            self._counters,
+            self._durations,
+            self._sizes,
+            self._gauges,
+            self._deltas,
+            self._refused,
+            self._errors,
+        )
+        if not any(collected):
             return None
         with self._lock:
-            taken = {
-                "increment_counter": _plain(self._counters),
-                "record_duration": [
-                    (name, _number(seconds), labels)
-                    for (name, labels), several in self._durations.items()
-                    for seconds in several
-                ],
-                "set_gauge": _plain(self._gauges),
-                "adjust_gauge": _plain(self._deltas),
+            taken: dict[str, Any] = {
+                "increment_counter": _each(self._counters),
+                "record_duration": _each_of_several(self._durations),
+                "record_size": _each_of_several(self._sizes),
+                "set_gauge": _each(self._gauges),
+                "adjust_gauge": _each(self._deltas),
                 "errors": list(self._errors.items()),
             }
-            for collected in (self._counters, self._durations, self._gauges, self._deltas):
-                collected.clear()
-            self._errors.clear()
+            for method, (name, labels), text in self._refused:
+                taken[method].append((name, text, labels))
+            for one in collected:
+                one.clear()
         return taken
+
+    def _append(
+        self, method: str, collected: dict[_Key, list[float]], key: _Key, value: float
+    ) -> None:
+        number = _number(value, 0)
+        with self._lock:
+            if isinstance(number, str):
+                self._refused.append((method, key, number))
+            else:
+                collected.setdefault(key, []).append(number)
 
 
 def record_in(metrics: Any, taken: Mapping[str, Any]) -> None:
     """Record in the parent's registry what a child has taken out of its own. Never raises."""
-    for method in ("increment_counter", "record_duration", "set_gauge", "adjust_gauge"):
+    for method in _METHODS:
         record: Any = getattr(metrics, method, None)  # some registries have fewer methods
         for name, value, labels in taken[method]:
             with suppress(Exception):  # of any kind: no metric is worth a message
@@ -129,18 +180,43 @@ def record_in(metrics: Any, taken: Mapping[str, Any]) -> None:
 
 
 def _key(name: str, labels: Labels) -> _Key:
-    return name, tuple(sorted(labels.items())) if labels else ()
-
-
-def _plain(values: Mapping[_Key, float]) -> list[tuple[str, float, tuple[tuple[str, str], ...]]]:
-    return [(name, _number(value), labels) for (name, labels), value in values.items()]
-
-
-def _number(value: Any) -> Any:
-    """Return a number as JSON has it; what is none becomes text, which the registry refuses."""
-    if isinstance(value, (int, float)):
-        return value
+    """Return the name and the labels as they can be sent, whatever the program gave."""
+    text = name if isinstance(name, str) else _shown(name)
+    if not labels:
+        return text, ()
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        return str(value)
+        pairs = {str(label): "" if one is None else str(one) for label, one in labels.items()}
+    except Exception:  # noqa: BLE001 - that of the user's own class, or no mapping
+        pairs = {_shown(labels): ""}
+    return text, tuple(sorted(pairs.items(), key=itemgetter(0)))
+
+
+def _each(values: Mapping[_Key, float]) -> list[tuple[str, float, _Labels]]:
+    return [(name, value, labels) for (name, labels), value in values.items()]
+
+
+def _each_of_several(values: Mapping[_Key, list[float]]) -> list[tuple[str, float, _Labels]]:
+    return [
+        (name, value, labels) for (name, labels), several in values.items() for value in several
+    ]
+
+
+def _number(value: Any, least: float = -math.inf) -> float | str:
+    """Return a number that can be summed up and sent; what is none becomes text."""
+    try:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if is_number:
+            is_exact = isinstance(value, int) and abs(value) <= LARGEST_EXACT
+            number: float = value if is_exact else float(value)
+            if least <= number and math.isfinite(number):
+                return number
+    except Exception:  # noqa: BLE001, S110 - such as OverflowError, or of the number's own code
+        pass
+    return _shown(value)
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:MAX_SHOWN_CHARS]
+    except Exception:  # noqa: BLE001 - such as of an int with more digits than may be written
+        return f"a {type(value).__name__}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import uuid
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -75,14 +78,94 @@ def test_a_gauge_that_is_adjusted_starts_from_that_of_the_parent(child: ChildRec
     assert parent.get_metrics_data()["sessions"] == 4
 
 
-def test_the_parent_refuses_what_is_no_number_and_records_the_rest(child: ChildRecorder) -> None:
+class Unprintable:
+    def __float__(self) -> float:
+        raise RuntimeError("only one element can be converted")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "value", ["many", None, True, math.nan, math.inf, 10**5000, object(), Unprintable()], ids=type
+)
+def test_the_parent_refuses_what_is_no_number_and_records_the_rest(
+    child: ChildRecorder, value: Any
+) -> None:
     parent = WorkerMetrics("parent")
-    child.set_gauge("beams", "many")  # type: ignore[arg-type]
+    for _ in range(2):
+        child.increment_counter("words", value)
+        child.record_duration("inference", value)
+        child.record_size("audio", value)
+        child.set_gauge("beams", value)
+        child.adjust_gauge("sessions", value)
+        child.record_batch(durations={"inference": value})
+    child.increment_counter("words", -5)
     child.increment_counter("words", 2)
+    child.set_gauge("loss", -0.5)
     record_in(parent, taken_from(child))
     data = parent.get_metrics_data()
-    assert data["words"] == 2
-    assert "beams" not in data
+    assert (data["words"], data["loss"]) == (2, -0.5)
+    assert not {"inference_count", "audio", "beams", "sessions"} & data.keys()
+    assert data["metrics_rejected"] >= 9
+
+
+def test_large_integers_are_counted(child: ChildRecorder) -> None:
+    parent = WorkerMetrics("parent")
+    child.increment_counter("bytes", 10**30)
+    record_in(parent, taken_from(child))
+    assert parent.get_metrics_data()["bytes"] == 1e30
+
+
+def test_sizes_arrive(child: ChildRecorder) -> None:
+    parent = WorkerMetrics("parent")
+    child.record_size("audio", 3)
+    child.record_size("audio", 5)
+    record_in(parent, taken_from(child))
+    assert parent.get_metrics_data()["audio_count"] == 2
+
+
+class Language(Enum):
+    DE = "de"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"code": 200},
+        {"language": Language.DE},
+        {"id": uuid.UUID(int=1)},
+        {"list": [1]},
+        {"no": None},
+    ],
+    ids=str,
+)
+def test_labels_that_are_no_text_become_what_they_are_without_a_child(
+    child: ChildRecorder, labels: Any
+) -> None:
+    parent, alone = WorkerMetrics("one"), WorkerMetrics("one")
+    child.increment_counter("words", 1, labels)
+    record_in(parent, taken_from(child))
+    alone.increment_counter("words", 1, labels)
+    assert words_of(parent) == words_of(alone)
+
+
+@pytest.mark.parametrize("labels", [{2: "x", "a": "y"}, {"": "x"}, "text", {"a": Unprintable()}])
+def test_labels_and_names_that_cannot_be_are_refused_by_the_parent(
+    child: ChildRecorder, labels: Any
+) -> None:
+    parent = WorkerMetrics("parent")
+    child.increment_counter("words", 1, labels)
+    child.increment_counter(b"words")  # type: ignore[arg-type]
+    child.increment_counter("others")
+    record_in(parent, taken_from(child))
+    data = parent.get_metrics_data()
+    assert (data["metrics_rejected"], data["others"]) == (2, 1)
+
+
+def words_of(metrics: WorkerMetrics) -> list[str]:
+    lines = metrics.render_prometheus().decode().splitlines()
+    return [line for line in lines if line.startswith("words_total{")]
 
 
 def test_a_registry_with_few_methods_gets_what_it_can_take(child: ChildRecorder) -> None:
