@@ -29,13 +29,11 @@ class SendingHandler(logging.Handler):
         self._formatter = logging.Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record. Drops one that cannot be formatted, as other handlers do."""
+        """Send a record. Drops one that cannot be formatted or sent, as other handlers do."""
         try:
-            described = self._describe(record)
+            self._send(self._describe(record))
         except Exception:  # noqa: BLE001 - the text of a record may be anything
             self.handleError(record)
-            return
-        self._send(described)
 
     def _describe(self, record: logging.LogRecord) -> dict[str, Any]:
         described = {

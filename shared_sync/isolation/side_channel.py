@@ -100,7 +100,10 @@ class SideChannel:
         self._socket.close()
 
     def _send(self, kind: int, header: dict[str, Any]) -> None:
-        self._rest = memoryview(encode(kind, header))
+        frame = encode(kind, header)
+        if self._rest:  # a finalizer that ran meanwhile has logged
+            frame = bytes(self._rest) + frame
+        self._rest = memoryview(frame)
         self._finish_last()
 
     def _finish_last(self) -> bool:

@@ -52,6 +52,13 @@ def test_a_record_is_sent_with_its_text_and_what_stands_beside_it(
     assert record["funcName"] == "test_a_record_is_sent_with_its_text_and_what_stands_beside_it"
 
 
+def test_a_record_that_cannot_be_sent_costs_no_message(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = SendingHandler(lambda described: over_the_wire(described) and None, lambda: None)
+    record = logging.makeLogRecord({"msg": "words", "count": 10**5000})
+    handler.handle(record)
+    assert "Logging error" in capfd.readouterr().err
+
+
 def test_a_traceback_is_sent_as_text(sent: list[dict[str, Any]]) -> None:
     try:
         int("bad")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from helpers import eventually
 
 from shared_sync.isolation import frames, side_channel
 from shared_sync.isolation.side_channel import SideChannel
@@ -34,6 +36,37 @@ def test_records_and_metrics_arrive_in_their_order(ends: tuple[SideChannel, Chan
     assert parent.receive() == (frames.LOG, {"msg": "one"}, ())
     assert parent.receive() == (frames.METRICS, {"counters": []}, ())
     assert parent.receive() == (frames.LOG, {"msg": "two"}, ())
+
+
+def test_a_finalizer_may_log_while_a_record_is_encoded(
+    ends: tuple[SideChannel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child, parent = ends
+    parent.socket.settimeout(5)
+    monkeypatch.setattr(side_channel, "WAIT_SECONDS", 0.05)
+    encode, inner = side_channel.encode, [{"msg": "y" * 5_000_000}]
+
+    def encode_and_finalize(kind: int, header: object) -> bytes:
+        if inner:
+            child.log(inner.pop())
+        return encode(kind, header)
+
+    monkeypatch.setattr(side_channel, "encode", encode_and_finalize)
+    outer = threading.Thread(target=child.log, args=({"msg": "outer"},))
+    outer.start()
+    outer.join(5)
+    flush = threading.Thread(target=lambda: eventually(lambda: flushed(child)))
+    flush.start()
+    assert len(parent.receive().header["msg"]) == 5_000_000
+    assert parent.receive().header == {"msg": "outer"}
+    flush.join(5)
+
+
+def flushed(child: SideChannel) -> bool:
+    """Whether all is sent; sends what the parent takes."""
+    done: list[bool] = []
+    child.metrics(lambda: done.append(True))
+    return bool(done)
 
 
 def test_a_flood_holds_the_child_up_once_and_says_how_much_it_has_dropped(
