@@ -22,6 +22,8 @@ from shared_sync.connection.embedded import EmbeddedRedis
 REPOSITORY = Path(__file__).parents[1]
 BENCHMARKS = REPOSITORY / "benchmarks"
 
+pytestmark = pytest.mark.benchmark
+
 Import = Callable[[str], ModuleType]
 
 

@@ -498,13 +498,13 @@ def test_a_processor_that_uses_up_all_memory_has_failed_and_its_worker_goes_on(
 def test_a_rolling_deploy_charges_no_message_and_runs_none_twice(
     crew: Crew, books: ProcessLedger, admin: GroupAdmin, fault_table: FaultTable
 ) -> None:
-    """Ten workers are replaced one after the other, with more work than they can do all the while.
+    """Six workers are replaced one after the other, with more work than they can do all the while.
 
     With prefetched messages, and with readers that are just being given some when the signal comes.
     """
     options = {"threads": 2, "prefetch": 3, "lease_seconds": 5.0, "acts": "sleep 0.1"}
-    old = [crew.start(f"old-{number}", **options) for number in range(10)]
-    books.publish(300)
+    old = [crew.start(f"old-{number}", **options) for number in range(6)]
+    books.publish(200)
     eventually(lambda: {run.worker for run in books.reported()} == {made.name for made in old})
     for number, worker in enumerate(old):
         books.look()
@@ -515,7 +515,7 @@ def test_a_rolling_deploy_charges_no_message_and_runs_none_twice(
         assert worker.status() == 0
     books.fault_is_over()
     books.publish(10)
-    row = fault_table.add("rolling deploy of 10 workers", books)
+    row = fault_table.add("rolling deploy of 6 workers", books)
     assert row.run_twice == 0
     assert set(map(tuple, books.attempts().values())) == {(1,)}
     left = [worker for worker in crew.all if worker not in old]
