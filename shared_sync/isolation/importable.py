@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, Final, NamedTuple
 
@@ -24,7 +25,8 @@ class Importable(NamedTuple):
     """Its import path, as "package.module:name"."""
 
     main_file: str | None
-    """The program's main file, if the object is defined there."""
+    """The program's main file, or the folder or zip file that Python runs, if the object is defined
+    there."""
 
 
 def importable(given: object, argument: str) -> Importable:
@@ -46,10 +48,12 @@ def importable(given: object, argument: str) -> Importable:
         return Importable(f"{module}:{name}", None)
     main: Any = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
-    if spec is not None:  # python -m package.module
-        return Importable(f"{spec.name}:{name}", None)
     file = getattr(main, "__file__", None)
-    if file is None:
+    if spec is not None and spec.name != "__main__":  # python -m package.module
+        return Importable(f"{spec.name}:{name}", None)
+    if spec is not None and file is not None:  # python folder, or python app.zip
+        return Importable(f"{CHILD_MAIN}:{name}", os.path.dirname(os.path.abspath(file)))
+    if file is None or file.startswith("<"):  # typed in, or piped into Python
         raise ConfigurationError(
             f'{argument} is defined where no child process (isolation="process") can import it: '
             f"the main module has no file; move {name} to a module"

@@ -100,7 +100,18 @@ def test_a_function_of_a_program_run_with_m_is_found_in_its_module(
     assert importable(work, "message_processor") == ("speech.worker:work", None)
 
 
-def test_a_function_of_an_interactive_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = main_with(monkeypatch, __spec__=None)
+def test_a_function_of_a_folder_or_zip_file_that_python_runs_is_found_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = types.SimpleNamespace(name="__main__")
+    work = main_with(monkeypatch, __file__="/srv/worker.zip/__main__.py", __spec__=spec)
+    assert importable(work, "message_processor") == ("__mp_main__:work", "/srv/worker.zip")
+
+
+@pytest.mark.parametrize("attributes", [{}, {"__file__": "<stdin>"}], ids=str)
+def test_a_function_of_an_interactive_program_is_refused(
+    monkeypatch: pytest.MonkeyPatch, attributes: dict[str, str]
+) -> None:
+    work = main_with(monkeypatch, __spec__=None, **attributes)
     with pytest.raises(ConfigurationError, match="main module has no file; move work to a module"):
         importable(work, "message_processor")

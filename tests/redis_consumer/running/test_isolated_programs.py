@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import psutil
 import pytest
@@ -48,7 +49,11 @@ def write(folder: Path, name: str, start: str) -> Path:
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [(["worker.py"], "__mp_main__"), (["-m", "speech.worker"], "speech.worker")],
+    [
+        (["worker.py"], "__mp_main__"),
+        (["-m", "speech.worker"], "speech.worker"),
+        (["worker.zip"], "__mp_main__"),
+    ],
 )
 def test_a_processor_may_be_defined_in_the_main_module(
     redis_url: str,
@@ -60,6 +65,8 @@ def test_a_processor_may_be_defined_in_the_main_module(
 ) -> None:
     write(tmp_path, "worker.py", GUARDED.replace("        ", "    "))
     write(tmp_path, "speech/worker.py", GUARDED.replace("        ", "    "))
+    with ZipFile(tmp_path / "worker.zip", "w") as packed:
+        packed.write(tmp_path / "worker.py", "__main__.py")
     producer.publish({"n": 21})
     with start_program([sys.executable, *command, redis_url], cwd=tmp_path) as program:
         eventually(lambda: client.xlen("results") == 1)
