@@ -58,8 +58,8 @@ class ProcessorContext:
     """The one of `devices` that this reader is to use; None if the consumer has no `devices`."""
 
     metrics: Recorder
-    """Records counters, durations and gauges beside those of the consumer; drops them if the
-    consumer has no `metrics`."""
+    """The consumer's `metrics`, or a `WorkerMetrics` that nobody reads if it has none. In a child
+    process it has the recording methods of a `WorkerMetrics`."""
 
     logger: Logger
     """The logger of the consumer."""

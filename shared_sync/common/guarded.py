@@ -93,9 +93,9 @@ class GuardedRecorder:
         return self._recorder is not None
 
     @property
-    def given(self) -> Recorder:
-        """The recorder itself; this object, which drops every value, if there is none."""
-        return self if self._recorder is None else self._recorder
+    def given(self) -> Recorder | None:
+        """The recorder itself, if there is one."""
+        return self._recorder
 
     def increment_counter(self, name: str, value: float = 1) -> None:
         """Add `value` to a counter."""

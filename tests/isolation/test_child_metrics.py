@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import uuid
@@ -12,6 +13,8 @@ import pytest
 
 from shared_sync import WorkerMetrics
 from shared_sync.isolation.child_metrics import ChildRecorder, record_in
+from shared_sync.metrics.batches import BatchRecorder
+from shared_sync.metrics.recording import SeriesRecorder
 
 
 @pytest.fixture
@@ -24,6 +27,29 @@ def taken_from(child: ChildRecorder) -> dict[str, Any]:
     taken = json.loads(json.dumps(child.take()))
     assert isinstance(taken, dict)
     return taken
+
+
+OF_THE_CONSUMER = {"record_queue", "record_circuit_breaker", "record_for_consumer"}
+"""What the consumer alone calls, in the parent."""
+
+
+def test_it_has_every_method_that_records_with_the_same_arguments() -> None:
+    verbs = ("record_", "increment_", "set_", "update_", "adjust_", "timer")
+    recording = {
+        name
+        for kind in (SeriesRecorder, BatchRecorder)
+        for name in vars(kind)
+        if name.startswith(verbs)
+    }
+    assert {"record_size", "timer", "adjust_gauge"} < recording
+    for name in recording - OF_THE_CONSUMER:
+        here, there = (parameters_of(kind, name) for kind in (ChildRecorder, WorkerMetrics))
+        assert here == there, name
+
+
+def parameters_of(kind: type, name: str) -> list[tuple[str, object, object]]:
+    found = inspect.signature(getattr(kind, name)).parameters.values()
+    return [(one.name, one.kind, one.default) for one in found]
 
 
 def test_each_value_arrives_once(child: ChildRecorder) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.guarded import GuardedRecorder
+from shared_sync.metrics import WorkerMetrics
 from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.options import Options
@@ -16,6 +18,9 @@ from shared_sync.redis_consumer.running.loading import Loading
 from shared_sync.redis_consumer.running.reader_processor import ReaderProcessor
 from shared_sync.redis_consumer.running.runner import AttemptHook
 from shared_sync.redis_consumer.slot import Slot
+
+_UNREAD: Final = "unread"
+"""The name of a registry that is there for processors to record in, and is never read."""
 
 
 class PoolProcessors:
@@ -35,6 +40,9 @@ class PoolProcessors:
         self._source = source
         self._circuit_breakers = circuit_breakers
         self._recorder = recorder
+        given = recorder.given
+        # A registry that nobody reads takes the same calls as one that is read.
+        self._metrics = WorkerMetrics(_UNREAD) if given is None else given
         self._logger = logger
         has_children = options.isolation == "process"
         self.loading = Loading(
@@ -52,7 +60,7 @@ class PoolProcessors:
         context = ProcessorContext(
             reader=number,
             device=options.device_of(number),
-            metrics=self._recorder.given,
+            metrics=self._metrics,
             logger=self._logger.direct,
         )
         runner = runner_for(

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -130,6 +131,23 @@ def test_each_reader_has_a_processor_of_its_own_on_its_device_and_in_its_thread(
         assert model.closed.is_set()
         assert {model.made_in} == model.ran_in == {model.closed_in}
     assert len({model.made_in for model in factory.models}) == 4
+
+
+def test_a_processor_may_record_whatever_it_likes_although_the_consumer_has_no_metrics(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def process(model: Model, _: object) -> str:
+        metrics: Any = model.context.metrics
+        metrics.increment_counter("words", 2, labels={"language": "de"})
+        with metrics.timer("inference"):
+            metrics.record_size("beams", 4)
+        metrics.adjust_gauge("sessions", 1)
+        metrics.record_error(ValueError("bad"))
+        return "recorded"
+
+    producer.publish({"n": 1})
+    with make(None, processor_factory=Factory(process), result_stream="results"):
+        eventually(lambda: [one["result"] for one in results(client)] == ["recorded"])
 
 
 def test_a_start_returns_when_all_are_loaded_and_nothing_is_read_before(
