@@ -316,7 +316,16 @@ class ProcessRunner:
 
 
 def _plain_logger(logger: Any) -> logging.Logger:
-    """Return the logger that adapters pass their records on to."""
+    """Return the logger that adapters pass their records on to.
+
+    Raises `ConfigurationError` if there is none.
+    """
     while not isinstance(logger, logging.Logger):
-        logger = logger.logger
+        inner = getattr(logger, "logger", None)
+        if inner is None:
+            raise ConfigurationError(
+                'logger must be a logging.Logger, or an adapter of one, with isolation="process", '
+                f"whose children log to the loggers of this process by name; not {logger!r}"
+            )
+        logger = inner
     return logger

@@ -370,6 +370,17 @@ def test_a_processor_that_cannot_be_imported_is_refused(make: Make) -> None:
         make(lambda *_: None, isolation="process")
 
 
+def test_a_logger_of_another_kind_is_refused_with_what_it_may_be(make: Make) -> None:
+    class Printer:
+        def log(self, *_: object) -> None: ...
+        def isEnabledFor(self, _: int) -> bool:  # noqa: N802 - as loggers have it
+            return True
+
+    make(child_processors.act, logger=Printer())
+    with pytest.raises(ConfigurationError, match=r"logger must be a logging\.Logger, or an adap"):
+        make(child_processors.act, logger=Printer(), isolation="process")
+
+
 def test_a_job_that_outlasts_the_drain_is_ended_and_goes_back(
     make: Make, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
 ) -> None:
