@@ -73,7 +73,7 @@ def find_model():
 
 def find_devices():
     if devices := os.environ.get("DEVICES"):
-        return devices.split(",")
+        return [device.strip() for device in devices.split(",")]
     return ["cuda:0"] if ctranslate2.get_cuda_device_count() else ["cpu"]
 
 
@@ -121,6 +121,6 @@ def main():
 
 
 if __name__ == "__main__":
-    # Ends the program while the models load: a container's first process has no default handler.
+    # Until the consumer handles signals: a container's first process has no default handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.exit(main())

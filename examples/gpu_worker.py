@@ -123,6 +123,6 @@ def main():
 
 
 if __name__ == "__main__":
-    # Ends the program while the models load: a container's first process has no default handler.
+    # Until the consumer handles signals: a container's first process has no default handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.exit(main())

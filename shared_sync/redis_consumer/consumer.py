@@ -49,7 +49,8 @@ class RedisStreamConsumer:
     one result is published.
 
     What the processor raises is a failure: the message is tried again as `retry` says and ends as
-    a dead letter. It may raise `Reject` (a dead letter now) or `Retry(delay_seconds)`.
+    a dead letter. It may raise `Reject` (a dead letter now) or `Retry(delay_seconds)`; and, so that
+    the message is handed back uncharged, `WorkerBroken` or the `CircuitOpen` of a `CircuitBreaker`.
 
     All durations are seconds. One consumer is one name in the group. Methods may be called from any
     thread unless they say otherwise. A consumer may be made before a fork and started after it; one
@@ -70,12 +71,13 @@ class RedisStreamConsumer:
             thread. `message_data` has text values, and bytes for `binary_fields`. What it
             returns is published; None publishes nothing. It may be an import path,
             `"package.module:name"`, which is imported at the start. None if there is a
-            `processor_factory`.
+            `processor_factory` or a `batch_processor`.
         processor_factory: Makes a processor for each reader, as where each has a model of its own:
             called with a `ProcessorContext`, in the thread that will run what it returns, before
             anything is read. It returns a function such as `message_processor`, or an object with
-            a method `process(message_id, message_data)` and perhaps one `close()`, which is called
-            in the same thread at the end. It may be an import path. The readers of a process load
+            a method `process(message_id, message_data)`, or `process_batch(messages)` for batches,
+            and perhaps `close()`, which is called in the same thread at the end. It may be an
+            import path. The readers of a process load
             one after the other; with `isolation="process"` each child does so, all at the same
             time. SIGTERM, or `stop()`, does not wait for one that is loading.
         devices: Names of devices, such as `["cuda:0", "cuda:1"]`, dealt out to the readers in turn:
@@ -122,10 +124,12 @@ class RedisStreamConsumer:
         max_crashes: Times a message may take its process down before it is a dead letter.
         job_deadline_seconds: How long a message may run. One that runs longer has failed and is
             given to others; its thread, which cannot be stopped, counts as stuck, and the
-            consumer as degraded, until the processor returns. None for no limit.
+            consumer as degraded, until the processor returns. With `isolation="process"` the child
+            is ended instead. None for no limit.
         job_limit_seconds: After how long the consumer is not live any more, so that its process is
             restarted; only with `job_deadline_seconds`, and not below it. None for one and a half
-            times `job_deadline_seconds`, where that is given.
+            times `job_deadline_seconds`, where that is given. With `isolation="process"` not below
+            that and `kill_grace_seconds` together, and None for 10 s more than that at least.
         late_after_p99s: A job that takes so many times as long as 99 of 100 jobs did is late, and
             the consumer degraded. `metrics` must have recorded 100 jobs for that, and no job is
             late before 30 s. None judges by `job_deadline_seconds` alone. A late job only degrades:
