@@ -16,8 +16,7 @@ CLOSE: Final = 3
 READY: Final = 4
 """The processor is loaded."""
 FAILED: Final = 5
-"""The processor could not be loaded, or what it did with all messages of a job together failed: the
-described error."""
+"""Loading the processor has failed, or a job as a whole: the described error."""
 DONE: Final = 6
 """The messages of a job have run: for each None, an answer or a described error. The parts are
 those of the answers."""

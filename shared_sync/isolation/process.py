@@ -37,8 +37,8 @@ MAX_STACK_BYTES: Final = 20_000
 _LONGEST_PAUSE_SECONDS: Final = 0.05
 
 
-class _Late(Exception):
-    """The job takes longer than it may."""
+class _Overdue(Exception):
+    """The job has run past its deadline."""
 
 
 class ChildProcess:
@@ -73,7 +73,7 @@ class ChildProcess:
             self._check_seconds = min(CHECK_SECONDS, deadline_seconds / CHECKS_PER_DEADLINE)
         # Owned by the thread that uses the child.
         self._clock = StallTolerantClock(2 * self._check_seconds)
-        self._late_at = math.inf
+        self._overdue_at = math.inf
         self._is_cleared_up = False
         """Whether the child has ended and was waited for."""
         self._waits_at_most = 0.0
@@ -125,15 +125,15 @@ class ChildProcess:
         job ran for too long. There is no child any more if this raises.
         """
         if self._deadline_seconds is not None:
-            self._late_at = self._clock.advance() + self._deadline_seconds
+            self._overdue_at = self._clock.advance() + self._deadline_seconds
         try:
             return self._exchange((frames.JOB, header, parts))
         except ChannelClosed:
             raise self.crashed() from None
-        except _Late:
+        except _Overdue:
             raise self._overdue() from None
         finally:
-            self._late_at = math.inf
+            self._overdue_at = math.inf
 
     @property
     def has_ended(self) -> bool:
@@ -185,20 +185,20 @@ class ChildProcess:
             if job is not None:
                 self._jobs.send(*job)
             return self._jobs.receive()
-        except (ChannelClosed, _Late):
+        except (ChannelClosed, _Overdue):
             raise
         except BaseException:
             self._clear_up()
             raise
 
     def _on_wait(self) -> None:
-        """Give up if the child is late, or has ended while a child of its own has the socket."""
+        """Give up if the job is overdue, or the child has ended and its own one has the socket."""
         now = self._clock.advance()
-        if now >= self._late_at:
-            raise _Late
+        if now >= self._overdue_at:
+            raise _Overdue
         if self.has_ended:
             raise ChannelClosed("the child has ended")
-        self._wait_at_most(min(self._check_seconds, self._late_at - now))
+        self._wait_at_most(min(self._check_seconds, self._overdue_at - now))
 
     def _wait_at_most(self, seconds: float) -> None:
         """Let no send and no receipt block for longer; zero would be no limit."""

@@ -111,7 +111,7 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("redis_reconnects", "Connections to Redis made again."),
     _PROCESSING_LATENCY,
     _duration("processor_load", "One loading of a processor: its imports and its factory."),
-    _counter("processors_recreated", "Processors that were closed and replaced by new ones."),
+    _counter("processors_replaced", "Processors that were replaced by new ones."),
     _duration("queue_wait", "From the publishing of a message to the start of its first run."),
     _counter("queue_wait_unknown", "Messages whose id does not say when they were published."),
     MetricDescription(
@@ -133,7 +133,8 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("circuit_breaker_openings", "Times a circuit breaker has opened."),
     _counter("circuit_breaker_refused", "Calls that a circuit breaker has refused."),
     _gauge(
-        "consumer_paused", "1 while no messages are taken: failures in a row, or an open circuit."
+        "consumer_paused",
+        "1 while no messages are taken: failures in a row, or an open circuit breaker.",
     ),
 )
 """What `RedisStreamConsumer` records."""

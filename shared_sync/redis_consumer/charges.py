@@ -87,9 +87,9 @@ class Charges:
         return self.bury(entry, fields, death)
 
     def crashed(self, entry: Entry, fields: Fields, failure: Failure, *, how: str) -> Outcome:
-        """Charge the message that a child was running when it died, and nothing else.
+        """Charge a message with a crash: its child died while it ran, or it breaks its workers.
 
-        The same for one that breaks its workers. `how` says how it has ended.
+        `how` says how the child or the worker has ended.
         """
         self._count_attempt(entry, failure)
         count = entry.crashes + 1

@@ -24,7 +24,7 @@ from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.charges import Charges, Death, Rules
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, Failure
-from shared_sync.redis_consumer.faults.broken_worker import Faults, Verdict
+from shared_sync.redis_consumer.faults.broken_worker import Decision, Faults
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.faults.failure_streak import FailureStreak
 from shared_sync.redis_consumer.interruptions import Interruptions
@@ -149,12 +149,12 @@ class Delivery:
         error: BaseException,
         attempt: Attempt,
         *,
-        may_hold: bool = True,
+        may_wait: bool = True,
     ) -> Outcome:
         """Return what becomes of a message whose attempt ended in this error.
 
-        Blocks for a moment if the error may come of a drain that has not begun yet, unless it must
-        not: one error of an attempt has waited for that.
+        If it may wait, it blocks for a moment when the error may come of a drain that has not begun
+        yet. For several errors of one attempt, one wait is enough.
         """
         release_memory(error)
         if isinstance(error, DeadlinePassed):
@@ -164,10 +164,11 @@ class Delivery:
         if outcome is not None:
             return outcome
         if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
-            error, attempt, may_hold=may_hold
+            error, attempt, may_wait=may_wait
         ):
             if isinstance(error, ChildCrashed):
-                crash = Failure(CRASH, failure.error, None, "", error.stack, CRASH)
+                text = failure.error
+                crash = Failure(CRASH, text, remote_traceback=error.stack, counted=CRASH)
                 return self._charges.crashed(entry, fields, crash, how=failure.error)
             return self._charges.failed(entry, fields, failure)
         self._logger.info(
@@ -193,9 +194,9 @@ class Delivery:
         if isinstance(error, ChildGone):
             self._logger.info("message %s goes back uncharged: %s", entry.id, failure.error)
             return HandBack(entry.id)
-        verdict = self._faults.judge(entry, error, attempt) if self._faults is not None else None
-        if verdict is not None:
-            return self._broke(entry, fields, failure, verdict)
+        decision = self._faults.decide(entry, error, attempt) if self._faults is not None else None
+        if decision is not None:
+            return self._broke(entry, fields, failure, decision)
         why = self._circuit_breakers.stop_for(error) if self._circuit_breakers is not None else None
         return None if why is None else self._stopped_by_breaker(entry, failure, why)
 
@@ -278,10 +279,10 @@ class Delivery:
         )
         return HandBack(entry.id)
 
-    def _broke(self, entry: Entry, fields: Fields, failure: Failure, verdict: Verdict) -> Outcome:
+    def _broke(self, entry: Entry, fields: Fields, failure: Failure, decision: Decision) -> Outcome:
         """Return what becomes of a message at which its worker broke."""
         self._recorder.increment_counter("worker_faults")
-        outcome = verdict.outcome
+        outcome = decision.outcome
         if outcome is None:
             return self._charges.crashed(entry, fields, failure, how="its worker broke")
         self._recorder.record_error(failure.counted)

@@ -1,4 +1,4 @@
-"""Finds failures that stopping has caused: the signal to end reached child processes, too."""
+"""Finds failures that stopping has caused: the signal to end reached other programs, too."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from shared_sync.redis_consumer.slot import Attempt
 MOMENT_SECONDS: Final = 2.0
 """A failure so soon after the drain began counts as caused by it."""
 
-HOLD_SECONDS: Final = 0.25
+WAIT_SECONDS: Final = 0.25
 """How long a failure that the signal may have caused waits for the drain to begin."""
 
-HELD_SHARE: Final = 0.1
+WAITED_SHARE: Final = 0.1
 """Any other failure waits for the drain for this share of its attempt's time, at most."""
 
-SHORTEST_HOLD_SECONDS: Final = 0.001
-"""A hold that would be shorter is none: messages that fail at once may be many."""
+SHORTEST_WAIT_SECONDS: Final = 0.001
+"""A wait that would be shorter is none: messages that fail at once may be many."""
 
 _SIGHUP: Final = 1  # Windows has neither these signals nor their names
 _SIGKILL: Final = 9
@@ -69,21 +69,21 @@ class Interruptions:
         self.drain_begins()
 
     def was_interrupted(
-        self, error: BaseException, attempt: Attempt, *, may_hold: bool = True
+        self, error: BaseException, attempt: Attempt, *, may_wait: bool = True
     ) -> bool:
         """Return whether an attempt failed with this error because the consumer stops.
 
-        That is so if a child process was ended by a signal while the consumer drains, and for any
-        error within a moment of the drain's beginning, except for a `Reject` that does not come of
-        a child that was asked to end. Blocks for a moment if it may, since the child may have
-        received the signal first.
+        That is so if a program that the processor waited for was ended by a signal while the
+        consumer drains, and for any error within a moment of the drain's beginning, except for a
+        `Reject` that does not come of a program that was asked to end. If it may wait, it blocks
+        for a moment, since the program may have received the signal first.
         """
         codes = _codes_of(error)
         if isinstance(error, Reject) and not codes:
             return False
         if not self._drains.is_set():
-            seconds = _hold_seconds(codes, attempt) if may_hold else 0.0
-            if seconds < SHORTEST_HOLD_SECONDS or not self._drains.wait(seconds):
+            seconds = _wait_seconds(codes, attempt) if may_wait else 0.0
+            if seconds < SHORTEST_WAIT_SECONDS or not self._drains.wait(seconds):
                 return False
         if any(_is_of_a_signal(code) for code in codes):
             return True
@@ -104,12 +104,12 @@ def _codes_of(error: BaseException) -> set[int]:
     return return_codes(error)
 
 
-def _hold_seconds(codes: set[int], attempt: Attempt) -> float:
+def _wait_seconds(codes: set[int], attempt: Attempt) -> float:
     if not _CODES_OF_ASKED.isdisjoint(codes):
-        return HOLD_SECONDS
-    return min(HOLD_SECONDS, HELD_SHARE * (attempt.ended_at - attempt.started_at))
+        return WAIT_SECONDS
+    return min(WAIT_SECONDS, WAITED_SHARE * (attempt.ended_at - attempt.started_at))
 
 
 def _is_of_a_signal(code: int) -> bool:
-    """Return whether a child that returned this code, or the shell's child, died of a signal."""
+    """Return whether a program that returned this code, or one of its shell, died of a signal."""
     return code < 0 or 128 < code <= 128 + _HIGHEST_SIGNAL

@@ -376,7 +376,7 @@ class Reader:
                 if isinstance(outcome, Finish):
                     self._result_bytes += outcome.size
                 else:
-                    slot.fruitless += 1
+                    slot.unsuccessful += 1
         finally:
             if entry.deliveries > 1 and entry.crashes:
                 slot.unsettled_suspects.append(entry)

@@ -94,7 +94,7 @@ class Slot(Activity):
         """Whether the user's function runs just now."""
         self.is_loading = False
         """Whether its processor is being loaded just now, which nobody can end."""
-        self.fruitless = 0
+        self.unsuccessful = 0
         """How many of its attempts have ended in something else than success."""
         self._attempts = 0
         self._moved_at = now
@@ -117,7 +117,7 @@ class Slot(Activity):
     def successes(self) -> int:
         """How many of its attempts have ended in success. May be wrong by one for a moment."""
         is_at_work = self.attempt is not None
-        return self._attempts - is_at_work - self.fruitless
+        return self._attempts - is_at_work - self.unsuccessful
 
     def start_next(self, now: float) -> Attempt | None:
         """Begin an attempt of the next waiting message; None if there is none."""
@@ -129,7 +129,7 @@ class Slot(Activity):
             waiting.popleft()
         except IndexError:  # there was none, or a sibling was quicker
             if self.attempt is not None:
-                self.fruitless += 1
+                self.unsuccessful += 1
                 self.attempt = None
             return None
         return attempt

@@ -219,7 +219,7 @@ def test_a_rejection_because_ffmpeg_was_asked_to_end_is_none() -> None:
 def test_a_child_may_receive_the_signal_before_its_worker_does(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interruptions, "HOLD_SECONDS", 30.0)
+    monkeypatch.setattr(interruptions, "WAIT_SECONDS", 30.0)
     found = Interruptions()
     explained: list[bool] = []
     reader = threading.Thread(

@@ -23,8 +23,8 @@
 --     again.
 --   * A message with `max crashes` never runs. It is taken to be buried, and does not wait.
 --
--- A due message is left to others for a moment, if any live: one whose last failure was on this
--- consumer; and one at which a worker broke, if this process has not shown yet that it works.
+-- A due message is left to others for some time, if any live: for up to a second if its last failure was
+-- on this consumer; for a minute if a worker broke at it, and this process has finished no message yet.
 --
 -- KEYS: stream, history, due, presence, holders, outage
 -- ARGV:
@@ -162,20 +162,20 @@ local function believable_due_time(id, at)
   return latest
 end
 
-local others_live  -- looked up when it is needed
-local function do_others_live()
-  if others_live == nil then
+local any_lives  -- looked up when it is needed
+local function others_live()
+  if any_lives == nil then
     local living = redis.call('ZRANGEBYSCORE', presence, '(' .. now, '+inf', 'LIMIT', 0, 2)
-    others_live = #living > 1 or (#living == 1 and living[1] ~= consumer)
+    any_lives = #living > 1 or (#living == 1 and living[1] ~= consumer)
   end
-  return others_live
+  return any_lives
 end
 
 -- Until when a due message is left to others, if any live. If it has failed on this consumer, for as
 -- long again as it has waited, up to a limit: perhaps it is this worker that is at fault. A message at
 -- which a worker broke is for one that has worked: if that breaks, too, it is the message.
 local function left_to_others_until(notes, at, crashes)
-  if not notes or not do_others_live() then return at end
+  if not notes or not others_live() then return at end
   if faults_in(notes) > 0 and crashes <= 0 and not has_worked then return at + FAULT_PREFERENCE end
   local last = notes:match('[^\n]*\n$')
   if not last or not last:find('"worker": "' .. consumer .. '"', 1, true) then return at end

@@ -221,7 +221,7 @@ class Batches:
         for place, (entry, own, error) in enumerate(failed):
             if self._has_success:
                 delivery.note_success()
-            self._outbox.add(delivery.raised(entry, own, error, attempt, may_hold=place == 0))
+            self._outbox.add(delivery.raised(entry, own, error, attempt, may_wait=place == 0))
 
     def _finish(self, entry: Entry, fields: Fields, result: object) -> BaseException | None:
         """Put a message that is done into the outbox; return the error of one that has failed."""
@@ -294,7 +294,7 @@ class Batches:
     def _end(self, attempt: Attempt, begun: Sequence[Entry]) -> None:
         slot, connection = self._slot, self._outbox.connection
         if not self._has_success:
-            slot.fruitless += 1
+            slot.unsuccessful += 1
         if slot.attempt is attempt:  # else its messages wait again
             slot.unsettled_suspects += crashes.suspects(begun)
             slot.end_attempt()

@@ -42,7 +42,7 @@ LONGEST_DELAY_SECONDS: Final = 600.0
 """`LONGEST_FAULT_DELAY` in `common.lua` says the same."""
 
 
-class Verdict(NamedTuple):
+class Decision(NamedTuple):
     """What becomes of a message at which its worker broke."""
 
     outcome: HandBack | Fault | None
@@ -77,10 +77,9 @@ class BrokenWorker:
             if self.is_broken:
                 return
             self.is_broken = True
-        kind, text, *_ = Failure.of(error)
-        broken = ConsumerBroken(
-            f"the worker is broken: {kind}: {text}", reason=f"the worker is broken: {kind}"
-        )
+        failure = Failure.of(error)
+        reason = f"the worker is broken: {failure.error_type}"
+        broken = ConsumerBroken(f"{reason}: {failure.error}", reason=reason)
         broken.__cause__ = error
         self._on_broken(broken)
 
@@ -111,7 +110,7 @@ class Faults:
         self._had_worked = False
         """Whether the child process that was replaced had finished any message."""
         self._attempt = 0
-        """The number of the attempt that was judged last: a batch is judged once for each of its
+        """The number of the attempt that was decided about last: a batch comes once for each of its
         messages."""
         self._has_worked = False
         """Whether its worker had finished any message before."""
@@ -120,7 +119,7 @@ class Faults:
         """Return whether an error says that the worker is broken, or comes of that."""
         return self._worker.fatal_errors.find(error) is not None or self._comes_of_one(error)
 
-    def judge(self, entry: Entry, error: BaseException, attempt: Attempt) -> Verdict | None:
+    def decide(self, entry: Entry, error: BaseException, attempt: Attempt) -> Decision | None:
         """Return what becomes of a message that failed with this error; None if it is a failure.
 
         Ends the consumer, or replaces the child process, before it returns: a message that goes
@@ -128,15 +127,15 @@ class Faults:
         """
         cause = self._worker.fatal_errors.find(error)
         if cause is None:
-            return Verdict(HandBack(entry.id)) if self._comes_of_one(error) else None
+            return Decision(HandBack(entry.id)) if self._comes_of_one(error) else None
         if attempt.number != self._attempt:
             self._attempt = attempt.number
             self._has_worked = self._successes() > self._successes_before
             self._end_or_replace(entry, cause)
-        is_convicted = entry.faults and entry.crashes
-        if is_convicted or (self._has_worked and (entry.faults or entry.crashes)):
-            return Verdict(None)
-        return Verdict(Fault(entry.id, round(1000 * _delay_seconds(entry.faults))))
+        was_charged = entry.faults and entry.crashes
+        if was_charged or (self._has_worked and (entry.faults or entry.crashes)):
+            return Decision(None)
+        return Decision(Fault(entry.id, round(1000 * _delay_seconds(entry.faults))))
 
     def _comes_of_one(self, error: BaseException) -> bool:
         """What fails while a broken worker ends most likely fails for the same reason."""
@@ -149,8 +148,8 @@ class Faults:
         message may be the cause.
         """
         is_second = self._replaced_for is not None and not self._has_worked
-        is_suspicious = self._replaced_for == entry.id and self._had_worked
-        if self._replace is None or (is_second and not is_suspicious):
+        may_be_the_message = self._replaced_for == entry.id and self._had_worked
+        if self._replace is None or (is_second and not may_be_the_message):
             self._worker.end(cause)
             return
         self._replaced_for, self._had_worked = entry.id, self._has_worked

@@ -142,7 +142,7 @@ class ReaderProcessor:
             )
         self._failures = self._jobs = 0
         slot.loads_since = None
-        self._recorder.increment_counter("processors_recreated")
+        self._recorder.increment_counter("processors_replaced")
         if self._has_turn:
             self._has_turn = False
             self._turn.release()

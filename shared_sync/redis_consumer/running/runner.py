@@ -53,7 +53,7 @@ class Runner(Protocol):
     def is_due(self) -> bool:
         """Whether the processor has run long enough, and a new one is to replace it.
 
-        It still runs attempts until the readers that are replaced before it have theirs.
+        It still runs attempts while another reader replaces its processor.
         """
 
     @property

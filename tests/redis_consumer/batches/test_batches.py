@@ -407,8 +407,8 @@ def test_of_many_failures_in_a_batch_one_waits_for_a_drain_that_may_have_caused_
 ) -> None:
     held: list[bool] = []
 
-    def was_interrupted(*_: object, may_hold: bool) -> bool:
-        held.append(may_hold)
+    def was_interrupted(*_: object, may_wait: bool) -> bool:
+        held.append(may_wait)
         return False
 
     monkeypatch.setattr(Interruptions, "was_interrupted", was_interrupted)

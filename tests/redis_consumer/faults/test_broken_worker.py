@@ -21,7 +21,7 @@ from shared_sync import (
 from shared_sync.errors import ConsumerBroken, LoadingFailed
 from shared_sync.protocol.messages import Entry, Fault, HandBack
 from shared_sync.redis_consumer.faults import broken_worker
-from shared_sync.redis_consumer.faults.broken_worker import BrokenWorker, Faults, Verdict
+from shared_sync.redis_consumer.faults.broken_worker import BrokenWorker, Decision, Faults
 from shared_sync.redis_consumer.faults.fatal_errors import FatalErrors
 from shared_sync.redis_consumer.slot import Attempt
 
@@ -49,20 +49,20 @@ class Scene:
     def replace(self) -> None:
         self.replaced += 1
 
-    def fail(self, entry: Entry, error: BaseException = FAULT) -> Verdict | None:
+    def fail(self, entry: Entry, error: BaseException = FAULT) -> Decision | None:
         self._attempts += 1
-        return self.faults.judge(entry, error, Attempt((entry,), self._attempts, 0.0))
+        return self.faults.decide(entry, error, Attempt((entry,), self._attempts, 0.0))
 
 
 def message(number: int = 1, *, faults: int = 0, crashes: int = 0) -> Entry:
     return Entry(f"{number}-0", [b"n", b"1"], deliveries=1 + crashes, history=b"\t" * faults)
 
 
-CHARGED = Verdict(None)
+CHARGED = Decision(None)
 
 
-def noted(number: int = 1, delay_ms: int = 0) -> Verdict:
-    return Verdict(Fault(f"{number}-0", delay_ms))
+def noted(number: int = 1, delay_ms: int = 0) -> Decision:
+    return Decision(Fault(f"{number}-0", delay_ms))
 
 
 def test_a_failure_of_a_message_is_none_of_the_worker() -> None:
@@ -85,7 +85,7 @@ def test_the_first_fault_charges_nothing_and_ends_the_consumer_once() -> None:
 def test_what_else_fails_while_a_broken_worker_ends_goes_back_and_decisions_stay() -> None:
     scene = Scene()
     scene.fail(message(1))
-    assert scene.fail(message(2), ValueError("the model is gone")) == Verdict(HandBack("2-0"))
+    assert scene.fail(message(2), ValueError("the model is gone")) == Decision(HandBack("2-0"))
     assert scene.fail(message(3), Reject("bad input")) is None
 
 
@@ -108,10 +108,10 @@ def test_a_worker_that_never_worked_charges_nothing_and_the_message_waits_longer
 ):
     waits = []
     for faults in (0, 1, 2, 5, 20):
-        verdict = Scene().fail(message(faults=faults))
-        assert verdict is not None
-        assert isinstance(verdict.outcome, Fault)
-        waits.append(verdict.outcome.delay_ms / 1000)
+        decision = Scene().fail(message(faults=faults))
+        assert decision is not None
+        assert isinstance(decision.outcome, Fault)
+        waits.append(decision.outcome.delay_ms / 1000)
     assert waits[0] == 0
     for wait, longest in zip(waits[1:], (10, 20, 160, 600), strict=True):
         assert 0.75 * longest <= wait <= longest
@@ -122,8 +122,8 @@ def test_each_message_of_a_batch_is_judged_by_one_fault_of_the_worker() -> None:
     scene.successes = 1
     batch = [message(1), message(2, faults=1), message(3)]
     attempt = Attempt(batch, 1, 0.0)
-    verdicts = [scene.faults.judge(entry, FAULT, attempt) for entry in batch]
-    assert verdicts == [noted(1), CHARGED, noted(3)]
+    decisions = [scene.faults.decide(entry, FAULT, attempt) for entry in batch]
+    assert decisions == [noted(1), CHARGED, noted(3)]
     assert (scene.replaced, scene.ended) == (1, [])
 
 
@@ -151,9 +151,9 @@ def test_a_message_that_breaks_the_next_child_as_well_is_suspected_first() -> No
     scene = Scene(has_child=True)
     scene.successes = 1
     assert scene.fail(message(1)) == noted(1)
-    verdict = scene.fail(message(1, faults=1))
-    assert verdict is not None
-    assert isinstance(verdict.outcome, Fault), "this child had not worked"
+    decision = scene.fail(message(1, faults=1))
+    assert decision is not None
+    assert isinstance(decision.outcome, Fault), "this child had not worked"
     assert (scene.replaced, scene.ended) == (2, [])
     scene.successes += 1
     assert scene.fail(message(1, faults=2)) == CHARGED

@@ -437,7 +437,7 @@ def test_a_processor_is_replaced_after_so_many_messages_and_none_is_lost(
     for model in factory.models:
         assert model.closed.is_set()
         assert {model.made_in} == model.ran_in == {model.closed_in}
-    assert figures.counters["processors_recreated"] == 3
+    assert figures.counters["processors_replaced"] == 3
     assert figures.counters["jobs_processed"] == 10
     assert figures.durations["processor_load"] == 4
 

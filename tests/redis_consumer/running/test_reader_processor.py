@@ -117,7 +117,7 @@ def test_it_is_replaced_after_so_many_messages_the_old_one_closed_first(scene: S
     assert scene.processor.may_replace()
     scene.processor.replace()
     assert scene.log == ["make 1", "close 1", "make 2"]
-    assert scene.figures.counters == {"processors_recreated": 1}
+    assert scene.figures.counters == {"processors_replaced": 1}
     assert scene.figures.durations == {"processor_load": 2}
     scene.processor.has_run(2)
     assert not scene.processor.may_replace()
