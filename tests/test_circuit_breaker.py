@@ -14,7 +14,8 @@ import pytest
 from helpers import Clock, Gate, eventually, in_a_fork, returns
 
 from shared_sync.circuit_breaker import CircuitBreaker, adopt_states, take_reports
-from shared_sync.common.passages import Passage, chain_of, passages_of
+from shared_sync.common.exceptions import chain_of
+from shared_sync.common.passages import Passage, passages_of
 from shared_sync.errors import CircuitOpen, ConfigurationError, Directive, Reject, Retry
 
 RECOVERY = 30.0

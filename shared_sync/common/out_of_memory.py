@@ -8,13 +8,13 @@ from collections.abc import Callable, Set
 from functools import lru_cache
 from typing import Any, Final
 
+from shared_sync.common.exceptions import LONGEST_CHAIN, text_of
+
 _TYPES: Final = frozenset({"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"})
 """Names of such types: Python's and numpy's, torch's and CuPy's, TensorFlow's."""
 
 _TEXTS: Final = ("out of memory", "failed to allocate memory")
 """What a plain RuntimeError says then: CTranslate2's and older torch's, ONNX Runtime's."""
-
-_LONGEST_CHAIN: Final = 100
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -23,7 +23,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     An error that came out of another process has the names of its types as `base_names`.
     """
     one: BaseException | None = error
-    for _ in range(_LONGEST_CHAIN):
+    for _ in range(LONGEST_CHAIN):
         if one is None:
             return False
         names = _type_names(one)
@@ -65,10 +65,7 @@ _names_of: Final[Callable[[type], Set[str]]] = lru_cache(maxsize=1000)(_find_nam
 
 
 def _says_so(error: BaseException) -> bool:
-    try:
-        text = str(error).lower()
-    except BaseException:  # noqa: BLE001 - an error whose text fails is still an error
-        return False
+    text = text_of(error).lower()
     for one in _TEXTS:  # noqa: SIM110 - any() takes longer, and each failed attempt comes here
         if one in text:
             return True

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 _ATTRIBUTE: Final = "_circuit_breakers"
-_LONGEST_CHAIN: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +33,3 @@ def passages_of(error: BaseException) -> Sequence[Passage]:
     """Return the passages of an error, without those of its causes."""
     found: Sequence[Passage] = error.__dict__.get(_ATTRIBUTE, ())
     return found
-
-
-def chain_of(error: BaseException) -> Sequence[BaseException]:
-    """Return an error, and those that it was raised from or while they were handled.
-
-    What `raise ... from None` has cut off is left out.
-    """
-    chain, seen = [error], {id(error)}
-    while len(chain) < _LONGEST_CHAIN:
-        one = chain[-1]
-        before = one.__cause__
-        if before is None and not one.__suppress_context__:
-            before = one.__context__
-        if before is None or id(before) in seen:
-            break
-        chain.append(before)
-        seen.add(id(before))
-    return chain

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 from concurrent.futures import BrokenExecutor
-from typing import Final
 
-_LONGEST_CHAIN: Final = 100
+from shared_sync.common.exceptions import LONGEST_CHAIN
 
 
 def return_codes(error: BaseException) -> set[int]:
@@ -18,7 +17,7 @@ def return_codes(error: BaseException) -> set[int]:
     codes: set[int] = set()
     seen: set[int] = set()
     to_visit = [error]
-    while to_visit and len(seen) < _LONGEST_CHAIN:
+    while to_visit and len(seen) < LONGEST_CHAIN:
         one = to_visit.pop()
         if id(one) in seen:
             continue

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from shared_sync.circuit_breaker import adopt_states, take_reports
 from shared_sync.common.log_once import LogOnce
-from shared_sync.isolation import frames, loading
+from shared_sync.isolation import frames, importing
 from shared_sync.isolation.child_jobs import Jobs
 from shared_sync.isolation.child_logs import SendingHandler, set_levels
 from shared_sync.isolation.child_metrics import ChildRecorder
@@ -133,7 +133,7 @@ class _Child:
         setup = self._setup
         sys.argv[:] = setup["argv"]
         if setup["main_file"] is not None:
-            with loading.importing_program():
+            with importing.importing_program():
                 _run_main_file(setup["main_file"])
         context = ProcessorContext(
             reader=setup["reader"],
@@ -141,7 +141,7 @@ class _Child:
             metrics=self._recorder,
             logger=logging.getLogger(setup["logger"]),
         )
-        with loading.importing_program():
+        with importing.importing_program():
             return ProcessorSource(setup["argument"], setup["path"]).load(context)
 
     def _close(self, processor: LoadedProcessor) -> None:

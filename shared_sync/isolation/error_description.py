@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 
 from shared_sync import errors
-from shared_sync.common.passages import Passage, add_passage, chain_of, passages_of
+from shared_sync.common.exceptions import chain_of, name_of, text_of, traceback_of
+from shared_sync.common.passages import Passage, add_passage, passages_of
 from shared_sync.common.return_codes import return_codes
 from shared_sync.isolation.errors import RemoteError
 
@@ -29,7 +29,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     causes = chain_of(error)[:MAX_CAUSES]
     return {
         "chain": [_describe_one(one) for one in causes],
-        "traceback": _traceback_of(error)[-MAX_TRACEBACK_CHARS:],
+        "traceback": traceback_of(error)[-MAX_TRACEBACK_CHARS:],
         "codes": list(return_codes(error)),
     }
 
@@ -37,7 +37,7 @@ def describe(error: BaseException) -> dict[str, Any]:
 def _describe_one(error: BaseException) -> dict[str, Any]:
     described: dict[str, Any] = {
         "bases": bases_of(type(error)),
-        "text": _text_of(error),
+        "text": text_of(error)[:MAX_TEXT_CHARS],
         "breakers": [passage.name for passage in passages_of(error)],
     }
     if isinstance(error, errors.Retry):
@@ -111,7 +111,7 @@ def _own(described: Mapping[str, Any]) -> BaseException | None:
 
 def bases_of(kind: type[BaseException]) -> list[str]:
     """Return the names of a type of error and of its bases, nearest first."""
-    return [_name_of(base) for base in kind.__mro__[:-1]][:MAX_BASES]
+    return [name_of(base) for base in kind.__mro__[:-1]][:MAX_BASES]
 
 
 def type_of(base_names: Sequence[str]) -> type[BaseException]:
@@ -141,21 +141,3 @@ def _known(name: str) -> type[BaseException] | None:
     module, _, attribute = name.rpartition(".")
     found = getattr(sys.modules.get(module or "builtins"), attribute, None)
     return found if isinstance(found, type) and issubclass(found, BaseException) else None
-
-
-def _name_of(kind: type) -> str:
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)[:MAX_TEXT_CHARS]
-    except BaseException:  # noqa: BLE001 - an error whose text fails is still an error
-        return "(its text cannot be read)"
-
-
-def _traceback_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except BaseException:  # noqa: BLE001 - as above
-        return ""

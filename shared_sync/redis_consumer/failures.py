@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Final, NamedTuple
 
+from shared_sync.common.exceptions import text_of, traceback_of
 from shared_sync.isolation.error_description import type_of
 from shared_sync.isolation.errors import RemoteError
 
@@ -36,7 +36,7 @@ class Failure(NamedTuple):
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Return the failure that an error of the processor is."""
-        text = text_of(error)
+        text = _short_text(error)
         if isinstance(error, RemoteError):
             kind = type_of(error.base_names) if error.base_names else error.type_name
             return cls(error.type_name, text, None, "", error.traceback_text, kind)
@@ -48,7 +48,7 @@ class Failure(NamedTuple):
         """Return the end of what shows where it happened."""
         text = self.remote_traceback or self.stack
         if not text and self.raised is not None:
-            text = _traceback_of(self.raised)
+            text = traceback_of(self.raised)
         return text.encode(errors="replace").decode()[-MAX_TRACEBACK_CHARS:]
 
     def for_log(self) -> tuple[str, BaseException | None]:
@@ -61,17 +61,6 @@ class Failure(NamedTuple):
 NO_FAILURE: Final = Failure("", "")
 
 
-def text_of(error: BaseException) -> str:
-    """Return the error's text, shortened; never raises, and is always valid Unicode."""
-    try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001 - an error whose text fails is still an error
-        text = "(its text cannot be read)"
-    return text.encode(errors="replace").decode()[:MAX_ERROR_CHARS]
-
-
-def _traceback_of(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except BaseException:  # noqa: BLE001 - as above
-        return ""
+def _short_text(error: BaseException) -> str:
+    """Return the error's text, shortened; always valid Unicode."""
+    return text_of(error).encode(errors="replace").decode()[:MAX_ERROR_CHARS]

@@ -12,7 +12,7 @@ from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.errors import ConsumerBroken, ConsumerStateError, LoadingFailed
-from shared_sync.isolation.loading import check_may_start
+from shared_sync.isolation.importing import check_may_start
 from shared_sync.processors import ProcessorSource
 from shared_sync.redis_consumer import at_exit, signals
 from shared_sync.redis_consumer.connecting import GiveUp

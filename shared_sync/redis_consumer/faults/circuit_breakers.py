@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from shared_sync.circuit_breaker import CircuitBreaker
 from shared_sync.common.circuit import CLOSED, HALF_OPEN, OPEN, CircuitSnapshot
+from shared_sync.common.exceptions import chain_of
 from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.guarded import GuardedRecorder
-from shared_sync.common.passages import Passage, chain_of, passages_of
+from shared_sync.common.passages import Passage, passages_of
 from shared_sync.errors import CircuitOpen, Reject, Retry
 from shared_sync.redis_consumer.faults.pauses import Pauses
 

@@ -1,8 +1,8 @@
-"""The errors that led to an error are found, in their order."""
+"""What an error says is found whatever its methods do: causes in their order, types, texts."""
 
 from __future__ import annotations
 
-from shared_sync.common.passages import chain_of
+from shared_sync.common.exceptions import chain_of, name_of, names_of, text_of, traceback_of
 
 
 class Empty(Exception):
@@ -48,3 +48,27 @@ def test_a_chain_that_leads_back_to_itself_ends() -> None:
     before = raised_while_handling(error)
     error.__context__ = before
     assert chain_of(error) == [error, before]
+
+
+class Silent(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_an_error_whose_text_fails_is_still_an_error() -> None:
+    assert text_of(ValueError("bad")) == "bad"
+    assert text_of(Silent()) == "(its text cannot be read)"
+
+
+def test_a_traceback_has_the_causes_too() -> None:
+    error = ValueError("later")
+    error.__cause__ = KeyError("cause")
+    assert traceback_of(error).startswith("KeyError: 'cause'\n")
+    assert traceback_of(error).endswith("ValueError: later\n")
+
+
+def test_types_are_named_behind_their_modules_except_those_of_python() -> None:
+    assert name_of(ValueError) == "ValueError"
+    assert names_of(Silent) == (f"{__name__}.Silent", "Exception", "BaseException", "object")
