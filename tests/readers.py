@@ -77,8 +77,7 @@ class ScriptedConnection:
         self.closes += self._is_open
         self._is_open = False
 
-    def is_stale(self) -> bool:
-        return False
+    def close_if_stale(self) -> None: ...
 
     def send(self, commands: Sequence[Command]) -> None:
         self.open()

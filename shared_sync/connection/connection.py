@@ -119,6 +119,14 @@ class Connection:
         except Exception:  # noqa: BLE001 - whatever it is, the connection is broken
             return True
 
+    def close_if_stale(self) -> None:
+        """Close it if it is stale, as after a long job, so that it is opened anew when it is used.
+
+        Blocks as `is_stale()` does.
+        """
+        if self.is_stale():
+            self.close()
+
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands in one write, behind the scripts that they call and that are not loaded.
 

@@ -16,15 +16,12 @@ from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.running.reader_processor import ReaderProcessor
-from shared_sync.redis_consumer.settling.outbox import Outbox
+from shared_sync.redis_consumer.settling.outbox import LONG_SECONDS, Outbox
 from shared_sync.redis_consumer.slot import Attempt, Slot
 from shared_sync.redis_consumer.subscription import Subscription
 
 SLOW_SECONDS = 0.005
 """After a message that took longer, its outcome is sent before the next prefetched one starts."""
-
-LONG_SECONDS: Final = 1.0
-"""After a message that took longer, the server may have closed the connection as an idle one."""
 
 LARGE_BYTES = 4 * 1024 * 1024
 """The same once prefetched messages have results of this size together."""
@@ -177,8 +174,7 @@ class Reader:
         self._in_flight.withdraw(self._source, self.slot, into=self.outbox.hand_back)
         self.outbox.flush()
         with self._pauses.trial(self.slot) as may_try:
-            if self.outbox.connection.is_stale():
-                self.outbox.connection.close()
+            self.outbox.connection.close_if_stale()
             if may_try or not self._pauses.is_held:
                 self._recovery.due_in(0.0)  # what was handed back comes first
             if may_try:
@@ -323,8 +319,8 @@ class Reader:
                 longest = seconds
             if seconds >= SLOW_SECONDS or self._result_bytes > LARGE_BYTES:
                 self._result_bytes = 0
-                if seconds >= LONG_SECONDS and self.outbox.connection.is_stale():
-                    self.outbox.connection.close()
+                if seconds >= LONG_SECONDS:
+                    self.outbox.connection.close_if_stale()
                 if slot.waiting:
                     self.outbox.flush()
                     now = self._clock()
@@ -358,8 +354,7 @@ class Reader:
             self._hand_back_waiting()
             raise
         self._owes_a_read = True  # new messages come first: one that waits may have broken the old
-        if self.outbox.connection.is_stale():
-            self.outbox.connection.close()
+        self.outbox.connection.close_if_stale()
 
     def _run(self, attempt: Attempt) -> float:
         """Run an attempt; return when all is done that belongs to it."""

@@ -71,8 +71,12 @@ def test_a_connection_notices_without_asking_that_the_server_has_closed_it(
     assert not connection.is_stale()
     number = connection.call("CLIENT", "ID")
     assert not connection.is_stale()
+    connection.close_if_stale()
+    assert connection.call("CLIENT", "ID") == number
     client.client_kill_filter(_id=number)
     eventually(connection.is_stale)
+    connection.close_if_stale()
+    assert not connection.is_stale()
 
 
 def test_idle_links_are_kept_alive_by_the_system(redis_url: str) -> None:

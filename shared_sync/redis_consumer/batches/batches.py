@@ -22,7 +22,7 @@ from shared_sync.redis_consumer.failures import Failure
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.running.runner import Runner
-from shared_sync.redis_consumer.settling.outbox import Outbox
+from shared_sync.redis_consumer.settling.outbox import LONG_SECONDS, Outbox
 from shared_sync.redis_consumer.slot import Attempt, Slot
 
 POLLS_PER_WAIT: Final = 10
@@ -31,9 +31,6 @@ LONGEST_PAUSE_SECONDS: Final = 0.02
 
 It does not let the server wait: that may end a wait up to 100 ms late.
 """
-
-LONG_SECONDS: Final = 1.0
-"""After a run that took longer, the server may have closed the connection as an idle one."""
 
 Read = Callable[[int], None]
 """Reads up to so many messages that are there into the slot."""
@@ -292,11 +289,11 @@ class Batches:
             )
 
     def _end(self, attempt: Attempt, begun: Sequence[Entry]) -> None:
-        slot, connection = self._slot, self._outbox.connection
+        slot = self._slot
         if not self._has_success:
             slot.unsuccessful += 1
         if slot.attempt is attempt:  # else its messages wait again
             slot.unsettled_suspects += crashes.suspects(begun)
             slot.end_attempt()
-        if attempt.ended_at - attempt.started_at >= LONG_SECONDS and connection.is_stale():
-            connection.close()
+        if attempt.ended_at - attempt.started_at >= LONG_SECONDS:
+            self._outbox.connection.close_if_stale()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from shared_sync.common.guarded import Recorder
 from shared_sync.connection.availability import Availability
@@ -24,6 +24,9 @@ from shared_sync.redis_consumer.settling.parcels import (
 )
 from shared_sync.redis_consumer.settling.tally import Tally
 from shared_sync.redis_consumer.slot import Activity
+
+LONG_SECONDS: Final = 1.0
+"""After a job that took longer, the server may have closed the connection as an idle one."""
 
 
 class Outbox:
