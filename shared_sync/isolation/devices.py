@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from shared_sync.common.cuda_devices import VARIABLE, named_devices
 from shared_sync.errors import ConfigurationError
-
-VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 
 _CUDA: Final = re.compile(r"cuda(?::(\d+))?")
 _UUID: Final = re.compile(r"(GPU|MIG)-.+")
@@ -48,21 +47,12 @@ def child_device(device: str | None, environment: Mapping[str, str]) -> ChildDev
     visible = environment.get(VARIABLE)
     if visible is None:
         return ChildDevice(_FIRST, {VARIABLE: str(number)})
-    known = _visible(visible)
+    known = named_devices(visible)
+    if len(set(known)) < len(known):
+        known = []
     if number >= len(known):
         raise ConfigurationError(
             f"devices names {device!r}, but {VARIABLE}={visible!r} shows {len(known)} devices to "
-            "this process; name those from cuda:0 on, or change the variable"
+            "this process, which are named from cuda:0 on; name one of them, or change the variable"
         )
     return ChildDevice(_FIRST, {VARIABLE: known[number]})
-
-
-def _visible(variable: str) -> list[str]:
-    """Return the devices that a value of the variable names. CUDA stops at the first bad one."""
-    known: list[str] = []
-    for one in variable.split(","):
-        name = one.strip()
-        if not (name.isdigit() or _UUID.fullmatch(name)):
-            break
-        known.append(name)
-    return known

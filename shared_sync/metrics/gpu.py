@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from shared_sync.common.cuda_devices import VARIABLE
 from shared_sync.metrics.visible_gpus import Gpu, select_visible
 
 _MODULE = "pynvml"  # of the package nvidia-ml-py
@@ -92,7 +93,7 @@ class Gpus:
         nvml = self._nvml
         gpus = list(_list_gpus(nvml))
         visible = select_visible(
-            os.environ.get("CUDA_VISIBLE_DEVICES"), gpus, lambda: list(_list_instances(nvml, gpus))
+            os.environ.get(VARIABLE), gpus, lambda: list(_list_instances(nvml, gpus))
         )
         samples, errors = [], [gpu.error for gpu in visible if gpu.error is not None]
         for gpu in visible:

@@ -1,17 +1,12 @@
-"""Which GPUs a process may use: the rules of CUDA_VISIBLE_DEVICES, applied to what NVML lists.
-
-CUDA documents the variable; a repeated entry and trailing letters are treated as CUDA does in
-practice, which PyTorch has found out and follows as well.
-"""
+"""Which GPUs a process may use: the rules of CUDA_VISIBLE_DEVICES, applied to what NVML lists."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-_NUMBER: Final = re.compile(r"[+-]?\d+")
+from shared_sync.common.cuda_devices import named_devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,36 +41,33 @@ def select_visible(
     """
     if variable is None:
         return list(gpus)
-    entries = [entry.strip() for entry in variable.split(",")]
-    if entries[0].startswith("MIG-"):
+    named = named_devices(variable)
+    form = named[0][:4] if named else ""
+    if form == "MIG-":
         instances = list(mig_instances())
-        found = _by_id(entries, instances, lambda entry, gpu: entry in gpu.ids)
-    elif entries[0].startswith("GPU-"):
-        found = _by_id(entries, gpus, lambda entry, gpu: any(i.startswith(entry) for i in gpu.ids))
+        found = _by_id(named, instances, lambda entry, gpu: entry in gpu.ids)
+    elif form == "GPU-":
+        found = _by_id(named, gpus, lambda entry, gpu: any(i.startswith(entry) for i in gpu.ids))
     else:
-        found = _by_index(entries, gpus)
+        found = _by_index(named, gpus)
     return found if len({id(gpu) for gpu in found}) == len(found) else []
 
 
-def _by_index(entries: Sequence[str], gpus: Sequence[Gpu]) -> list[Gpu]:
+def _by_index(named: Sequence[str], gpus: Sequence[Gpu]) -> list[Gpu]:
     found = []
-    for entry in entries:
-        number = _NUMBER.match(entry)
-        if number is None or not 0 <= int(number[0]) < len(gpus):
+    for number in map(int, named):
+        if number >= len(gpus):
             break
-        found.append(gpus[int(number[0])])
+        found.append(gpus[number])
     return found
 
 
 def _by_id(
-    entries: Sequence[str], gpus: Sequence[Gpu], fits: Callable[[str, Gpu], bool]
+    named: Sequence[str], gpus: Sequence[Gpu], fits: Callable[[str, Gpu], bool]
 ) -> list[Gpu]:
     found: list[Gpu] = []
-    prefix = entries[0][:4]
     unread = [gpu for gpu in gpus if gpu.error is not None]
-    for entry in entries:
-        if not entry.startswith(prefix):
-            break
+    for entry in named:
         fitting = [gpu for gpu in gpus if fits(entry, gpu)]
         if len(fitting) == 1:
             found += fitting

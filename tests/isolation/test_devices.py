@@ -17,6 +17,7 @@ from shared_sync.isolation.devices import VARIABLE, child_device
         ("cuda:1", "4, 6", "cuda:0", "6"),
         ("cuda:0", "GPU-8f6e,GPU-91ab", "cuda:0", "GPU-8f6e"),
         ("cuda:0", "MIG-1d2c", "cuda:0", "MIG-1d2c"),
+        ("cuda:1", "+3,05", "cuda:0", "5"),
         ("GPU-8f6e", "0,1", "cuda:0", "GPU-8f6e"),
         ("MIG-1d2c", None, "cuda:0", "MIG-1d2c"),
         ("cpu", "0,1", "cpu", ""),
@@ -32,7 +33,7 @@ def test_a_child_sees_its_device_alone(
     assert found.environment == ({} if variable is None else {VARIABLE: variable})
 
 
-@pytest.mark.parametrize("visible", ["", "0", "-1,0", "0,-1,1"])
+@pytest.mark.parametrize("visible", ["", "0", "-1,0", "0,-1,1", "0,GPU-8f6e", "0,0"])
 def test_a_device_that_the_parent_does_not_see_is_refused(visible: str) -> None:
     with pytest.raises(ConfigurationError, match=r"'cuda:1'.*CUDA_VISIBLE_DEVICES"):
         child_device("cuda:1", {VARIABLE: visible})
