@@ -8,8 +8,8 @@ from typing import Final
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.common.out_of_memory import release_memory
-from shared_sync.errors import Directive, InvalidMessage, InvalidResult
-from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed
+from shared_sync.errors import InvalidMessage, InvalidResult
+from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
 from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.protocol.messages import (
     Bury,
@@ -24,9 +24,10 @@ from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.charges import Charges, Death, Rules
 from shared_sync.redis_consumer.failures import CRASH, DEADLINE, Failure
-from shared_sync.redis_consumer.faults.broken_worker import Decision, Faults
+from shared_sync.redis_consumer.faults.broken_worker import Faults
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.faults.failure_streak import FailureStreak
+from shared_sync.redis_consumer.faults.uncharged import Uncharged
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.running.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -69,8 +70,13 @@ class Delivery:
         self._logger = logger
         self._interruptions = interruptions or Interruptions()
         self._bad_input = bad_input or BadInput(rules.binary_fields)
-        self._circuit_breakers = circuit_breakers
-        self._faults = faults
+        self._uncharged = Uncharged(
+            self._charges,
+            recorder=recorder,
+            logger=logger,
+            circuit_breakers=circuit_breakers,
+            faults=faults,
+        )
         self._streak = streak
 
     def run(self, attempt: Attempt, runner: Runner, slot: Slot) -> Outcome | None:
@@ -114,16 +120,9 @@ class Delivery:
         """Return the fields of a message; raises `InvalidMessage` if it cannot be read."""
         return decode_fields(entry.items, self._binary_fields)
 
-    def is_of_the_worker(self, error: BaseException) -> bool:
-        """Return whether no message is to blame for an error, so that all go back uncharged.
-
-        If a circuit breaker is, the readers are held by now.
-        """
-        if isinstance(error, ChildGone) or (
-            self._faults is not None and self._faults.is_fault(error)
-        ):
-            return True
-        return self._circuit_breakers is not None and bool(self._circuit_breakers.stop_for(error))
+    def is_uncharged(self, error: BaseException) -> bool:
+        """Return whether no message is to blame for an error, so that all go back uncharged."""
+        return self._uncharged.covers(error)
 
     def succeeded(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
         """Return what becomes of a message with this result, which is not None.
@@ -160,7 +159,7 @@ class Delivery:
         if isinstance(error, DeadlinePassed):
             return self.overdue(entry, error.deadline_seconds, error.stack)
         failure = Failure.of(error)
-        outcome = self._not_of_the_message(entry, fields, error, failure, attempt)
+        outcome = self._uncharged.outcome(entry, fields, error, failure, attempt)
         if outcome is not None:
             return outcome
         if isinstance(error, InvalidResult) or not self._interruptions.was_interrupted(
@@ -178,27 +177,6 @@ class Delivery:
             failure.error,
         )
         return HandBack(entry.id)
-
-    def _not_of_the_message(
-        self,
-        entry: Entry,
-        fields: Fields,
-        error: BaseException,
-        failure: Failure,
-        attempt: Attempt,
-    ) -> Outcome | None:
-        """Return what becomes of a message that its worker is to blame for, or a circuit breaker.
-
-        None if neither is.
-        """
-        if isinstance(error, ChildGone):
-            self._logger.info("message %s goes back uncharged: %s", entry.id, failure.error)
-            return HandBack(entry.id)
-        decision = self._faults.decide(entry, error, attempt) if self._faults is not None else None
-        if decision is not None:
-            return self._broke(entry, fields, failure, decision)
-        why = self._circuit_breakers.stop_for(error) if self._circuit_breakers is not None else None
-        return None if why is None else self._stopped_by_breaker(entry, failure, why)
 
     # --- outcomes of other causes ---
 
@@ -265,31 +243,3 @@ class Delivery:
     ) -> Bury:
         self._charges.count(invalid)
         return self._charges.bury(entry, fields, Death(f"bad input: {invalid}"), remark)
-
-    def _stopped_by_breaker(self, entry: Entry, failure: Failure, why: str) -> HandBack:
-        """Hand a message back that has failed because of what is behind a circuit breaker."""
-        if not isinstance(failure.raised, Directive):
-            self._recorder.record_error(failure.counted)
-        self._logger.info(
-            "message %s goes back uncharged, as %s: %s: %s",
-            entry.id,
-            why,
-            failure.error_type,
-            failure.error,
-        )
-        return HandBack(entry.id)
-
-    def _broke(self, entry: Entry, fields: Fields, failure: Failure, decision: Decision) -> Outcome:
-        """Return what becomes of a message at which its worker broke."""
-        self._recorder.increment_counter("worker_faults")
-        outcome = decision.outcome
-        if outcome is None:
-            return self._charges.crashed(entry, fields, failure, how="its worker broke")
-        self._recorder.record_error(failure.counted)
-        self._logger.warning(
-            "message %s goes back uncharged, as its worker is broken: %s: %s",
-            entry.id,
-            failure.error_type,
-            failure.error,
-        )
-        return outcome

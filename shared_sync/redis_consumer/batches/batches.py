@@ -182,7 +182,7 @@ class Batches:
                 return
             slot.runs_processor = False
             for result in results:
-                if isinstance(result, BaseException) and self._delivery.is_of_the_worker(result):
+                if isinstance(result, BaseException) and self._delivery.is_uncharged(result):
                     self._run_failed(attempt, fields, result)
                     return
             self._note_success(attempt)
@@ -244,7 +244,7 @@ class Batches:
         """Charge the only message of a run, or let several run again by parts."""
         release_memory(error)
         entries = attempt.entries
-        if len(entries) == 1 or self._delivery.is_of_the_worker(error):
+        if len(entries) == 1 or self._delivery.is_uncharged(error):
             self._settle(attempt, fields, [error] * len(entries))
             if len(entries) == 1 and is_out_of_memory(error):
                 self._ceiling.one_ran_out_of_memory()
