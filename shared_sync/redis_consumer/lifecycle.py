@@ -16,9 +16,10 @@ from shared_sync.isolation.importing import check_may_start
 from shared_sync.processors import ProcessorSource
 from shared_sync.redis_consumer import at_exit, signals
 from shared_sync.redis_consumer.connecting import GiveUp
+from shared_sync.redis_consumer.draining import POLL_SECONDS, SHUTDOWN_GRACE_SECONDS
 from shared_sync.redis_consumer.health import threads_ended
 from shared_sync.redis_consumer.options import Options
-from shared_sync.redis_consumer.pool import POLL_SECONDS, SHUTDOWN_GRACE_SECONDS, Pool
+from shared_sync.redis_consumer.pool import Pool
 from shared_sync.redis_consumer.state import State
 
 CHECK_SECONDS = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 
 from shared_sync.common.detached_logger import DetachedLogger
@@ -23,6 +23,7 @@ from shared_sync.redis_consumer.batches.pool_batches import PoolBatches
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.connecting import GiveUp
 from shared_sync.redis_consumer.delivery import Delivery
+from shared_sync.redis_consumer.draining import Draining
 from shared_sync.redis_consumer.error_handling import ErrorHandling
 from shared_sync.redis_consumer.faults.broken_worker import BrokenWorker, Faults
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
@@ -49,10 +50,6 @@ from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
 from shared_sync.redis_consumer.timeouts import longest_step_seconds
 from shared_sync.redis_consumer.watchdog import Watchdog
-
-POLL_SECONDS = 0.05
-SHUTDOWN_GRACE_SECONDS = 3.0
-"""How much longer than its limit stopping may take: to hand back and to leave."""
 
 
 class Pool:
@@ -152,6 +149,19 @@ class Pool:
             on_error=partial(errors.handle, heartbeat.name),
         )
         self.watchdog = self._new_watchdog()
+        self._draining = Draining(
+            readers=self.readers,
+            reader_loops=self.reader_loops,
+            running_jobs=self._running_jobs,
+            interruptions=self.interruptions,
+            heartbeat=heartbeat,
+            heartbeat_loop=self.heartbeat_loop,
+            subscriptions=self.subscriptions,
+            stop_reading=self.stop_reading,
+            wake_heartbeat=self._wake_heartbeat,
+            stop_heartbeats=self._stop_heartbeats,
+            abandon=self._abandon,
+        )
         # Written by whoever starts the pool; any thread may read.
         self.was_started = False
         """Whether the threads were started, as far as the system has given any."""
@@ -360,61 +370,13 @@ class Pool:
     def drain(self, stop_by: Callable[[], float]) -> tuple[bool, bool]:
         """Stop reading, let what runs finish, hand back the rest, and leave the groups.
 
-        Blocks until the moment (monotonic clock) that `stop_by` returns, which may move, and
-        SHUTDOWN_GRACE_SECONDS at most. Returns whether every reader has ended, and whether Redis
-        knows all.
+        As `Draining.drain()`, which has the order and the reasons.
         """
-        # Reading ends first, so that nothing new arrives while the rest is put in order.
-        self.stop_reading()
-        for reader in self.readers:
-            reader.interrupt()
-        # The heartbeat thread hands back what was fetched and not started: now, not after the
-        # running messages, and over a connection that is there.
-        self._wake_heartbeat.set()
-        clean = self._await_readers(stop_by) or self._end_jobs(stop_by)
-        self._abandon.set()
-        return clean, self.leave(stop_by())
-
-    def _end_jobs(self, stop_by: Callable[[], float]) -> bool:
-        """End what still runs in child processes, so that it goes back; return as above."""
-        self.interruptions.drain_begins()  # no reader notes it when it stops its own consumer
-        ended = [reader.slot.name for reader in self.readers if reader.interrupt_job()]
-        if not ended:
-            return False
-        return self._await_readers(lambda: stop_by() + SHUTDOWN_GRACE_SECONDS / 3, ended)
+        return self._draining.drain(stop_by)
 
     def leave(self, stop_by: float) -> bool:
         """Leave the groups; return whether Redis knows."""
-        # Heartbeats end last: until here the running messages were this consumer's. One that came
-        # after it has left would claim the name again.
-        self._stop_heartbeats.set()
-        self._wake_heartbeat.set()
-        has_ended = self.heartbeat_loop.join(stop_by + 2 * SHUTDOWN_GRACE_SECONDS / 3)
-        spare = self.heartbeat.connection if has_ended else None
-        seconds_left = stop_by + SHUTDOWN_GRACE_SECONDS - time.monotonic()
-        left = [one.leave(seconds_left, spare) for one in self.subscriptions]
-        if spare is not None:
-            spare.close()
-        return all(left)
-
-    def _await_readers(self, stop_by: Callable[[], float], ending: Collection[str] = ()) -> bool:
-        """Wait for the readers until the limit; return whether all have ended.
-
-        Those whose jobs ran past their deadline are not waited for, nor those that load a model,
-        except for those that are `ending`: they close it when they have it.
-        """
-        while True:
-            running = [loop for loop in self.reader_loops if not loop.join(0.0)]
-            if not running:
-                return True
-            stuck = {job.reader for job in self._running_jobs.check() if job.given_up}
-            loading = {reader.slot.name for reader in self.readers if reader.slot.is_loading}
-            stuck |= loading.difference(ending)
-            if stuck.issuperset(loop.name for loop in running):
-                return False
-            if time.monotonic() >= stop_by():
-                return False
-            running[0].join(time.monotonic() + POLL_SECONDS)
+        return self._draining.leave(stop_by)
 
 
 def _rules(options: Options, log_renamed: LogOnce) -> Rules:

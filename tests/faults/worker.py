@@ -15,7 +15,7 @@ from helpers import Figures
 from shared_sync import Batching, RedisStreamConsumer, RetryPolicy
 from shared_sync.connection import connection
 from shared_sync.errors import ConsumerBroken, ConsumerIdInUse
-from shared_sync.redis_consumer import lifecycle, pool
+from shared_sync.redis_consumer import draining, lifecycle
 
 QUICK = {"max_attempts": 3, "base_seconds": 0.05, "max_seconds": 0.1}
 NAME_IN_USE = 3
@@ -40,8 +40,8 @@ def main(url: str, reports_url: str, name: str, report: Path, **options: Any) ->
     more_bytes = options.pop("more_bytes", None)
     patience_seconds = options.pop("patience_seconds", connection.REPLY_MARGIN_SECONDS)
     connection.REPLY_MARGIN_SECONDS = patience_seconds
-    grace_seconds = options.pop("shutdown_grace_seconds", pool.SHUTDOWN_GRACE_SECONDS)
-    lifecycle.SHUTDOWN_GRACE_SECONDS = pool.SHUTDOWN_GRACE_SECONDS = grace_seconds
+    grace_seconds = options.pop("shutdown_grace_seconds", draining.SHUTDOWN_GRACE_SECONDS)
+    lifecycle.SHUTDOWN_GRACE_SECONDS = draining.SHUTDOWN_GRACE_SECONDS = grace_seconds
     figures = Figures()
     consumer = RedisStreamConsumer(
         url,

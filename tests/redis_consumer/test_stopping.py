@@ -20,7 +20,7 @@ from shared_sync import RedisStreamProducer, current_message
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConsumerBroken, ConsumerStateError
-from shared_sync.redis_consumer import lifecycle, pool, timeouts
+from shared_sync.redis_consumer import draining, lifecycle, timeouts
 
 
 def test_stop_waits_for_what_runs_and_leaves_nothing_behind(
@@ -133,7 +133,7 @@ def test_stop_keeps_its_limit_while_redis_hangs(
 ) -> None:
     """With a job that does not end, and prefetched ones to hand back."""
     grace = 1.0
-    for module in (lifecycle, pool):
+    for module in (lifecycle, draining):
         monkeypatch.setattr(module, "SHUTDOWN_GRACE_SECONDS", grace)
     stuck = Gate()
     with RedisStreamProducer(own_server.url, STREAM) as producer:
