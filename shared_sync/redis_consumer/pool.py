@@ -117,23 +117,9 @@ class Pool:
             self._in_flight,
             longest_step_seconds=longest_step_seconds(options.give_up_seconds),
         )
-        (subscription,) = self.subscriptions
-        self.heartbeat = heartbeat = HeartbeatThread(
-            f"{options.consumer_id}-heartbeat",
-            subscription,
-            options,
-            rules=self._rules,
-            in_flight=self._in_flight,
-            pauses=self.pauses,
-            running_jobs=self._running_jobs,
-            availability=self.availability,
-            recorder=recorder,
-            logger=logger,
-            log_channel_refusal=self._log_channel_refusal,
-            outcome_share=self._outcome_share,
-        )
+        self.heartbeat = heartbeat = self._new_heartbeat()
         errors = ErrorHandling(
-            subscription,
+            self.subscriptions[0],
             availability=self.availability,
             recorder=recorder,
             logger=logger,
@@ -149,19 +135,7 @@ class Pool:
             on_error=partial(errors.handle, heartbeat.name),
         )
         self.watchdog = self._new_watchdog()
-        self._draining = Draining(
-            readers=self.readers,
-            reader_loops=self.reader_loops,
-            running_jobs=self._running_jobs,
-            interruptions=self.interruptions,
-            heartbeat=heartbeat,
-            heartbeat_loop=self.heartbeat_loop,
-            subscriptions=self.subscriptions,
-            stop_reading=self.stop_reading,
-            wake_heartbeat=self._wake_heartbeat,
-            stop_heartbeats=self._stop_heartbeats,
-            abandon=self._abandon,
-        )
+        self._draining = self._new_draining()
         # Written by whoever starts the pool; any thread may read.
         self.was_started = False
         """Whether the threads were started, as far as the system has given any."""
@@ -232,6 +206,38 @@ class Pool:
             stop=self._stop_reading,
             on_error=partial(errors.handle, reader.slot.name),
             finish=partial(reader.finish, self._abandon),
+        )
+
+    def _new_heartbeat(self) -> HeartbeatThread:
+        (subscription,) = self.subscriptions
+        return HeartbeatThread(
+            f"{self._options.consumer_id}-heartbeat",
+            subscription,
+            self._options,
+            rules=self._rules,
+            in_flight=self._in_flight,
+            pauses=self.pauses,
+            running_jobs=self._running_jobs,
+            availability=self.availability,
+            recorder=self._recorder,
+            logger=self._logger,
+            log_channel_refusal=self._log_channel_refusal,
+            outcome_share=self._outcome_share,
+        )
+
+    def _new_draining(self) -> Draining:
+        return Draining(
+            readers=self.readers,
+            reader_loops=self.reader_loops,
+            running_jobs=self._running_jobs,
+            interruptions=self.interruptions,
+            heartbeat=self.heartbeat,
+            heartbeat_loop=self.heartbeat_loop,
+            subscriptions=self.subscriptions,
+            stop_reading=self.stop_reading,
+            wake_heartbeat=self._wake_heartbeat,
+            stop_heartbeats=self._stop_heartbeats,
+            abandon=self._abandon,
         )
 
     def _new_watchdog(self) -> Watchdog:
