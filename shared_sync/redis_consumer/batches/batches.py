@@ -1,4 +1,4 @@
-"""Batches: collecting messages, running them together, and finding the one that fails."""
+"""Batches: running messages together, and finding the one that fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from shared_sync.batching import Batching
 from shared_sync.common.guarded import Logger
@@ -15,8 +14,8 @@ from shared_sync.message import Fields
 from shared_sync.protocol.messages import Bury, Entry, Finish
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.batches.ceiling import Ceiling
+from shared_sync.redis_consumer.batches.collecting import Collector, Read
 from shared_sync.redis_consumer.batches.figures import BatchFigures
-from shared_sync.redis_consumer.batches.plan import Planner
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.failures import Failure
 from shared_sync.redis_consumer.faults.pauses import Pauses
@@ -24,16 +23,6 @@ from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.running.runner import Runner
 from shared_sync.redis_consumer.settling.outbox import LONG_SECONDS, Outbox
 from shared_sync.redis_consumer.slot import Attempt, Slot
-
-POLLS_PER_WAIT: Final = 10
-LONGEST_PAUSE_SECONDS: Final = 0.02
-"""How often a reader that waits for more messages looks for some.
-
-It does not let the server wait: that may end a wait up to 100 ms late.
-"""
-
-Read = Callable[[int], None]
-"""Reads up to so many messages that are there into the slot."""
 
 
 class Batches:
@@ -61,7 +50,6 @@ class Batches:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         # Fixed after construction.
-        self._batching = batching
         self._slot = slot
         self._in_flight = in_flight
         self._pauses = pauses
@@ -71,10 +59,16 @@ class Batches:
         self._figures = figures
         self._logger = logger
         self._clock = clock
-        self._sleep = sleep
-        self._pause_seconds = min(batching.max_wait_seconds / POLLS_PER_WAIT, LONGEST_PAUSE_SECONDS)
         # Owned by the reader's thread.
-        self._planner = Planner(batching, delivery.fields_of)
+        self._collector = Collector(
+            batching,
+            delivery.fields_of,
+            slot=slot,
+            in_flight=in_flight,
+            pauses=pauses,
+            clock=clock,
+            sleep=sleep,
+        )
         self._ceiling = Ceiling(batching.max_size)
         self._parts: deque[Sequence[Entry]] = deque()
         """The parts of a batch that has failed; they wait in the slot, on the left."""
@@ -84,7 +78,7 @@ class Batches:
     @property
     def most(self) -> int:
         """How many messages to fetch for the next batch."""
-        return self._planner.expected(self._ceiling.size)
+        return self._collector.expected(self._ceiling.size)
 
     def step(self, read: Read, *, has_fetched: bool) -> int:
         """Collect a batch and run it, or run the next part of one that has failed.
@@ -97,10 +91,9 @@ class Batches:
         if not self._slot.waiting:
             return 0
         if not self._is_part_next():
-            began = self._clock()
-            self._collect(read, began + self._batching.max_wait_seconds if has_fetched else began)
+            seconds = self._collector.collect(read, self._ceiling.size, has_fetched=has_fetched)
             self._ceiling.batch_begins()
-            self._figures.waited(self._clock() - began if has_fetched else 0.0)
+            self._figures.waited(seconds if has_fetched else 0.0)
         attempt = self._start_next()
         if attempt is None:
             return 0
@@ -109,22 +102,7 @@ class Batches:
             self._outbox.flush()
         return len(attempt.entries)
 
-    # --- collecting ---
-
-    def _collect(self, read: Read, wait_until: float) -> None:
-        """Read until the batch is full, until this moment, or until nothing may start any more."""
-        while not self._pauses.is_held:
-            waiting = list(self._slot.waiting.copy())
-            room = self._planner.plan(waiting, self._ceiling.size).room if waiting else 0
-            if not room:
-                return
-            read(room)
-            if len(self._slot.waiting) >= len(waiting) + room:
-                continue  # the stream may have more
-            seconds = wait_until - self._clock()
-            if seconds <= 0.0:
-                return
-            self._sleep(min(seconds, self._pause_seconds))
+    # --- starting ---
 
     def _is_part_next(self) -> bool:
         """Return whether a part of a failed batch is next; forget the parts if they are gone."""
@@ -137,19 +115,16 @@ class Batches:
     def _start_next(self) -> Attempt | None:
         if self._pauses.is_held:
             return None
-        slot, now = self._slot, self._clock()
         if self._parts:
-            return self._in_flight.start_batch(slot, len(self._parts.popleft()), now, again=True)
-        waiting = list(slot.waiting.copy())
-        if not waiting:
+            size = len(self._parts.popleft())
+            return self._in_flight.start_batch(self._slot, size, self._clock(), again=True)
+        begun = self._collector.start(self._ceiling.size)
+        if begun is None:
             return None
-        plan = self._planner.plan(waiting, self._ceiling.size)
-        attempt = self._in_flight.start_batch(slot, plan.messages, now)
-        self._planner.forget_all_but(slot.waiting.copy())
-        if attempt is not None and plan.error is not None:
-            self._fail(attempt, plan.error)
+        if begun.error is not None:
+            self._fail(begun.attempt, begun.error)
             return None
-        return attempt
+        return begun.attempt
 
     def _fail(self, attempt: Attempt, error: BaseException) -> None:
         """Settle the only message of an attempt that cannot run, because of this error."""
