@@ -17,7 +17,7 @@ MOST_REASONS: Final = 3
 _OWN_REASON: Final = re.compile(
     r"failed \d+ times"
     r"|crashed: its process died( \d+ times)?"
-    r"(, the last time (ended with exit code \d+|killed by [\w ,]+|its worker broke))?"
+    r"((, the last time |: )(ended with exit code \d+|killed by [\w ,]+|its worker broke))?"
 )
 _REASON_WITH_TEXT: Final = re.compile(r"(rejected|bad input|bad result): (.*)", re.DOTALL)
 _TYPE_NAME: Final = re.compile(r"[\w.]{1,100}")

@@ -94,7 +94,8 @@ class Charges:
         self._count_attempt(entry, failure)
         count = entry.crashes + 1
         if count >= self._rules.max_crashes:
-            reason = f"{crashes.reason(count)}, the last time {how}"
+            last = ", the last time " if count > 1 else ": "
+            reason = f"{crashes.reason(count)}{last}{how}"
             return self.bury(entry, fields, Death(reason, failure, failure.trace(), count))
         attempts = entry.failures + count
         delay = min(self._rules.retry.delay_seconds(attempts), crashes.LONGEST_DELAY_SECONDS)

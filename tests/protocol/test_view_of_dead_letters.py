@@ -79,7 +79,7 @@ def test_a_reason_never_contains_text_of_others(client: redis.Redis, view: Group
 @pytest.mark.parametrize(
     "reason",
     [
-        "crashed: its process died, the last time ended with exit code 3",
+        "crashed: its process died: ended with exit code 3",
         "crashed: its process died 3 times, the last time killed by signal 40",
         f"crashed: its process died 2 times, the last time {ChildCrashed(-9)}",
         "crashed: its process died 2 times, the last time its worker broke",

@@ -68,7 +68,7 @@ def test_at_its_last_crash_a_message_is_buried_at_once_and_says_how_it_has_crash
 
 def test_with_one_crash_allowed_the_first_one_is_the_end() -> None:
     outcome = Deliveries(raising(ChildCrashed(3)), max_crashes=1).attempt(entry())
-    reason = "crashed: its process died, the last time ended with exit code 3"
+    reason = "crashed: its process died: ended with exit code 3"
     assert metadata(outcome)["dead.reason"] == reason
 
 
