@@ -93,6 +93,11 @@ def failure_line(
     )
 
 
+def failures_of(worker: str) -> bytes:
+    """What a history contains if it has a failure on this worker."""
+    return f'{{"worker": {_quoted_name(worker)}, '.encode()
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A dead letter as it was stored."""

@@ -11,7 +11,7 @@ from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.errors import Directive, InvalidResult, Reject, Retry
 from shared_sync.message import Fields
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
-from shared_sync.protocol.dead_letter_layout import Metadata, failure_line
+from shared_sync.protocol.dead_letter_layout import Metadata, failure_line, failures_of
 from shared_sync.protocol.messages import Bury, Entry, Outcome, Park
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import crashes
@@ -61,6 +61,7 @@ class Charges:
         self._on_retry = on_retry
         self._streak = streak
         self._wall = wall
+        self._own_failures = failures_of(rules.consumer)
 
     def failed(self, entry: Entry, fields: Fields, failure: Failure) -> Outcome:
         """Charge a message whose attempt has failed."""
@@ -166,7 +167,10 @@ class Charges:
         error = failure.raised
         self.count(failure.counted)
         if self._streak is not None and not isinstance(error, Directive):
-            self._streak.failed(entry.id, failure)
+            self._streak.failed(entry.id, failure, again=self._has_failed_here(entry))
+
+    def _has_failed_here(self, entry: Entry) -> bool:
+        return self._own_failures in entry.history
 
     def _log_failure(self, entry: Entry, failure: Failure, delay: float) -> None:
         failures, error = entry.failures + 1, failure.raised

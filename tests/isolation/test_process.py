@@ -212,7 +212,7 @@ def test_what_is_logged_while_no_message_runs_arrives(tmp_path: Path) -> None:
         "acting", argument=FACTORY, records=records, levels={"tests.child": logging.INFO}
     ) as child:
         run(child, do="log later", done=done)
-        assert [one["msg"] for one in records.of(frames.LOG)] == ["loading"]
+        eventually(lambda: [one["msg"] for one in records.of(frames.LOG)] == ["loading"])
         done.touch()
         eventually(lambda: len(records.of(frames.LOG)) == 2)
     loading, later = records.of(frames.LOG)

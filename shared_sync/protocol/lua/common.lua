@@ -299,11 +299,13 @@ local function forget(history, due, id)
 end
 
 -- Park a message so that any consumer may take it at once, and take back its delivery, so that it
--- is not charged. Returns false if its entry is gone; such a message has ended.
+-- is not charged. One that was never started is due since it was published, as its id says, and so
+-- comes before retries. Returns false if its entry is gone; such a message has ended.
 local function hand_back(stream, due, group, id, deliveries, now)
   local claimed = redis.call('XCLAIM', stream, group, PARKED, 0, id,
     'RETRYCOUNT', math.max(deliveries - 1, 0), 'JUSTID')
   if not claimed[1] then return false end
-  redis.call('ZADD', due, now, id)
+  local since = deliveries <= 1 and math.min(now, tonumber(id:match('^%d+'))) or now
+  redis.call('ZADD', due, since, id)
   return true
 end

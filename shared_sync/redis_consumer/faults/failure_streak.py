@@ -57,16 +57,22 @@ class FailureStreak:
         self._paused_until: float | None = None
         """When the next message is tried, on the monotonic clock; None if it does not pause."""
 
-    def failed(self, message_id: str, failure: Failure) -> None:
-        """Count a failure; pause if there are too many of them."""
+    def failed(self, message_id: str, failure: Failure, *, again: bool = False) -> None:
+        """Count a failure; pause if there are too many of them.
+
+        `again` says that the message has failed on this consumer before. That it does so once more
+        tells nothing new about the consumer, so it makes no pause longer.
+        """
         if self._limit is None:
             return
         with self._lock:
             self._end_at_success()
             if self._paused_until is not None:
                 if self._clock() >= self._paused_until:  # else it had begun before the pause
-                    self._trials_failed += 1
+                    self._trials_failed += not again
                     self._pause(failure)
+                return
+            if again:
                 return
             if failure.error_type != self._kind:
                 self._kind = failure.error_type

@@ -101,6 +101,17 @@ def test_attempts_that_had_begun_before_the_pause_do_not_make_it_longer(scene: S
     assert scene.pauses.reasons()[0].endswith("next trial in 1 s")
 
 
+def test_messages_that_fail_here_again_pause_nothing_and_make_no_pause_longer(scene: Scene) -> None:
+    for number in range(9):
+        scene.streak.failed(f"{number}-0", BAD, again=True)
+    assert not scene.is_paused
+    scene.fail("1-1", "2-1", "3-1")
+    for _ in range(3):
+        scene.clock.now += 1
+        scene.streak.failed("1-1", BAD, again=True)
+        assert scene.pauses.reasons()[0].endswith("next trial in 1 s")
+
+
 def test_a_success_ends_the_pause_and_the_next_one_is_short_again(scene: Scene) -> None:
     scene.fail("1-0", "2-0", "3-0")
     scene.clock.now += 1
@@ -162,6 +173,29 @@ def test_a_consumer_on_which_all_fails_pauses_and_goes_on_at_the_first_success(
     eventually(lambda: client.xlen("results") == 60)
     eventually(lambda: consumer.ready)
     assert dead_letters(client) == []
+
+
+def test_bad_messages_among_good_ones_pause_a_consumer_for_moments_only(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their retries come to the same consumer, as there is no other one, and fail again."""
+    monkeypatch.setattr(failure_streak, "FIRST_PAUSE_SECONDS", 0.1)
+
+    def processor(_: str, job: dict[str, str]) -> str:
+        if int(job["n"]) % 30 < 5:
+            raise ValueError("five of thirty")
+        return "done"
+
+    producer.publish_many([{"n": number} for number in range(180)])
+    consumer = make(
+        processor, result_stream="results", retry=RetryPolicy(base_seconds=0.02, max_attempts=3)
+    )
+    consumer.start()
+    eventually(lambda: client.xlen("results") == 180, within=10.0)  # those of the dead, too
+    assert len(dead_letters(client)) == 30
 
 
 def test_batches_in_which_all_fails_pause_the_consumer_too(
