@@ -12,10 +12,10 @@ from helpers import PORTS
 
 from shared_sync.connection import embedded
 
-PROCESSES_PER_CORE = 2
-"""The tests wait about as long as they compute."""
+PROCESSES_PER_CORE = 3
+"""The tests wait longer than they compute."""
 
-MOST_PROCESSES = 8
+MOST_PROCESSES = 12
 
 
 @pytest.hookimpl(optionalhook=True)
