@@ -154,11 +154,11 @@ def test_at_least_half_of_the_words_in_real_recordings_are_recognized(
     table = re.findall(
         r"^\| (\S+\.wav) \| [\d.]+ \| (.+?) \|$", (RECORDINGS / "README.md").read_text(), re.M
     )
-    table = sorted(table, key=lambda row: (RECORDINGS / row[0]).stat().st_size)[:3]
-    assert len(table) == 3
+    table = sorted(table, key=lambda row: (RECORDINGS / row[0]).stat().st_size)[:2]
+    assert len(table) == 2
     stt_worker("stt-1")
     publish(redis_url, [RECORDINGS / file for file, _ in table])
-    eventually(lambda: client.xlen("audio:transcripts") == 3, within=90)
+    eventually(lambda: client.xlen("audio:transcripts") == 2, within=90)
     heard = {entry["file"]: entry["text"].split() for entry in transcripts(client)}
     errors = sum(word_errors(said.split(), heard[file]) for file, said in table)
     rate = errors / sum(len(said.split()) for _, said in table)
