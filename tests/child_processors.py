@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,10 +69,22 @@ def _hold_for_ever(job: dict[str, Any]) -> None:
     ctypes.PyDLL(None).sleep(60)
 
 
+def _hang() -> None:
+    threading.Event().wait(60)
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    """Wait as `helpers.eventually` does, which would make the start of a child slower."""
+    deadline, pause = time.monotonic() + 60, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "did not come true within 60 s"
+        pause.wait(0.01)
+
+
 def _clean_up(job: dict[str, Any]) -> None:
     Path(job["started"]).touch()
     try:
-        time.sleep(60)
+        _hang()
     finally:
         Path(job["cleaned"]).touch()
 
@@ -80,7 +93,7 @@ def _ignore_end(job: dict[str, Any]) -> None:
     Path(job["started"]).touch()
     while True:
         try:
-            time.sleep(60)
+            _hang()
         except BaseException:
             LOG.warning("stays")
 
@@ -88,7 +101,7 @@ def _ignore_end(job: dict[str, Any]) -> None:
 def _start_program(job: dict[str, Any]) -> None:
     program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     Path(job["started"]).write_text(str(program.pid))
-    time.sleep(60)
+    _hang()
 
 
 def _leave_program(job: dict[str, Any]) -> None:
@@ -105,7 +118,7 @@ def _grow(job: dict[str, Any]) -> str:
 
 
 def _sleep(job: dict[str, Any]) -> str:
-    time.sleep(float(job["seconds"]))
+    threading.Event().wait(float(job["seconds"]))
     return "slept"
 
 
@@ -113,7 +126,7 @@ def _fork(_: dict[str, Any]) -> str:
     pid = os.fork()
     if pid == 0:
         LOG.warning("in the fork")
-        time.sleep(60)
+        _hang()
         os._exit(0)
     return "forked"
 
@@ -135,8 +148,7 @@ def _log_later(job: dict[str, Any]) -> None:
     """Log when the message is done."""
 
     def log() -> None:
-        while not Path(job["done"]).exists():
-            time.sleep(0.01)
+        _wait_until(Path(job["done"]).exists)
         LOG.warning("afterwards")
 
     threading.Thread(target=log, daemon=True).start()
@@ -173,9 +185,7 @@ def translate(_: str, job: dict[str, Any]) -> str:
 
 def _wait(job: dict[str, Any]) -> str:
     Path(job["started"]).touch()
-    end = Path(job["end"])
-    while not end.exists():
-        time.sleep(0.01)
+    _wait_until(Path(job["end"]).exists)
     return "waited"
 
 
@@ -232,8 +242,7 @@ class Closing:
         if "meet" in job:  # one message for each reader
             folder = Path(job["meet"])
             (folder / str(context.reader)).touch()
-            while len(list(folder.iterdir())) < int(job["readers"]):
-                time.sleep(0.01)
+            _wait_until(lambda: len(list(folder.iterdir())) >= int(job["readers"]))
         if "closed" in job:
             os.environ["CLOSED"] = job["closed"]
         return {
@@ -278,6 +287,6 @@ def hanging_close(_: ProcessorContext) -> Any:
             return None
 
         def close(self) -> None:
-            time.sleep(60)
+            _hang()
 
     return Hanging()
