@@ -8,6 +8,8 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+import redis
+from faults.crew import ProcessLedger
 from faults.durations import (
     BLOCK_SECONDS,
     LEASE_SECONDS,
@@ -49,6 +51,13 @@ def proxy(redis_server: EmbeddedRedis) -> Iterator[Proxy]:
     """A way to the same Redis that can be disturbed."""
     with closing(Proxy(redis_server.port)) as made:
         yield made
+
+
+@pytest.fixture
+def books(redis_url: str, client: redis.Redis) -> Iterator[ProcessLedger]:
+    """Books on messages that workers in processes of their own run."""
+    with closing(ProcessLedger(redis_url, client)) as kept:
+        yield kept
 
 
 @pytest.fixture

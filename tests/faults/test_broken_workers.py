@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import redis
 from faults.acts import DEVICE_FAULT
 from faults.crew import Crew, ProcessLedger, WorkerProcess
 from helpers import eventually
@@ -21,12 +20,6 @@ JOB_SECONDS = 0.02 if JOBS < 200 else 0.05
 AS_USERS_HAVE_IT = {"max_attempts": 5, "base_seconds": 1.0, "max_seconds": 300.0}
 """The retries of a `RetryPolicy()`, not those that the other tests hasten."""
 MOST_WASTED = 10
-
-
-@pytest.fixture
-def books(redis_url: str, client: redis.Redis) -> Iterator[ProcessLedger]:
-    with closing(ProcessLedger(redis_url, client)) as kept:
-        yield kept
 
 
 @pytest.fixture

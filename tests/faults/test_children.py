@@ -10,7 +10,6 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-import redis
 from faults.crew import Crew, ProcessLedger, WorkerProcess
 from faults.table import FaultTable
 from helpers import eventually
@@ -20,17 +19,6 @@ DEADLINE_SECONDS = 0.7
 KILL_GRACE_SECONDS = 0.1
 SHORT_LEASE_SECONDS = 1.0
 """Where a worker that is taken for dead on a busy machine does no harm."""
-
-
-@pytest.fixture
-def books(redis_url: str, client: redis.Redis) -> Iterator[ProcessLedger]:
-    with closing(ProcessLedger(redis_url, client)) as kept:
-        yield kept
-
-
-@pytest.fixture
-def admin(books: ProcessLedger) -> GroupAdmin:
-    return GroupAdmin(books.client)
 
 
 @pytest.fixture

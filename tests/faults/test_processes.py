@@ -43,17 +43,6 @@ BOTH = pytest.mark.parametrize("isolation", ["thread", "process"])
 
 
 @pytest.fixture
-def books(redis_url: str, client: redis.Redis) -> Iterator[ProcessLedger]:
-    with closing(ProcessLedger(redis_url, client)) as kept:
-        yield kept
-
-
-@pytest.fixture
-def admin(books: ProcessLedger) -> GroupAdmin:
-    return GroupAdmin(books.client)
-
-
-@pytest.fixture
 def isolation() -> str:
     """Where the workers run their processors; tests that are marked with BOTH replace it."""
     return "thread"
