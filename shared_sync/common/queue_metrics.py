@@ -8,6 +8,7 @@ QUEUE_DEPTH: Final = "queue_depth"
 QUEUE_WAITING: Final = "queue_waiting"
 JOBS_PENDING: Final = "jobs_pending"
 JOBS_PARKED: Final = "jobs_parked"
+SCHEDULED: Final = "scheduled"
 DEAD_LETTERS: Final = "dead_letters"
 
 DESCRIPTIONS: Final = {
@@ -15,6 +16,7 @@ DESCRIPTIONS: Final = {
     QUEUE_WAITING: "Messages that nobody has read.",
     JOBS_PENDING: "Messages that are being worked on.",
     JOBS_PARKED: "Messages that wait for their next attempt.",
+    SCHEDULED: "Messages that are to be published later.",
     DEAD_LETTERS: "Messages given up on and kept.",
 }
 
@@ -28,6 +30,7 @@ def queue_values(
     waiting: int | None = None,
     pending: int | None = None,
     parked: int | None = None,
+    scheduled: int | None = None,
     dead_letters: int | None = None,
 ) -> dict[str, int | None]:
     """Return the state of a stream and group under the names of its metrics.
@@ -40,5 +43,6 @@ def queue_values(
         QUEUE_WAITING: waiting,
         JOBS_PENDING: None if pending is None or parked is None else pending - parked,
         JOBS_PARKED: parked,
+        SCHEDULED: scheduled,
         DEAD_LETTERS: dead_letters,
     }

@@ -48,14 +48,16 @@ _JOBS_PROCESSED = _counter("jobs_processed", "Messages finished with success.")
 _PROCESSING_LATENCY = _duration(
     "processing_latency", "From the start of a message's processing to its end."
 )
+_JOBS_SENT = _counter("jobs_sent", "Jobs published.")
+_RESULTS_RECEIVED = _counter("results_received", "Results that came back.")
 _REDIS_OPERATIONS = _counter("redis_operations", "Commands sent to Redis.")
 
 SERVICES: Final[dict[str, tuple[MetricDescription | Ratio, ...]]] = {
     "gateway": (
         _gauge("clients_connected", "Clients connected now."),
         _counter("total_clients_served", "Clients that have been served."),
-        _counter("jobs_sent", "Jobs published."),
-        _counter("results_received", "Results that came back."),
+        _JOBS_SENT,
+        _RESULTS_RECEIVED,
         _REDIS_OPERATIONS,
         _counter("audio_bytes_processed", "Audio taken in.", "bytes"),
         _PROCESSING_LATENCY,
@@ -91,6 +93,8 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("jobs_failed", "Attempts that failed, those of unusable messages included."),
     _counter("jobs_retried", "Failures that were followed by another attempt."),
     _counter("jobs_dead", "Messages given up on, now dead letters."),
+    _counter("jobs_expired", "Messages that expired before they were done."),
+    _counter("jobs_cancelled", "Messages that were cancelled before they were done."),
     _counter("jobs_recovered", "Messages taken over from dead workers."),
     _counter(
         "jobs_handed_back", "Messages returned uncharged, most of them without having been started."
@@ -102,6 +106,10 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
         "results_unpublished",
         "Results not published: channel refused, or no ids left in the stream.",
     ),
+    _counter("replies_dropped", "Results for a process that does not wait for them any more."),
+    _counter("progress_sent", "Progress reports that were sent."),
+    _counter("results_trimmed", "Results removed by age or number."),
+    _counter("dead_letters_trimmed", "Dead letters removed by age or number."),
     _counter("lost_bodies", "Messages whose entry was deleted by others."),
     _counter(
         "messages_deleted_unread", "Messages that others deleted before anybody had read them."
@@ -139,6 +147,13 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
 )
 """What `RedisStreamConsumer` records."""
 
+PRODUCER: Final[tuple[MetricDescription, ...]] = (
+    _JOBS_SENT,
+    _RESULTS_RECEIVED,
+    _duration("job_round_trip", "From the publishing of a job to the arrival of its result."),
+)
+"""What `RedisStreamProducer` and `ResultListener` record."""
+
 REJECTED: Final = _counter(
     "metrics_rejected",
     "Values that could not be recorded and were dropped, by the name of their metric.",
@@ -155,7 +170,7 @@ OWN: Final[tuple[MetricDescription, ...]] = (
 
 KNOWN: Final[dict[str, MetricDescription]] = {
     metric.name: metric
-    for metric in chain(*SERVICES.values(), CONSUMER, OWN)
+    for metric in chain(*SERVICES.values(), CONSUMER, PRODUCER, OWN)
     if isinstance(metric, MetricDescription)
 }
 """All of these metrics by name, whether declared or not."""

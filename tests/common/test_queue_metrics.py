@@ -6,11 +6,14 @@ from shared_sync.common.queue_metrics import DESCRIPTIONS, queue_values
 
 
 def test_parked_messages_are_not_counted_as_being_worked_on() -> None:
-    assert queue_values(unfinished=9, waiting=4, pending=5, parked=2, dead_letters=1) == {
+    assert queue_values(
+        unfinished=9, waiting=4, pending=5, parked=2, scheduled=6, dead_letters=1
+    ) == {
         "queue_depth": 9,
         "queue_waiting": 4,
         "jobs_pending": 3,
         "jobs_parked": 2,
+        "scheduled": 6,
         "dead_letters": 1,
     }
 

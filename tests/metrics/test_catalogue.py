@@ -10,7 +10,15 @@ import pytest
 from helpers import Clock
 from registries import StillResources, registry
 
-from shared_sync.metrics.catalogue import CONSUMER, KNOWN, OWN, SERVICES, MetricDescription, Ratio
+from shared_sync.metrics.catalogue import (
+    CONSUMER,
+    KNOWN,
+    OWN,
+    PRODUCER,
+    SERVICES,
+    MetricDescription,
+    Ratio,
+)
 from shared_sync.metrics.error_categories import CATEGORIES
 from shared_sync.redis_consumer.lifecycle import COUNTERS
 
@@ -30,7 +38,7 @@ def test_the_table_of_names_is_that_of_the_code() -> None:
         for name, kind, unit, owners, meaning in rows
         for owner in owners.split(", ")
     }
-    owned = {**SERVICES, "consumer": CONSUMER, "all": OWN}
+    owned = {**SERVICES, "consumer": CONSUMER, "producer": PRODUCER, "all": OWN}
     built = {
         (metric.name, metric.kind, metric.unit, owner, metric.help)
         if isinstance(metric, MetricDescription)
@@ -76,7 +84,7 @@ def test_every_name_that_the_library_records_is_in_the_table() -> None:
 
 
 def test_a_name_means_the_same_everywhere() -> None:
-    for metrics in (*SERVICES.values(), CONSUMER, OWN):
+    for metrics in (*SERVICES.values(), CONSUMER, PRODUCER, OWN):
         for metric in metrics:
             if isinstance(metric, MetricDescription):
                 assert KNOWN[metric.name] == metric
