@@ -15,7 +15,8 @@ from producers import STREAM, close_all_others, ids, numbers, other_connections,
 
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError, RedisUnavailable, SharedSyncError
-from shared_sync.redis_producer import BATCH, RedisStreamProducer
+from shared_sync.redis_producer import RedisStreamProducer
+from shared_sync.redis_producer.batches import BATCH
 
 
 def test_nothing_is_connected_before_the_first_message(redis_url: str, client: redis.Redis) -> None:

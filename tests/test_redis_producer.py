@@ -12,7 +12,7 @@ import pytest
 import redis
 from producers import STREAM, calls_of, ids, numbers, other_connections, stored, together
 
-from shared_sync import message, redis_producer
+from shared_sync import message
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import (
     ConfigurationError,
@@ -20,7 +20,8 @@ from shared_sync.errors import (
     QueueFull,
     RedisRefused,
 )
-from shared_sync.redis_producer import BATCH, RedisStreamProducer
+from shared_sync.redis_producer import RedisStreamProducer, batches
+from shared_sync.redis_producer.batches import BATCH
 
 # --- publishing -------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ def test_messages_travel_a_hundred_to_a_round_trip(
 def test_large_messages_share_a_round_trip_only_up_to_the_limit(
     producer: RedisStreamProducer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_producer, "MAX_BATCH_BYTES", 1000)
+    monkeypatch.setattr(batches, "MAX_BATCH_BYTES", 1000)
     client.config_resetstat()
     producer.publish_many({"n": number, "audio": b"x" * 600} for number in range(6))
     assert calls_of(client, "evalsha") == 3

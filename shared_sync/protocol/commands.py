@@ -164,7 +164,15 @@ class GroupCommands:
         keys = (self.keys.stream, self.keys.due, self.keys.presence, self.keys.dead)
         return scripts.call(
             "heartbeat",
-            [*keys, self.keys.holders, self.keys.outage, self.keys.history],
+            [
+                *keys,
+                self.keys.holders,
+                self.keys.outage,
+                self.keys.history,
+                self.keys.cancelled,
+                self.keys.scheduled,
+                self.keys.progress,
+            ],
             *self._who(),
             self.lease_ms,
             self.grace_ms,

@@ -24,6 +24,10 @@ def find_wrong(connection: Connection, keys: Keys, result_stream: str | None) ->
         keys.holders: "hash",
         keys.history: "hash",
         keys.kept: "hash",
+        keys.progress: "hash",
+        keys.cancelled: "sorted set",
+        keys.scheduled: "sorted set",
+        keys.scheduled_messages: "hash",
     }
     if result_stream is not None:
         types[result_stream] = "stream"

@@ -12,6 +12,16 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
                                 is taken for dead, ms
     {S}:G:kept         hash     whether the group has read all entries up to its last one; and,
                                 while there are other groups, up to where it had read then
+    {S}:G:progress     hash     message id -> its last progress as JSON, for the next attempt
+
+and for all groups of the stream together:
+
+    {S}:cancelled           zset     id of a cancelled message -> when the mark expires, ms
+    {S}:scheduled           zset     id of a scheduled job -> when it is to be published, ms
+    {S}:scheduled:messages  hash     id of a scheduled job -> its fields and values, packed
+    {S}:replies:<token>     stream   results for one waiting process, which makes it
+    {S}:published:<key>     string   the id of the message that was published with this
+                                     deduplicate_key
 
 The group's pending list is the truth: a message leaves it only by success or as a dead letter, in
 one script with everything that belongs to it. The other keys are hints; losing them delays a
@@ -42,6 +52,39 @@ NEARLY_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 2}"
 
 
 @dataclass(frozen=True)
+class StreamKeys:
+    """The names of a stream's keys that belong to no group."""
+
+    stream: str
+    prefix: str
+    """The stream's name with a hash tag, with which the names of its other keys begin."""
+    cancelled: str
+    scheduled: str
+    scheduled_messages: str
+
+    @classmethod
+    def of(cls, stream: str) -> StreamKeys:
+        """Return the keys. Raises `ConfigurationError` for a name that cannot be used."""
+        check_stream_name(stream)
+        prefix = _with_hash_tag(stream)
+        return cls(
+            stream=stream,
+            prefix=prefix,
+            cancelled=f"{prefix}:cancelled",
+            scheduled=f"{prefix}:scheduled",
+            scheduled_messages=f"{prefix}:scheduled:messages",
+        )
+
+    def reply(self, token: str) -> str:
+        """Return the stream with the results for one waiting process."""
+        return f"{self.prefix}:replies:{token}"
+
+    def published(self, deduplicate_key: str) -> str:
+        """Return the key with the id of the message that was published with this key."""
+        return f"{self.prefix}:published:{deduplicate_key}"
+
+
+@dataclass(frozen=True)
 class Keys:
     """The names of all keys of one stream and group."""
 
@@ -54,13 +97,17 @@ class Keys:
     dead: str
     outage: str
     kept: str
+    progress: str
+    cancelled: str
+    scheduled: str
+    scheduled_messages: str
 
     @classmethod
     def of(cls, stream: str, group: str) -> Keys:
         """Return the keys. Raises `ConfigurationError` for names that cannot be used."""
-        check_stream_name(stream)
+        shared = StreamKeys.of(stream)
         arguments.text("consumer_group", group)
-        prefix = f"{_with_hash_tag(stream)}:{group}"
+        prefix = f"{shared.prefix}:{group}"
         return cls(
             stream=stream,
             group=group,
@@ -71,6 +118,10 @@ class Keys:
             dead=f"{prefix}:dead",
             outage=f"{prefix}:outage",
             kept=f"{prefix}:kept",
+            progress=f"{prefix}:progress",
+            cancelled=shared.cancelled,
+            scheduled=shared.scheduled,
+            scheduled_messages=shared.scheduled_messages,
         )
 
     def all(self) -> tuple[str, ...]:
@@ -84,6 +135,10 @@ class Keys:
             self.dead,
             self.outage,
             self.kept,
+            self.progress,
+            self.cancelled,
+            self.scheduled,
+            self.scheduled_messages,
         )
 
 

@@ -107,11 +107,18 @@ class HeartbeatReply:
     """What is pending; None if the group has so many consumers that it is to be asked apart."""
     now_ms: int
     """The server's time."""
+    cancelled: int
+    """How many marks of cancelled messages the stream has."""
+    next_scheduled_ms: int | None
+    """How long until the next scheduled job is to be published, in ms; None if there is none."""
+    progress: int
+    """How many messages of the group have progress stored."""
 
 
 def parse_heartbeat(reply: Any) -> HeartbeatReply:
     """Return what the heartbeat script says."""
-    backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms = reply
+    backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms, *jobs = reply
+    cancelled, next_scheduled_ms, progress = jobs
     return HeartbeatReply(
         backlog=None if backlog < 0 else backlog,
         dead=None if dead < 0 else dead,
@@ -121,6 +128,9 @@ def parse_heartbeat(reply: Any) -> HeartbeatReply:
         restore_from=restore_from.decode(),
         pending=None if pending is None else parse_pending(pending),
         now_ms=now_ms,
+        cancelled=cancelled,
+        next_scheduled_ms=None if next_scheduled_ms < 0 else next_scheduled_ms,
+        progress=progress,
     )
 
 

@@ -31,6 +31,26 @@ def test_the_sizes_of_an_empty_queue_are_zero(worker: Worker) -> None:
     assert worker.heartbeat() == QueueMetrics(backlog=0, pending=0, parked=0, dead=0)
 
 
+def test_a_heartbeat_reports_marks_scheduled_jobs_and_progress(
+    worker: Worker, connection: Connection, admin: GroupAdmin, client: redis.Redis
+) -> None:
+    command = worker.commands.heartbeat()
+    heartbeat = parse_heartbeat(connection.call(*command))
+    assert (heartbeat.cancelled, heartbeat.next_scheduled_ms, heartbeat.progress) == (0, None, 0)
+    client.zadd(KEYS.cancelled, {"1-0": admin.now_ms() + HOUR_MS})
+    client.zadd(KEYS.scheduled, {"late": admin.now_ms() + 2 * HOUR_MS, "soon": HOUR_MS})
+    client.hset(KEYS.progress, mapping={"1-0": "{}", "2-0": "{}"})
+    heartbeat = parse_heartbeat(connection.call(*command))
+    assert (heartbeat.cancelled, heartbeat.next_scheduled_ms, heartbeat.progress) == (1, 0, 2)
+    client.zrem(KEYS.scheduled, "soon")
+    heartbeat = parse_heartbeat(connection.call(*command))
+    assert heartbeat.next_scheduled_ms == pytest.approx(2 * HOUR_MS, abs=60_000)
+    for key in (KEYS.cancelled, KEYS.scheduled, KEYS.progress):
+        client.set(key, "of another type")
+    heartbeat = parse_heartbeat(connection.call(*command))
+    assert (heartbeat.cancelled, heartbeat.next_scheduled_ms, heartbeat.progress) == (0, None, 0)
+
+
 def test_a_size_that_the_server_does_not_report_is_unknown_and_not_zero(
     worker: Worker, client: redis.Redis
 ) -> None:

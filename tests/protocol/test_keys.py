@@ -6,7 +6,7 @@ import pytest
 from redis.crc import key_slot
 
 from shared_sync.errors import ConfigurationError
-from shared_sync.protocol.keys import Keys, age_seconds
+from shared_sync.protocol.keys import Keys, StreamKeys, age_seconds
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,9 @@ def test_all_keys_of_a_stream_share_its_cluster_slot_or_the_stream_is_refused(
     except ConfigurationError:
         assert "{}" in stream
         return
-    names = (keys.stream, keys.presence, keys.due, keys.history, keys.dead)
-    assert len(set(names)) == 5
+    shared = StreamKeys.of(stream)
+    names = (*keys.all(), shared.reply("ab12"), shared.published("a {key}"))
+    assert len(set(names)) == 14
     assert len({key_slot(name.encode()) for name in names}) == 1
 
 
@@ -47,6 +48,8 @@ def test_an_id_says_the_age_of_its_entry_unless_it_was_chosen(
 def test_keys_are_named_after_the_stream_and_the_group() -> None:
     assert Keys.of("jobs", "g").due == "{jobs}:g:due"
     assert Keys.of("jobs:{eu}", "g").due == "jobs:{eu}:g:due"
+    assert Keys.of("jobs", "g").cancelled == StreamKeys.of("jobs").cancelled == "{jobs}:cancelled"
+    assert StreamKeys.of("jobs:{eu}").reply("ab12") == "jobs:{eu}:replies:ab12"
 
 
 @pytest.mark.parametrize("stream", ["jobs{", "jobs}", "{}", "a{}b", "}a{"])

@@ -44,9 +44,13 @@ def reply(
     ended_from: int = 0,
     restore_from: bytes = b"",
     now_ms: int = NOW_MS,
+    cancelled: int = 0,
+    next_scheduled_ms: int = -1,
+    progress: int = 0,
 ) -> list[Any]:
     """What the script says."""
-    return [backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms]
+    jobs = [cancelled, next_scheduled_ms, progress]
+    return [backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms, *jobs]
 
 
 class Scene:

@@ -1,5 +1,5 @@
 -- Renew a consumer's lease, tidy up in a bounded step, and report the sizes of the queue.
--- KEYS: stream, due, presence, dead, holders, outage, history
+-- KEYS: stream, due, presence, dead, holders, outage, history, cancelled, scheduled, progress
 -- ARGV:
 --   1 to 5  group, consumer, identity, lease ms, grace ms
 --   6       rank in the presence at which to go on to search for ended consumers
@@ -7,8 +7,9 @@
 --   8       '1' if the process reads one message at a time for now, or ''
 -- Returns {entries in the stream or -1 if unknown, dead letters or -1, due times, '' or what was
 -- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or
--- nil if the group has many consumers, now}. Fails with HELD if another process has claimed the
--- name.
+-- nil if the group has many consumers, now, marks of cancelled messages, ms until the next scheduled
+-- job is to be published or -1, how many messages have progress stored}. Fails with HELD if another
+-- process has claimed the name.
 
 -- Most consumers and most due times that one call visits, so that none takes long.
 local STEP = 100
@@ -16,6 +17,7 @@ local MANY_CONSUMERS = 100
 
 local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders, outage, history = KEYS[5], KEYS[6], KEYS[7]
+local cancelled, scheduled, progress = KEYS[8], KEYS[9], KEYS[10]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local mark = ARGV[8] == '1' and ONE_BY_ONE or ''
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -115,4 +117,14 @@ local groups = redis.pcall('XINFO', 'GROUPS', stream)
 if groups.err or consumers_of(groups, group) <= MANY_CONSUMERS then
   summary = redis.call('XPENDING', stream, group)
 end
-return {entries, letters, due_times, refusal or '', rank, restore_from, summary, now}
+
+-- How many elements a key has: 0 if it may not be read, or is something else.
+local function count_of(command, key)
+  local count = redis.pcall(command, key)
+  return type(count) == 'number' and count or 0
+end
+
+local next_job = redis.pcall('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
+local wait = next_job[2] and math.max(0, tonumber(next_job[2]) - now) or -1
+return {entries, letters, due_times, refusal or '', rank, restore_from, summary, now,
+  count_of('ZCARD', cancelled), wait, count_of('HLEN', progress)}

@@ -1,9 +1,8 @@
-"""RedisStreamProducer: publishes messages to the stream that consumers process."""
+"""RedisStreamProducer, the public class: publishes messages to a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 from shared_sync.common import arguments
@@ -13,17 +12,13 @@ from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.driver_errors import NotRun
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import InvalidMessage, QueueFull, SharedSyncError
-from shared_sync.message import encode_fields
-from shared_sync.protocol import dead_letter_layout, publishing
+from shared_sync.errors import QueueFull, SharedSyncError
+from shared_sync.protocol import publishing
 from shared_sync.protocol.keys import check_stream_name
+from shared_sync.redis_producer.batches import Batch, encode, next_batch
 
-BATCH = 100
-"""The most messages that are sent in one round trip."""
 MAX_CONNECTIONS = 50
 """Threads that may publish at the same time; a publication takes a round trip."""
-MAX_BATCH_BYTES = 4 * 1024 * 1024
-"""A batch ends with the message that reaches this size."""
 
 
 class RedisStreamProducer:
@@ -104,7 +99,7 @@ class RedisStreamProducer:
         if self._max_queue_depth is not None:
             (message_id,) = self.publish_many([fields])
             return message_id
-        command = ("XADD", self.stream_name, "*", *_encode(fields))
+        command = ("XADD", self.stream_name, "*", *encode(fields))
         with self._connections.connection() as connection:
             entry_id: bytes = connection.call(*command)
         return entry_id.decode()
@@ -124,14 +119,14 @@ class RedisStreamProducer:
         # A list may be read ahead, while the server works; a generator is read when it is needed.
         reads_ahead = isinstance(messages, (list, tuple))
         try:
-            batch = _next_batch(unsent)
+            batch = next_batch(unsent)
             while batch.messages:
                 # Lent for one round trip: the iteration may take long, and may publish as well.
                 with self._connections.connection() as connection:
                     command = self._send_batch(connection, batch)
-                    following = _next_batch(unsent) if reads_ahead else None
+                    following = next_batch(unsent) if reads_ahead else None
                     self._receive_ids(connection, command, len(batch.messages), published)
-                batch = following or _next_batch(unsent)
+                batch = following or next_batch(unsent)
             if batch.error is not None:
                 raise batch.error
         except SharedSyncError as error:
@@ -154,7 +149,7 @@ class RedisStreamProducer:
     ) -> None:
         self.close()
 
-    def _send_batch(self, connection: Connection, batch: _Batch) -> Command:
+    def _send_batch(self, connection: Connection, batch: Batch) -> Command:
         command = publishing.publish(self.stream_name, batch.messages, self._max_queue_depth)
         connection.send([command])
         return command
@@ -173,43 +168,3 @@ class RedisStreamProducer:
             raise remedies.explain(refusal, command)
         if len(ids) < count and self._max_queue_depth is not None:
             raise QueueFull(self.stream_name, self._max_queue_depth)
-
-
-def _encode(fields: Mapping[str, object]) -> list[bytes]:
-    """Return the names and values of a message. Raises `InvalidMessage` if it cannot be stored."""
-    items = encode_fields(fields)
-    for name in fields:
-        if name.startswith(dead_letter_layout.PREFIX):
-            raise InvalidMessage(
-                f"field {name!r} begins with {dead_letter_layout.PREFIX!r}, as only the fields do "
-                "that are added to dead letters; give it another name",
-                field=name,
-            )
-    return items
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What is sent in one round trip."""
-
-    messages: list[list[bytes]]
-    """Names and values in turn, of each message; empty if nothing is to be sent any more."""
-
-    error: SharedSyncError | None = None
-    """Why nothing more is sent, if it is not the end of the messages."""
-
-
-def _next_batch(messages: Iterator[Mapping[str, object]]) -> _Batch:
-    """Encode the next messages. If one of them cannot be stored, none of the batch is sent."""
-    batch: list[list[bytes]] = []
-    size = 0
-    try:
-        for fields in messages:
-            items = _encode(fields)
-            batch.append(items)
-            size += sum(map(len, items))
-            if len(batch) == BATCH or size >= MAX_BATCH_BYTES:
-                break
-    except SharedSyncError as error:
-        return _Batch([], error)
-    return _Batch(batch)

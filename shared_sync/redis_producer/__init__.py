@@ -1,0 +1,5 @@
+"""RedisStreamProducer: publishes messages to the stream that consumers process."""
+
+from shared_sync.redis_producer.producer import RedisStreamProducer
+
+__all__ = ["RedisStreamProducer"]
