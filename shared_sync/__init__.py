@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from shared_sync.batching import Batching
     from shared_sync.circuit_breaker import CircuitBreaker
     from shared_sync.dead_letters import DeadLetters
-    from shared_sync.errors import CircuitOpen, Reject, Retry, SharedSyncError, WorkerBroken
+    from shared_sync.errors import (
+        CircuitOpen,
+        JobCancelled,
+        JobFailed,
+        Reject,
+        ResultTimeout,
+        Retry,
+        SharedSyncError,
+        WorkerBroken,
+    )
     from shared_sync.health_server import HealthServer
     from shared_sync.message import Message, current_message
     from shared_sync.metrics import WorkerMetrics
@@ -44,11 +53,14 @@ __all__ = [
     "CircuitOpen",
     "DeadLetters",
     "HealthServer",
+    "JobCancelled",
+    "JobFailed",
     "Message",
     "ProcessorContext",
     "RedisStreamConsumer",
     "RedisStreamProducer",
     "Reject",
+    "ResultTimeout",
     "Retry",
     "RetryPolicy",
     "SharedSyncError",
@@ -63,11 +75,14 @@ _MODULES = {
     "CircuitOpen": "errors",
     "DeadLetters": "dead_letters",
     "HealthServer": "health_server",
+    "JobCancelled": "errors",
+    "JobFailed": "errors",
     "Message": "message",
     "ProcessorContext": "processors",
     "RedisStreamConsumer": "redis_consumer",
     "RedisStreamProducer": "redis_producer",
     "Reject": "errors",
+    "ResultTimeout": "errors",
     "Retry": "errors",
     "RetryPolicy": "policies",
     "SharedSyncError": "errors",

@@ -11,6 +11,8 @@ SharedSyncError
 ├── RedisRefused            the server answered a command with an error
 │   └── GroupMissing        the stream or its consumer group does not exist any more
 ├── DeadLetterMissing       there is no dead letter with that id
+├── ResultTimeout           the result of a message has not arrived in time
+├── JobFailed               a message has ended without being done: dead, expired or cancelled
 ├── ConsumerStateError      a call that does not fit the state of the consumer
 ├── ConsumerBroken          the consumer cannot go on; the text says why
 │   ├── ConsumerIdInUse     another live process of the group has this consumer id
@@ -20,6 +22,7 @@ SharedSyncError
 
 Directive                   raised by a processor, about the message that it was given or its worker
 ├── CircuitOpen             a circuit breaker refuses calls: the message goes back, uncharged
+├── JobCancelled            the message was cancelled: it ends with the status "cancelled"
 ├── Reject                  never retry: the message becomes a dead letter at once
 ├── Retry                   try the message again after a given delay
 └── WorkerBroken            this process can do no more work, such as after a fault of its GPU
@@ -144,6 +147,50 @@ class DeadLetterMissing(SharedSyncError):
             f"there is no dead letter {letter_id!r} in {key}; list the dead letters for valid ids"
         )
         self.letter_id = letter_id
+
+
+class ResultTimeout(SharedSyncError):
+    """The result of a message has not arrived in time. The message may still be processed.
+
+    Attributes:
+        message_id: The id of the message; empty if it is not known.
+        timeout_seconds: How long the caller has waited.
+    """
+
+    def __init__(self, message_id: str, timeout_seconds: float) -> None:
+        super().__init__(
+            f"the result of message {message_id!r} has not arrived within {timeout_seconds:g} s"
+        )
+        self.message_id = message_id
+        self.timeout_seconds = timeout_seconds
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message_id, self.timeout_seconds), self.__dict__
+
+
+class JobFailed(SharedSyncError):
+    """A message has ended without being done. Raised by `Result.raise_for_status()`.
+
+    Attributes:
+        message_id: The id of the message.
+        status: How it has ended: "dead", "expired" or "cancelled".
+        reason: Why, as its result says.
+        error_type: The type of the last error of a dead message; empty if there was none.
+        error: The text of that error.
+    """
+
+    def __init__(
+        self, message_id: str, status: str, reason: str, *, error_type: str = "", error: str = ""
+    ) -> None:
+        super().__init__(f"message {message_id!r} ended with the status {status!r}: {reason}")
+        self.message_id = message_id
+        self.status = status
+        self.reason = reason
+        self.error_type = error_type
+        self.error = error
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message_id, self.status, self.reason), self.__dict__
 
 
 class ConsumerStateError(SharedSyncError):
@@ -292,6 +339,17 @@ class CircuitOpen(Directive):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.name, self.retry_after_seconds), self.__dict__
+
+
+class JobCancelled(Directive):
+    """The message was cancelled, so it ends here, with the status "cancelled" and uncharged.
+
+    `message.raise_if_cancelled()` raises it. In a processor, let it through. Raised for a message
+    that nobody has cancelled, it ends the message in the same way.
+    """
+
+    def __init__(self, text: str = "the message was cancelled") -> None:
+        super().__init__(text)
 
 
 class WorkerBroken(Directive):

@@ -51,6 +51,15 @@ NEARLY_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 2}"
 """One less than the largest id, which XREADGROUP takes for `>`."""
 
 
+REPLIES: Final = ":replies:"
+"""What the name of every stream of replies has in it, behind the hash tag."""
+
+_GROUP_KEYS: Final = frozenset(
+    ("presence", "holders", "due", "history", "dead", "outage", "kept", "progress")
+)
+"""How the names of the keys of groups end."""
+
+
 @dataclass(frozen=True)
 class StreamKeys:
     """The names of a stream's keys that belong to no group."""
@@ -77,7 +86,7 @@ class StreamKeys:
 
     def reply(self, token: str) -> str:
         """Return the stream with the results for one waiting process."""
-        return f"{self.prefix}:replies:{token}"
+        return f"{self.prefix}{REPLIES}{token}"
 
     def published(self, deduplicate_key: str) -> str:
         """Return the key with the id of the message that was published with this key."""
@@ -148,6 +157,29 @@ def check_stream_name(stream: object) -> None:
     _with_hash_tag(str(stream))
 
 
+def hash_tag(name: str) -> str:
+    """Return the part of a key's name that decides about its slot in a cluster, which may be all.
+
+    This is the same as the server does.
+    """
+    opening = name.find("{")
+    closing = name.find("}", opening)
+    return name[opening + 1 : closing] if closing > opening + 1 > 0 else name
+
+
+def may_reply_to(stream: str, name: str) -> bool:
+    """Return whether a message of the stream may have its result written to a key of that name.
+
+    Only streams of replies may be named, of this stream or of another with its hash tag, and no key
+    of a group.
+    """
+    tag = f"{{{hash_tag(stream)}}}"
+    _, found, own = name.partition(tag)
+    if not found or hash_tag(name) != hash_tag(stream):
+        return False
+    return REPLIES in own and own.rpartition(":")[2] not in ("", *_GROUP_KEYS)
+
+
 def id_milliseconds(entry_id: str) -> int:
     """Return the wall-clock time inside an id, unless the publisher chose the id itself."""
     return int(entry_id.partition("-")[0])
@@ -177,8 +209,7 @@ def age_seconds(entry_id: str, now: float) -> float | None:
 
 
 def _with_hash_tag(stream: str) -> str:
-    opening = stream.find("{")
-    if stream.find("}", opening) > opening + 1 > 0:
+    if f"{{{hash_tag(stream)}}}" in stream:
         return stream
     if "{" in stream or "}" in stream:
         raise ConfigurationError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 
 class Read(NamedTuple):
@@ -78,6 +78,23 @@ def parse_read(reply: Any) -> list[Entry]:
     return [Entry(entry_id.decode(), items) for entry_id, items in entries]
 
 
+class Address(NamedTuple):
+    """The stream to which a result goes."""
+
+    stream: str
+    may_create: bool = True
+    """Whether the stream is created if it does not exist. A stream of replies is created by those
+    who wait for them: if it is gone, so are they, and the result is dropped."""
+
+
+class Output(NamedTuple):
+    """An entry that a processor has emitted, written in the step that ends its message."""
+
+    stream: str
+    items: Sequence[bytes]
+    """Names and values in turn."""
+
+
 class Answer(NamedTuple):
     """What goes to those who wait for a message's result; empty parts go nowhere."""
 
@@ -85,15 +102,33 @@ class Answer(NamedTuple):
     """The names and values of an entry for the result stream, in turn."""
     channel: str = ""
     payload: bytes = b""
+    address: Address | None = None
+    """Where the entry goes; None for the consumer's own result stream."""
+
+
+DONE: Final = "done"
+EXPIRED: Final = "expired"
+CANCELLED: Final = "cancelled"
 
 
 class Finish:
-    """The message is done, and has a result to publish, whose parts are those of an `Answer`.
+    """The message has ended, and has a result to publish, whose parts are those of an `Answer`.
 
     Done without a result, a message is settled by its id alone. A plain class, as `Entry` is.
     """
 
-    __slots__ = ("adds_header", "channel", "entry", "id", "items", "payload", "size")
+    __slots__ = (
+        "address",
+        "adds_header",
+        "channel",
+        "entry",
+        "id",
+        "items",
+        "outputs",
+        "payload",
+        "size",
+        "status",
+    )
 
     def __init__(
         self,
@@ -103,9 +138,18 @@ class Finish:
         payload: bytes = b"",
         adds_header: bool = False,
         entry: Entry | None = None,
+        status: str = DONE,
+        address: Address | None = None,
+        outputs: Sequence[Output] = (),
     ) -> None:
         self.id = id
+        self.status = status
+        """How the message has ended: "done", "expired" or "cancelled"."""
         self.items = items
+        self.address = address
+        """Where the items go; None for the consumer's own result stream."""
+        self.outputs = outputs
+        """What the processor has emitted, in order."""
         self.channel = channel
         self.payload = payload
         self.adds_header = adds_header
@@ -114,6 +158,9 @@ class Finish:
         size = len(payload)
         for item in items:  # quicker than sum() for the few items of a result
             size += len(item)
+        for output in outputs:
+            for item in output.items:
+                size += len(item)
         self.size = size
         """Bytes that are published."""
         self.entry = entry

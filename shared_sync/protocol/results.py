@@ -87,7 +87,8 @@ class Results:
             if not is_named_apart:
                 own = self._rename(own)
             content = {**self._envelope(entry.id, fields, "done"), **own}
-            return Finish(entry.id, *self._answer(fields, content, owner), entry=entry)
+            answer = self._answer(fields, content, owner)
+            return Finish(entry.id, answer.items, answer.channel, answer.payload, entry=entry)
         except InvalidMessage as error:
             values.close_unstarted(values.find_unstarted(RESULT, result))
             raise InvalidResult(str(error), field=error.field) from None

@@ -6,7 +6,7 @@ import pytest
 from redis.crc import key_slot
 
 from shared_sync.errors import ConfigurationError
-from shared_sync.protocol.keys import Keys, StreamKeys, age_seconds
+from shared_sync.protocol.keys import Keys, StreamKeys, age_seconds, may_reply_to
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,15 @@ def test_a_brace_without_a_whole_hash_tag_is_refused_with_the_remedy(stream: str
 def test_empty_names_are_refused(stream: str, group: str) -> None:
     with pytest.raises(ConfigurationError):
         Keys.of(stream, group)
+
+
+def test_a_message_may_have_its_result_written_to_streams_of_replies_only() -> None:
+    keys = StreamKeys.of("jobs:{eu}")
+    assert may_reply_to(keys.stream, keys.reply("ab12"))
+    assert may_reply_to(keys.stream, StreamKeys.of("next:{eu}").reply("ab12"))
+    assert may_reply_to("jobs", StreamKeys.of("jobs").reply("ab12"))
+    own = [keys.stream, *Keys.of("jobs:{eu}", "workers").all()]
+    hidden = Keys.of("jobs:{eu}", "group:replies:").all()[1:9]
+    foreign = [StreamKeys.of("jobs").reply("ab12"), "replies:ab12", ":replies:{eu}", "", "{eu}"]
+    for name in (*own, *hidden, *foreign, keys.reply(""), "{}{eu}:replies:a"):
+        assert not may_reply_to(keys.stream, name), name

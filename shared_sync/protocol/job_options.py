@@ -1,0 +1,105 @@
+"""The options of a message: one field that says where its result goes, and when it expires.
+
+The field holds a JSON object. Only what is set stands in it, and unknown names are ignored, so
+that producers and workers of different releases can share a stream. A message without options has
+no such field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from shared_sync.errors import InvalidMessage
+from shared_sync.protocol import dead_letter_layout
+
+PREFIX: Final = "shared_sync."
+"""What the names of the library's own fields begin with. Nothing else may be named so."""
+
+OPTIONS: Final = "shared_sync.options"
+"""The field of a message that holds its options."""
+
+TYPES: Final = "shared_sync.types"
+"""The field of a result that names those of its values that are not text."""
+
+_REMEDY: Final = "publish the message with RedisStreamProducer, or without this field"
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """What a publisher asks for beside the fields of a message."""
+
+    reply_to: str = ""
+    """The stream that gets the result, instead of the consumer's own; empty for that one."""
+    id: str = ""
+    """The id by which the publisher knows the job; empty if that is the id of its entry."""
+    expires_seconds: float | None = None
+    """Seconds after which the message is not started any more, from the time in its entry's id."""
+    traceparent: str = ""
+    """The W3C trace context of the publisher; empty if there is none."""
+
+    def to_item(self) -> bytes:
+        """Return the value of the field."""
+        content: dict[str, object] = {}
+        if self.reply_to:
+            content["reply_to"] = self.reply_to
+        if self.id:
+            content["id"] = self.id
+        if self.expires_seconds is not None:
+            content["expires_seconds"] = self.expires_seconds
+        if self.traceparent:
+            content["traceparent"] = self.traceparent
+        return json.dumps(content).encode()
+
+    @classmethod
+    def parse(cls, value: str | bytes) -> JobOptions:
+        """Return the options in the value of the field.
+
+        Raises `InvalidMessage`, which names the field and the remedy, if they cannot be read.
+        """
+        try:
+            content = json.loads(value)
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise _invalid("is no JSON object")
+        expires = content.get("expires_seconds")
+        if expires is not None and not _is_length(expires):
+            raise _invalid(f"has an 'expires_seconds' that is no number above 0: {expires!r:.40}")
+        return cls(
+            _text(content, "reply_to"),
+            _text(content, "id"),
+            expires,
+            _text(content, "traceparent"),
+        )
+
+
+def check_names(fields: Iterable[object]) -> None:
+    """Raise `InvalidMessage` if the name of a field is one that only the library itself gives."""
+    for name in fields:
+        if isinstance(name, str) and name.startswith((PREFIX, dead_letter_layout.PREFIX)):
+            begin, whose = PREFIX, "the fields of the library itself do"
+            if not name.startswith(PREFIX):
+                begin, whose = dead_letter_layout.PREFIX, "only the fields of dead letters do"
+            raise InvalidMessage(
+                f"field {name!r} begins with {begin!r}, as {whose}; give it another name",
+                field=name,
+            )
+
+
+def _text(content: dict[str, object], name: str) -> str:
+    value = content.get(name, "")
+    if not isinstance(value, str):
+        raise _invalid(f"has a {name!r} that is no text: {value!r:.40}")
+    return value
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _invalid(fault: str) -> InvalidMessage:
+    return InvalidMessage(f"field {OPTIONS!r} {fault}; {_REMEDY}", field=OPTIONS)
