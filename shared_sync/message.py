@@ -8,13 +8,13 @@ which values have a form.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 from shared_sync import values
-from shared_sync.errors import ConsumerStateError, InvalidMessage
+from shared_sync.errors import ConsumerStateError, InvalidMessage, JobCancelled
 
 MAX_FIELDS = 1000
 """The most fields that a published message may have."""
@@ -40,9 +40,56 @@ Fields = dict[str, "str | bytes"]
 """The fields of a message: names, and values that are text or bytes."""
 
 
+class CancelledEvent(Protocol):
+    """Says whether a message is cancelled. Any thread may call its methods."""
+
+    def is_set(self) -> bool:
+        """Return whether the message is cancelled."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the message is cancelled, or for so many seconds; return whether it is."""
+
+
+class JobControl(Protocol):
+    """What stands behind a `Message` that runs: its methods and properties go here.
+
+    Any thread may call any method.
+    """
+
+    @property
+    def cancelled(self) -> CancelledEvent:
+        """Is set once the message is cancelled."""
+
+    @property
+    def resume_data(self) -> dict[str, Any] | None:
+        """The last progress of an earlier attempt."""
+
+    @property
+    def reply_to(self) -> str:
+        """The stream of the one who waits for the result, or ''."""
+
+    @property
+    def traceparent(self) -> str:
+        """The trace that the message belongs to, or ''."""
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the message expires, in seconds since 1970 by the server's clock."""
+
+    def report_progress(self, value: float | None, fields: Mapping[str, object]) -> None:
+        """Send progress, as `Message.report_progress()` says."""
+
+    def emit(self, stream: str, fields: Mapping[str, object], *, forward_reply: bool) -> None:
+        """Keep a message to publish, as `Message.emit()` says."""
+
+
 @dataclass(slots=True)
 class Message:
-    """One message, as a processor receives it."""
+    """One message, as a processor receives it.
+
+    Made by a program itself, as in a test of its processor, it has no consumer: it is never
+    cancelled, and `report_progress()` and `emit()` raise `ConsumerStateError`.
+    """
 
     id: str
     """The id of its entry in the stream, `<milliseconds>-<sequence>`."""
@@ -54,6 +101,96 @@ class Message:
     """How often the message has been started: 1 for the first time. Failures and crashes count,
     being handed back does not."""
 
+    _control: JobControl | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def cancelled(self) -> CancelledEvent:
+        """Is set once somebody has cancelled the message, which running work learns within about
+        one heartbeat (2 s at most).
+
+        It has `is_set()` and `wait(timeout)`, as a `threading.Event`. A processor that returns
+        nevertheless has done its work: the message is done.
+        """
+        control = self._control
+        return threading.Event() if control is None else control.cancelled
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `JobCancelled` if the message is cancelled. Let it through: it ends the message.
+
+        Never blocks.
+        """
+        control = self._control
+        if control is not None and control.cancelled.is_set():
+            raise JobCancelled(f"message {self.id} was cancelled")
+
+    def report_progress(self, value: float | None = None, /, **fields: object) -> None:
+        """Tell those who wait for the result how far the work is: a number from 0 to 1, and fields.
+
+        A result with status `progress` goes where the final result will go: to the caller's own
+        stream, `result_stream` or `result_channel`. At most `progress_per_second` of the consumer
+        are sent: of progress that comes faster the newest is sent, and always the last before the
+        end. All arrive in their order, and none after the final result, nor once another worker
+        has taken the message over.
+
+        What was sent last is the `resume_data` of the next attempt, if this one does not succeed.
+
+        Never blocks on Redis and raises nothing for it: progress that Redis does not take is
+        dropped. Raises `InvalidMessage` for what cannot be stored, and `ConsumerStateError` if the
+        message has no consumer or has ended.
+        """
+        self._required("report_progress()").report_progress(value, fields)
+
+    @property
+    def resume_data(self) -> dict[str, Any] | None:
+        """What an earlier attempt has sent last with `report_progress()`, or None.
+
+        A dict of `progress` and the fields, with the types that they had.
+        """
+        control = self._control
+        return None if control is None else control.resume_data
+
+    def emit(
+        self, stream: str, fields: Mapping[str, object], *, forward_reply: bool = False
+    ) -> None:
+        """Publish a message to another stream when this one is done, in the same step.
+
+        Either both happen or neither: if the attempt fails, nothing is published. `forward_reply`
+        hands the caller on: whoever processes the new message answers the one who waits for this
+        one, which sends no reply of its own then. The caller's stream, the id that the caller
+        knows, and what is left of `expires_seconds` go with it. That needs a stream with the same
+        hash tag, such as `{jobs}:translate` for the stream `jobs`.
+
+        Never blocks. Raises `InvalidMessage` for fields that cannot be stored,
+        `ConfigurationError` for a stream that cannot be written in the same step, and
+        `ConsumerStateError` if the message has no consumer or has ended.
+        """
+        self._required("emit()").emit(stream, fields, forward_reply=forward_reply)
+
+    @property
+    def reply_to(self) -> str:
+        """The stream of the one who waits for the result; "" if it goes to `result_stream`."""
+        control = self._control
+        return "" if control is None else control.reply_to
+
+    @property
+    def traceparent(self) -> str:
+        """The trace that the message belongs to, as its publisher has given it, or ""."""
+        control = self._control
+        return "" if control is None else control.traceparent
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the message expires, in seconds since 1970 by the server's clock, or None."""
+        control = self._control
+        return None if control is None else control.expires_at
+
+    def _required(self, method: str) -> JobControl:
+        if self._control is None:
+            raise ConsumerStateError(
+                f"{method} needs a message that a consumer runs; this one was made by hand"
+            )
+        return self._control
+
 
 class Running:
     """What a thread runs just now: the parts of a `Message`, or nothing.
@@ -63,12 +200,19 @@ class Running:
     times the cost.
     """
 
-    __slots__ = ("is_batch", "parts")
+    __slots__ = ("control_of", "is_batch", "parts")
 
     def __init__(self) -> None:
         self.is_batch = False
         """Whether it runs several messages together, so that none is the current one."""
-        self.parts: tuple[str, Fields, int] | None = None
+        self.parts: tuple[str, Fields, int, object] | None = None
+        """The id, fields and attempt of the message, and what `control_of` is called with."""
+        self.control_of: Callable[[Any], JobControl | None] = _has_no_control
+        """Returns the control of the message that runs. Called if the message is asked for."""
+
+
+def _has_no_control(_: object) -> None:
+    return None
 
 
 _here = threading.local()
@@ -99,7 +243,8 @@ def current_message() -> Message:
         raise ConsumerStateError(
             "call current_message() from a running processor, in the thread that runs it"
         )
-    return Message(*parts)
+    message_id, fields, attempt, run = parts
+    return Message(message_id, fields, attempt, running.control_of(run))
 
 
 def encode_value(name: str, value: object, *, owner: str = "") -> bytes:

@@ -217,3 +217,18 @@ def test_no_current_message_is_left_after_a_processor_failed(error: type[BaseExc
         run(fail, Message("1-0", {}, 1))
     with pytest.raises(ConsumerStateError):
         current_message()
+
+
+def test_a_message_made_by_hand_has_no_consumer() -> None:
+    message = Message("1-0", {}, 1)
+    assert message == Message("1-0", {}, attempt=1)
+    assert not message.cancelled.is_set()
+    assert not message.cancelled.wait(0)
+    message.raise_if_cancelled()
+    assert message.resume_data is None
+    assert (message.reply_to, message.traceparent, message.expires_at) == ("", "", None)
+    with pytest.raises(ConsumerStateError, match=r"report_progress\(\)"):
+        message.report_progress(0.5)
+    with pytest.raises(ConsumerStateError, match=r"emit\(\)"):
+        message.emit("next", {"a": "b"})
+    assert repr(message) == "Message(id='1-0', fields={}, attempt=1)"

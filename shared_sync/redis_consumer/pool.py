@@ -151,7 +151,7 @@ class Pool:
         hooks = (
             [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
         )
-        processor = self._processors.add(number, slot, hooks)
+        processor = self._processors.add(number, slot, hooks, subscription.jobs)
         has_child = self._options.isolation == "process"
         delivery = Delivery(
             self._rules,

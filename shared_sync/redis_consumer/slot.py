@@ -16,14 +16,34 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry
+from shared_sync.redis_consumer.jobs.live_job import LiveJob
+
+
+class _Making:
+    """Held while an attempt gets its jobs: two threads may ask for them at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        renew_lock_in_forks(self)
+
+    def jobs_of(self, attempt: Attempt) -> dict[str, LiveJob]:
+        with self._lock:
+            jobs = attempt.jobs
+            if jobs is None:
+                jobs = attempt.jobs = {}
+            return jobs
+
+
+_making = _Making()
 
 
 class Attempt:
     """One run of a message, or of several messages together, by a reader."""
 
-    __slots__ = ("ended_at", "entries", "given_up", "number", "started_at")
+    __slots__ = ("ended_at", "entries", "given_up", "jobs", "number", "started_at")
     is_repeat = False
     """Whether its messages have run before in the same delivery."""
 
@@ -39,6 +59,22 @@ class Attempt:
         # Written by the heartbeat thread.
         self.given_up = False
         """It ran past its deadline, and its messages were given to others."""
+        # Added to by any thread, through `job()`.
+        self.jobs: dict[str, LiveJob] | None = None
+        """By the ids of their messages, those that somebody has asked for; most never are."""
+
+    def job(self, entry: Entry) -> LiveJob:
+        """Return the job of one of its messages. Any thread may call it."""
+        jobs = self.jobs
+        if jobs is None:
+            jobs = _making.jobs_of(self)
+        job = jobs.get(entry.id)
+        return jobs.setdefault(entry.id, LiveJob(entry)) if job is None else job
+
+    def end_jobs(self) -> None:
+        """Let its messages do nothing more: the processor has returned."""
+        for job in list((self.jobs or {}).values()):
+            job.end()
 
 
 class PartialAttempt(Attempt):

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from shared_sync.common.guarded import Logger, Recorder
-from shared_sync.connection import client_names, discovery
+from shared_sync.connection import client_names, discovery, url
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
@@ -19,6 +19,7 @@ from shared_sync.protocol.scan import Predecessor
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.jobs.live_job import JobContext
 from shared_sync.redis_consumer.name_lock import NameLock
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.recovery import Recovery
@@ -53,6 +54,12 @@ class Subscription:
             result_stream=options.result_stream,
         )
         self.server_clock = ServerClock()
+        self.jobs = JobContext(
+            options.keys,
+            is_cluster=url.read(options.redis_url).is_cluster,
+            server_clock=self.server_clock,
+        )
+        """What its messages need while they run."""
         self.recovery = Recovery(
             commands=self.commands,
             in_flight=in_flight,

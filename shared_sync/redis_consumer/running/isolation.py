@@ -29,6 +29,7 @@ from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.protocol.messages import Entry, Finish
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
+from shared_sync.redis_consumer.jobs.live_job import JobContext
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.running.child_memory import MemoryLimit
 from shared_sync.redis_consumer.running.runner import AttemptHook, Runner, ThreadRunner
@@ -96,12 +97,14 @@ def runner_for(
     source: ProcessorSource,
     context: ProcessorContext,
     hooks: Sequence[AttemptHook],
+    *,
+    jobs: JobContext,
     recorder: Recorder,
     circuit_breakers: CircuitBreakers,
 ) -> Runner:
     """Return what runs the attempts of a reader: in its thread, or in a child process."""
     if options.isolation == "thread":
-        return ThreadRunner(source, context, hooks)
+        return ThreadRunner(source, context, hooks, jobs=jobs)
     plan = ChildPlan.of(options, source, context)
     return ProcessRunner(plan, context, hooks, recorder=recorder, circuit_breakers=circuit_breakers)
 

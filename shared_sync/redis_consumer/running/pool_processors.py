@@ -12,6 +12,7 @@ from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
+from shared_sync.redis_consumer.jobs.live_job import JobContext
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.running.isolation import ProcessRunner, runner_for
 from shared_sync.redis_consumer.running.loading import Loading
@@ -54,7 +55,9 @@ class PoolProcessors:
         # Fixed before the pool starts.
         self._all: list[ReaderProcessor] = []
 
-    def add(self, number: int, slot: Slot, hooks: Sequence[AttemptHook]) -> ReaderProcessor:
+    def add(
+        self, number: int, slot: Slot, hooks: Sequence[AttemptHook], jobs: JobContext
+    ) -> ReaderProcessor:
         """Return the processor of a reader (1, 2, ...), before the pool starts; it loads later."""
         options = self._options
         context = ProcessorContext(
@@ -68,6 +71,7 @@ class PoolProcessors:
             self._source,
             context,
             hooks,
+            jobs=jobs,
             recorder=self._recorder,
             circuit_breakers=self._circuit_breakers,
         )

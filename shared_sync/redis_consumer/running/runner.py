@@ -15,6 +15,8 @@ from shared_sync.processors import (
     ProcessorContext,
     ProcessorSource,
 )
+from shared_sync.protocol.messages import Entry
+from shared_sync.redis_consumer.jobs.live_job import JobContext, LiveJob
 from shared_sync.redis_consumer.slot import Attempt
 
 
@@ -101,11 +103,13 @@ class ThreadRunner:
         context: ProcessorContext,
         hooks: Sequence[AttemptHook] = (),
         *,
+        jobs: JobContext | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Fixed after construction.
         self._source = source
         self._context = context
+        self._jobs = jobs
         self._before = [
             hook.before_attempt for hook in hooks if _takes_part(hook, AttemptHook.before_attempt)
         ]
@@ -140,6 +144,7 @@ class ThreadRunner:
     def start(self) -> None:
         """Load the processor in this thread, and let `current_message()` know what runs here."""
         self._running = running_in_this_thread()
+        self._running.control_of = self._only_job
         loaded = self._source.load(self._context)
         if loaded.process is not None:
             self._process = loaded.process
@@ -173,7 +178,7 @@ class ThreadRunner:
         for before_attempt in self._before:
             before_attempt(attempt)
         raised: BaseException | None = None
-        self._running.parts = (entry.id, own, entry.deliveries)
+        self._running.parts = (entry.id, own, entry.deliveries, attempt)
         try:
             result = self._process(entry.id, own)
         except BaseException as error:
@@ -182,6 +187,8 @@ class ThreadRunner:
         finally:
             self._running.parts = None
             attempt.ended_at = self._clock()
+            if attempt.jobs is not None:
+                attempt.end_jobs()
             for after_attempt in self._after:
                 after_attempt(attempt, raised)
             del raised  # it refers to this frame
@@ -193,7 +200,7 @@ class ThreadRunner:
         if process_batch is None:
             raise ConsumerStateError("call start() before run_batch()")
         messages = [
-            Message(entry.id, own, entry.deliveries)
+            Message(entry.id, own, entry.deliveries, self._job(attempt, entry))
             for entry, own in zip(attempt.entries, fields, strict=True)
         ]
         for before_attempt in self._before:
@@ -208,9 +215,19 @@ class ThreadRunner:
         finally:
             self._running.is_batch = False
             attempt.ended_at = self._clock()
+            attempt.end_jobs()
             for after in self._after_repeat if attempt.is_repeat else self._after:
                 after(attempt, raised)
             del raised  # it refers to this frame
+
+    def _only_job(self, attempt: Attempt) -> LiveJob:
+        (entry,) = attempt.entries
+        return self._job(attempt, entry)
+
+    def _job(self, attempt: Attempt, entry: Entry) -> LiveJob:
+        job = attempt.job(entry)
+        job.context = self._jobs
+        return job
 
 
 def _takes_part(hook: AttemptHook, inherited: Callable[..., None]) -> bool:

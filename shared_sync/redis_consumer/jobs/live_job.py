@@ -1,0 +1,179 @@
+"""A message that runs: what its processor has asked for, and what others tell the processor."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared_sync.connection.search import slot_of
+from shared_sync.errors import ConfigurationError, ConsumerStateError, InvalidMessage
+from shared_sync.message import encode_fields
+from shared_sync.protocol.job_options import OPTIONS, JobOptions, check_names
+from shared_sync.protocol.keys import Keys, check_stream_name, hash_tag, id_milliseconds
+from shared_sync.protocol.messages import Entry, Output
+from shared_sync.redis_consumer.server_clock import ServerClock
+
+SHORTEST_EXPIRY_SECONDS = 0.001
+"""What is left to a message that is emitted when its time is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """What the messages of one subscription need besides themselves."""
+
+    keys: Keys
+    is_cluster: bool
+    server_clock: ServerClock
+    clock: Callable[[], float] = time.monotonic
+
+    def check_target(self, stream: str, *, forward_reply: bool) -> None:
+        """Raise `ConfigurationError` if a message of the stream cannot be written in the step that
+        settles one of this subscription."""
+        check_stream_name(stream)
+        own = self.keys.stream
+        tag = f"{{{hash_tag(own)}}}"
+        if forward_reply and hash_tag(stream) != hash_tag(own):
+            raise ConfigurationError(
+                f"emit() cannot forward the reply to stream {stream!r}: a reply stays within the "
+                f"hash tag of its first stream, which is {tag}; use a stream such as "
+                f"'{tag}:{stream}', or leave out forward_reply"
+            )
+        if self.is_cluster and slot_of(stream) != slot_of(own):
+            raise ConfigurationError(
+                f"emit() cannot write to stream {stream!r}, which is in another slot of the "
+                f"cluster than {own!r}; use a stream with the same hash tag, such as "
+                f"'{tag}:{stream}'"
+            )
+
+    def server_time(self) -> float:
+        """Return the server's time, in seconds since 1970."""
+        return self.clock() + self.server_clock.offset_seconds
+
+
+class LiveJob:
+    """One message from when somebody first asks for it until its attempt has ended.
+
+    It is the `JobControl` of its message. Any thread may call any method.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_options",
+        "context",
+        "entry",
+        "forwards_reply",
+        "has_ended",
+        "outputs",
+    )
+
+    def __init__(self, entry: Entry, context: JobContext | None = None) -> None:
+        # Fixed after construction.
+        self.entry = entry
+        self._cancelled: dict[None, threading.Event] = {}
+        """Has one event once somebody needs it. Only `setdefault()` changes this, which is atomic:
+        an event takes three times as long to make as all the rest."""
+        # Set by the reader's thread, before the processor runs.
+        self.context = context
+        # Changed by the threads of the processor; read by the reader's thread when that has ended.
+        self.outputs: list[Output] = []
+        """What it has emitted, in order; only `append()` changes it."""
+        self.forwards_reply = False
+        """Whether another message answers the caller in this one's place."""
+        self._options: JobOptions | None = None
+        # Set by the reader's thread.
+        self.has_ended = False
+        """Whether its attempt has ended, so that nothing more is taken."""
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Is set by whoever learns that the message is cancelled."""
+        event = self._cancelled.get(None)
+        return self._cancelled.setdefault(None, threading.Event()) if event is None else event
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the message is cancelled."""
+        event = self._cancelled.get(None)
+        return event is not None and event.is_set()
+
+    @property
+    def options(self) -> JobOptions:
+        """The options of the message. Those that cannot be read have let no message run."""
+        options = self._options
+        if options is None:
+            options = self._options = _options_of(self.entry)
+        return options
+
+    @property
+    def reply_to(self) -> str:
+        """The stream of the one who waits for the result, or ''."""
+        return self.options.reply_to
+
+    @property
+    def traceparent(self) -> str:
+        """The trace that the message belongs to, or ''."""
+        return self.options.traceparent
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the message expires, in seconds since 1970 by the server's clock."""
+        seconds = self.options.expires_seconds
+        return None if seconds is None else id_milliseconds(self.entry.id) / 1000 + seconds
+
+    @property
+    def resume_data(self) -> dict[str, Any] | None:
+        """The last progress of an earlier attempt."""
+        return None
+
+    def report_progress(self, value: float | None, fields: Mapping[str, object]) -> None:
+        """Send progress, as `Message.report_progress()` says."""
+        self._running_context("report_progress()")
+
+    def emit(self, stream: str, fields: Mapping[str, object], *, forward_reply: bool) -> None:
+        """Keep a message to publish, as `Message.emit()` says."""
+        context = self._running_context("emit()")
+        context.check_target(stream, forward_reply=forward_reply)
+        check_names(fields)
+        items = encode_fields(fields)
+        options = self._forwarded(context) if forward_reply else self._traced()
+        if options != JobOptions():
+            items += (OPTIONS.encode(), options.to_item())
+        self.outputs.append(Output(stream, items))
+        if forward_reply:
+            self.forwards_reply = True
+
+    def end(self) -> None:
+        """Take nothing more: the processor has returned, or has raised an error."""
+        self.has_ended = True
+
+    def _forwarded(self, context: JobContext) -> JobOptions:
+        """The options of a message that answers the caller in this one's place."""
+        own = self.options
+        left, expires_at = None, self.expires_at
+        if expires_at is not None:
+            left = max(SHORTEST_EXPIRY_SECONDS, round(expires_at - context.server_time(), 3))
+        return JobOptions(own.reply_to, own.id or self.entry.id, left, own.traceparent)
+
+    def _traced(self) -> JobOptions:
+        return JobOptions(traceparent=self.traceparent)
+
+    def _running_context(self, method: str) -> JobContext:
+        if self.has_ended or self.context is None:
+            raise ConsumerStateError(
+                f"call {method} while the processor runs; message {self.entry.id} has ended"
+            )
+        return self.context
+
+
+def _options_of(entry: Entry) -> JobOptions:
+    name, items = OPTIONS.encode(), entry.items
+    for index in range(0, len(items) - 1, 2):
+        if items[index] == name:
+            try:
+                return JobOptions.parse(items[index + 1])
+            except InvalidMessage:
+                break
+    return JobOptions()
