@@ -25,9 +25,14 @@ class ServerClock:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self.offset_seconds = wall() - clock()
         """The server's time (in seconds since 1970) less the reading of the monotonic clock."""
         self._was_heard = False
+
+    def now(self) -> float:
+        """Return the server's time, in seconds since 1970. Any thread may call it."""
+        return self._clock() + self.offset_seconds
 
     def heard(self, now_ms: int, asked_at: float, answered_at: float) -> None:
         """Learn from a reply in which the server gave its time.

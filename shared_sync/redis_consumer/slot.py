@@ -18,8 +18,8 @@ from itertools import islice
 
 from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.live_job import LiveJob
 from shared_sync.protocol.messages import Entry
-from shared_sync.redis_consumer.jobs.live_job import LiveJob
 
 
 class _Making:

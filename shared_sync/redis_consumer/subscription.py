@@ -14,12 +14,12 @@ from shared_sync.protocol import groups, inspection, key_types
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.groups import Ensured
 from shared_sync.protocol.inspection import GroupView
+from shared_sync.protocol.live_job import JobContext
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.scan import Predecessor
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
-from shared_sync.redis_consumer.jobs.live_job import JobContext
 from shared_sync.redis_consumer.name_lock import NameLock
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.recovery import Recovery
@@ -57,7 +57,7 @@ class Subscription:
         self.jobs = JobContext(
             options.keys,
             is_cluster=url.read(options.redis_url).is_cluster,
-            server_clock=self.server_clock,
+            server_time=self.server_clock.now,
         )
         """What its messages need while they run."""
         self.recovery = Recovery(

@@ -6,7 +6,8 @@ import threading
 
 from readers import entries, start, waiting
 
-from shared_sync.redis_consumer.slot import Activity, Slot
+from shared_sync.protocol.messages import Entry
+from shared_sync.redis_consumer.slot import Activity, Attempt, Slot
 
 
 def test_messages_start_in_the_order_they_were_fetched_in() -> None:
@@ -78,3 +79,24 @@ def test_the_thread_of_a_reader_is_the_one_that_says_so() -> None:
     thread.start()
     thread.join(10)
     assert slot.thread_id == thread.ident
+
+
+def test_all_who_ask_for_a_job_of_an_attempt_get_the_same() -> None:
+    entries = [Entry("1-0", []), Entry("2-0", [])]
+    attempt = Attempt(entries, 1, 0.0)
+    assert attempt.jobs is None
+    begin, seen = threading.Barrier(4), []
+
+    def ask() -> None:
+        begin.wait(10)
+        seen.append((attempt.job(entries[0]), attempt.job(entries[1])))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(seen) == 4
+    assert len({(id(first), id(second)) for first, second in seen}) == 1
+    attempt.end_jobs()
+    assert all(job.has_ended for job in seen[0])

@@ -26,10 +26,10 @@ from shared_sync.isolation.process import ChildProcess
 from shared_sync.isolation.wire import Frame
 from shared_sync.message import Fields
 from shared_sync.processors import ProcessorContext, ProcessorSource
+from shared_sync.protocol.live_job import JobContext
 from shared_sync.protocol.messages import Entry, Finish
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
-from shared_sync.redis_consumer.jobs.live_job import JobContext
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.running.child_memory import MemoryLimit
 from shared_sync.redis_consumer.running.runner import AttemptHook, Runner, ThreadRunner

@@ -11,8 +11,8 @@ from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.processors import ProcessorContext, ProcessorSource
+from shared_sync.protocol.live_job import JobContext
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
-from shared_sync.redis_consumer.jobs.live_job import JobContext
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.running.isolation import ProcessRunner, runner_for
 from shared_sync.redis_consumer.running.loading import Loading

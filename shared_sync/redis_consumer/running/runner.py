@@ -15,8 +15,8 @@ from shared_sync.processors import (
     ProcessorContext,
     ProcessorSource,
 )
+from shared_sync.protocol.live_job import JobContext, LiveJob
 from shared_sync.protocol.messages import Entry
-from shared_sync.redis_consumer.jobs.live_job import JobContext, LiveJob
 from shared_sync.redis_consumer.slot import Attempt
 
 

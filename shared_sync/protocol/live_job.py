@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared_sync.connection.search import slot_of
 from shared_sync.errors import ConfigurationError, ConsumerStateError, InvalidMessage
 from shared_sync.message import encode_fields
 from shared_sync.protocol.job_options import OPTIONS, JobOptions, check_names
 from shared_sync.protocol.keys import Keys, check_stream_name, hash_tag, id_milliseconds
 from shared_sync.protocol.messages import Entry, Output
-from shared_sync.redis_consumer.server_clock import ServerClock
 
 SHORTEST_EXPIRY_SECONDS = 0.001
 """What is left to a message that is emitted when its time is over."""
@@ -26,8 +23,8 @@ class JobContext:
 
     keys: Keys
     is_cluster: bool
-    server_clock: ServerClock
-    clock: Callable[[], float] = time.monotonic
+    server_time: Callable[[], float]
+    """Returns the server's time, in seconds since 1970."""
 
     def check_target(self, stream: str, *, forward_reply: bool) -> None:
         """Raise `ConfigurationError` if a message of the stream cannot be written in the step that
@@ -41,16 +38,16 @@ class JobContext:
                 f"hash tag of its first stream, which is {tag}; use a stream such as "
                 f"'{tag}:{stream}', or leave out forward_reply"
             )
-        if self.is_cluster and slot_of(stream) != slot_of(own):
+        if not self.is_cluster:
+            return
+        from shared_sync.connection.search import slot_of  # noqa: PLC0415 - loads redis
+
+        if slot_of(stream) != slot_of(own):
             raise ConfigurationError(
                 f"emit() cannot write to stream {stream!r}, which is in another slot of the "
                 f"cluster than {own!r}; use a stream with the same hash tag, such as "
                 f"'{tag}:{stream}'"
             )
-
-    def server_time(self) -> float:
-        """Return the server's time, in seconds since 1970."""
-        return self.clock() + self.server_clock.offset_seconds
 
 
 class LiveJob:

@@ -15,10 +15,8 @@ from shared_sync.errors import (
 from shared_sync.message import Message
 from shared_sync.protocol.job_options import OPTIONS, JobOptions
 from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.live_job import JobContext, LiveJob
 from shared_sync.protocol.messages import Entry, Output
-from shared_sync.redis_consumer.jobs.live_job import JobContext, LiveJob
-from shared_sync.redis_consumer.server_clock import ServerClock
-from shared_sync.redis_consumer.slot import Attempt
 
 NOW = 1_800_000_000.0
 ID = f"{round(NOW * 1000)}-0"
@@ -31,9 +29,8 @@ def new_job(
     items = [b"text", b"hello"]
     if options is not None:
         items += [OPTIONS.encode(), options.to_item()]
-    clock = ServerClock(clock=lambda: 0.0, wall=lambda: NOW + age_seconds)
     keys = Keys.of("jobs", "workers")
-    context = JobContext(keys, is_cluster, clock, clock=lambda: 0.0)
+    context = JobContext(keys, is_cluster, server_time=lambda: NOW + age_seconds)
     return LiveJob(Entry(ID, items), context)
 
 
@@ -136,24 +133,3 @@ def test_cancelling_wakes_whoever_waits_for_it() -> None:
     assert job.is_cancelled
     with pytest.raises(JobCancelled, match=ID):
         message.raise_if_cancelled()
-
-
-def test_all_who_ask_for_a_job_of_an_attempt_get_the_same() -> None:
-    entries = [Entry("1-0", []), Entry("2-0", [])]
-    attempt = Attempt(entries, 1, 0.0)
-    assert attempt.jobs is None
-    begin, seen = threading.Barrier(4), []
-
-    def ask() -> None:
-        begin.wait(10)
-        seen.append((attempt.job(entries[0]), attempt.job(entries[1])))
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert len(seen) == 4
-    assert len({(id(first), id(second)) for first, second in seen}) == 1
-    attempt.end_jobs()
-    assert all(job.has_ended for job in seen[0])
