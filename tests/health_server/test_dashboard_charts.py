@@ -50,6 +50,50 @@ def test_throughput_is_the_growth_per_second(page: Page, worker: Worker) -> None
     page.shows("0.2/s", ".chart[aria-label^=Failures] .legend")
 
 
+def test_what_nobody_wants_any_more_is_drawn_once_there_is_any(page: Page, worker: Worker) -> None:
+    charts = "return [...document.querySelectorAll('.chart:not([hidden])')].map((c) => c.ariaLabel)"
+    never = {"jobs_expired": 0, "jobs_cancelled": 0, "replies_dropped": 0, "scheduled": 0}
+    worker.past(lambda place: {"jobs_processed": place, "queue_depth": 1, **never}, 30)
+    page.look_at(worker)
+    page.shows("unfinished", ".chart[aria-label^=Queue] .legend")
+    assert not any(label.startswith("No longer wanted") for label in page.run(charts))
+    assert "scheduled" not in page.text("#chart-grid")
+    worker.replace()
+    worker.past(
+        lambda place: {
+            "queue_depth": 1,
+            "jobs_expired": 10 * place,
+            "jobs_cancelled": 5 * place,
+            "replies_dropped": place,
+            "scheduled": 7,
+        },
+        30,
+    )
+    page.asks_until("expired", ".chart[aria-label^='No longer wanted'] .legend")
+    legend = page.text(".chart[aria-label^='No longer wanted'] .legend").split("\n")
+    assert legend[0::2] == ["expired", "cancelled", "results dropped"]
+    assert all(rate.endswith("/s") for rate in legend[1::2])
+    page.shows("scheduled", ".chart[aria-label^=Queue] .legend")
+
+
+def test_a_gateway_shows_the_round_trips_of_its_jobs_first(page: Page, worker: Worker) -> None:
+    worker.past(
+        lambda _: {
+            "jobs_sent": 3,
+            **{
+                f"p{p}_{name}_ms": p
+                for name in ("job_round_trip", "encoding")
+                for p in (50, 95, 99)
+            },
+        },
+        3,
+    )
+    page.look_at(worker)
+    page.shows("95 ms", ".chart[aria-label^=Latency] .legend")
+    choices = "return [...document.querySelectorAll('.chart[aria-label^=Latency] option')]"
+    assert page.run(f"{choices}.map((o) => o.value)") == ["job_round_trip", "encoding"]
+
+
 def test_each_gpu_is_drawn_and_says_which_one_it_is(page: Page, worker: Worker) -> None:
     worker.past(
         lambda place: {

@@ -6,6 +6,7 @@ import { count, formatOf, megabytes, milliseconds, percent, rate } from "./forma
 import { RATE_SECONDS, history } from "./history.js";
 
 const has = (names) => names.filter((name) => history.columns.has(name));
+const used = (names) => has(names).filter((name) => history.columns.get(name).some((value) => value > 0));
 const parts = (stem) => [...history.columns.keys()].filter((name) => name.startsWith(`${stem}{`)).sort();
 const level = (name, label) => ({ name, label });
 let metrics = {}; // the newest values, also those that are no numbers
@@ -21,7 +22,7 @@ const growth = (name, label) => ({ name, label, counter: true });
 function durations() {
   const names = [...history.columns.keys()].map((name) => name.match(/^p50_([^{]+)_ms$/)?.[1])
     .filter((name) => name && name !== "redis_round_trip").sort();
-  const first = ["processing_latency", "transcription_time", "translation_time"].filter((name) => names.includes(name));
+  const first = ["processing_latency", "job_round_trip", "transcription_time", "translation_time"].filter((name) => names.includes(name));
   return [...new Set([...first, ...names])];
 }
 
@@ -29,7 +30,8 @@ const LABELS = {
   jobs_processed: "processed", jobs_sent: "sent", results_received: "results back",
   entries_finished_total: "finished", entries_added_total: "added", jobs_failed: "failed attempts",
   jobs_dead: "given up", dead_letters: "given up", total_errors: "errors", jobs_recovered: "taken over",
-  queue_depth: "unfinished", queue_waiting: "waiting", jobs_parked: "parked",
+  queue_depth: "unfinished", queue_waiting: "waiting", jobs_parked: "parked", scheduled: "scheduled",
+  jobs_expired: "expired", jobs_cancelled: "cancelled", replies_dropped: "results dropped",
 };
 const named = (names, how) => has(names).map((name) => how(name, LABELS[name]));
 
@@ -47,7 +49,10 @@ const CHARTS = [
   { title: "Latency", format: milliseconds, choices: durations, series(chosen) {
     return ["p50", "p95", "p99"].map((p) => level(`${p}_${chosen}_ms`, p)).filter(({ name }) => has([name]).length);
   } },
-  { title: "Queue", format: count, series: () => named(["queue_depth", "queue_waiting", "jobs_parked"], level) },
+  { title: "No longer wanted", format: rate, colour: 2,
+    series: () => named(used(["jobs_expired", "jobs_cancelled", "replies_dropped"]), growth) },
+  { title: "Queue", format: count,
+    series: () => named(["queue_depth", "queue_waiting", "jobs_parked", ...used(["scheduled"])], level) },
   { title: "Memory", format: megabytes, base: 1024, series: () => [
     ...has(["memory_usage_mb"]).map((name) => level(name, "process")),
     ...ofGpus("gpu_memory_used_mb"), ...ofGpus("gpu_process_memory_used_mb", ", this worker")] },
