@@ -18,6 +18,9 @@ from shared_sync.protocol.scan import START, Predecessor, ScanRequest
 
 SHORTEST_BLOCK_MS: Final = 10
 LONGEST_GRACE_MS: Final = 5000
+MOST_MARKS: Final = 100
+"""Marks of cancelled messages that are fetched along with a read. If there are more, the messages
+that a read has brought are asked about by their ids."""
 
 
 @dataclass
@@ -50,6 +53,19 @@ class GroupCommands:
         group = ("GROUP", self.keys.group, self.consumer, "COUNT", count)
         wait = ("BLOCK", block_ms) if block_ms >= SHORTEST_BLOCK_MS else ()
         return ("XREADGROUP", *group, *wait, "STREAMS", self.keys.stream, ">")
+
+    # --- cancelled messages ---
+
+    def marks(self) -> Command:
+        """Return the ids of cancelled messages, `MOST_MARKS` at most."""
+        return ("ZRANGE", self.keys.cancelled, 0, MOST_MARKS - 1)
+
+    def marked(self, ids: Iterable[str], *, tidy_from: int = -1) -> Command:
+        """Ask which of the ids are marked as cancelled; the reply is for `parse_marked()`.
+
+        `tidy_from` is the rank at which to go on removing marks that nobody needs, -1 not to.
+        """
+        return scripts.call("marked", [self.keys.stream, self.keys.cancelled], tidy_from, *ids)
 
     # --- settling ---
 

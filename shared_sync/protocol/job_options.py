@@ -40,6 +40,8 @@ class JobOptions:
     """Seconds after which the message is not started any more, from the time in its entry's id."""
     traceparent: str = ""
     """The W3C trace context of the publisher; empty if there is none."""
+    cancelled: bool = False
+    """Whether the job was cancelled before it was published at its scheduled time."""
 
     def to_item(self) -> bytes:
         """Return the value of the field."""
@@ -52,6 +54,8 @@ class JobOptions:
             content["expires_seconds"] = self.expires_seconds
         if self.traceparent:
             content["traceparent"] = self.traceparent
+        if self.cancelled:
+            content["cancelled"] = True
         return json.dumps(content).encode()
 
     @classmethod
@@ -74,6 +78,7 @@ class JobOptions:
             _text(content, "id"),
             expires,
             _text(content, "traceparent"),
+            content.get("cancelled") is True,
         )
 
 

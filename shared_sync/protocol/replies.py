@@ -134,6 +134,12 @@ def parse_heartbeat(reply: Any) -> HeartbeatReply:
     )
 
 
+def parse_marked(reply: Any) -> tuple[list[str], int]:
+    """Return which messages are cancelled, and the rank at which to go on removing marks."""
+    ids, rank = reply
+    return [text_of(one) for one in ids], rank
+
+
 @dataclass(frozen=True, slots=True)
 class NameInUse:
     """Another process has a consumer's name."""

@@ -309,3 +309,24 @@ local function hand_back(stream, due, group, id, deliveries, now)
   redis.call('ZADD', due, since, id)
   return true
 end
+
+-- How far a message is, over all groups of its stream: 'running' in a consumer, 'parked', 'waiting' to be
+-- read, or 'ended'. The first of these counts that is true in any group. `looks` also says of a
+-- waiting one whether its entry is there, which reads it.
+local function place_of(stream, groups, id, looks)
+  local is_parked, is_waiting = false, #groups == 0
+  for _, info in ipairs(groups) do
+    local owner = pending_entry(stream, info['name'], id)
+    if owner and owner ~= PARKED then return 'running' end
+    is_parked = is_parked or owner == PARKED
+    is_waiting = is_waiting or not owner and id_is_after(id, info['last-delivered-id'])
+  end
+  if is_parked then return 'parked' end
+  if is_waiting and not looks then return 'waiting' end
+  if not is_waiting and #groups > 1 then return 'ended' end
+  -- In the only group a delivered entry that is there is unfinished, as `restore()` says.
+  local entries = redis.pcall('XRANGE', stream, id, id)
+  if entries.err then return is_waiting and 'waiting' or 'ended' end
+  if #entries == 0 then return 'ended' end
+  return is_waiting and 'waiting' or 'running'
+end

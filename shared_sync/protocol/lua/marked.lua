@@ -1,0 +1,24 @@
+-- Say which messages are cancelled, and remove marks that nobody needs any more, in a step.
+-- KEYS: stream, cancelled
+-- ARGV: rank of the mark at which to go on removing, or -1 not to; then the ids that are asked about
+-- Returns {ids that are marked, rank at which to go on}.
+
+local STEP = 100  -- most marks that a call visits
+
+local stream, cancelled, rank = KEYS[1], KEYS[2], tonumber(ARGV[1])
+local marked = {}
+for n = 2, #ARGV do
+  if redis.call('ZSCORE', cancelled, ARGV[n]) then marked[#marked + 1] = ARGV[n] end
+end
+if rank < 0 then return {marked, rank} end
+
+-- Marks are in the order in which they expire. Those that stay keep their ranks.
+local now, groups = now_ms(), groups_of(stream)
+local marks = redis.call('ZRANGE', cancelled, rank, rank + STEP - 1, 'WITHSCORES')
+for i = 1, #marks, 2 do
+  local id = marks[i]
+  local is_needed = tonumber(marks[i + 1]) > now
+    and (not id:find('^%d+%-%d+$') or place_of(stream, groups, id, false) ~= 'ended')
+  if is_needed then rank = rank + 1 else redis.call('ZREM', cancelled, id) end
+end
+return {marked, #marks == 2 * STEP and rank or 0}
