@@ -133,6 +133,7 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     *(_gauge(name, text) for name, text in queue_metrics.DESCRIPTIONS.items()),
     _counter("children_crashed", "Child processes that died."),
     _counter("children_overdue", "Child processes ended because their job ran past its deadline."),
+    _counter("children_cancelled", "Child processes ended because their job was cancelled."),
     _counter("children_oversized", "Child processes replaced because of their memory."),
     _gauge("children_memory_mb", "Resident memory of all child processes together."),
     _gauge("jobs_unsettled", "Messages finished here that Redis has not confirmed."),

@@ -163,7 +163,7 @@ class RedisStreamConsumer:
             child imports the processor, so that must be a function at the top level of a module,
             or an import path. "thread" runs it in the thread itself.
         kill_grace_seconds: How long a child may take to end after SIGTERM, until it gets SIGKILL,
-            and for closing its processor.
+            and for closing its processor. As long a cancelled job may go on before it is ended.
         max_memory_mb: A child that is larger between two messages is replaced by a new one, in MB
             of resident memory. None for no limit.
         circuit_breakers: The circuit breakers that the processor uses, to be shown in health and

@@ -56,6 +56,7 @@ class Reader:
     ) -> None:
         # Fixed after construction.
         self.slot = slot
+        slot.cancel = processor.runner.cancel
         self.outbox = outbox
         self._commands = subscription.commands
         self._source = subscription.commands.keys

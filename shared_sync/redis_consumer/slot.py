@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from shared_sync.common.fork import renew_lock_in_forks
@@ -77,6 +77,10 @@ class Attempt:
             job.end()
 
 
+def _set_cancelled(attempt: Attempt, entry: Entry) -> None:
+    attempt.job(entry).cancelled.set()
+
+
 class PartialAttempt(Attempt):
     """Another run of messages that have run before, in a batch that failed."""
 
@@ -113,6 +117,9 @@ class Slot(Activity):
         self.name = name
         # Written by the reader's thread, any thread may read; see above for `waiting`.
         self.thread_id = 0
+        self.cancel: Callable[[Attempt, Entry], None] = _set_cancelled
+        """Tells the processor that a message of the attempt that runs is cancelled. Any thread may
+        call it, and again for the same message; never blocks."""
         self.source: Keys | None = None
         """The stream and group that its messages are of, all at a time of the same."""
         self.waiting: deque[Entry] = deque()

@@ -13,14 +13,14 @@ from functools import partial
 from typing import Any, Final
 
 from shared_sync.common.guarded import Logger, Recorder
-from shared_sync.errors import ConfigurationError
+from shared_sync.errors import ConfigurationError, JobCancelled
 from shared_sync.isolation import frames
 from shared_sync.isolation.child_jobs import finish_of
 from shared_sync.isolation.child_logs import current_levels, handle
 from shared_sync.isolation.child_metrics import record_in
 from shared_sync.isolation.devices import child_device
 from shared_sync.isolation.error_description import remake
-from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed
+from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed, GracePassed
 from shared_sync.isolation.importable import importable
 from shared_sync.isolation.process import ChildProcess
 from shared_sync.isolation.wire import Frame
@@ -37,6 +37,13 @@ from shared_sync.redis_consumer.slot import Attempt
 
 LEVELS_SECONDS: Final = 1.0
 """How old the levels of the loggers may be that a child logs from."""
+
+_COUNTER_OF: Final[Mapping[type[Exception], str]] = {
+    ChildCrashed: "children_crashed",
+    DeadlinePassed: "children_overdue",
+    GracePassed: "children_cancelled",
+}
+"""What counts the children that have ended so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +121,9 @@ class ProcessRunner:
 
     A result comes out of `run()` as the `Finish` that the child has encoded. An error is a
     `RemoteError`, or made anew if it is one of this library; `ChildCrashed` if the child has died,
-    `DeadlinePassed` if it was ended because the attempt ran for too long, and `ChildGone` if it had
-    died before, while it had nothing to do.
+    `DeadlinePassed` if it was ended because the attempt ran for too long, `JobCancelled` if it was
+    ended because it went on although its messages are cancelled, and `ChildGone` if it had died
+    before, while it had nothing to do.
     """
 
     def __init__(
@@ -240,6 +248,13 @@ class ProcessRunner:
             child.close()
         self._child, self._is_loaded = None, False
 
+    def cancel(self, attempt: Attempt, entry: Entry) -> None:
+        """Tell the child that a message is cancelled; end it if all are that run, after a grace."""
+        attempt.job(entry).cancelled.set()
+        child = self._child
+        if child is not None:
+            child.cancel([entry.id])
+
     def interrupt(self) -> bool:
         """End the child, for good."""
         self._is_interrupted = True
@@ -256,8 +271,10 @@ class ProcessRunner:
             answer = exchange()
         except BaseException as error:
             self._child, self._is_loaded = None, False
-            if isinstance(error, (ChildCrashed, DeadlinePassed)):
+            if isinstance(error, (ChildCrashed, DeadlinePassed, GracePassed)):
                 self._note_end(error)
+            if isinstance(error, GracePassed):
+                raise JobCancelled(str(error)) from error
             raise
         recorded = answer.header.get("metrics")
         if recorded is not None:
@@ -298,12 +315,11 @@ class ProcessRunner:
             header["levels"] = {**dict.fromkeys(self._levels, logging.NOTSET), **levels}
             self._levels = levels
 
-    def _note_end(self, why: ChildCrashed | DeadlinePassed) -> None:
-        """Count and log the end of a child that was not asked to end."""
+    def _note_end(self, why: ChildCrashed | DeadlinePassed | GracePassed) -> None:
+        """Count and log the end of a child that was not asked to end, or did not listen."""
         if self._is_interrupted:
             return
-        has_crashed = isinstance(why, ChildCrashed)
-        self._recorder.increment_counter("children_crashed" if has_crashed else "children_overdue")
+        self._recorder.increment_counter(_COUNTER_OF[type(why)])
         self._logger.warning(
             "the child process of reader %d has ended, and is replaced: %s",
             self._context.reader,

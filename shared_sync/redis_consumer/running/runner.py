@@ -41,7 +41,8 @@ class AttemptHook(Protocol):
 
 
 class Runner(Protocol):
-    """Runs the attempts of one reader. Its thread calls the methods, but for `interrupt()`."""
+    """Runs the attempts of one reader. Its thread calls the methods, but for `interrupt()` and
+    `cancel()`."""
 
     @property
     def is_loaded(self) -> bool:
@@ -85,6 +86,12 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Close what `start()` has loaded; does nothing if there is nothing. Must not raise."""
+
+    def cancel(self, attempt: Attempt, entry: Entry) -> None:
+        """Tell the processor that a message of the attempt that runs is cancelled.
+
+        Any thread may call it, and again for the same message; never blocks.
+        """
 
     def interrupt(self) -> bool:
         """End what runs or loads, for good: the consumer stops. Any thread may call it.
@@ -166,6 +173,10 @@ class ThreadRunner:
                 self._context.reader,
                 exc_info=True,
             )
+
+    def cancel(self, attempt: Attempt, entry: Entry) -> None:
+        """Set the message's event, which is all that a thread can be told."""
+        attempt.job(entry).cancelled.set()
 
     def interrupt(self) -> bool:
         """Return False: nothing can end what runs in a thread."""

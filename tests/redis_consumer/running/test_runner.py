@@ -244,3 +244,17 @@ def test_a_runner_that_has_not_loaded_says_so() -> None:
     runner = ThreadRunner(ProcessorSource("message_processor", print), context())
     with pytest.raises(ConsumerStateError, match=r"start\(\)"):
         runner.run(attempt(), [FIELDS])
+
+
+def test_the_processor_learns_that_its_message_is_cancelled() -> None:
+    one = attempt()
+    (entry,) = one.entries
+
+    def processor(*_: object) -> tuple[bool, bool]:
+        before = current_message().cancelled.is_set()
+        runner.cancel(one, entry)
+        runner.cancel(one, entry)
+        return before, current_message().cancelled.is_set()
+
+    runner = new_runner(processor)
+    assert runner.run(one, [FIELDS]) == ((False, True),)
