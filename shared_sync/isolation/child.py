@@ -34,7 +34,7 @@ from shared_sync.processors import LoadedProcessor, ProcessorContext, ProcessorS
 from shared_sync.protocol.results import Results
 
 METRICS_SECONDS: Final = 1.0
-"""How often what a long job has recorded is sent."""
+"""How often what a long job has recorded is sent, at least."""
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -179,8 +179,9 @@ class _Child:
     # --- in other threads, and in signal handlers ---
 
     def _watch_parent(self) -> None:
-        """Send metrics now and then, and end this process when the parent has ended."""
-        while not self._side.wait(METRICS_SECONDS):
+        """Receive cancellations, send metrics, and end this process when the parent has ended."""
+        while not self._side.told_to_end:
+            self._jobs.cancel(self._side.cancelled(METRICS_SECONDS))
             self._side.metrics(self._recorder.take)
         if self._side.parent_has_ended:
             _kill_this_process()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,9 +26,17 @@ class Jobs:
         self._reads_fields = results.reads_fields
         self._binary_fields = binary_fields
         self._running = running_in_this_thread()
+        # Guarded by the lock.
+        self._lock = threading.Lock()
+        self._cancelled: set[str] = set()
         # Written by the main thread; any thread may read.
         self.running_message: str | None = None
         """The id of the message that runs; None for none, and for several together."""
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Note that messages are cancelled, perhaps before their job begins. For any thread."""
+        with self._lock:
+            self._cancelled.update(ids)
 
     def run(self, processor: LoadedProcessor, job: Frame) -> Frame:
         """Run the messages of a job; return the frame that answers it.
@@ -46,6 +55,8 @@ class Jobs:
             release_memory(error)
             return Frame(frames.FAILED, {"error": describe(error)}, ())
         finally:
+            with self._lock:
+                self._cancelled.clear()
             self.running_message = None
             self._running.parts = None
             self._running.is_batch = False

@@ -104,7 +104,7 @@ def _own(described: Mapping[str, Any]) -> BaseException | None:
         made = kind(described["name"], described["retry_after_seconds"])
     elif issubclass(kind, errors.InvalidMessage):
         made = kind(text, field=described["field"])
-    elif kind.__init__ is Exception.__init__:
+    elif issubclass(kind, errors.JobCancelled) or kind.__init__ is Exception.__init__:
         made = kind(text)
     return made
 

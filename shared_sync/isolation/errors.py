@@ -72,6 +72,21 @@ class DeadlinePassed(Exception):
         self.stack = stack
 
 
+class GracePassed(Exception):
+    """The message of an attempt was cancelled, and its child process was ended, since it went on.
+
+    Attributes:
+        grace_seconds: How long it went on.
+    """
+
+    def __init__(self, grace_seconds: float) -> None:
+        super().__init__(
+            f"still running {grace_seconds:g} s after its message was cancelled "
+            "(kill_grace_seconds)"
+        )
+        self.grace_seconds = grace_seconds
+
+
 def _ending(returncode: int) -> str:
     """Return how a child process has ended, in words."""
     if returncode >= 0:

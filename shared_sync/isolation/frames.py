@@ -30,3 +30,9 @@ METRICS: Final = 8
 # From the parent, over the channel beside that.
 END: Final = 9
 """The SIGTERM that follows is the parent's: end, although a message runs."""
+CANCEL: Final = 10
+"""Messages that are cancelled: a list of ids."""
+
+# From the child, over the same.
+PROGRESS: Final = 11
+"""The progress of a message that runs: the number of its job, its id, and what was reported."""

@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 from shared_sync.common.clock import StallTolerantClock
 from shared_sync.common.fork import renew_in_forks
 from shared_sync.isolation import frames, spawning
-from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
+from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed, GracePassed
 from shared_sync.isolation.wire import Channel, ChannelClosed, Frame
 
 CHECK_SECONDS: Final = 1.0
@@ -37,13 +37,21 @@ MAX_STACK_BYTES: Final = 20_000
 _LONGEST_PAUSE_SECONDS: Final = 0.05
 
 
+MOST_CANCELLED: Final = 100
+"""Ids of one frame, so that it is short enough to be sent as a whole or not at all."""
+
+
 class _Overdue(Exception):
     """The job has run past its deadline."""
 
 
+class _Ignored(Exception):
+    """All messages of the job are cancelled, and it has gone on for the grace."""
+
+
 class ChildProcess:
     """A child that is started by the constructor. Methods belong to one thread, except
-    `interrupt()`.
+    `interrupt()` and `cancel()`.
 
     Args:
         setup: The first frame: what the child loads.
@@ -52,7 +60,8 @@ class ChildProcess:
             not raise.
         deadline_seconds: How long a job may run; None for no limit. Time in which this process
             stood still does not count.
-        kill_grace_seconds: From SIGTERM to SIGKILL, and how long closing the processor may take.
+        kill_grace_seconds: From SIGTERM to SIGKILL, how long closing the processor may take, and
+            how long a job goes on of which all messages are cancelled.
     """
 
     def __init__(
@@ -77,6 +86,15 @@ class ChildProcess:
         self._is_cleared_up = False
         """Whether the child has ended and was waited for."""
         self._waits_at_most = 0.0
+        self._ignored_at = math.inf
+        """When a job is ended that goes on although its messages are cancelled."""
+        # Guarded by the lock.
+        self._lock = threading.Lock()
+        self._running: frozenset[str] = frozenset()
+        """The ids of the messages of the job that runs."""
+        self._cancelled: set[str] = set()
+        self._told: set[str] = set()
+        """Those of them that the child knows of."""
         # Written by any thread.
         self._is_interrupted = False
         # Fixed after construction.
@@ -118,12 +136,15 @@ class ChildProcess:
         except ChannelClosed:
             raise self.crashed(loading=True) from None
 
-    def run(self, header: object, parts: Sequence[bytes]) -> Frame:
+    def run(self, header: Mapping[str, Any], parts: Sequence[bytes]) -> Frame:
         """Have a job run, and return the answer: DONE or FAILED.
 
-        Raises `ChildCrashed` if the child ends, and `DeadlinePassed` if it was ended because the
-        job ran for too long. There is no child any more if this raises.
+        Raises `ChildCrashed` if the child ends, `DeadlinePassed` if it was ended because the job
+        ran for too long, and `GracePassed` if it was ended because the messages of the job are
+        cancelled. There is no child any more if this raises.
         """
+        with self._lock:
+            self._running = frozenset([one[0] for one in header["messages"]])
         if self._deadline_seconds is not None:
             self._overdue_at = self._clock.advance() + self._deadline_seconds
         try:
@@ -131,9 +152,16 @@ class ChildProcess:
         except ChannelClosed:
             raise self.crashed() from None
         except _Overdue:
-            raise self._overdue() from None
+            raise DeadlinePassed(self._deadline_seconds or math.inf, stack=self._end()) from None
+        except _Ignored:
+            self._end()
+            raise GracePassed(self._kill_grace_seconds) from None
         finally:
-            self._overdue_at = math.inf
+            self._overdue_at = self._ignored_at = math.inf
+            with self._lock:
+                self._running = frozenset()
+                self._cancelled.clear()
+                self._told.clear()
 
     @property
     def has_ended(self) -> bool:
@@ -163,6 +191,19 @@ class ChildProcess:
         self._is_interrupted = True
         self._process.send_signal(signal.SIGKILL)  # does nothing once it was waited for
 
+    def cancel(self, ids: Sequence[str]) -> None:
+        """Tell the child that messages are cancelled; it is ended if it goes on with nothing else.
+
+        Any thread may call it, and again for the same messages; never blocks. If the child takes
+        nothing just now, it is told by the next call.
+        """
+        with self._lock:
+            self._cancelled.update(ids)
+            news = [one for one in ids if one not in self._told][:MOST_CANCELLED]
+            with suppress(ChannelClosed):
+                if news and self._side.send_at_once(frames.CANCEL, news):
+                    self._told.update(news)
+
     def close(self) -> None:
         """Have the processor closed, and the child end by itself; end it if that takes too long.
 
@@ -185,20 +226,29 @@ class ChildProcess:
             if job is not None:
                 self._jobs.send(*job)
             return self._jobs.receive()
-        except (ChannelClosed, _Overdue):
+        except (ChannelClosed, _Overdue, _Ignored):
             raise
         except BaseException:
             self._clear_up()
             raise
 
     def _on_wait(self) -> None:
-        """Give up if the job is overdue, or the child has ended and its own one has the socket."""
+        """Give up if the job is overdue, or the child has ended and its own one has the socket.
+
+        The same if the job is cancelled and the grace has passed.
+        """
         now = self._clock.advance()
         if now >= self._overdue_at:
             raise _Overdue
+        if now >= self._ignored_at:
+            raise _Ignored
         if self.has_ended:
             raise ChannelClosed("the child has ended")
-        self._wait_at_most(min(self._check_seconds, self._overdue_at - now))
+        with self._lock:
+            is_cancelled = bool(self._running) and self._running <= self._cancelled
+        if is_cancelled:
+            self._ignored_at = min(self._ignored_at, now + self._kill_grace_seconds)
+        self._wait_at_most(min(self._check_seconds, self._overdue_at - now, self._ignored_at - now))
 
     def _wait_at_most(self, seconds: float) -> None:
         """Let no send and no receipt block for longer; zero would be no limit."""
@@ -209,20 +259,20 @@ class ChildProcess:
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 self._jobs.socket.setsockopt(socket.SOL_SOCKET, option, limit)
 
-    def _overdue(self) -> DeadlinePassed:
-        """End a child whose job ran for too long; return that as an error."""
+    def _end(self) -> str:
+        """End a child in the middle of a job; return where its threads were."""
         with suppress(OSError):
             os.lseek(self._stacks.fileno(), 0, os.SEEK_SET)  # its own place, too
             self._stacks.truncate(0)
         self._terminate()
         self._wait_for_end(self._kill_grace_seconds)
         _, stack = self._clear_up()
-        return DeadlinePassed(self._deadline_seconds or math.inf, stack=stack)
+        return stack
 
     def _terminate(self) -> None:
         """Ask the child to end, in the middle of a message if one runs: it raises `ToldToEnd`."""
-        with suppress(ChannelClosed, OSError):
-            self._side.send(frames.END, None)
+        with suppress(ChannelClosed), self._lock:
+            self._side.send_at_once(frames.END, None)
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
@@ -277,6 +327,7 @@ class ChildProcess:
         """In a forked process: have nothing to do with the parent's child."""
         self._close_descriptors()
         self._side.close()
+        self._lock = threading.Lock()
         self._process.returncode = 0  # nobody is to wait for it here
 
 

@@ -1,4 +1,4 @@
-"""The child's end of the channel beside the jobs, over which log records and metrics go."""
+"""The child's end of the channel beside the jobs: log records, metrics, progress; cancellations."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shared_sync.isolation import frames
-from shared_sync.isolation.wire import encode
+from shared_sync.isolation.wire import complete_frames, encode
 
 WAIT_SECONDS: Final = 1.0
 """How long a record may wait for the parent to take others. Then records are dropped, until the
 parent has taken what it was sent."""
+
+_PEEKED_BYTES: Final = 512 * 1024
+"""More than the parent can have sent here that was not received."""
 
 
 class SideChannel:
@@ -61,35 +64,58 @@ class SideChannel:
                 if taken is not None:
                     self._send(frames.METRICS, taken)
 
+    def progress(self, header: Sequence[Any]) -> None:
+        """Send what a message has reported, or drop it: the answer to its job has the last one."""
+        with self._lock:
+            if not self._sends and self._finish_last():
+                self._send(frames.PROGRESS, header)
+
     @property
     def told_to_end(self) -> bool:
         """Whether the parent has said that this process is to end, or has ended itself.
 
         Never blocks; safe in a signal handler. What was received is left where it is.
         """
-        try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
+        received = self._peek()
+        if received is None:
             return False
-        except OSError:
-            return True
-        return True
+        return not received or any(
+            frame.kind == frames.END for frame, _ in complete_frames(received)
+        )
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until the parent says that this process is to end, or ends; return whether."""
+    def cancelled(self, seconds: float) -> Sequence[str]:
+        """Return the ids of messages that the parent says are cancelled.
+
+        Waits until it says so, says that this process is to end, or ends; or for so long. Only one
+        thread may call it.
+        """
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        poll.poll(seconds * 1000)
+        ids: list[str] = []
+        received_bytes = 0
+        for frame, end in complete_frames(self._peek() or b""):
+            if frame.kind != frames.CANCEL:  # END stays, so that everybody sees it
+                break
+            ids += frame.header
+            received_bytes = end
+        if received_bytes:
+            self._socket.recv(received_bytes)
+        return ids
+
+    def _peek(self) -> bytes | None:
+        """Return what has come and was not received; None for nothing, b"" if the parent ended."""
+        try:
+            return self._socket.recv(_PEEKED_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
     @property
     def parent_has_ended(self) -> bool:
         """Whether the parent has ended. Never blocks."""
-        try:
-            return not self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        return self._peek() == b""
 
     def fileno(self) -> int:
         """Return the descriptor of this end."""
@@ -99,7 +125,7 @@ class SideChannel:
         """Close this end, such as that of a forked process."""
         self._socket.close()
 
-    def _send(self, kind: int, header: dict[str, Any]) -> None:
+    def _send(self, kind: int, header: dict[str, Any] | Sequence[Any]) -> None:
         frame = encode(kind, header)
         if self._rest:  # a finalizer that ran meanwhile has logged
             frame = bytes(self._rest) + frame

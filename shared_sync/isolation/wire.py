@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -48,6 +48,21 @@ def _never() -> None:
 def encode(kind: int, header: object) -> bytes:
     """Return a frame without parts as it is sent."""
     return _front(kind, header, 0)
+
+
+def complete_frames(data: bytes) -> Iterator[tuple[Frame, int]]:
+    """Yield the frames without parts that lie complete at the beginning of some bytes.
+
+    With each comes the place at which it ends.
+    """
+    start = 0
+    while len(data) - start >= _PREFIX.size:
+        kind, text_length, _, front_length = _PREFIX.unpack_from(data, start)
+        text_at = start + _PREFIX.size
+        start = text_at + front_length
+        if start > len(data):
+            return
+        yield Frame(kind, _from_json(data[text_at : text_at + text_length].decode()), ()), start
 
 
 def _front(kind: int, header: object, count: int, *pieces: bytes) -> bytes:
@@ -99,6 +114,19 @@ class Channel:
                 parts.append(front[at : at + length])
                 at += length
         return Frame(kind, header, parts)
+
+    def send_at_once(self, kind: int, header: object) -> bool:
+        """Send a short frame without parts; return False if there is no room for it just now.
+
+        Never blocks. Raises `ChannelClosed`.
+        """
+        try:
+            self.socket.sendmsg((encode(kind, header),), (), _NO_SIGNAL | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ChannelClosed(str(error)) from None
+        return True
 
     def close(self) -> None:
         """Close this end."""

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from shared_sync import Reject, Retry
+from shared_sync import JobCancelled, Reject, Retry
 from shared_sync.common.passages import Passage, add_passage, passages_of
 from shared_sync.errors import CircuitOpen, ConfigurationError, Directive, InvalidResult
 from shared_sync.isolation.error_description import describe, remake, type_of
@@ -66,6 +66,7 @@ def test_any_other_error_becomes_a_remote_error() -> None:
     "error",
     [
         Reject("no use"),
+        JobCancelled("message 1-0 was cancelled"),
         Retry(3.5, "later"),
         Retry(None, "later"),
         InvalidResult("no form", field="text"),

@@ -22,7 +22,7 @@ from shared_sync.errors import ConfigurationError
 from shared_sync.isolation import frames, process
 from shared_sync.isolation.child_metrics import record_in
 from shared_sync.isolation.error_description import remake
-from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed, RemoteError
+from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed, GracePassed, RemoteError
 
 FACTORY = "processor_factory"
 
@@ -277,6 +277,54 @@ def test_the_time_in_which_a_parent_is_frozen_does_not_count(tmp_path: Path) -> 
         os.kill(child, signal.SIGCONT)
         assert parent.stdout.readline() == "waited\n"
         assert parent.wait(10) == 0
+
+
+# --- cancellation -------------------------------------------------------------------------------
+
+
+def test_a_job_that_goes_on_although_it_is_cancelled_is_ended_after_the_grace(
+    tmp_path: Path,
+) -> None:
+    started, cleaned = tmp_path / "started", tmp_path / "cleaned"
+    child = start("act", kill_grace_seconds=0.2)
+    child.wait_until_loaded()
+
+    def cancel() -> None:
+        eventually(started.exists)
+        child.cancel(["1-0"])
+        child.cancel(["1-0"])
+
+    other = threading.Thread(target=cancel)
+    other.start()
+    with pytest.raises(GracePassed, match=r"0\.2 s after its message was cancelled"):
+        run(child, do="clean up", started=started, cleaned=cleaned)
+    other.join()
+    assert cleaned.exists()
+    assert children() == []
+    child.cancel(["1-0"])  # there is nothing to tell any more
+
+
+def test_a_job_with_a_message_that_is_not_cancelled_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, end = tmp_path / "started", tmp_path / "end"
+    monkeypatch.setattr(process, "CHECK_SECONDS", 0.02)
+
+    def cancel() -> None:
+        eventually(started.exists)
+        child.cancel(["1-1"])
+        before = len(checks)
+        eventually(lambda: len(checks) > before + 2)
+        end.touch()
+
+    with running("act", kill_grace_seconds=0.0) as child:
+        checks: list[None] = []
+        check = child._on_wait
+        child._jobs._on_wait = lambda: checks.append(check())
+        other = threading.Thread(target=cancel)
+        other.start()
+        assert result(run(child, do="wait", started=started, end=end))["result"] == "waited"
+        other.join()
 
 
 # --- forks --------------------------------------------------------------------------------------

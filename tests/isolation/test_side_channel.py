@@ -15,7 +15,7 @@ from helpers import eventually
 
 from shared_sync.isolation import frames, side_channel
 from shared_sync.isolation.side_channel import SideChannel
-from shared_sync.isolation.wire import Channel, ChannelClosed
+from shared_sync.isolation.wire import Channel, ChannelClosed, encode
 
 LONG = {"msg": "x" * 50_000}
 
@@ -114,19 +114,71 @@ def test_the_end_of_the_parent_is_no_error(ends: tuple[SideChannel, Channel]) ->
     child.log({"msg": "nobody there"})
     assert child.told_to_end
     assert child.parent_has_ended
-    assert child.wait(10)
+    assert child.cancelled(10) == []
 
 
 def test_the_word_to_end_is_seen_as_often_as_anybody_looks(
     ends: tuple[SideChannel, Channel],
 ) -> None:
     child, parent = ends
-    assert not child.wait(0.001)
+    assert child.cancelled(0.001) == []
+    assert not child.told_to_end
+    parent.send(frames.CANCEL, ["1-0"])
     parent.send(frames.END, None)
-    assert child.wait(10)
     assert child.told_to_end
+    assert child.cancelled(10) == ["1-0"]
+    assert child.told_to_end
+    assert child.cancelled(10) == []
     assert child.told_to_end
     assert not child.parent_has_ended
+
+
+def test_cancellations_arrive_in_frames_as_they_come(ends: tuple[SideChannel, Channel]) -> None:
+    child, parent = ends
+    assert parent.send_at_once(frames.CANCEL, ["1-0", "2-0"])
+    assert parent.send_at_once(frames.CANCEL, ["3-0"])
+    assert not child.told_to_end
+    assert child.cancelled(10) == ["1-0", "2-0", "3-0"]
+    frame = encode(frames.CANCEL, ["4-0"])
+    parent.socket.send(frame[:10])
+    assert child.cancelled(10) == []
+    parent.socket.send(frame[10:])
+    assert child.cancelled(10) == ["4-0"]
+    assert not child.told_to_end
+
+
+def test_a_parent_is_not_held_up_by_a_child_that_takes_nothing(
+    ends: tuple[SideChannel, Channel],
+) -> None:
+    child, parent = ends
+    sent = 0
+    while parent.send_at_once(frames.CANCEL, [f"{sent}-0"]):
+        sent += 1
+    received: list[str] = []
+    while len(received) < sent:
+        received += child.cancelled(10)
+    assert received == [f"{number}-0" for number in range(sent)]
+    assert parent.send_at_once(frames.CANCEL, ["1-1"])
+
+
+def test_progress_arrives_in_order_unless_the_parent_takes_nothing(
+    ends: tuple[SideChannel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(side_channel, "WAIT_SECONDS", 0.05)
+    child, parent = ends
+    child.progress([1, "1-0", "0.5"])
+    child.log({"msg": "between"})
+    child.progress([1, "1-0", "0.6"])
+    assert parent.receive() == (frames.PROGRESS, [1, "1-0", "0.5"], ())
+    assert parent.receive() == (frames.LOG, {"msg": "between"}, ())
+    assert parent.receive() == (frames.PROGRESS, [1, "1-0", "0.6"], ())
+    while not child._is_stuck:
+        child.log(LONG)
+    child.progress([1, "1-0", "0.7"])  # dropped
+    while (frame := parent.receive()).kind == frames.LOG:
+        if flushed(child):
+            child.progress([1, "1-0", "0.8"])
+    assert frame == (frames.PROGRESS, [1, "1-0", "0.8"], ())
 
 
 def test_a_signal_handler_may_log_while_a_record_is_being_sent(
