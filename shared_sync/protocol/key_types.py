@@ -18,6 +18,7 @@ def find_wrong(connection: Connection, keys: Keys, result_stream: str | None) ->
     types = {
         keys.stream: "stream",
         keys.dead: "stream",
+        keys.dead_index: "sorted set",
         keys.presence: "sorted set",
         keys.due: "sorted set",
         keys.outage: "sorted set",

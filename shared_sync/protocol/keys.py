@@ -8,6 +8,7 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
     {S}:G:due          zset     parked message id -> time of its next attempt, ms
     {S}:G:history      hash     message id -> its failures so far, one JSON object a line
     {S}:G:dead         stream   dead letters: the original fields and `dead.*` metadata
+    {S}:G:dead_index   zset     id of a dead letter and what a list shows of it, if that is large
     {S}:G:outage       zset     when the last heartbeat was, and after an outage until when nobody
                                 is taken for dead, ms
     {S}:G:kept         hash     whether the group has read all entries up to its last one; and,
@@ -55,7 +56,7 @@ REPLIES: Final = ":replies:"
 """What the name of every stream of replies has in it, behind the hash tag."""
 
 _GROUP_KEYS: Final = frozenset(
-    ("presence", "holders", "due", "history", "dead", "outage", "kept", "progress")
+    ("presence", "holders", "due", "history", "dead", "dead_index", "outage", "kept", "progress")
 )
 """How the names of the keys of groups end."""
 
@@ -104,6 +105,7 @@ class Keys:
     due: str
     history: str
     dead: str
+    dead_index: str
     outage: str
     kept: str
     progress: str
@@ -125,6 +127,7 @@ class Keys:
             due=f"{prefix}:due",
             history=f"{prefix}:history",
             dead=f"{prefix}:dead",
+            dead_index=f"{prefix}:dead_index",
             outage=f"{prefix}:outage",
             kept=f"{prefix}:kept",
             progress=f"{prefix}:progress",
@@ -142,6 +145,7 @@ class Keys:
             self.due,
             self.history,
             self.dead,
+            self.dead_index,
             self.outage,
             self.kept,
             self.progress,

@@ -112,6 +112,11 @@ class RedisStreamConsumer:
             slot of the stream, as `{audio:jobs}:results` has that of `audio:jobs`.
         result_channel: Channel to publish the same as JSON, such as `results:{client_id}`,
             filled from the message's fields.
+        result_max_entries: Most entries of the result stream that are kept; the oldest ones above
+            that are deleted within some seconds, read or not. None for no limit.
+        result_ttl_seconds: How long results are kept there, 1 or more. None for ever.
+        dead_max_entries: Most dead letters that are kept, as for results. None for no limit.
+        dead_ttl_seconds: How long dead letters are kept, 1 or more. None for ever.
         carry_fields: Fields of the message that go along with its result; neither `message_id`
             nor `status`, which every result has.
         lease_seconds: How long after its last heartbeat a consumer counts as dead, so that its
@@ -195,6 +200,10 @@ class RedisStreamConsumer:
         binary_fields: Collection[str] = (),
         result_stream: str | None = None,
         result_channel: str | None = None,
+        result_max_entries: int | None = None,
+        result_ttl_seconds: float | None = None,
+        dead_max_entries: int | None = None,
+        dead_ttl_seconds: float | None = None,
         carry_fields: Sequence[str] = (),
         lease_seconds: float = 30.0,
         foreign_idle_seconds: float | None = None,
@@ -235,6 +244,10 @@ class RedisStreamConsumer:
             binary_fields=binary_fields,
             result_stream=result_stream,
             result_channel=result_channel,
+            result_max_entries=result_max_entries,
+            result_ttl_seconds=result_ttl_seconds,
+            dead_max_entries=dead_max_entries,
+            dead_ttl_seconds=dead_ttl_seconds,
             carry_fields=carry_fields,
             lease_seconds=lease_seconds,
             foreign_idle_seconds=foreign_idle_seconds,

@@ -11,11 +11,12 @@ from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol.hazards import Hazards
+from shared_sync.protocol.retention import ResultStreams, Retention
 from shared_sync.protocol.sweep import Sweep
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.faults.pauses import Pauses
-from shared_sync.redis_consumer.heartbeat import Heartbeat
+from shared_sync.redis_consumer.heartbeat import BUSY_INTERVAL_SECONDS, Heartbeat
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
@@ -82,6 +83,14 @@ class HeartbeatThread:
             subscription.commands.keys, self._outbox.ids, self._outbox.returning_ids
         )
         self._sweep = Sweep(subscription.commands, logger)
+        self._retention = Retention(
+            subscription.commands.keys,
+            results=options.kept_results,
+            letters=options.kept_letters,
+            result_streams=ResultStreams(subscription.commands.result_stream),
+            recorder=recorder,
+            logger=logger,
+        )
         self.hazards = Hazards(
             subscription.commands.keys,
             period_seconds=SURVEY_SECONDS,
@@ -109,10 +118,13 @@ class HeartbeatThread:
         self._outbox.flush()
         queue = self.heartbeat.queue
         self._sweep.check(self.connection, is_empty=queue is not None and queue.backlog == 0)
+        self._retention.check(self.connection)
         self.hazards.check(self.connection)
         self._group_view.watch(self.connection)
 
     @property
     def interval_seconds(self) -> float:
         """How long to wait until the next pass."""
+        if self._retention.is_busy:
+            return BUSY_INTERVAL_SECONDS
         return min(self.heartbeat.interval_seconds, self._timeouts.interval_seconds)

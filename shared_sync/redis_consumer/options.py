@@ -16,6 +16,7 @@ from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.errors import ConfigurationError
 from shared_sync.policies import RetryPolicy
 from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.retention import Limits
 from shared_sync.redis_consumer import prefetch as prefetch_sizes
 from shared_sync.redis_consumer.prefetch import Setting
 
@@ -23,6 +24,7 @@ MAX_BLOCK_SECONDS = 2.0
 MAX_PREFETCH = 1000
 LONGEST_WAIT_SECONDS = 365 * 86_400
 LONGEST_DEADLINE_SECONDS = 365 * 86_400
+LONGEST_TTL_SECONDS = 10 * 365 * 86_400
 LONGEST_GRACE_SECONDS = 3600.0
 KILL_MARGIN_SECONDS = 10.0
 """How long a child may take to be gone after SIGKILL, on a busy machine."""
@@ -48,6 +50,10 @@ class Options:
     binary_fields: Collection[str]
     result_stream: str | None
     result_channel: str | None
+    result_max_entries: int | None
+    result_ttl_seconds: float | None
+    dead_max_entries: int | None
+    dead_ttl_seconds: float | None
     carry_fields: Sequence[str]
     lease_seconds: float
     foreign_idle_seconds: float | None
@@ -79,6 +85,7 @@ class Options:
         """Raise `ConfigurationError` for an option that cannot work."""
         self._check_names()
         self._check_numbers()
+        self._check_retention()
         self._check_jobs()
         self._check_isolation()
         self._check_fatal_errors()
@@ -93,6 +100,16 @@ class Options:
     def keys(self) -> Keys:
         """The keys of the stream and group."""
         return Keys.of(self.stream_name, self.consumer_group)
+
+    @property
+    def kept_results(self) -> Limits:
+        """What is kept of the results."""
+        return Limits(self.result_max_entries, self.result_ttl_seconds)
+
+    @property
+    def kept_letters(self) -> Limits:
+        """What is kept of the dead letters."""
+        return Limits(self.dead_max_entries, self.dead_ttl_seconds)
 
     @property
     def effective_prefetch(self) -> Setting:
@@ -190,6 +207,19 @@ class Options:
             arguments.number("max_failure_share", self.max_failure_share, 0, 1)
         if self.max_failures_in_a_row is not None:
             arguments.whole_number("max_failures_in_a_row", self.max_failures_in_a_row, 2)
+
+    def _check_retention(self) -> None:
+        for name in ("result_max_entries", "dead_max_entries"):
+            if (most := getattr(self, name)) is not None:
+                arguments.whole_number(name, most, 1)
+        for name in ("result_ttl_seconds", "dead_ttl_seconds"):
+            if (ttl := getattr(self, name)) is not None:
+                arguments.number(name, ttl, 1, LONGEST_TTL_SECONDS)
+        if self.kept_results.are_set and self.result_stream is None:
+            raise ConfigurationError(
+                "result_max_entries and result_ttl_seconds limit the entries of result_stream, "
+                "and there is none; set it, or leave them out"
+            )
 
     def _check_circuit_breakers(self) -> None:
         given = self.circuit_breakers
