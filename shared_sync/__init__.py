@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from shared_sync.policies import RetryPolicy
     from shared_sync.processors import ProcessorContext
     from shared_sync.redis_consumer import RedisStreamConsumer
-    from shared_sync.redis_producer import RedisStreamProducer
+    from shared_sync.redis_producer import Job, RedisStreamProducer
 
 __all__ = [
     "Batching",
@@ -53,6 +53,7 @@ __all__ = [
     "CircuitOpen",
     "DeadLetters",
     "HealthServer",
+    "Job",
     "JobCancelled",
     "JobFailed",
     "Message",
@@ -75,6 +76,7 @@ _MODULES = {
     "CircuitOpen": "errors",
     "DeadLetters": "dead_letters",
     "HealthServer": "health_server",
+    "Job": "redis_producer",
     "JobCancelled": "errors",
     "JobFailed": "errors",
     "Message": "message",

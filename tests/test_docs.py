@@ -94,6 +94,8 @@ def test_every_field_report_names_a_test_or_the_place_that_defends_it() -> None:
         ("Retries", RetryPolicy),
         ("Circuit breakers", CircuitBreaker),
         ("RedisStreamProducer", RedisStreamProducer),
+        ("RedisStreamProducer", RedisStreamProducer.publish),
+        ("RedisStreamProducer", RedisStreamProducer.publish_many),
         ("DeadLetters", DeadLetters),
         ("HealthServer", HealthServer),
         ("HealthServer", HealthServer.add_check),

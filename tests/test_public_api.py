@@ -22,6 +22,7 @@ MODULES = {
     "CircuitOpen": "shared_sync.errors",
     "DeadLetters": "shared_sync.dead_letters",
     "HealthServer": "shared_sync.health_server",
+    "Job": "shared_sync.redis_producer",
     "Message": "shared_sync.message",
     "ProcessorContext": "shared_sync.processors",
     "RedisStreamConsumer": "shared_sync.redis_consumer",

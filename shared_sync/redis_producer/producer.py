@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from types import TracebackType
 
 from shared_sync.common import arguments
-from shared_sync.connection import remedies
-from shared_sync.connection.connection import Connection
 from shared_sync.connection.credentials import CredentialProvider
-from shared_sync.connection.driver_errors import NotRun
 from shared_sync.connection.pool import ConnectionPool
-from shared_sync.connection.scripts import Command
-from shared_sync.errors import QueueFull, SharedSyncError
-from shared_sync.protocol import publishing
-from shared_sync.protocol.keys import check_stream_name
-from shared_sync.redis_producer.batches import Batch, encode, next_batch
+from shared_sync.errors import SharedSyncError
+from shared_sync.protocol.keys import StreamKeys, check_stream_name
+from shared_sync.redis_producer.batches import Batch, batch_of, next_batch
+from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job
+from shared_sync.redis_producer.sending import Sender
 
 MAX_CONNECTIONS = 50
 """Threads that may publish at the same time; a publication takes a round trip."""
@@ -30,7 +29,8 @@ class RedisStreamProducer:
     A message counts as accepted when its id has been returned. A call that raises
     `RedisUnavailable` may have published or not: the connection broke before the reply. Publishing
     again may then publish twice, so the processor must tolerate a message that is run twice, as it
-    must anyway. Nothing is ever sent twice by the producer itself.
+    must anyway. With a `deduplicate_key` publishing again publishes nothing twice, and the producer
+    does that by itself; without one it sends nothing twice.
 
     Connections are opened as needed, one for each thread that publishes at the same time, up to
     `max_connections`. One that was not used for 30 s is opened anew, because firewalls silently
@@ -81,52 +81,109 @@ class RedisStreamProducer:
             credential_provider=credential_provider,
             most=max_connections,
         )
+        self._sender = Sender(
+            self._connections,
+            StreamKeys.of(stream_name),
+            max_queue_depth=max_queue_depth,
+            timeout_seconds=timeout_seconds,
+        )
 
-    def publish(self, fields: Mapping[str, object]) -> str:
+    def publish(
+        self,
+        fields: Mapping[str, object],
+        *,
+        expires_seconds: float | None = None,
+        reply_to: str | None = None,
+        traceparent: str | None = None,
+        deduplicate_key: str | None = None,
+        deduplicate_seconds: float = DEDUPLICATE_SECONDS,
+        delay_seconds: float | None = None,
+        at: datetime | float | None = None,
+        block_seconds: float = 0.0,
+    ) -> str:
         """Publish one message and return its id.
 
         Text is stored as UTF-8, bytes as they are, anything else as JSON; dates, paths and some
-        more as text. Field names may not begin with `dead.`. Blocks up to `timeout_seconds` for
-        the reply, as long again where it has to connect, and as long again while
-        `max_connections` threads publish.
+        more as text. Field names may begin neither with `dead.` nor with `shared_sync.`. Blocks up
+        to `timeout_seconds` for the reply, as long again where it has to connect, and as long again
+        while `max_connections` threads publish.
+
+        Args:
+            fields: Names and values.
+            expires_seconds: A message that has not been started by then is not run any more, and
+                ends with the status `expired`. The time begins when it is on the stream.
+            reply_to: The stream to which its result goes, in place of the workers' result stream.
+            traceparent: The W3C trace context of the caller, for the processor and the result.
+            deduplicate_key: The first message with this key is published. Those that follow within
+                `deduplicate_seconds` are not: their calls return the id of the first. If a reply is
+                lost, the producer sends the message again, for up to `timeout_seconds`.
+            deduplicate_seconds: For how long the key is remembered.
+            delay_seconds: Publish the message so much later. A consumer of the stream does that, up
+                to 2 s late. The id then begins with `scheduled-`, and results have it as their
+                `message_id`.
+            at: Publish the message at that time, in the same way: a datetime with a time zone, or
+                seconds since 1970.
+            block_seconds: Wait up to so long for room while the stream holds `max_queue_depth`
+                messages.
 
         Raises:
             InvalidMessage: The fields cannot be stored. Nothing was sent.
+            ConfigurationError: An option cannot work. Nothing was sent.
             QueueFull: The stream holds `max_queue_depth` messages. Nothing was published.
             RedisUnavailable: There was no reply. The message may have been published.
             RedisRefused: The server refused the message. Nothing was published.
         """
-        if self._max_queue_depth is not None:
-            (message_id,) = self.publish_many([fields])
-            return message_id
-        command = ("XADD", self.stream_name, "*", *encode(fields))
+        job = Job(
+            fields,
+            expires_seconds=expires_seconds,
+            reply_to=reply_to,
+            traceparent=traceparent,
+            deduplicate_key=deduplicate_key,
+            deduplicate_seconds=deduplicate_seconds,
+            delay_seconds=delay_seconds,
+            at=at,
+        )
+        batch = batch_of(job, self.stream_name)
+        if self._max_queue_depth is not None or batch.placings:
+            published: list[str] = []
+            self._sender.send(batch, published, wait_until=_moment_after(block_seconds))
+            return published[0]
+        command = ("XADD", self.stream_name, "*", *batch.messages[0])
         with self._connections.connection() as connection:
             entry_id: bytes = connection.call(*command)
         return entry_id.decode()
 
-    def publish_many(self, messages: Iterable[Mapping[str, object]]) -> list[str]:
+    def publish_many(
+        self, messages: Iterable[Mapping[str, object] | Job], *, block_seconds: float = 0.0
+    ) -> list[str]:
         """Publish messages in order, up to 100 or 4 MiB a round trip, and return their ids.
 
-        Each round trip blocks as `publish()` does, and raises the same errors. Nothing is published
-        after the first error. What was accepted before stays published: the error's `published`
-        has the ids, which belong to the first messages in order. After `RedisUnavailable` the batch
-        that was being sent may have been published too. What the iteration over `messages` raises
-        is passed on unchanged. A list or tuple is encoded while the server works on the messages
-        before; anything else is read when it is needed.
+        A message is a mapping of names to values, or a `Job`, which has options beside them. Each
+        round trip blocks as `publish()` does, and raises the same errors; all together wait up to
+        `block_seconds` for room. Nothing is published after the first error. What was accepted
+        before stays published: the error's `published` has the ids, which belong to the first
+        messages in order. After `RedisUnavailable` the batch that was being sent may have been
+        published too; it is repeated only if each of its messages has a `deduplicate_key`. What the
+        iteration over `messages` raises is passed on unchanged. A list or tuple is encoded while
+        the server works on the messages before; anything else is read when it is needed.
         """
+        wait_until = _moment_after(block_seconds)
         published: list[str] = []
         unsent = iter(messages)
         # A list may be read ahead, while the server works; a generator is read when it is needed.
         reads_ahead = isinstance(messages, (list, tuple))
+        following: Batch | None = None
+
+        def read_ahead() -> None:
+            nonlocal following
+            if reads_ahead and following is None:
+                following = next_batch(unsent, self.stream_name)
+
         try:
-            batch = next_batch(unsent)
+            batch = next_batch(unsent, self.stream_name)
             while batch.messages:
-                # Lent for one round trip: the iteration may take long, and may publish as well.
-                with self._connections.connection() as connection:
-                    command = self._send_batch(connection, batch)
-                    following = next_batch(unsent) if reads_ahead else None
-                    self._receive_ids(connection, command, len(batch.messages), published)
-                batch = following or next_batch(unsent)
+                self._sender.send(batch, published, wait_until=wait_until, meanwhile=read_ahead)
+                batch, following = following or next_batch(unsent, self.stream_name), None
             if batch.error is not None:
                 raise batch.error
         except SharedSyncError as error:
@@ -149,22 +206,8 @@ class RedisStreamProducer:
     ) -> None:
         self.close()
 
-    def _send_batch(self, connection: Connection, batch: Batch) -> Command:
-        command = publishing.publish(self.stream_name, batch.messages, self._max_queue_depth)
-        connection.send([command])
-        return command
 
-    def _receive_ids(
-        self, connection: Connection, command: Command, count: int, published: list[str]
-    ) -> None:
-        """Receive the reply to a batch of so many messages, and add their ids to `published`."""
-        try:
-            reply = connection.receive()
-        except NotRun:
-            reply = connection.call(*command)  # nothing was published
-        ids, refusal = publishing.parse_published(reply)
-        published += ids
-        if refusal is not None:
-            raise remedies.explain(refusal, command)
-        if len(ids) < count and self._max_queue_depth is not None:
-            raise QueueFull(self.stream_name, self._max_queue_depth)
+def _moment_after(block_seconds: float) -> float:
+    """The moment of the monotonic clock that is so many seconds from now."""
+    arguments.number("block_seconds", block_seconds, 0, 86_400)
+    return time.monotonic() + block_seconds

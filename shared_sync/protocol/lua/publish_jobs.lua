@@ -1,0 +1,72 @@
+-- Add messages in order as publish.lua does, where some have a key that publishes only once, or a
+-- time at which they are to be published.
+-- KEYS: stream, scheduled, the messages of scheduled jobs, then the key `published` of each message
+--       that has one
+-- ARGV: most entries the stream may hold ('' for no limit), then for each message: place of its
+--       `published` behind the others or 0, for how many ms that is kept, id of the scheduled job or
+--       '', when to publish it in ms since 1970 or '+' and ms from now, number of items, field, value,
+--       ...
+-- Returns {ids of the accepted, '' or the text of the refusal}. The id of a message whose key has
+-- published before is the one that it got then. Scheduled jobs do not count for the limit.
+
+local SHARED_KEYS = 3
+local stream, scheduled, messages = KEYS[1], KEYS[2], KEYS[3]
+local arguments, pcall = ARGV, redis.pcall
+local limit = tonumber(arguments[1])
+local room = limit and limit - redis.call('XLEN', stream) or math.huge
+local now
+
+local function refusal_of(reply) return type(reply) == 'table' and reply.err or nil end
+
+-- The time in ms at which a job is to be published, or nil for one that is to be published now.
+local function time_of(due)
+  now = now or now_ms()
+  local ms = tonumber(due)
+  if due:sub(1, 1) == '+' then ms = now + ms end
+  return ms > now and ms or nil
+end
+
+-- Keep a job until its time. Returns the refusal of the server, which has changed nothing then.
+local function schedule(id, time, items)
+  local refusal = refusal_of(pcall('ZADD', scheduled, 'XX', 0, ''))
+    or refusal_of(pcall('HSET', messages, id, cmsgpack.pack(items)))
+  if not refusal then redis.call('ZADD', scheduled, time, id) end
+  return refusal
+end
+
+-- Returns the id that was given to the message, or nil and the refusal; '' if there is no room.
+local function accept(published, kept_ms, id, due, items)
+  if published then
+    local before = pcall('GET', published)
+    if before then return not refusal_of(before) and before or nil, refusal_of(before) end
+    -- Whether the key may be written is tried before anything is: this changes nothing.
+    local refusal = refusal_of(pcall('SET', published, '', 'XX', 'PX', kept_ms))
+    if refusal then return nil, refusal end
+  end
+  local time, refusal = id ~= '' and time_of(due), nil
+  if time then
+    refusal = schedule(id, time, items)
+  elseif room <= 0 then
+    refusal = ''
+  else
+    local added = pcall('XADD', stream, '*', unpack(items))
+    refusal, room = refusal_of(added), room - 1
+    if id == '' then id = added end
+  end
+  if refusal then return nil, refusal end
+  if published then redis.call('SET', published, id, 'PX', kept_ms) end
+  return id
+end
+
+local ids, count = {}, 2
+while arguments[count] do
+  local place, kept_ms = tonumber(arguments[count]), arguments[count + 1]
+  local job_id, due, length = arguments[count + 2], arguments[count + 3], arguments[count + 4]
+  count = count + 5
+  local items = {unpack(arguments, count, count + length - 1)}
+  local id, refusal = accept(place > 0 and KEYS[SHARED_KEYS + place], kept_ms, job_id, due, items)
+  if not id then return {ids, refusal} end
+  ids[#ids + 1] = id
+  count = count + length
+end
+return {ids, ''}

@@ -1,0 +1,130 @@
+"""Job: a message with the options that it is published with."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
+from typing import Final
+
+from shared_sync.common import arguments
+from shared_sync.errors import ConfigurationError
+from shared_sync.message import encode_fields
+from shared_sync.protocol import job_options, keys
+from shared_sync.protocol.job_options import JobOptions
+from shared_sync.protocol.publishing import AT_ONCE, Placing
+
+DEDUPLICATE_SECONDS: Final = 300.0
+"""For how long a `deduplicate_key` is remembered, unless another time is given."""
+
+LONGEST_SECONDS: Final = 10 * 366 * 86_400.0
+"""Of a delay, of the time in which a job expires, and of remembering a key."""
+
+LATEST: Final = 1e11
+"""A time in seconds since 1970: the year 5138."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A message for `publish_many()`, with options of its own.
+
+        producer.publish_many([Job({"text": "hello"}, expires_seconds=30), {"text": "plain"}])
+
+    The options are those of `publish()`, which says what they mean.
+    """
+
+    fields: Mapping[str, object]
+    """The fields of the message."""
+    _: KW_ONLY
+    expires_seconds: float | None = None
+    reply_to: str | None = None
+    traceparent: str | None = None
+    deduplicate_key: str | None = None
+    deduplicate_seconds: float = DEDUPLICATE_SECONDS
+    delay_seconds: float | None = None
+    at: datetime | float | None = None
+
+
+def encode(fields: Mapping[str, object]) -> list[bytes]:
+    """Return the names and values of a message. Raises `InvalidMessage` if it cannot be stored."""
+    items = encode_fields(fields)
+    job_options.check_names(fields)
+    return items
+
+
+def encode_job(job: Job, stream: str) -> tuple[list[bytes], Placing]:
+    """Return the names and values of a job for a stream, and when and how often to publish it.
+
+    Raises `InvalidMessage` for fields that cannot be stored, and `ConfigurationError` for an option
+    that cannot work.
+    """
+    items = encode(job.fields)
+    _check(job, stream)
+    placing = _placing_of(job)
+    options = JobOptions(
+        reply_to=job.reply_to or "",
+        id=placing.scheduled_id,
+        expires_seconds=job.expires_seconds,
+        traceparent=job.traceparent or "",
+    )
+    if options != _NO_OPTIONS:
+        items += (_OPTIONS_NAME, options.to_item())
+    return items, placing
+
+
+_NO_OPTIONS: Final = JobOptions()
+_OPTIONS_NAME: Final = job_options.OPTIONS.encode()
+
+
+def _check(job: Job, stream: str) -> None:
+    for name in ("reply_to", "traceparent", "deduplicate_key"):
+        if getattr(job, name) is not None:
+            arguments.text(name, getattr(job, name))
+    if job.reply_to is not None and not keys.may_reply_to(stream, job.reply_to):
+        raise ConfigurationError(
+            f"reply_to {job.reply_to!r} is no stream of replies of {stream!r}; give a name that "
+            f"begins with {keys.StreamKeys.of(stream).reply('')!r}, as submit() does"
+        )
+    if job.expires_seconds is not None:
+        arguments.number("expires_seconds", job.expires_seconds, 0.001, LONGEST_SECONDS)
+    arguments.number("deduplicate_seconds", job.deduplicate_seconds, 1, LONGEST_SECONDS)
+    if job.delay_seconds is not None:
+        arguments.number("delay_seconds", job.delay_seconds, 0, LONGEST_SECONDS)
+        if job.at is not None:
+            raise ConfigurationError("give delay_seconds or at, not both: each is a time")
+
+
+def _placing_of(job: Job) -> Placing:
+    due = _due(job)
+    if not due and job.deduplicate_key is None:
+        return AT_ONCE
+    return Placing(
+        deduplicate_key=job.deduplicate_key or "",
+        deduplicate_ms=math.ceil(1000 * job.deduplicate_seconds),
+        scheduled_id=_new_id() if due else "",
+        due=due,
+    )
+
+
+def _due(job: Job) -> str:
+    if job.delay_seconds is not None:
+        return f"+{math.ceil(1000 * job.delay_seconds)}" if job.delay_seconds > 0 else ""
+    if job.at is None:
+        return ""
+    moment = job.at
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            raise ConfigurationError(
+                f"at must say its time zone, such as datetime.now(timezone.utc), not {moment!r}"
+            )
+        moment = moment.timestamp()
+    arguments.number("at", moment, 0, LATEST)
+    return str(math.ceil(1000 * moment))
+
+
+def _new_id() -> str:
+    """The id of a scheduled job. Its time is that of this machine, and only for people to read."""
+    return f"scheduled-{math.floor(1000 * time.time())}-{secrets.randbits(48)}"

@@ -1,0 +1,116 @@
+"""Sending batches: repeating what may be repeated, and waiting for room."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from shared_sync.common import backoff
+from shared_sync.connection import remedies
+from shared_sync.connection.driver_errors import NotRun
+from shared_sync.connection.pool import ConnectionPool
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import QueueFull, RedisAccessDenied, RedisUnavailable, SharedSyncError
+from shared_sync.protocol import publishing
+from shared_sync.protocol.keys import StreamKeys
+from shared_sync.redis_producer.batches import Batch
+
+SHORTEST_PAUSE_SECONDS: Final = 0.02
+LONGEST_PAUSE_SECONDS: Final = 0.25
+"""Of the pauses between two tries. They keep the processes of a service from asking together."""
+
+
+class Sender:
+    """Sends the batches of a producer. Safe from any thread."""
+
+    def __init__(
+        self,
+        connections: ConnectionPool,
+        keys: StreamKeys,
+        *,
+        max_queue_depth: int | None,
+        timeout_seconds: float,
+    ) -> None:
+        # Fixed after construction.
+        self._connections = connections
+        self._keys = keys
+        self._max_queue_depth = max_queue_depth
+        self._timeout_seconds = timeout_seconds
+
+    def send(
+        self,
+        batch: Batch,
+        published: list[str],
+        *,
+        wait_until: float,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Publish all messages of a batch, and add their ids to `published`.
+
+        While the server works on them for the first time, `meanwhile` is called. Until the moment
+        `wait_until` of the monotonic clock it waits for room. Raises as `publish_many()` does.
+        """
+        tries = 0
+        while batch.messages:
+            command = batch.command(self._keys, self._max_queue_depth)
+            ids, refusal = self._exchange(command, batch.remembered_seconds(), meanwhile)
+            published += ids
+            if refusal is not None:
+                raise remedies.explain(refusal, command)
+            if len(ids) == len(batch.messages):
+                return
+            # The stream is full.
+            tries = 1 if ids else tries + 1
+            batch, meanwhile = batch.behind(len(ids)), lambda: None
+            left = wait_until - time.monotonic()
+            if left <= 0:
+                assert self._max_queue_depth is not None  # noqa: S101 - else all were accepted
+                raise QueueFull(self._keys.stream, self._max_queue_depth)
+            time.sleep(min(_pause(tries), left))
+
+    def _exchange(
+        self, command: Command, remembered_seconds: float, meanwhile: Callable[[], object]
+    ) -> tuple[list[str], SharedSyncError | None]:
+        """Send a command that publishes, and return the ids and what was refused.
+
+        If the server remembers all messages, the command is repeated after a reply was lost: once
+        in any case, and again until the producer's timeout has passed since the first try.
+        """
+        began, tries = time.monotonic(), 0
+        while True:
+            try:
+                return self._exchange_once(command, meanwhile)
+            except RedisAccessDenied:
+                raise
+            except RedisUnavailable:
+                tries, pause = tries + 1, _pause(tries + 1)
+                again_after = time.monotonic() - began + pause
+                if again_after >= remembered_seconds or (
+                    tries > 1 and again_after >= self._timeout_seconds
+                ):
+                    raise
+            time.sleep(pause)
+
+    def _exchange_once(
+        self, command: Command, meanwhile: Callable[[], object]
+    ) -> tuple[list[str], SharedSyncError | None]:
+        # Lent for one round trip: the messages may come from an iteration that publishes as well.
+        with self._connections.connection() as connection:
+            connection.send([command])
+            meanwhile()
+            try:
+                reply = connection.receive()
+            except NotRun:
+                reply = connection.call(*command)  # nothing was published
+        return publishing.parse_published(reply)
+
+
+def _pause(tries: int) -> float:
+    """Seconds to wait after so many tries in vain."""
+    return backoff.exponential(
+        tries,
+        base_seconds=SHORTEST_PAUSE_SECONDS,
+        max_seconds=LONGEST_PAUSE_SECONDS,
+        jitter=0.5,
+    )
