@@ -2,6 +2,7 @@
 
     shared_sync.redis_consumer   RedisStreamConsumer: a pool of threads that processes a stream
     shared_sync.redis_producer   RedisStreamProducer: publishes messages to a stream
+    shared_sync.result_listener  ResultListener: receives results; Result
     shared_sync.dead_letters     DeadLetters: lists, replays and purges dead letters
     shared_sync.metrics          WorkerMetrics: counters, gauges, durations, errors
     shared_sync.health_server    HealthServer: /health and /metrics over HTTP
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from shared_sync.processors import ProcessorContext
     from shared_sync.redis_consumer import RedisStreamConsumer
     from shared_sync.redis_producer import Job, RedisStreamProducer
+    from shared_sync.result_listener import Result, ResultListener
 
 __all__ = [
     "Batching",
@@ -61,6 +63,8 @@ __all__ = [
     "RedisStreamConsumer",
     "RedisStreamProducer",
     "Reject",
+    "Result",
+    "ResultListener",
     "ResultTimeout",
     "Retry",
     "RetryPolicy",
@@ -84,6 +88,8 @@ _MODULES = {
     "RedisStreamConsumer": "redis_consumer",
     "RedisStreamProducer": "redis_producer",
     "Reject": "errors",
+    "Result": "result_listener",
+    "ResultListener": "result_listener",
     "ResultTimeout": "errors",
     "Retry": "errors",
     "RetryPolicy": "policies",

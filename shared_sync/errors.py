@@ -13,7 +13,7 @@ SharedSyncError
 ├── DeadLetterMissing       there is no dead letter with that id
 ├── ResultTimeout           the result of a message has not arrived in time
 ├── JobFailed               a message has ended without being done: dead, expired or cancelled
-├── ConsumerStateError      a call that does not fit the state of the consumer
+├── ConsumerStateError      a call that does not fit the state of the consumer or listener
 ├── ConsumerBroken          the consumer cannot go on; the text says why
 │   ├── ConsumerIdInUse     another live process of the group has this consumer id
 │   └── LoadingFailed       the processor of a reader could not be loaded
@@ -194,7 +194,7 @@ class JobFailed(SharedSyncError):
 
 
 class ConsumerStateError(SharedSyncError):
-    """A call does not fit the state of the consumer, such as a second start."""
+    """A call does not fit the state of the consumer or listener, such as a second start."""
 
 
 class ConsumerBroken(SharedSyncError):

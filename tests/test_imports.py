@@ -14,7 +14,7 @@ LEVELS: tuple[set[str], ...] = (
     {"policies", "metrics", "connection", "batching", "circuit_breaker"},
     {"processors"},
     {"protocol", "health_server"},
-    {"isolation"},
+    {"isolation", "result_listener"},
     {"redis_consumer", "redis_producer", "dead_letters", "checks"},
     {"demo"},
     {"cli"},

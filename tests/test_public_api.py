@@ -30,6 +30,8 @@ MODULES = {
     "JobCancelled": "shared_sync.errors",
     "JobFailed": "shared_sync.errors",
     "Reject": "shared_sync.errors",
+    "Result": "shared_sync.result_listener",
+    "ResultListener": "shared_sync.result_listener",
     "ResultTimeout": "shared_sync.errors",
     "Retry": "shared_sync.errors",
     "RetryPolicy": "shared_sync.policies",

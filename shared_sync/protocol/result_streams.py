@@ -1,0 +1,285 @@
+"""Reading streams of results: each entry once and in order, over connections that break.
+
+Others write to these streams while they are read here, so this needs no consumer group. What has
+been delivered is remembered by its id. After the connection broke, some entries are read again and
+those that are known are left out: another server may have taken over, which had not received the
+last entries of the old one, and whose clock is behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from shared_sync.connection import scripts
+from shared_sync.connection.connection import Connection
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import RedisAccessDenied, RedisRefused
+from shared_sync.protocol.keys import NO_ID, id_is_after, id_milliseconds
+from shared_sync.protocol.messages import Entry, parse_read
+
+MOST_REMEMBERED: Final = 10_000
+"""Of so many entries it is remembered that they were delivered."""
+
+MARGIN_MS: Final = 10_000
+"""How far behind the last entry reading goes on over a new connection."""
+
+RENEWALS: Final = 3
+"""How often a stream of replies is renewed in the time that it lives."""
+
+Report = Callable[..., None]
+"""Logs a line: a format and its arguments."""
+
+
+class ResultSource(Protocol):
+    """A stream of results. One thread at a time calls the methods, each with its connection."""
+
+    key: str
+
+    def open(self, connection: Connection) -> None:
+        """Connect, and find where to read, or make the stream."""
+
+    def read(self, connection: Connection, most: int, block_ms: int) -> list[Entry]:
+        """Return the next entries that were not delivered, up to `most`.
+
+        Blocks up to `block_ms` for the first one, unless the connection is interrupted.
+        """
+
+    def delivered(self, entry_id: str) -> None:
+        """Note that an entry was delivered, so that it is not read again."""
+
+    def keep(self, connection: Connection) -> None:
+        """Do what must be done from time to time while nothing is read."""
+
+    def leave(self, connection: Connection) -> None:
+        """Do what is left, after the last read."""
+
+
+class Remembered:
+    """The texts that were added last."""
+
+    def __init__(self, most: int = MOST_REMEMBERED) -> None:
+        self._most = most
+        self._texts: dict[str, None] = {}  # in their order
+
+    def __contains__(self, text: object) -> bool:
+        return text in self._texts
+
+    def add(self, text: str) -> str | None:
+        """Remember a text; return the oldest, which is forgotten, if there are too many."""
+        self._texts[text] = None
+        if len(self._texts) <= self._most:
+            return None
+        oldest = next(iter(self._texts))
+        del self._texts[oldest]
+        return oldest
+
+    def clear(self) -> None:
+        """Forget all texts."""
+        self._texts.clear()
+
+
+class SharedStream:
+    """A stream that others read, too, so that nothing in it is changed."""
+
+    def __init__(self, key: str, *, after: str | None, report: Report) -> None:
+        """Read what comes after the entry `after`; None for what is added from now on."""
+        # Fixed after construction.
+        self.key = key
+        self._report = report
+        # Owned by the reading thread.
+        self._position = after
+        self._floor = after or NO_ID
+        """Nothing up to this id is delivered: it came before, or its delivery is forgotten."""
+        self._delivered = Remembered()
+        self._connects = 0
+        self._may_ask = True
+        """Whether this user may ask for the last id of a stream."""
+
+    def open(self, connection: Connection) -> None:
+        connection.open()
+        if self._position is None:
+            self._position = self._floor = self._newest(connection) or NO_ID
+        elif self._connects:
+            self._position = self._place(connection, self._position)
+        self._connects = connection.connects
+
+    def read(self, connection: Connection, most: int, block_ms: int) -> list[Entry]:
+        if not connection.is_open or connection.connects != self._connects:
+            self.open(connection)
+        connection.send([_read(self.key, self._position or NO_ID, most, block_ms)])
+        entries = parse_read(connection.receive_blocked())
+        unknown = [entry for entry in entries if entry.id not in self._delivered]
+        if entries and not unknown:
+            self._position = entries[-1].id
+        return unknown
+
+    def delivered(self, entry_id: str) -> None:
+        self._position = entry_id
+        forgotten = self._delivered.add(entry_id)
+        if forgotten is not None and id_is_after(forgotten, self._floor):
+            self._floor = forgotten
+
+    def keep(self, connection: Connection) -> None:
+        pass
+
+    def leave(self, connection: Connection) -> None:
+        pass
+
+    def _place(self, connection: Connection, position: str) -> str:
+        """Where to go on reading over a new connection."""
+        last = self._last_id(connection)
+        if last is None:
+            if position != NO_ID:
+                self._report(
+                    "the stream %r of results is gone, perhaps because Redis has lost its data; "
+                    "listening goes on with the first result of a new one",
+                    self.key,
+                )
+            self._begin_anew()
+        elif id_is_after(position, last):
+            self._report(
+                "the stream %r ends at %s, before the last result that was received (%s), so Redis "
+                "has lost data; listening goes on with what is new, and what cannot be told from "
+                "that is received again",
+                self.key,
+                last,
+                position,
+            )
+            if id_is_after(self._floor, last):
+                self._begin_anew()
+        else:
+            earlier = f"{max(0, id_milliseconds(position) - MARGIN_MS)}-0"
+            return earlier if id_is_after(earlier, self._floor) else self._floor
+        return self._floor
+
+    def _begin_anew(self) -> None:
+        self._delivered.clear()
+        self._floor = NO_ID
+
+    def _last_id(self, connection: Connection) -> str | None:
+        """The id of the entry that was added last; None if there is no stream."""
+        if self._may_ask:
+            try:
+                facts = connection.call("XINFO", "STREAM", self.key)
+                last: bytes = dict(zip(facts[::2], facts[1::2], strict=True))[b"last-generated-id"]
+                return last.decode()
+            except RedisAccessDenied:
+                self._may_ask = False
+            except RedisRefused as refused:
+                if "no such key" in str(refused):
+                    return None
+                raise
+        # The last entry may have been removed, so that the position is ahead without a loss.
+        newest = self._newest(connection)
+        return newest if newest else self._position
+
+    def _newest(self, connection: Connection) -> str:
+        """The id of the last entry that is there; empty if there is none."""
+        entries = connection.call("XREVRANGE", self.key, "+", "-", "COUNT", 1)
+        return entries[0][0].decode() if entries else ""
+
+
+class OwnStream:
+    """A stream that nobody else reads: what was delivered is removed, in the trip of the next read.
+
+    It is always read from its beginning, so no entry is missed whatever its id is.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        ttl_ms: int | None,
+        report: Report,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`ttl_ms` is how long the stream lives without its reader, who makes it and deletes it.
+
+        None if others make it, and it lives for ever.
+        """
+        # Fixed after construction.
+        self.key = key
+        self._ttl_ms = ttl_ms
+        self._report = report
+        self._clock = clock
+        # Owned by the reading thread.
+        self._delivered = Remembered()
+        self._to_remove: list[str] = []
+        self._connects = 0
+        self._was_made = False
+        self._renew_at = 0.0
+
+    def open(self, connection: Connection) -> None:
+        connection.open()
+        if self._ttl_ms is not None:
+            self._renewed(connection.call(*self._renewal(self._ttl_ms)))
+        self._connects = connection.connects
+
+    def read(self, connection: Connection, most: int, block_ms: int) -> list[Entry]:
+        if not connection.is_open or connection.connects != self._connects:
+            self.open(connection)
+        removed = self._maintain(connection, [_read(self.key, NO_ID, most, block_ms)])
+        entries = parse_read(connection.receive_blocked())
+        del self._to_remove[:removed]
+        unknown = [entry for entry in entries if entry.id not in self._delivered]
+        if len(unknown) < len(entries):  # else they would be returned by every read
+            self._to_remove += [entry.id for entry in entries if entry.id in self._delivered]
+        return unknown
+
+    def delivered(self, entry_id: str) -> None:
+        self._to_remove.append(entry_id)
+        self._delivered.add(entry_id)
+
+    def keep(self, connection: Connection) -> None:
+        if not connection.is_open or connection.connects != self._connects:
+            self.open(connection)
+        if self._to_remove or self._is_to_renew():
+            del self._to_remove[: self._maintain(connection, [])]
+
+    def leave(self, connection: Connection) -> None:
+        if self._ttl_ms is not None and self._was_made:
+            connection.call("DEL", self.key)
+        elif self._to_remove:
+            connection.call("XDEL", self.key, *self._to_remove)
+
+    def _maintain(self, connection: Connection, following: list[Command]) -> int:
+        """Send what is to be done before the `following` commands, and these.
+
+        Returns how many of the delivered entries were removed.
+        """
+        commands: list[Command] = []
+        renews = self._is_to_renew()
+        if renews and self._ttl_ms is not None:
+            commands.append(self._renewal(self._ttl_ms))
+        count = len(self._to_remove)
+        if count:
+            commands.append(("XDEL", self.key, *self._to_remove))
+        connection.send([*commands, *following])
+        if renews:
+            self._renewed(connection.receive())
+        if count:
+            connection.receive()
+        return count
+
+    def _is_to_renew(self) -> bool:
+        return self._ttl_ms is not None and self._clock() >= self._renew_at
+
+    def _renewal(self, ttl_ms: int) -> Command:
+        return scripts.call("open_replies", [self.key], ttl_ms)
+
+    def _renewed(self, made: Any) -> None:
+        if made and self._was_made:
+            self._report(
+                "the stream of replies %r was gone and is made anew; results that came meanwhile "
+                "are lost. Either Redis has lost its data, or for longer than the stream lives "
+                "Redis was away, this process stood still, or a handler ran",
+                self.key,
+            )
+        self._was_made = True
+        self._renew_at = self._clock() + (self._ttl_ms or 0) / 1000 / RENEWALS
+
+
+def _read(key: str, after: str, most: int, block_ms: int) -> Command:
+    return ("XREAD", "COUNT", most, "BLOCK", block_ms, "STREAMS", key, after)

@@ -1,0 +1,249 @@
+"""ResultListener: the public class."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from functools import partial
+from types import TracebackType
+from typing import Final
+
+from shared_sync.common import arguments
+from shared_sync.common.detached_logger import DetachedLogger
+from shared_sync.common.fork import PerProcess
+from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
+from shared_sync.connection import url
+from shared_sync.connection.availability import Availability
+from shared_sync.connection.credentials import CredentialProvider
+from shared_sync.connection.discovery import connector_of_process
+from shared_sync.errors import ConfigurationError, ConsumerStateError, ResultTimeout
+from shared_sync.protocol.keys import NO_ID, StreamKeys
+from shared_sync.protocol.result_streams import OwnStream, ResultSource, SharedStream
+from shared_sync.result_listener.inbox import Inbox
+from shared_sync.result_listener.listening import REPLY_TIMEOUT_SECONDS, Handler, Listening
+from shared_sync.result_listener.result import Result
+
+MAX_KEPT: Final = 10_000
+REPLY_TTL_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 10.0
+
+_ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
+
+class ResultListener:
+    """Receives the results that workers write to a stream, in a thread of its own.
+
+        with ResultListener("redis://localhost:6379/0", "audio:transcripts") as results:
+            for result in results:
+                print(result.id, result.status, result.fields)
+
+    Each result is received once: by the `handler`, if there is one; else by the iteration, or by
+    `wait()`, whichever takes it first. Several listeners of the same stream receive all results
+    each. If Redis is away, listening goes on where it was as soon as Redis answers, with Sentinel
+    and in a cluster as well.
+
+    With `replies=True` the listener makes a stream of its own, whose name is `reply_to`, for the
+    results of jobs that are published with it:
+
+        with ResultListener(redis_url, "audio:jobs", show, replies=True) as results:
+            producer.publish({"audio": wav_bytes}, reply_to=results.reply_to)
+
+    Nobody else reads that stream. It is removed when the listener stops, and if the process dies it
+    expires `reply_ttl_seconds` later. So if Redis, or the process, stands still for longer, results
+    that come meanwhile are lost. `RedisStreamProducer.submit()` and `request()` do all of this by
+    themselves.
+
+    Any thread may call any method, and several may iterate and wait. A forked process listens by
+    itself as soon as it uses the listener, to a stream of replies of its own.
+
+    Args:
+        redis_url: The same as for a `RedisStreamConsumer`.
+        stream: The stream of results: `result_stream` of the consumers. With `replies=True` the
+            stream of the jobs.
+        handler: Is called with each result, in the listener's thread, one after the other, so let
+            it return soon. What it raises is logged and counted, and the next result follows.
+        replies: Listen to a stream of replies of this process's own.
+        after: Receive what was written after the entry with this id, such as `last_id` of an
+            earlier process; "0-0" for everything that is there. None for what is written from the
+            start on.
+        remove: Remove each result from the stream once it was received. Only for a stream that
+            nobody else reads, such as one for each gateway; then everything that is there is
+            received.
+        reply_ttl_seconds: How long a stream of replies lives without its listener, 1 or more.
+        max_kept: How many results wait in memory for an iteration or `wait()`, and 64 MiB at most.
+            If results are iterated over, further ones stay in Redis until there is room. If not,
+            the oldest are dropped, as nobody may wait for them; the log says so.
+        metrics: Counts `results_received`, and errors of the handler.
+        logger: None for `logging.getLogger("shared_sync")`.
+        credential_provider: Is asked for user and password at each connect, as for a consumer.
+
+    Raises:
+        ConfigurationError: An argument cannot work.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        stream: str,
+        handler: Handler | None = None,
+        *,
+        replies: bool = False,
+        after: str | None = None,
+        remove: bool = False,
+        reply_ttl_seconds: float = REPLY_TTL_SECONDS,
+        max_kept: int = MAX_KEPT,
+        metrics: Recorder | None = None,
+        logger: logging.Logger | None = None,
+        credential_provider: CredentialProvider | None = None,
+    ) -> None:
+        arguments.text("stream", stream)
+        if handler is not None and (not callable(handler) or arguments.only_promises(handler)):
+            raise ConfigurationError(f"handler must be a function or None, not {handler!r}")
+        if after is not None and not (isinstance(after, str) and _ID.fullmatch(after)):
+            raise ConfigurationError(
+                f"after must be the id of an entry, such as '0-0', or None, not {after!r}"
+            )
+        if after is not None and (replies or remove):
+            raise ConfigurationError(
+                "with replies=True or remove=True all that is in the stream is received; leave "
+                "out after"
+            )
+        arguments.number("reply_ttl_seconds", reply_ttl_seconds, 1, 86_400)
+        arguments.whole_number("max_kept", max_kept, 1)
+        arguments.logger("logger", logger)
+        if metrics is not None:
+            arguments.methods("metrics", metrics, RECORDING, "a WorkerMetrics, or None")
+        # Fixed after construction.
+        self.stream = stream
+        self._redis_url = redis_url
+        self._handler = handler
+        self._replies = StreamKeys.of(stream) if replies else None
+        self._after = after
+        self._remove = remove
+        self._reply_ttl_ms = int(reply_ttl_seconds * 1000)
+        self._max_kept = max_kept
+        self._logger = DetachedLogger(GuardedLogger(logger or logging.getLogger("shared_sync")))
+        self._recorder = GuardedRecorder(metrics, self._logger)
+        self._connect = partial(
+            connector_of_process,
+            redis_url,
+            key=stream,
+            reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
+            role="listener",
+            credential_provider=credential_provider,
+        )
+        self._connect()  # raises if the address cannot be used
+        self._listenings = PerProcess(self._new_listening)
+
+    def _new_listening(self) -> Listening:
+        return Listening(
+            self._new_source(),
+            self._connect(),
+            handler=self._handler,
+            inbox=Inbox(self._max_kept),
+            availability=Availability(url.safe_address(self._redis_url), self._logger),
+            recorder=self._recorder,
+            logger=self._logger,
+        )
+
+    def _new_source(self) -> ResultSource:
+        report = self._logger.warning
+        if self._replies is not None:
+            key = self._replies.reply(secrets.token_hex(8))
+            return OwnStream(key, ttl_ms=self._reply_ttl_ms, report=report)
+        if self._remove:
+            return OwnStream(self.stream, ttl_ms=None, report=report)
+        return SharedStream(self.stream, after=self._after, report=report)
+
+    @property
+    def reply_to(self) -> str:
+        """The stream of replies of this process. Starts the listener, and raises as `start()` does.
+
+        Raises `ConsumerStateError` if the listener was made without `replies=True`.
+        """
+        if self._replies is None:
+            raise ConsumerStateError(
+                "this listener reads a stream of results that has no reply_to; make one with "
+                "replies=True"
+            )
+        return self._started().source.key
+
+    @property
+    def last_id(self) -> str:
+        """The id of the entry that was received last; "0-0" before the first."""
+        return self._listenings.get().last_id or self._after or NO_ID
+
+    def start(self) -> None:
+        """Connect, and begin to listen; does nothing if it listens already.
+
+        What is written after this has returned is received. An iteration, `wait()` and `reply_to`
+        call this themselves. Blocks up to 5 s to connect. Raises `RedisUnavailable` or
+        `RedisRefused`, and may be called again then; `ConsumerStateError` after `stop()`.
+        """
+        self._started()
+
+    def stop(self, timeout: float = STOP_SECONDS) -> bool:
+        """End the listening, iterations and waits, and return whether the thread has ended.
+
+        Waits up to `timeout` seconds for the handler to return, and for a stream of replies to be
+        removed. A handler may call it, which does not wait. Safe in a signal handler.
+        """
+        return self._listenings.get().stop(timeout)
+
+    def __iter__(self) -> Iterator[Result]:
+        """Every result as it comes, progress as well, until the listener is stopped.
+
+        Raises `ConsumerStateError` if there is a handler, which receives all of them.
+        """
+        self._check_no_handler("iterated over")
+        inbox = self._started().inbox
+        inbox.read_in_order()
+        return iter(inbox.take, None)
+
+    def wait(self, message_id: str, timeout: float | None = None) -> Result:
+        """Return the final result of a message, also if it came before this was called.
+
+        Its progress is dropped. Blocks up to `timeout` seconds; None for ever.
+
+        Raises:
+            ResultTimeout: It has not come in time.
+            ConsumerStateError: The listener has a handler, or was stopped.
+        """
+        self._check_no_handler("waited for")
+        if timeout is not None:
+            arguments.number("timeout", timeout, 0)
+        began = time.monotonic()
+        listening = self._started()
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+        result = listening.inbox.wait_for(message_id, left)
+        if result is None:
+            if listening.stopped:
+                raise ConsumerStateError("the listener was stopped while a result was waited for")
+            raise ResultTimeout(message_id, timeout or 0.0)
+        return result
+
+    def __enter__(self) -> ResultListener:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _started(self) -> Listening:
+        listening = self._listenings.get()
+        listening.start()
+        return listening
+
+    def _check_no_handler(self, what: str) -> None:
+        if self._handler is not None:
+            raise ConsumerStateError(
+                f"the listener has a handler, which receives all results, so they cannot be {what}"
+            )

@@ -1,0 +1,139 @@
+"""Result: what became of a message, with the values that its processor returned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from shared_sync.errors import JobFailed
+from shared_sync.protocol.job_options import TYPES
+
+DONE: Final = "done"
+PROGRESS: Final = "progress"
+
+_FACTS: Final = {
+    "dead": ("reason", "error_type", "error", "attempts"),
+    "expired": ("reason",),
+    "cancelled": ("reason",),
+    PROGRESS: ("progress",),
+}
+"""The fields of an entry that say more about its status, beside those of the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a message, or how far it has come."""
+
+    id: str
+    """The id of the message: what `publish()` returned. Empty if the entry names no message."""
+
+    status: str
+    """"done", "dead", "expired" or "cancelled"; "progress" if it is not the final result."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What the processor returned or reported, and the carried fields of the message.
+
+    Text, numbers, booleans, None, lists, mappings and bytes as the processor returned them. A
+    worker of an earlier release stores everything but bytes as text. What a processor returns that
+    is no mapping stands in the field `result`.
+    """
+
+    reason: str = ""
+    """Why the message was not done, such as "expired after 30 s"."""
+
+    error_type: str = ""
+    """The class of the last error of a dead message; empty if there was none."""
+
+    error: str = ""
+    """The text of that error."""
+
+    attempts: int | None = None
+    """How often a dead message was started."""
+
+    progress: float | None = None
+    """How far the message has come, from 0 to 1, if the processor has said so."""
+
+    traceparent: str = ""
+    """The W3C trace context of the publisher, if the message had one."""
+
+    entry_id: str = ""
+    """The id of the entry in the stream of results."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the message is done."""
+        return self.status == DONE
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no further result of this message follows."""
+        return self.status != PROGRESS
+
+    def raise_for_status(self) -> Result:
+        """Raise `JobFailed` if the message is dead, expired or cancelled; else return this."""
+        if self.ok or not self.is_final:
+            return self
+        raise JobFailed(
+            self.id, self.status, self.reason, error_type=self.error_type, error=self.error
+        )
+
+
+def parse(entry_id: str, items: Sequence[bytes]) -> Result:
+    """Return the result in an entry: field names and values in turn. Never raises."""
+    stored = {_text(name): value for name, value in zip(items[::2], items[1::2], strict=False)}
+    kinds = _kinds(stored.pop(TYPES, b""))
+    message_id = _text(stored.pop("message_id", b""))
+    status = _text(stored.pop("status", b""))
+    traceparent = _text(stored.pop("traceparent", b""))
+    fields = {name: _value(value, kinds.get(name, "")) for name, value in stored.items()}
+    facts = {name: fields.pop(name) for name in _FACTS.get(status, ()) if name in fields}
+    return Result(
+        message_id,
+        status,
+        fields,
+        reason=str(facts.get("reason", "")),
+        error_type=str(facts.get("error_type", "")),
+        error=str(facts.get("error", "")),
+        attempts=_number(facts.get("attempts"), int),
+        progress=_number(facts.get("progress"), float),
+        traceparent=traceparent,
+        entry_id=entry_id,
+    )
+
+
+def _kinds(raw: bytes) -> dict[str, str]:
+    """The kind of each field that is no text, by its name."""
+    if not raw:
+        return {}
+    with suppress(ValueError, RecursionError, TypeError, AttributeError):
+        return {name: kind for kind, names in json.loads(raw).items() for name in names}
+    return {}
+
+
+def _value(raw: bytes, kind: str) -> Any:
+    if kind == "bytes":
+        return raw
+    if kind == "json":
+        with suppress(ValueError, RecursionError):
+            return json.loads(raw)
+    return _text(raw, otherwise=raw)
+
+
+def _text(raw: bytes, *, otherwise: Any = None) -> Any:
+    """The text in UTF-8. What is none is returned as `otherwise`, or escaped for None."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode(errors="backslashreplace") if otherwise is None else otherwise
+
+
+def _number(value: Any, kind: type[Any]) -> Any:
+    """The number in a field, which earlier releases store as text; None if there is none."""
+    if value is None or isinstance(value, bool):
+        return None
+    with suppress(ValueError, TypeError, OverflowError):
+        return kind(value)
+    return None
