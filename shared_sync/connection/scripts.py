@@ -13,6 +13,8 @@ Command = tuple[Any, ...]
 """The words of a Redis command, as the driver packs them."""
 
 _COMMON: Final = "common.lua"
+_LETTER_INDEX: Final = "letter_index.lua"
+_WITH_LETTER_INDEX: Final = frozenset(("bury",))
 _SUFFIX: Final = ".lua"
 
 
@@ -26,15 +28,21 @@ class Script:
 
 @cache
 def scripts() -> dict[str, Script]:
-    """All scripts by name, read once: each file in `protocol/lua` behind the text of common.lua."""
+    """All scripts by name, read once: each file in `protocol/lua` behind the text of common.lua.
+
+    Those about dead letters also have letter_index.lua in front of them.
+    """
     folder = files("shared_sync.protocol").joinpath("lua")
     common = folder.joinpath(_COMMON).read_text(encoding="utf-8")
+    letter_index = folder.joinpath(_LETTER_INDEX).read_text(encoding="utf-8")
     read = {}
     for file in folder.iterdir():
-        if file.name.endswith(_SUFFIX) and file.name != _COMMON:
-            text = common + file.read_text(encoding="utf-8")
+        name = file.name.removesuffix(_SUFFIX)
+        if file.name.endswith(_SUFFIX) and file.name not in (_COMMON, _LETTER_INDEX):
+            shared = common + letter_index if name in _WITH_LETTER_INDEX else common
+            text = shared + file.read_text(encoding="utf-8")
             digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-            read[file.name.removesuffix(_SUFFIX)] = Script(text, digest)
+            read[name] = Script(text, digest)
     return read
 
 

@@ -106,9 +106,10 @@ class GroupCommands:
 
     def bury(self, outcome: Bury) -> Command:
         """Make a message a dead letter; the reply is for `parse_settled()`."""
+        own_keys = (self.keys.dead, self.keys.holders, self.keys.dead_index)
         return scripts.call(
             "bury",
-            [*self._common_keys(), self.keys.dead, self.keys.holders, *self._result_key()],
+            [*self._common_keys(), *own_keys, *self._result_key()],
             *self._who(),
             outcome.id,
             outcome.failure,

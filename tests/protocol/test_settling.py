@@ -434,3 +434,34 @@ def test_a_full_server_still_ends_messages_and_renews_leases(
             connection.close()
         assert client.xlen("results") == 2
         assert client.xlen("jobs") == 3
+
+
+def test_a_dead_letter_stands_in_the_index_and_of_a_large_one_all_but_its_long_fields(
+    worker: Worker, client: redis.Redis
+) -> None:
+    long = b"x" * 100_000
+    ids = worker.publish([b"n", b"1"], [b"audio", long, b"client", b"42"])
+    worker.read()
+    assert [worker.bury(message_id) for message_id in ids] == [1, 1]
+    small, large = client.zrange(KEYS.dead_index, 0, -1)
+    letters = client.xrange(KEYS.dead)
+    for member, (letter_id, fields) in zip((small, large), letters, strict=True):
+        ms, _, sequence = letter_id.partition(b"-")
+        size = sum(len(name) + len(value) for name, value in fields.items())
+        place = b"%020d-%020d %d" % (int(ms), int(sequence), size)
+        assert member.startswith(place)
+        assert (member == place) == (member is small)
+    _, _, left_out, packed = large.split(b" ", 3)
+    assert left_out == b"1"
+    assert packed.startswith(b"6:client,2:42,7:dead.id,")
+    assert long not in packed
+
+
+def test_a_dead_letter_is_written_although_its_index_cannot_be(
+    worker: Worker, client: redis.Redis
+) -> None:
+    client.set(KEYS.dead_index, "something else")
+    (message_id,) = worker.publish([b"n", b"1"])
+    worker.read()
+    assert worker.bury(message_id) == 1
+    assert client.xlen(KEYS.dead) == 1

@@ -1,5 +1,6 @@
 -- Make a message a dead letter: its fields and the reason move to the stream of dead letters.
--- KEYS: stream, history, due, dead, holders, and the result stream if there is one
+-- KEYS: stream, history, due, dead, holders, index of the dead letters, and the result stream if
+--       there is one
 -- ARGV: group, consumer, identity, id, failure (one JSON line, or ''), number of metadata items,
 --       items ..., number of error result items, items ..., channel, payload
 -- Returns {{outcome}, '', '' or the refusal of the error result or the channel}: 1 if it is a dead
@@ -20,7 +21,7 @@ local function must_be_packed(items)
 end
 
 local stream, history, due, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local holders, results = KEYS[5], KEYS[6]
+local holders, index, results = KEYS[5], KEYS[6], KEYS[7]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local id, failure = ARGV[4], ARGV[5]
 local meta_items = tonumber(ARGV[6])
@@ -76,6 +77,7 @@ if entry then
     if published then redis.call('XDEL', results, published) end
     return buried
   end
+  index_letter(index, buried, items)
 end
 
 redis.call('XACK', stream, group, id)
