@@ -36,6 +36,10 @@ _NO_FORM: Final = (TypeError, ValueError, RecursionError, AttributeError)
 is loaded when it is read, are passed on."""
 _STORED_AS_JSON: Final = (dict, list, tuple, int, float, type(None))
 
+JSON: Final = "json"
+BYTES: Final = "bytes"
+"""How values are stored that are not text."""
+
 Fields = dict[str, "str | bytes"]
 """The fields of a message: names, and values that are text or bytes."""
 
@@ -254,12 +258,17 @@ def encode_value(name: str, value: object, *, owner: str = "") -> bytes:
     `InvalidMessage`, which names the field and the place within it, for a value without a form;
     `owner` is what the place begins with.
     """
+    return _encode(name, value, owner)[0]
+
+
+def _encode(name: str, value: object, owner: str) -> tuple[bytes, str]:
+    """As `encode_value()`, with the kind of what is stored: "json", "bytes", or "" for text."""
     try:
         while not isinstance(value, _STORED_AS_IS):
             if isinstance(value, _STORED_AS_JSON):
-                return values.to_json(value).encode()
+                return values.to_json(value).encode(), JSON
             value = values.simplify(value)
-        return value.encode() if isinstance(value, str) else bytes(value)
+        return (value.encode(), "") if isinstance(value, str) else (bytes(value), BYTES)
     except _NO_FORM as error:
         raise _unfit(name, value, owner, error) from None
 
@@ -287,11 +296,14 @@ def _unfit(name: str, value: object, owner: str, error: Exception) -> InvalidMes
     return InvalidMessage(f"field {name!r} cannot be stored: {why}{remedy}", field=name)
 
 
-def encode_fields(fields: Mapping[str, object], owner: str = "") -> list[bytes]:
+def encode_fields(
+    fields: Mapping[str, object], owner: str = "", kinds: dict[str, list[str]] | None = None
+) -> list[bytes]:
     """Return the names and values of a message, alternating, as XADD takes them.
 
     Raises `InvalidMessage` for fields that cannot be written; `owner` is what the places that it
-    names begin with.
+    names begin with. Names of values that are stored as JSON or as bytes are added to `kinds`,
+    under `JSON` and `BYTES`.
     """
     if type(fields) is not dict and not isinstance(fields, Mapping):
         raise InvalidMessage(
@@ -307,9 +319,12 @@ def encode_fields(fields: Mapping[str, object], owner: str = "") -> list[bytes]:
         try:
             # Most values are text, which goes the shortest way.
             encoded_name = name.encode()
-            encoded = (
-                value.encode() if type(value) is str else encode_value(name, value, owner=owner)
-            )
+            if type(value) is str:
+                encoded = value.encode()
+            else:
+                encoded, kind = _encode(name, value, owner)
+                if kind and kinds is not None:
+                    kinds.setdefault(kind, []).append(name)
         except UnicodeEncodeError:
             encoded_name = encode_value(name, name)
             encoded = encode_value(name, value, owner=owner)

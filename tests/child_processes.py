@@ -50,6 +50,7 @@ def start(
         "levels": {},
         "argv": ["worker.py"],
         "binary_fields": [],
+        "stream": "jobs",
         "result_stream": "results",
         "result_channel": None,
         "carry_fields": [],

@@ -62,6 +62,7 @@ class Deliveries:
                 retry=retry,
                 max_crashes=max_crashes,
                 results=Results(
+                    stream="jobs",
                     result_stream=stream,
                     result_channel=channel,
                     carry_fields=carry,

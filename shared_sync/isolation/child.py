@@ -81,6 +81,7 @@ class _Child:
         self._recorder = ChildRecorder()
         self._jobs = Jobs(
             Results(
+                stream=setup["stream"],
                 result_stream=setup["result_stream"],
                 result_channel=setup["result_channel"],
                 carry_fields=setup["carry_fields"],

@@ -12,6 +12,7 @@ from shared_sync.isolation.error_description import describe
 from shared_sync.isolation.wire import Frame
 from shared_sync.message import Fields, Message, decode_fields, running_in_this_thread
 from shared_sync.processors import LoadedProcessor
+from shared_sync.protocol.job_options import OPTIONS, without_options
 from shared_sync.protocol.messages import Entry, Finish
 from shared_sync.protocol.results import Results, refuse_unstarted
 from shared_sync.values import has_run
@@ -45,7 +46,10 @@ class Jobs:
         """
         messages = self._messages(job)
         # The processor may change its own fields.
-        fields = [dict(one.fields) if self._reads_fields else one.fields for one in messages]
+        fields = [one.fields for one in messages]
+        for message in messages:
+            if self._reads_fields or OPTIONS in message.fields:
+                message.fields = without_options(message.fields)
         try:
             if processor.process_batch is not None:
                 self._running.is_batch = True
@@ -90,7 +94,7 @@ class Jobs:
         """Return what is published for a result, as the parent does without a child."""
         if result is None:
             return None
-        if self._results.wanted:
+        if self._results.wanted or OPTIONS in fields:
             return self._results.success(Entry(message_id, []), fields, result)
         if not has_run(result):
             refuse_unstarted(result)

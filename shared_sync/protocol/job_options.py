@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from shared_sync.errors import InvalidMessage
@@ -24,6 +25,9 @@ OPTIONS: Final = "shared_sync.options"
 
 TYPES: Final = "shared_sync.types"
 """The field of a result that names those of its values that are not text."""
+
+LARGEST_CACHED: Final = 1000
+"""Options that are longer are parsed at each call."""
 
 _REMEDY: Final = "publish the message with RedisStreamProducer, or without this field"
 
@@ -41,7 +45,7 @@ class JobOptions:
     traceparent: str = ""
     """The W3C trace context of the publisher; empty if there is none."""
     cancelled: bool = False
-    """Whether the job was cancelled before it was published at its scheduled time."""
+    """Whether the job was cancelled before it was published, while it was scheduled."""
 
     def to_item(self) -> bytes:
         """Return the value of the field."""
@@ -62,24 +66,39 @@ class JobOptions:
     def parse(cls, value: str | bytes) -> JobOptions:
         """Return the options in the value of the field.
 
-        Raises `InvalidMessage`, which names the field and the remedy, if they cannot be read.
+        Raises `InvalidMessage`, which names the field and the remedy, if they cannot be read. It is
+        called several times for each message, and many messages have the same options.
         """
-        try:
-            content = json.loads(value)
-        except (ValueError, RecursionError):
-            content = None
-        if not isinstance(content, dict):
-            raise _invalid("is no JSON object")
-        expires = content.get("expires_seconds")
-        if expires is not None and not _is_length(expires):
-            raise _invalid(f"has an 'expires_seconds' that is no number above 0: {expires!r:.40}")
-        return cls(
-            _text(content, "reply_to"),
-            _text(content, "id"),
-            expires,
-            _text(content, "traceparent"),
-            content.get("cancelled") is True,
-        )
+        return _parse(value) if len(value) > LARGEST_CACHED else _parse_cached(value)
+
+
+def _parse(value: str | bytes) -> JobOptions:
+    try:
+        content = json.loads(value)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise _invalid("is no JSON object")
+    expires = content.get("expires_seconds")
+    if expires is not None and not _is_length(expires):
+        raise _invalid(f"has an 'expires_seconds' that is no number above 0: {repr(expires)[:40]}")
+    return JobOptions(
+        _text(content, "reply_to"),
+        _text(content, "id"),
+        expires,
+        _text(content, "traceparent"),
+        content.get("cancelled") is True,
+    )
+
+
+_parse_cached = lru_cache(maxsize=1000)(_parse)
+
+
+def without_options(fields: Mapping[str, str | bytes]) -> dict[str, str | bytes]:
+    """Return a copy of the fields of a message, as its processor gets them."""
+    own = dict(fields)
+    own.pop(OPTIONS, None)
+    return own
 
 
 def check_names(fields: Iterable[object]) -> None:
@@ -98,7 +117,7 @@ def check_names(fields: Iterable[object]) -> None:
 def _text(content: dict[str, object], name: str) -> str:
     value = content.get(name, "")
     if not isinstance(value, str):
-        raise _invalid(f"has a {name!r} that is no text: {value!r:.40}")
+        raise _invalid(f"has a {name!r} that is no text: {repr(value)[:40]}")
     return value
 
 

@@ -184,6 +184,21 @@ def may_reply_to(stream: str, name: str) -> bool:
     return REPLIES in own and own.rpartition(":")[2] not in ("", *_GROUP_KEYS)
 
 
+def is_reserved(stream: str, name: str) -> bool:
+    """Return whether a key of that name is the stream itself, or may be one that belongs to it.
+
+    Results with names that publishers choose may not go there. Streams of replies are let through.
+    """
+    if name == stream:
+        return True
+    prefix = _with_hash_tag(stream) + ":"
+    own = name.removeprefix(prefix)
+    return name.startswith(prefix) and (
+        own.rpartition(":")[2] in _GROUP_KEYS
+        or own.partition(":")[0] in ("cancelled", "scheduled", "published")
+    )
+
+
 def id_milliseconds(entry_id: str) -> int:
     """Return the wall-clock time inside an id, unless the publisher chose the id itself."""
     return int(entry_id.partition("-")[0])

@@ -123,6 +123,7 @@ class Finish:
         "channel",
         "entry",
         "id",
+        "is_plain",
         "items",
         "outputs",
         "payload",
@@ -150,6 +151,9 @@ class Finish:
         """Where the items go; None for the consumer's own result stream."""
         self.outputs = outputs
         """What the processor has emitted, in order."""
+        self.is_plain = status == DONE and address is None and not outputs
+        """Whether it is done, and all that it publishes goes to the consumer's own result stream
+        and to a channel, as most often."""
         self.channel = channel
         self.payload = payload
         self.adds_header = adds_header
@@ -158,13 +162,26 @@ class Finish:
         size = len(payload)
         for item in items:  # quicker than sum() for the few items of a result
             size += len(item)
-        for output in outputs:
-            for item in output.items:
-                size += len(item)
-        self.size = size
+        self.size = size + _size_of(outputs) if outputs else size
         """Bytes that are published."""
         self.entry = entry
         """The message, if it is kept in case that Redis never takes the result."""
+
+    def redirect(self, address: Address | None, outputs: Sequence[Output]) -> None:
+        """Let the result go to an address, and add what the processor has emitted."""
+        self.address = address
+        self.outputs = outputs
+        self.is_plain = self.status == DONE and address is None and not outputs
+        self.size += _size_of(outputs)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is done with nothing to publish, so that its id is all that is needed."""
+        return self.is_plain and not (self.items or self.adds_header or self.channel)
+
+
+def _size_of(outputs: Sequence[Output]) -> int:
+    return sum(len(item) for output in outputs for item in output.items)
 
 
 class Park(NamedTuple):

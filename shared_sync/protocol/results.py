@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from string import Formatter
+from json import JSONEncoder
 from typing import Final
 
 from shared_sync import values
 from shared_sync.errors import ConfigurationError, InvalidMessage, InvalidResult
 from shared_sync.message import encode_fields, encode_json_object
+from shared_sync.protocol.addresses import Addresses, Fault, Route
 from shared_sync.protocol.dead_letter_layout import Metadata
-from shared_sync.protocol.messages import Answer, Entry, Finish
+from shared_sync.protocol.job_options import OPTIONS, PREFIX, TYPES
+from shared_sync.protocol.messages import DONE, Address, Answer, Entry, Finish, Output
 
 Fields = Mapping[str, str | bytes]
 
-ENVELOPE: Final = frozenset({"message_id", "status"})
+_TYPES_NAME: Final = TYPES.encode()
+_quoted: Final = JSONEncoder().encode
+
+ENVELOPE: Final = frozenset({"message_id", "status", TYPES})
 """Fields of every result. Nothing else may have these names: waiting programs rely on them."""
 
 RESULT: Final = "result"
@@ -25,97 +30,163 @@ LARGEST_CARRIED_BY_DEATH: Final = 64 * 1024
 
 
 class Results:
-    """Turns a result, or a message's death, into what is published. Safe from any thread."""
+    """Turns a result, or the end of a message, into what is published. Safe from any thread."""
 
     def __init__(
         self,
         *,
+        stream: str,
         result_stream: str | None,
         result_channel: str | None,
         carry_fields: Sequence[str],
         binary_fields: Sequence[str],
         log_renamed: Callable[..., None] = lambda *_: None,
     ) -> None:
-        self._to_stream = result_stream is not None
-        self._channel = result_channel
+        """`stream` is the one that the messages come from."""
+        self._addresses = Addresses(
+            stream=stream,
+            result_stream=result_stream,
+            result_channel=result_channel,
+            binary_fields=binary_fields,
+        )
+        self._has_channel = result_channel is not None
         self._carry = tuple(carry_fields)
         self._log_renamed = log_renamed
-        self.channel_fields = _channel_fields(result_channel) if result_channel else ()
-        self.wanted = self._to_stream or result_channel is not None
-        """Whether results go anywhere."""
-        self._is_plain = self._channel is None and not self._carry
-        self.reads_fields = bool(self._carry or self.channel_fields)
-        """Whether fields of the message go along with its result, or name its channel."""
-        unprintable = set(self._carry if result_channel else ()) & set(binary_fields)
-        if unprintable or set(self.channel_fields) & set(binary_fields):
-            raise ConfigurationError(
-                "result_channel publishes JSON and cannot carry binary fields; "
-                f"leave them out of carry_fields and the channel name: {sorted(binary_fields)}"
-            )
-        if not ENVELOPE.isdisjoint(self._carry):
-            raise ConfigurationError(
-                f"carry_fields may not name {sorted(ENVELOPE.intersection(self._carry))}, which "
-                "every result has already; leave it out, or publish the field under another name"
-            )
-        if not self.wanted and self._carry:
-            raise ConfigurationError("carry_fields needs a result_stream or a result_channel")
+        self.wanted = self._addresses.wanted
+        """Whether results of messages without options go anywhere."""
+        self._is_plain = self._addresses.is_simple and not self._carry
+        self.reads_fields = bool(self._carry or self._addresses.fields)
+        """Whether fields of the message go along with its result, or name where it goes."""
+        self._check_carried(binary_fields)
 
-    def missing_field(self, fields: Fields) -> str | None:
-        """Return the field that the channel's name needs and the message lacks, if any."""
-        return next((name for name in self.channel_fields if name not in fields), None)
+    def find_fault(self, fields: Fields) -> Fault | None:
+        """Return why a message must not run, if so: its result could not go where it has to."""
+        return self._addresses.find_fault(fields)
 
-    def success(self, entry: Entry, fields: Fields, result: object) -> Finish:
-        """Return the end of a message that is done; without anything to publish for None.
+    def success(
+        self,
+        entry: Entry,
+        fields: Fields,
+        result: object,
+        outputs: Sequence[Output] = (),
+        *,
+        forwards_reply: bool = False,
+    ) -> Finish:
+        """Return the end of a message that is done, with what its processor has emitted.
+
+        There is nothing to publish for None, unless a caller waits for the answer. With
+        `forwards_reply` another message answers the caller.
 
         Raises `InvalidResult` if the result has no form, or has not run, and what its own methods
         raise while it is read, such as that of a mapping which is loaded only then.
 
         What the processor returns wins over what is carried along under the same name.
         """
-        if not self.wanted:
-            refuse_unstarted(result)
-            return Finish(entry.id)
+        has_options = OPTIONS in fields
+        route = (
+            self._addresses.route(fields, ignores_caller=forwards_reply) if has_options else None
+        )
         if result is None:
-            return Finish(entry.id)
+            if route is None or not route.options.reply_to:
+                return Finish(entry.id, entry=entry, outputs=outputs)
+            result = {}
+        elif not self.wanted and (route is None or not route.to_stream):
+            refuse_unstarted(result)
+            return Finish(entry.id, entry=entry, outputs=outputs)
         own, owner = (result, RESULT) if type(result) is dict else _fields_of(result)
         try:
-            is_named_apart = "message_id" not in own and "status" not in own
-            if self._is_plain and is_named_apart:
+            is_named_apart = ENVELOPE.isdisjoint(own)
+            if is_named_apart and self._is_plain and not has_options and not outputs:
                 # The usual result, the shortest way: keywords would double the time of the call.
-                items = encode_fields(own, owner) if own else ()
+                items = _encode(own, owner) if own else ()
                 return Finish(entry.id, items, "", b"", True, entry)
             if not is_named_apart:
                 own = self._rename(own)
-            content = {**self._envelope(entry.id, fields, "done"), **own}
-            answer = self._answer(fields, content, owner)
-            return Finish(entry.id, answer.items, answer.channel, answer.payload, entry=entry)
+            if route is None:
+                route = self._addresses.route(fields)
+            content = {**self._envelope(entry.id, fields, DONE, route), **own}
+            return self._finish(entry, fields, route, content, owner, outputs=outputs)
         except InvalidMessage as error:
             values.close_unstarted(values.find_unstarted(RESULT, result))
             raise InvalidResult(str(error), field=error.field) from None
+
+    def ended(self, entry: Entry, fields: Fields, status: str, reason: str) -> Finish:
+        """Return the end of a message that does not run: `status` is "expired" or "cancelled"."""
+        route = self._addresses.route(fields)
+        small = self._small(fields)
+        content = {**self._envelope(entry.id, small, status, route), "reason": reason}
+        return self._finish(entry, small, route, content, status=status)
 
     def death(self, message_id: str, fields: Fields, metadata: Metadata) -> Answer:
         """Return the answer for a message that became a dead letter.
 
         Large carried fields are left out: they may be why Redis does not take the result.
         """
-        if not self.wanted:
-            return Answer()
-        small = {
-            name: fields[name]
-            for name in (*self._carry, *self.channel_fields)
-            if name in fields and len(fields[name]) <= LARGEST_CARRIED_BY_DEATH
-        }
+        small = self._small(fields)
         facts = {
             "reason": metadata.reason,
             "error_type": metadata.error_type,
             "error": metadata.error,
             "attempts": metadata.attempts,
         }
-        return self._answer(small, {**self._envelope(message_id, small, "dead"), **facts})
+        route = self._addresses.route(fields)
+        content = {**self._envelope(message_id, small, "dead", route), **facts}
+        return self._answer(small, route, content)
 
-    def _envelope(self, message_id: str, fields: Fields, status: str) -> dict[str, object]:
-        carried = {name: fields[name] for name in self._carry if name in fields}
-        return {"message_id": message_id, "status": status, **carried}
+    def progress(
+        self, message_id: str, fields: Fields, value: float | None, own: Mapping[str, object]
+    ) -> Answer:
+        """Return what is published of a message that runs: how far it is, and further fields.
+
+        Raises `InvalidMessage` if a field has no form.
+        """
+        if not ENVELOPE.isdisjoint(own):
+            own = self._rename(own)
+        route = self._addresses.route(fields)
+        content = self._envelope(message_id, fields, "progress", route)
+        if value is not None:
+            content["progress"] = value
+        return self._answer(fields, route, {**content, **own})
+
+    def address(self, fields: Fields, *, ignores_caller: bool = False) -> Address | None:
+        """Return where the result of a message goes, if not to the fixed result stream."""
+        return self._addresses.route(fields, ignores_caller=ignores_caller).address
+
+    def _check_carried(self, binary_fields: Sequence[str]) -> None:
+        unprintable = sorted(set(self._carry) & set(binary_fields)) if self._has_channel else []
+        if unprintable:
+            raise ConfigurationError(
+                "result_channel publishes JSON and cannot carry binary fields; "
+                f"leave them out of carry_fields: {unprintable}"
+            )
+        taken = [one for one in self._carry if one in ENVELOPE or one.startswith(PREFIX)]
+        if taken:
+            raise ConfigurationError(
+                f"carry_fields may not name {sorted(taken)}, which every result has already; "
+                "leave it out, or publish the field under another name"
+            )
+        if not self.wanted and self._carry:
+            raise ConfigurationError("carry_fields needs a result_stream or a result_channel")
+
+    def _small(self, fields: Fields) -> Fields:
+        """The fields that go along with the end of a message, without large ones."""
+        return {
+            name: fields[name]
+            for name in (*self._carry, *self._addresses.fields)
+            if name in fields and len(fields[name]) <= LARGEST_CARRIED_BY_DEATH
+        }
+
+    def _envelope(
+        self, message_id: str, fields: Fields, status: str, route: Route
+    ) -> dict[str, object]:
+        content: dict[str, object] = {
+            "message_id": route.options.id or message_id,
+            "status": status,
+        }
+        content.update((name, fields[name]) for name in self._carry if name in fields)
+        if route.options.traceparent:
+            content["traceparent"] = route.options.traceparent
+        return content
 
     def _rename(self, own: Mapping[str, object]) -> dict[str, object]:
         """Give fields of a result that are named as those of every result another name."""
@@ -134,34 +205,45 @@ class Results:
             renamed[new_name] = value
         return renamed
 
-    def _answer(self, fields: Fields, content: Mapping[str, object], owner: str = "") -> Answer:
-        items = encode_fields(content, owner) if self._to_stream else ()
-        if self._channel is None or self.missing_field(fields) is not None:
-            return Answer(items=items)
-        return Answer(
-            items=items,
-            channel=self._channel.format_map(fields),
-            payload=_json_object(content, owner),
+    def _answer(
+        self, fields: Fields, route: Route, content: Mapping[str, object], owner: str = ""
+    ) -> Answer:
+        items = _encode(content, owner) if route.to_stream else ()
+        channel = self._addresses.channel(fields) if self._has_channel else ""
+        payload = _json_object(content, owner) if channel else b""
+        return Answer(items, channel, payload, route.address if items else None)
+
+    def _finish(
+        self,
+        entry: Entry,
+        fields: Fields,
+        route: Route,
+        content: Mapping[str, object],
+        owner: str = "",
+        *,
+        status: str = DONE,
+        outputs: Sequence[Output] = (),
+    ) -> Finish:
+        answer = self._answer(fields, route, content, owner)
+        return Finish(
+            entry.id,
+            answer.items,
+            answer.channel,
+            answer.payload,
+            entry=entry,
+            status=status,
+            address=answer.address,
+            outputs=outputs,
         )
 
 
-def _channel_fields(template: str) -> tuple[str, ...]:
-    """The fields named in a channel's name, which may be plain names only."""
-    try:
-        parts = list(Formatter().parse(template))
-    except ValueError as error:
-        raise ConfigurationError(f"result_channel {template!r} is malformed: {error}") from None
-    names = []
-    for _, name, spec, conversion in parts:
-        if name is None:
-            continue
-        if not name.isidentifier() or spec or conversion:
-            raise ConfigurationError(
-                f"result_channel {template!r} may hold plain field names in braces only, "
-                "such as 'results:{client_id}'"
-            )
-        names.append(name)
-    return tuple(names)
+def _encode(content: Mapping[str, object], owner: str) -> list[bytes]:
+    """Return the items of a result. The last one names the values that are not text, if any."""
+    kinds: dict[str, list[str]] = {}
+    items = encode_fields(content, owner, kinds)
+    if kinds:
+        items += (_TYPES_NAME, _quoted(kinds).encode())
+    return items
 
 
 def _fields_of(result: object) -> tuple[Mapping[str, object], str]:

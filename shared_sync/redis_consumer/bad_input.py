@@ -62,12 +62,9 @@ class BadInput:
             f": {argument}",
         )
 
-    def missing(self, field: str) -> str | None:
-        """Note a message without a field that result_channel needs; as `undecodable()`."""
-        return self._note(
-            "missing",
-            f"field {field!r}, which result_channel needs, is missing; publish it with the message",
-        )
+    def unroutable(self, summary: str) -> str | None:
+        """Note a message whose result could not go where it has to; as `undecodable()`."""
+        return self._note(summary, summary)
 
     def _note(self, key: str, reason: str, hint: str = "") -> str | None:
         with self._lock:

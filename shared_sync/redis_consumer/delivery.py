@@ -11,6 +11,7 @@ from shared_sync.common.out_of_memory import release_memory
 from shared_sync.errors import InvalidMessage, InvalidResult
 from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
 from shared_sync.message import Fields, decode_fields, decode_readable
+from shared_sync.protocol.job_options import OPTIONS, without_options
 from shared_sync.protocol.messages import (
     Bury,
     Entry,
@@ -91,15 +92,19 @@ class Delivery:
             fields = decode_fields(entry.items, self._binary_fields)
         except InvalidMessage as invalid:
             return self._undecodable(entry, invalid)
-        if self._reads_fields or entry.deliveries > 1:
+        has_options = OPTIONS in fields
+        own = fields
+        if has_options or self._reads_fields or entry.deliveries > 1:
             refused = self._refused(entry, fields)
             if refused is not None:
                 return refused
-        own = dict(fields) if self._reads_fields else fields  # the processor may change its own
+            own = without_options(fields)  # the processor may change its own
         slot.runs_processor = True
         try:
             (result,) = runner.run(attempt, (own,))
-            outcome = None if result is None else self.succeeded(entry, fields, result)
+            outcome = None
+            if result is not None or has_options or attempt.jobs is not None:
+                outcome = self.succeeded(entry, fields, result, attempt)
         except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
             slot.runs_processor = False  # what follows is not the user's, nor is the logger's time
             return self.raised(entry, fields, error, attempt)
@@ -124,14 +129,22 @@ class Delivery:
         """Return whether no message is to blame for an error, so that all go back uncharged."""
         return self._uncharged.covers(error)
 
-    def succeeded(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
-        """Return what becomes of a message with this result, which is not None.
+    def succeeded(
+        self, entry: Entry, fields: Fields, result: object, attempt: Attempt
+    ) -> Finish | None:
+        """Return what becomes of a message with this result, and with what was emitted for it.
 
-        None says that nobody reads the result. Raises what reading the result raises, which
+        None says that there is nothing to publish. Raises what reading the result raises, which
         `raised()` takes: `InvalidResult` if it has no form, or has not run.
         """
-        if self._wants_results:
-            return self._results.success(entry, fields, result)
+        job = None if attempt.jobs is None else attempt.jobs.get(entry.id)
+        if job is not None and job.outputs:
+            return self._results.success(
+                entry, fields, result, tuple(job.outputs), forwards_reply=job.forwards_reply
+            )
+        if self._wants_results or OPTIONS in fields:
+            finish = self._results.success(entry, fields, result)
+            return None if finish.is_empty else finish
         if not has_run(result):
             refuse_unstarted(result)
         return None
@@ -220,19 +233,14 @@ class Delivery:
         return self._refuse(entry, decode_readable(entry.items), invalid, remark)
 
     def _refused(self, entry: Entry, fields: Fields) -> Bury | None:
-        """Return the dead letter that a message becomes because of its crashes, or of a field."""
+        """Return the dead letter that a message becomes because of its crashes or its fields."""
         if entry.deliveries > 1 and crashes.is_given_up(entry, self._max_crashes):
             self._charges.count(CRASH)
             return self._charges.bury(entry, fields, Death(crashes.reason(entry.crashes)))
-        missing = self._results.missing_field(fields)
-        if missing is None:
+        fault = self._results.find_fault(fields)
+        if fault is None:
             return None
-        text = (
-            f"field {missing!r}, which result_channel needs, is missing; "
-            "publish it with the message"
-        )
-        remark = self._bad_input.missing(missing)
-        return self._refuse(entry, fields, InvalidMessage(text, field=missing), remark)
+        return self._refuse(entry, fields, fault.error, self._bad_input.unroutable(fault.summary))
 
     def _refuse(
         self,

@@ -394,6 +394,7 @@ def _rules(options: Options, log_renamed: LogOnce) -> Rules:
         retry=options.retry,
         max_crashes=options.max_crashes,
         results=results(
+            stream=options.stream_name,
             result_stream=options.result_stream,
             result_channel=options.result_channel,
             carry_fields=options.carry_fields,

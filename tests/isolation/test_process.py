@@ -37,7 +37,9 @@ def test_a_factory_of_a_child_is_told_its_reader_and_its_device() -> None:
     ) as child:
         found = result(run(child))
     assert found.pop("pid") == str(child.pid)
-    assert found == {"reader": "2", "device": "cuda:0", "cuda": "3"}
+    types = '{"json": ["reader", "pid"]}'
+    facts = {"reader": "2", "device": "cuda:0", "cuda": "3"}
+    assert found == {**facts, "shared_sync.types": types}
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "3"
 
 

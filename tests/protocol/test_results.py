@@ -13,7 +13,8 @@ import pytest
 
 from shared_sync.errors import ConfigurationError, InvalidMessage, InvalidResult
 from shared_sync.protocol.dead_letter_layout import Metadata
-from shared_sync.protocol.messages import Answer, Entry, Finish
+from shared_sync.protocol.job_options import OPTIONS, TYPES, JobOptions
+from shared_sync.protocol.messages import Address, Answer, Entry, Finish, Output
 from shared_sync.protocol.results import Results
 
 
@@ -38,6 +39,7 @@ def make(
     log_renamed: Callable[..., None] = lambda *_: None,
 ) -> Results:
     return Results(
+        stream="jobs",
         result_stream=stream,
         result_channel=channel,
         carry_fields=carry,
@@ -61,11 +63,22 @@ def metadata(reason: str, attempts: int = 1) -> Metadata:
 
 
 def as_dict(answer: Answer | Finish) -> dict[str, str]:
-    """The fields of the entry that goes to the result stream."""
+    """The fields of the entry that goes to the result stream, but for the types of values."""
     texts = [item.decode() for item in answer.items]
     if isinstance(answer, Finish) and answer.adds_header:
         texts = ["message_id", answer.id, "status", "done", *texts]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+    fields = dict(zip(texts[::2], texts[1::2], strict=True))
+    fields.pop(TYPES, None)
+    return fields
+
+
+def types_of(answer: Answer | Finish) -> dict[str, list[str]]:
+    """The names of values that are not text, which the last field tells."""
+    if TYPES.encode() not in answer.items:
+        return {}
+    assert answer.items[-2] == TYPES.encode()
+    types: dict[str, list[str]] = json.loads(answer.items[-1])
+    return types
 
 
 def as_json(answer: Answer | Finish) -> dict[str, Any]:
@@ -223,9 +236,12 @@ def test_a_dead_message_without_the_channels_field_still_reaches_the_result_stre
 
 def test_the_field_that_the_channel_needs_and_the_message_lacks_is_named() -> None:
     results = make(channel="r:{client_id}:{language}")
-    assert results.missing_field(FIELDS) is None
-    assert results.missing_field({"client_id": "c1"}) == "language"
-    assert make(stream="r").missing_field({}) is None
+    assert results.find_fault(FIELDS) is None
+    fault = results.find_fault({"client_id": "c1"})
+    assert fault is not None
+    assert fault.error.field == "language"
+    assert "'language', which result_channel needs, is missing" in str(fault.error)
+    assert make(stream="r").find_fault({}) is None
 
 
 def test_a_channel_of_plain_text_needs_no_field() -> None:
@@ -325,3 +341,229 @@ def test_bytes_in_a_result_for_a_channel_are_refused_with_the_remedy() -> None:
 def test_a_result_whose_field_names_are_not_text_is_refused() -> None:
     with pytest.raises(InvalidMessage, match="field names"):
         make(stream="r").success(ENTRY, FIELDS, {1: "x"})
+
+
+# --- types ------------------------------------------------------------------------------------
+
+
+class Word(str):
+    """Text of a class of its own."""
+
+
+@pytest.mark.parametrize(
+    ("result", "types"),
+    [
+        ("hello", {}),
+        ({"text": "hello", "word": Word("a"), "file": PurePosixPath("/a")}, {}),
+        (3, {"json": ["result"]}),
+        (b"raw", {"bytes": ["result"]}),
+        (Scored("hello", None), {"json": ["score"]}),
+        (
+            {"n": 1, "yes": True, "words": ["a"], "none": None, "map": {"a": 1}, "t": "x"},
+            {"json": ["n", "yes", "words", "none", "map"]},
+        ),
+        (
+            {"a": bytearray(b"x"), "b": 1.5, "c": memoryview(b"y")},
+            {"bytes": ["a", "c"], "json": ["b"]},
+        ),
+        ({}, {}),
+    ],
+)
+def test_the_last_field_names_the_values_that_are_not_text(
+    result: object, types: dict[str, list[str]]
+) -> None:
+    answer = make(stream="r").success(ENTRY, FIELDS, result)
+    assert types_of(answer) == types
+    assert types_of(make(stream="r", channel="c").success(ENTRY, FIELDS, "x")) == {}
+
+
+def test_types_cover_carried_fields_and_ends_and_stay_out_of_channels() -> None:
+    results = make(stream="r", carry=("audio",), binary=("audio",))
+    answer = results.success(ENTRY, {"audio": b"\xff"}, {"n": 1})
+    assert types_of(answer) == {"bytes": ["audio"], "json": ["n"]}
+    assert types_of(results.death("1-0", FIELDS, metadata("x"))) == {"json": ["attempts"]}
+    both = make(stream="r", channel="c").success(ENTRY, FIELDS, {"n": 1})
+    assert types_of(both) == {"json": ["n"]}
+    assert TYPES not in as_json(both)
+
+
+def test_a_result_cannot_tell_types_of_its_own() -> None:
+    own = {TYPES: "all mine", "n": 1}
+    answer = make(stream="r").success(ENTRY, FIELDS, own)
+    assert types_of(answer) == {"json": ["n"]}
+    assert as_dict(answer)[f"result.{TYPES}"] == "all mine"
+    with pytest.raises(ConfigurationError, match="carry_fields may not name"):
+        make(stream="r", carry=(OPTIONS,))
+
+
+# --- callers ----------------------------------------------------------------------------------
+
+REPLIES = "{jobs}:replies:ab12"
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+OUTPUTS = (Output("{jobs}:next", [b"text", b"a"]),)
+
+
+def asked(**options: Any) -> dict[str, str | bytes]:
+    """The fields of a message with options."""
+    return {**FIELDS, OPTIONS: JobOptions(**options).to_item().decode()}
+
+
+@pytest.mark.parametrize("stream", [None, "results"])
+@pytest.mark.parametrize("result", ["hello", None])
+def test_a_caller_gets_the_result_instead_of_the_result_stream_and_an_answer_even_for_none(
+    stream: str | None, result: str | None
+) -> None:
+    finish = make(stream=stream).success(ENTRY, asked(reply_to=REPLIES), result)
+    assert finish.address == Address(REPLIES, may_create=False)
+    content = {} if result is None else {"result": result}
+    assert as_dict(finish) == {"message_id": "1-0", "status": "done", **content}
+    assert finish.entry is ENTRY
+
+
+def test_a_caller_and_a_channel_both_get_the_result() -> None:
+    fields = asked(reply_to=REPLIES)
+    finish = make(channel="r:{client_id}").success(ENTRY, fields, "hello")
+    assert finish.channel == "r:c1"
+    assert as_json(finish) == as_dict(finish)
+
+
+def test_results_carry_the_id_that_the_caller_knows_and_its_trace() -> None:
+    fields = asked(id="scheduled-1", traceparent=TRACE)
+    results = make(stream="results", carry=("client_id",))
+    facts = {"message_id": "scheduled-1", "client_id": "c1", "traceparent": TRACE}
+    done = results.success(ENTRY, fields, "hello")
+    assert as_dict(done) == {"status": "done", "result": "hello", **facts}
+    assert done.address is None
+    assert as_dict(results.death("1-0", fields, metadata("x"))).items() >= facts.items()
+    assert list(as_dict(done)) == ["message_id", "status", "client_id", "traceparent", "result"]
+    assert publishes_nothing(results.success(ENTRY, fields, None))
+
+
+@pytest.mark.parametrize("status", ["expired", "cancelled"])
+def test_a_message_that_does_not_run_ends_with_an_entry_where_results_go(status: str) -> None:
+    nowhere = make().ended(ENTRY, FIELDS, status, "why")
+    assert (nowhere.status, nowhere.items, nowhere.address) == (status, (), None)
+    assert not nowhere.is_plain
+    everywhere = make(stream="r", channel="c", carry=("client_id",)).ended(
+        ENTRY, FIELDS, status, "why"
+    )
+    facts = {"message_id": "1-0", "status": status, "client_id": "c1", "reason": "why"}
+    assert as_dict(everywhere) == as_json(everywhere) == facts
+    caller = make(stream="r").ended(ENTRY, asked(reply_to=REPLIES), status, "why")
+    assert caller.address == Address(REPLIES, may_create=False)
+
+
+def test_a_dead_message_answers_its_caller() -> None:
+    answer = make(stream="r").death("1-0", asked(reply_to=REPLIES), metadata("crashed"))
+    assert answer.address == Address(REPLIES, may_create=False)
+    assert as_dict(answer)["reason"] == "crashed"
+    assert make(stream="r").death("1-0", FIELDS, metadata("crashed")).address is None
+
+
+def test_progress_goes_where_the_result_will_go() -> None:
+    assert make().progress("1-0", FIELDS, 0.5, {"text": "a"}) == Answer()
+    results = make(stream="r", channel="c")
+    answer = results.progress("1-0", asked(reply_to=REPLIES, id="s-1"), 0.5, {"words": ["a"]})
+    assert answer.address == Address(REPLIES, may_create=False)
+    assert types_of(answer) == {"json": ["progress", "words"]}
+    facts = {"message_id": "s-1", "status": "progress", "progress": 0.5, "words": ["a"]}
+    assert as_json(answer) == facts
+    assert "progress" not in as_dict(results.progress("1-0", FIELDS, None, {"text": "a"}))
+    with pytest.raises(InvalidMessage, match="score"):
+        results.progress("1-0", FIELDS, None, {"score": object()})
+
+
+def test_what_was_emitted_ends_with_its_message() -> None:
+    finish = make().success(ENTRY, FIELDS, None, OUTPUTS)
+    assert (finish.outputs, finish.is_plain, finish.items) == (OUTPUTS, False, ())
+    finish = make(stream="r").success(ENTRY, FIELDS, {"n": 1}, OUTPUTS)
+    assert as_dict(finish) == {"message_id": "1-0", "status": "done", "n": "1"}
+    assert finish.outputs == OUTPUTS
+
+
+def test_a_message_that_hands_its_caller_on_does_not_answer_it() -> None:
+    fields = asked(reply_to=REPLIES, id="s-1")
+    results = make(stream="r")
+    finish = results.success(ENTRY, fields, None, OUTPUTS, forwards_reply=True)
+    assert (finish.items, finish.address) == ((), None)
+    finish = results.success(ENTRY, fields, "own", OUTPUTS, forwards_reply=True)
+    assert as_dict(finish) == {"message_id": "1-0", "status": "done", "result": "own"}
+    assert finish.address is None
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("[", "no JSON object"),
+        (JobOptions(reply_to="jobs").to_item().decode(), "no stream of replies"),
+        (JobOptions(reply_to="{jobs}:g:replies:dead").to_item().decode(), "no stream of replies"),
+        (JobOptions(reply_to="{other}:replies:1").to_item().decode(), "no stream of replies"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_bad_input_and_its_answer_goes_to_the_result_stream(
+    value: str, told: str
+) -> None:
+    results, fields = make(stream="r"), {**FIELDS, OPTIONS: value}
+    fault = results.find_fault(fields)
+    assert fault is not None
+    assert told in str(fault.error)
+    assert fault.error.field == OPTIONS
+    assert "other" not in fault.summary
+    answer = results.death("1-0", fields, metadata("bad input"))
+    assert (answer.address, as_dict(answer)["status"]) == (None, "dead")
+    assert results.find_fault(asked(reply_to=REPLIES)) is None
+
+
+# --- templates --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("results:{client_id}", "results:c1"),
+        ("{jobs}:results:{client_id}:{language}", "{jobs}:results:c1:de"),
+        ("{client_id}", "c1"),
+    ],
+)
+def test_a_result_stream_is_filled_from_the_message_and_its_hash_tag_is_literal(
+    template: str, name: str
+) -> None:
+    results = make(stream=template)
+    assert results.find_fault(FIELDS) is None
+    finish = results.success(ENTRY, FIELDS, {"n": 1})
+    assert finish.address == Address(name)
+    assert as_dict(finish) == {"message_id": "1-0", "status": "done", "n": "1"}
+    assert results.death("1-0", FIELDS, metadata("x")).address == Address(name)
+    assert results.ended(ENTRY, FIELDS, "expired", "x").address == Address(name)
+    reply = results.success(ENTRY, asked(reply_to=REPLIES), "x")
+    assert reply.address == Address(REPLIES, may_create=False)
+    assert publishes_nothing(results.success(ENTRY, FIELDS, None))
+
+
+def test_a_result_stream_with_the_hash_tag_alone_is_fixed() -> None:
+    assert make(stream="{jobs}:results").success(ENTRY, FIELDS, "x").address is None
+
+
+def test_a_message_without_the_field_of_the_result_stream_is_bad_input_and_has_no_answer() -> None:
+    results = make(stream="results:{client_id}")
+    fault = results.find_fault({"text": "a"})
+    assert fault is not None
+    assert "'client_id', which result_stream needs, is missing" in str(fault.error)
+    assert results.death("1-0", {"text": "a"}, metadata("bad input")) == Answer()
+
+
+@pytest.mark.parametrize(
+    "name", ["jobs", "{jobs}:workers:history", "{jobs}:cancelled", "{jobs}:published:a"]
+)
+def test_no_message_may_have_its_result_written_to_a_key_of_the_jobs(name: str) -> None:
+    results = make(stream="{client_id}")
+    fields = {"client_id": name}
+    fault = results.find_fault(fields)
+    assert fault is not None
+    assert "is a key of the jobs themselves" in str(fault.error)
+    assert results.death("1-0", fields, metadata("bad input")) == Answer()
+
+
+def test_a_result_stream_cannot_be_named_after_a_binary_field() -> None:
+    with pytest.raises(ConfigurationError, match=r"result_stream .* binary"):
+        make(stream="r:{audio}", binary=("audio",))

@@ -37,7 +37,9 @@ def test_the_reason_names_the_argument_with_what_it_has_already(clock: Clock) ->
         "binary_fields=('image', 'video', 'audio') to the consumer to receive it as bytes"
     ]
     bad.undecodable("audio")
-    bad.missing("reply_to")
+    bad.unroutable(
+        "field 'reply_to', which result_channel needs, is missing; publish it with the message"
+    )
     bad.undecodable(None)
     two, missing, name = bad.reasons()
     assert two.startswith("2 messages became dead letters: field 'audio'")

@@ -29,8 +29,10 @@ def test_a_mapping_becomes_the_fields_of_a_result_and_anything_else_the_field_re
 
     make(processor, result_stream="results", carry_fields=("client_id",)).start()
     eventually(lambda: client.xlen(STREAM) == 0)
+    types = '{"json": ["words"]}'
+    content = {"client_id": "c1", "text": "hello", "words": "1", "shared_sync.types": types}
     assert results(client) == [
-        {"message_id": first, "status": "done", "client_id": "c1", "text": "hello", "words": "1"},
+        {"message_id": first, "status": "done", **content},
         {"message_id": second, "status": "done", "client_id": "c2", "result": "plain"},
     ]
 

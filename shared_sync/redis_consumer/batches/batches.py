@@ -11,6 +11,7 @@ from shared_sync.batching import Batching
 from shared_sync.common.guarded import Logger
 from shared_sync.common.out_of_memory import is_out_of_memory, release_memory
 from shared_sync.message import Fields
+from shared_sync.protocol.job_options import OPTIONS, without_options
 from shared_sync.protocol.messages import Bury, Entry, Finish
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.batches.ceiling import Ceiling
@@ -150,7 +151,7 @@ class Batches:
             self._figures.runs(len(fields), again=attempt.is_repeat)
             slot.runs_processor = True
             try:
-                results = self._runner.run_batch(attempt, [dict(one) for one in fields])
+                results = self._runner.run_batch(attempt, [without_options(one) for one in fields])
             except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
                 slot.runs_processor = False
                 self._run_failed(attempt, fields, error)
@@ -186,7 +187,7 @@ class Batches:
         """Put what becomes of each message into the outbox: those that are done come first."""
         failed: list[tuple[Entry, Fields, BaseException]] = []
         for entry, own, result in zip(attempt.entries, fields, results, strict=True):
-            error = self._finish(entry, own, result)
+            error = self._finish(attempt, entry, own, result)
             if error is not None:
                 failed.append((entry, own, error))
         delivery = self._delivery
@@ -195,15 +196,17 @@ class Batches:
                 delivery.note_success()
             self._outbox.add(delivery.raised(entry, own, error, attempt, may_wait=place == 0))
 
-    def _finish(self, entry: Entry, fields: Fields, result: object) -> BaseException | None:
+    def _finish(
+        self, attempt: Attempt, entry: Entry, fields: Fields, result: object
+    ) -> BaseException | None:
         """Put a message that is done into the outbox; return the error of one that has failed."""
         if isinstance(result, BaseException):
             return result
         finish: Finish | None = None
-        if result is not None:
+        if result is not None or OPTIONS in fields or attempt.jobs is not None:
             self._slot.runs_processor = True  # a result may be read by methods of its own
             try:
-                finish = self._delivery.succeeded(entry, fields, result)
+                finish = self._delivery.succeeded(entry, fields, result, attempt)
             except BaseException as error:  # noqa: BLE001 - even SystemExit must not end a reader
                 return error
             finally:

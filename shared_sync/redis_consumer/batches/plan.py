@@ -11,6 +11,7 @@ from shared_sync.batching import Batching
 from shared_sync.common import arguments
 from shared_sync.errors import InvalidMessage
 from shared_sync.message import Fields, Message
+from shared_sync.protocol.job_options import without_options
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer.failures import DEADLINE
 
@@ -92,7 +93,7 @@ class Planner:
 
     def _ask(self, size: Callable[[Message], float], entry: Entry) -> float | BaseException:
         try:
-            fields = self._decode(entry)
+            fields = without_options(self._decode(entry))
         except InvalidMessage:
             return 0.0  # it is refused before its batch runs
         try:

@@ -27,7 +27,7 @@ from shared_sync.isolation.wire import Frame
 from shared_sync.message import Fields
 from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.protocol.live_job import JobContext
-from shared_sync.protocol.messages import Entry, Finish
+from shared_sync.protocol.messages import Entry, Finish, Output
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.options import Options
@@ -77,6 +77,7 @@ class ChildPlan:
             "device": device.device,
             "logger": _plain_logger(context.logger).name,
             "binary_fields": list(options.binary_fields),
+            "stream": options.stream_name,
             "result_stream": options.result_stream,
             "result_channel": options.result_channel,
             "carry_fields": list(options.carry_fields),
@@ -93,10 +94,22 @@ class ChildPlan:
 class EncodedResults(Results):
     """The form of results that children have encoded: they are as they are to be."""
 
-    def success(self, entry: Entry, fields: Mapping[str, object], result: object) -> Finish:
-        """Return the result, which has come out of `ProcessRunner.run()`."""
-        del entry, fields
-        return result  # type: ignore[return-value]
+    def success(
+        self,
+        entry: Entry,
+        fields: Mapping[str, str | bytes],
+        result: object,
+        outputs: Sequence[Output] = (),
+        *,
+        forwards_reply: bool = False,
+    ) -> Finish:
+        """Return the result, which has come out of `ProcessRunner.run()`, with its address."""
+        if not isinstance(result, Finish):
+            return super().success(entry, fields, result, outputs, forwards_reply=forwards_reply)
+        address = self.address(fields, ignores_caller=forwards_reply) if result.items else None
+        if address is not None or outputs:
+            result.redirect(address, outputs)
+        return result
 
 
 def runner_for(

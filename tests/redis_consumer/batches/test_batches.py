@@ -107,7 +107,11 @@ class Scene:
                 retry=RetryPolicy(max_attempts=max_attempts, base_seconds=1.0, jitter=0.0),
                 max_crashes=3,
                 results=Results(
-                    result_stream=None, result_channel=None, carry_fields=(), binary_fields=()
+                    stream="jobs",
+                    result_stream=None,
+                    result_channel=None,
+                    carry_fields=(),
+                    binary_fields=(),
                 ),
             ),
             recorder=self.recorder,

@@ -54,6 +54,7 @@ def test_a_result_comes_out_of_a_child(
         "n": "1",
         "attempt": "1",
         "audio": (b"\xff\x00" * 50_000).decode(errors="replace"),
+        "shared_sync.types": '{"bytes": ["audio"], "json": ["attempt", "pid"]}',
     }
     assert len(children()) == 1
     assert consumer.stop()
