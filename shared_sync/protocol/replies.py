@@ -113,12 +113,14 @@ class HeartbeatReply:
     """How long until the next scheduled job is to be published, in ms; None if there is none."""
     progress: int
     """How many messages of the group have progress stored."""
+    scheduled: int
+    """How many jobs of the stream are scheduled."""
 
 
 def parse_heartbeat(reply: Any) -> HeartbeatReply:
     """Return what the heartbeat script says."""
     backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms, *jobs = reply
-    cancelled, next_scheduled_ms, progress = jobs
+    cancelled, next_scheduled_ms, progress, scheduled = jobs
     return HeartbeatReply(
         backlog=None if backlog < 0 else backlog,
         dead=None if dead < 0 else dead,
@@ -131,6 +133,7 @@ def parse_heartbeat(reply: Any) -> HeartbeatReply:
         cancelled=cancelled,
         next_scheduled_ms=None if next_scheduled_ms < 0 else next_scheduled_ms,
         progress=progress,
+        scheduled=scheduled,
     )
 
 

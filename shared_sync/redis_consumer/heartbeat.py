@@ -72,6 +72,8 @@ class Heartbeat:
         # Replaced by the heartbeat thread as a whole.
         self.queue: QueueMetrics | None = None
         """The sizes of the queue at the last heartbeat."""
+        self.next_scheduled_ms: int | None = None
+        """How long after the last heartbeat a scheduled job is to be published; None for none."""
 
     @property
     def interval_seconds(self) -> float:
@@ -96,6 +98,7 @@ class Heartbeat:
         self._availability.succeeded(self._name)
         self._ended_from = reply.ended_from
         self._restore_from = self._next_to_restore(summary, reply)
+        self.next_scheduled_ms = reply.next_scheduled_ms
         self._recovery.found_consumers(name for name in summary.by_consumer if name != PARKED)
         self._report(summary, reply)
 
@@ -149,6 +152,7 @@ class Heartbeat:
             waiting=queue.waiting,
             pending=queue.pending,
             parked=queue.parked,
+            scheduled=reply.scheduled,
             dead_letters=queue.dead,
         )
         keys = self._commands.keys

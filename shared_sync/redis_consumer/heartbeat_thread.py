@@ -12,6 +12,7 @@ from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol.hazards import Hazards
 from shared_sync.protocol.retention import ResultStreams, Retention
+from shared_sync.protocol.scheduling import ScheduledJobs
 from shared_sync.protocol.sweep import Sweep
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
@@ -83,6 +84,7 @@ class HeartbeatThread:
             subscription.commands.keys, self._outbox.ids, self._outbox.returning_ids
         )
         self._sweep = Sweep(subscription.commands, logger)
+        self._scheduled = ScheduledJobs(subscription.commands.keys, logger)
         self._retention = Retention(
             subscription.commands.keys,
             results=options.kept_results,
@@ -116,6 +118,7 @@ class HeartbeatThread:
         self._timeouts.check()
         self.heartbeat.step()
         self._outbox.flush()
+        self._scheduled.check(self.connection, self.heartbeat.next_scheduled_ms)
         queue = self.heartbeat.queue
         self._sweep.check(self.connection, is_empty=queue is not None and queue.backlog == 0)
         self._retention.check(self.connection)
@@ -127,4 +130,8 @@ class HeartbeatThread:
         """How long to wait until the next pass."""
         if self._retention.is_busy:
             return BUSY_INTERVAL_SECONDS
-        return min(self.heartbeat.interval_seconds, self._timeouts.interval_seconds)
+        return min(
+            self.heartbeat.interval_seconds,
+            self._timeouts.interval_seconds,
+            self._scheduled.interval_seconds,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
 
@@ -11,9 +11,10 @@ from shared_sync.common import arguments
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import SharedSyncError
+from shared_sync.protocol import scheduling
 from shared_sync.protocol.keys import StreamKeys, check_stream_name
 from shared_sync.redis_producer.batches import Batch, batch_of, next_batch
-from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job
+from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, ScheduledJob
 from shared_sync.redis_producer.sending import Sender
 
 MAX_CONNECTIONS = 50
@@ -72,6 +73,7 @@ class RedisStreamProducer:
         arguments.whole_number("max_connections", max_connections, 1)
         # Fixed after construction.
         self.stream_name = stream_name
+        self._keys = StreamKeys.of(stream_name)
         self._max_queue_depth = max_queue_depth
         self._connections = ConnectionPool.of_process(
             redis_url,
@@ -83,7 +85,7 @@ class RedisStreamProducer:
         )
         self._sender = Sender(
             self._connections,
-            StreamKeys.of(stream_name),
+            self._keys,
             max_queue_depth=max_queue_depth,
             timeout_seconds=timeout_seconds,
         )
@@ -190,6 +192,29 @@ class RedisStreamProducer:
             error.published = tuple(published)
             raise
         return published
+
+    def scheduled(self) -> Iterator[ScheduledJob]:
+        """The jobs that are to be published later, by time: their ids and times.
+
+        One round trip asks for 100 of them; it blocks and raises as `publish()` does. Jobs that are
+        published or scheduled meanwhile may be missing.
+        """
+        start_ms, skip = 0, 0
+        while True:
+            with self._connections.connection() as connection:
+                page = scheduling.read_page(connection, self._keys, start_ms, skip)
+            for job_id, at_ms in page:
+                yield ScheduledJob(job_id, at_ms / 1000)
+            if not page:
+                return
+            last_ms = page[-1][1]
+            at_last = sum(at_ms == last_ms for _, at_ms in page)
+            start_ms, skip = last_ms, at_last + (skip if last_ms == start_ms else 0)
+
+    def count_scheduled(self) -> int:
+        """Return how many jobs are to be published later. Blocks and raises as `publish()` does."""
+        with self._connections.connection() as connection:
+            return scheduling.count(connection, self._keys)
 
     def close(self) -> None:
         """Close the connections that are not in use. The producer may be used again."""

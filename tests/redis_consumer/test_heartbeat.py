@@ -47,9 +47,10 @@ def reply(
     cancelled: int = 0,
     next_scheduled_ms: int = -1,
     progress: int = 0,
+    scheduled: int = 0,
 ) -> list[Any]:
     """What the script says."""
-    jobs = [cancelled, next_scheduled_ms, progress]
+    jobs = [cancelled, next_scheduled_ms, progress, scheduled]
     return [backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms, *jobs]
 
 
@@ -98,7 +99,7 @@ def test_several_heartbeats_are_sent_within_a_lease(lease_seconds: float, interv
 
 
 def test_a_heartbeat_reports_the_sizes_of_the_queue() -> None:
-    scene = Scene(reply(summary(w1=3, parked=2), backlog=9, dead=4, due_times=2))
+    scene = Scene(reply(summary(w1=3, parked=2), backlog=9, dead=4, due_times=2, scheduled=7))
     assert scene.heartbeat.queue is None
     scene.heartbeat.step()
     queue = scene.heartbeat.queue
@@ -115,6 +116,7 @@ def test_a_heartbeat_reports_the_sizes_of_the_queue() -> None:
         "queue_waiting": 4,
         "jobs_pending": 3,
         "jobs_parked": 2,
+        "scheduled": 7,
         "dead_letters": 4,
     }
     assert scene.availability.connected
@@ -127,7 +129,7 @@ def test_sizes_that_the_server_does_not_say_are_not_reported() -> None:
     scene.heartbeat.step()
     assert scene.heartbeat.queue is not None
     assert scene.heartbeat.queue.waiting is None
-    assert scene.figures.gauges == {"jobs_pending": 3, "jobs_parked": 0}
+    assert scene.figures.gauges == {"jobs_pending": 3, "jobs_parked": 0, "scheduled": 0}
 
 
 def test_of_a_group_with_many_consumers_the_pending_messages_are_counted_apart() -> None:

@@ -8,8 +8,8 @@
 -- Returns {entries in the stream or -1 if unknown, dead letters or -1, due times, '' or what was
 -- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or
 -- nil if the group has many consumers, now, marks of cancelled messages, ms until the next scheduled
--- job is to be published or -1, how many messages have progress stored}. Fails with HELD if another
--- process has claimed the name.
+-- job is to be published or -1, how many messages have progress stored, scheduled jobs}. Fails with
+-- HELD if another process has claimed the name.
 
 -- Most consumers and most due times that one call visits, so that none takes long.
 local STEP = 100
@@ -127,4 +127,4 @@ end
 local next_job = redis.pcall('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
 local wait = next_job[2] and math.max(0, tonumber(next_job[2]) - now) or -1
 return {entries, letters, due_times, refusal or '', rank, restore_from, summary, now,
-  count_of('ZCARD', cancelled), wait, count_of('HLEN', progress)}
+  count_of('ZCARD', cancelled), wait, count_of('HLEN', progress), count_of('ZCARD', scheduled)}

@@ -18,19 +18,18 @@ local now
 
 local function refusal_of(reply) return type(reply) == 'table' and reply.err or nil end
 
--- The time in ms at which a job is to be published, or nil for one that is to be published now.
+-- The time in ms at which a job is to be published. It may have passed.
 local function time_of(due)
+  if due:sub(1, 1) ~= '+' then return due end
   now = now or now_ms()
-  local ms = tonumber(due)
-  if due:sub(1, 1) == '+' then ms = now + ms end
-  return ms > now and ms or nil
+  return now + tonumber(due)
 end
 
 -- Keep a job until its time. Returns the refusal of the server, which has changed nothing then.
-local function schedule(id, time, items)
+local function schedule(id, due, items)
   local refusal = refusal_of(pcall('ZADD', scheduled, 'XX', 0, ''))
     or refusal_of(pcall('HSET', messages, id, cmsgpack.pack(items)))
-  if not refusal then redis.call('ZADD', scheduled, time, id) end
+  if not refusal then redis.call('ZADD', scheduled, time_of(due), id) end
   return refusal
 end
 
@@ -43,15 +42,14 @@ local function accept(published, kept_ms, id, due, items)
     local refusal = refusal_of(pcall('SET', published, '', 'XX', 'PX', kept_ms))
     if refusal then return nil, refusal end
   end
-  local time, refusal = id ~= '' and time_of(due), nil
-  if time then
-    refusal = schedule(id, time, items)
+  local refusal
+  if id ~= '' then
+    refusal = schedule(id, due, items)
   elseif room <= 0 then
     refusal = ''
   else
-    local added = pcall('XADD', stream, '*', unpack(items))
-    refusal, room = refusal_of(added), room - 1
-    if id == '' then id = added end
+    id = pcall('XADD', stream, '*', unpack(items))
+    refusal, room = refusal_of(id), room - 1
   end
   if refusal then return nil, refusal end
   if published then redis.call('SET', published, id, 'PX', kept_ms) end

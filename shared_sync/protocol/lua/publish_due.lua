@@ -1,0 +1,56 @@
+-- Publish scheduled jobs whose time has come.
+-- KEYS: stream, scheduled, the messages of scheduled jobs, cancelled, then the key with the id of the
+--       entry that each job has been published as
+-- ARGV: for how many ms that id is kept, ids of the first jobs, of which some may be due later
+-- Returns {how many were published, ms until the time of the next job or -1, '' or what was
+-- refused, ids of those whose message was lost}.
+--
+-- A job that is not scheduled any more was published by somebody else. What a full server is asked
+-- for here it gets back at once.
+
+local MOST_BYTES = 4 * 1024 * 1024  -- a call ends with the message that reaches this size
+local FIRST = 4  -- keys in front of those of the jobs
+
+local stream, scheduled, messages, cancelled = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local kept_ms = ARGV[1]
+local now, count, bytes, refusal, lost = now_ms(), 0, 0, '', {}
+
+write_even_when_full(scheduled)
+redis.call('HDEL', messages, '')  -- must not be refused below
+
+-- The worker that reads a cancelled job finds that in the options, the last field: a reader that has
+-- waited knows no marks.
+local function with_mark(items, id)
+  local mark = redis.pcall('ZSCORE', cancelled, id)
+  if type(mark) == 'string' then
+    items[#items] = items[#items]:gsub('^{', '{"cancelled": true, ', 1)
+  end
+  return items
+end
+
+for n = 2, #ARGV do
+  local id = ARGV[n]
+  local time = redis.call('ZSCORE', scheduled, id)
+  if time and tonumber(time) <= now then
+    local packed = redis.call('HGET', messages, id)
+    if packed then
+      local items = with_mark(cmsgpack.unpack(packed), id)
+      local entry_id = redis.pcall('XADD', stream, '*', unpack(items))
+      if type(entry_id) == 'table' then
+        refusal = entry_id.err
+        break
+      end
+      redis.pcall('SET', KEYS[FIRST + n - 1], entry_id, 'PX', kept_ms)  -- an optional right
+      count, bytes = count + 1, bytes + #packed
+    else
+      lost[#lost + 1] = id
+    end
+    redis.call('ZREM', scheduled, id)
+    redis.call('HDEL', messages, id)
+  end
+  if bytes >= MOST_BYTES then break end
+end
+
+local next_job = redis.call('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
+local wait = next_job[2] and math.max(0, tonumber(next_job[2]) - now) or -1
+return {count, wait, refusal, lost}
