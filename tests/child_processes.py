@@ -49,8 +49,10 @@ def start(
         "logger": "tests.child",
         "levels": {},
         "argv": ["worker.py"],
-        "binary_fields": [],
         "stream": "jobs",
+        "group": "workers",
+        "is_cluster": False,
+        "binary_fields": [],
         "result_stream": "results",
         "result_channel": None,
         "carry_fields": [],
@@ -79,7 +81,7 @@ def running(processor: str, **options: Any) -> Iterator[ChildProcess]:
 def run(child: ChildProcess, **fields: object) -> Frame:
     """Have a child run one message; return its answer."""
     items = [str(part).encode() for pair in fields.items() for part in pair]
-    return child.run({"messages": [("1-0", 1, len(items))]}, items)
+    return child.run({"messages": [("1-0", 1, len(items))], "clock": 0.0}, items)
 
 
 def result(answer: Frame) -> dict[str, str]:

@@ -31,6 +31,7 @@ from shared_sync.isolation.importable import CHILD_MAIN
 from shared_sync.isolation.side_channel import SideChannel
 from shared_sync.isolation.wire import Channel, ChannelClosed
 from shared_sync.processors import LoadedProcessor, ProcessorContext, ProcessorSource
+from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.results import Results
 
 METRICS_SECONDS: Final = 1.0
@@ -89,6 +90,8 @@ class _Child:
                 log_renamed=LogOnce(logging.getLogger(setup["logger"]), logging.WARNING),
             ),
             binary_fields=frozenset(setup["binary_fields"]),
+            keys=Keys.of(setup["stream"], setup["group"]),
+            is_cluster=setup["is_cluster"],
         )
         self._handler = SendingHandler(side.log, lambda: self._jobs.running_message)
         # Written in the main thread.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.out_of_memory import release_memory
 from shared_sync.isolation import frames
 from shared_sync.isolation.error_description import describe
@@ -13,7 +15,9 @@ from shared_sync.isolation.wire import Frame
 from shared_sync.message import Fields, Message, decode_fields, running_in_this_thread
 from shared_sync.processors import LoadedProcessor
 from shared_sync.protocol.job_options import OPTIONS, without_options
-from shared_sync.protocol.messages import Entry, Finish
+from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.live_job import JobContext, LiveJob
+from shared_sync.protocol.messages import Entry, Finish, Output
 from shared_sync.protocol.results import Results, refuse_unstarted
 from shared_sync.values import has_run
 
@@ -21,94 +25,173 @@ from shared_sync.values import has_run
 class Jobs:
     """Runs jobs one after the other, in the main thread of a child."""
 
-    def __init__(self, results: Results, *, binary_fields: frozenset[str]) -> None:
+    def __init__(
+        self, results: Results, *, binary_fields: frozenset[str], keys: Keys, is_cluster: bool
+    ) -> None:
         # Fixed after construction.
         self._results = results
         self._reads_fields = results.reads_fields
         self._binary_fields = binary_fields
+        self._context = JobContext(keys, is_cluster, self._server_time)
         self._running = running_in_this_thread()
+        self._running.control_of = self._live_job
         # Guarded by the lock.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        renew_lock_in_forks(self)
         self._cancelled: set[str] = set()
+        self._live_jobs: dict[str, LiveJob] = {}
+        """By the ids of their messages, those that the processor has asked for."""
         # Written by the main thread; any thread may read.
         self.running_message: str | None = None
         """The id of the message that runs; None for none, and for several together."""
+        self._clock_offset = 0.0
+        """The server's time less the reading of the monotonic clock."""
 
     def cancel(self, ids: Sequence[str]) -> None:
         """Note that messages are cancelled, perhaps before their job begins. For any thread."""
         with self._lock:
             self._cancelled.update(ids)
+            jobs = [self._live_jobs[one] for one in ids if one in self._live_jobs]
+        for job in jobs:
+            job.cancelled.set()
 
     def run(self, processor: LoadedProcessor, job: Frame) -> Frame:
         """Run the messages of a job; return the frame that answers it.
 
         Raises nothing that the processor raises.
         """
-        messages = self._messages(job)
+        self._clock_offset = job.header["clock"]
+        entries = _entries(job)
+        fields = [decode_fields(one.items, self._binary_fields) for one in entries]
         # The processor may change its own fields.
-        fields = [one.fields for one in messages]
-        for message in messages:
-            if self._reads_fields or OPTIONS in message.fields:
-                message.fields = without_options(message.fields)
+        own = [
+            without_options(one) if self._reads_fields or OPTIONS in one else one for one in fields
+        ]
         try:
             if processor.process_batch is not None:
                 self._running.is_batch = True
-                return self._answer(messages, fields, processor.process_batch(messages))
-            return self._run_one(processor, messages[0], fields[0])
+                messages = [
+                    Message(one.id, its_own, one.deliveries, self._live_job(one))
+                    for one, its_own in zip(entries, own, strict=True)
+                ]
+                return self._answer(entries, fields, processor.process_batch(messages))
+            (entry,) = entries
+            self.running_message = entry.id
+            self._running.parts = (entry.id, own[0], entry.deliveries, entry)
+            result = processor.process(entry.id, own[0])  # type: ignore[misc]
+            return self._answer_one(entry, fields[0], result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit is the processor's
             release_memory(error)
             return Frame(frames.FAILED, {"error": describe(error)}, ())
         finally:
-            with self._lock:
-                self._cancelled.clear()
-            self.running_message = None
-            self._running.parts = None
-            self._running.is_batch = False
+            self._end()
 
-    def _run_one(self, processor: LoadedProcessor, message: Message, fields: Fields) -> Frame:
-        self.running_message = message.id
-        self._running.parts = (message.id, message.fields, message.attempt, None)
-        result = processor.process(message.id, message.fields)  # type: ignore[misc]
-        finish = self._finish(message.id, fields, result)
-        return Frame(frames.DONE, {"outcomes": [_described(finish)]}, _parts(finish))
+    def _end(self) -> None:
+        with self._lock:
+            self._cancelled.clear()
+            ended = list(self._live_jobs.values())
+            self._live_jobs.clear()
+        for job in ended:
+            job.end()
+        self.running_message = None
+        self._running.parts = None
+        self._running.is_batch = False
+
+    # --- what becomes of the messages ---
+
+    def _answer_one(self, entry: Entry, fields: Fields, result: object) -> Frame:
+        finish = self._finish(entry, fields, result)
+        header: dict[str, Any] = {"outcomes": [_described(finish)]}
+        parts = _parts(finish)
+        if self._live_jobs:
+            emitted, items = self._emitted([(0, entry)])
+            if emitted:
+                header["jobs"] = emitted
+                parts = [*parts, *items]
+        return Frame(frames.DONE, header, parts)
 
     def _answer(
-        self, messages: Sequence[Message], fields: Sequence[Fields], results: Sequence[object]
+        self, entries: Sequence[Entry], fields: Sequence[Fields], results: Sequence[object]
     ) -> Frame:
         outcomes: list[object] = []
         parts: list[bytes] = []
-        for message, own, result in zip(messages, fields, results, strict=True):
+        done: list[tuple[int, Entry]] = []
+        for place, (entry, own, result) in enumerate(zip(entries, fields, results, strict=True)):
             error = result if isinstance(result, BaseException) else None
             if error is None:
                 try:
-                    finish = self._finish(message.id, own, result)
+                    finish = self._finish(entry, own, result)
                     outcomes.append(_described(finish))
                     parts += _parts(finish)
+                    done.append((place, entry))
                 except Exception as raised:  # noqa: BLE001 - the fate of this message alone
                     error = raised
             if error is not None:
                 outcomes.append({"error": describe(error)})
-        return Frame(frames.DONE, {"outcomes": outcomes}, parts)
+        header: dict[str, Any] = {"outcomes": outcomes}
+        emitted, items = self._emitted(done)
+        if emitted:
+            header["jobs"] = emitted
+        return Frame(frames.DONE, header, [*parts, *items])
 
-    def _finish(self, message_id: str, fields: Fields, result: object) -> Finish | None:
+    def _finish(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
         """Return what is published for a result, as the parent does without a child."""
         if result is None:
             return None
         if self._results.wanted or OPTIONS in fields:
-            return self._results.success(Entry(message_id, []), fields, result)
+            job = self._live_jobs.get(entry.id)
+            if job is None:
+                return self._results.success(entry, fields, result)
+            return self._results.success(
+                entry, fields, result, job.outputs, forwards_reply=job.forwards_reply
+            )
         if not has_run(result):
             refuse_unstarted(result)
         return None
 
-    def _messages(self, job: Frame) -> list[Message]:
-        messages: list[Message] = []
-        first = 0
-        for message_id, deliveries, count in job.header["messages"]:
-            items = job.parts[first : first + count]
-            fields = decode_fields(items, self._binary_fields)
-            messages.append(Message(message_id, fields, deliveries))
-            first += count
-        return messages
+    def _emitted(
+        self, done: Sequence[tuple[int, Entry]]
+    ) -> tuple[list[tuple[int, bool, list[tuple[str, int]]]], list[bytes]]:
+        """Return what the messages that are done have emitted, and its items."""
+        found: list[tuple[int, bool, list[tuple[str, int]]]] = []
+        items: list[bytes] = []
+        for place, entry in done:
+            job = self._live_jobs.get(entry.id)
+            if job is None:
+                continue
+            job.end()
+            if job.outputs:
+                outputs = list(job.outputs)
+                found.append(
+                    (place, job.forwards_reply, [(one.stream, len(one.items)) for one in outputs])
+                )
+                for one in outputs:
+                    items += one.items
+        return found, items
+
+    # --- what stands behind the messages ---
+
+    def _live_job(self, entry: Entry) -> LiveJob:
+        with self._lock:
+            job = self._live_jobs.get(entry.id)
+            if job is None:
+                job = self._live_jobs[entry.id] = LiveJob(entry, self._context)
+            is_cancelled = entry.id in self._cancelled
+        if is_cancelled:
+            job.cancelled.set()
+        return job
+
+    def _server_time(self) -> float:
+        return time.monotonic() + self._clock_offset
+
+
+def _entries(job: Frame) -> list[Entry]:
+    entries: list[Entry] = []
+    first = 0
+    for message_id, deliveries, count in job.header["messages"]:
+        entries.append(Entry(message_id, list(job.parts[first : first + count]), deliveries))
+        first += count
+    return entries
 
 
 def _described(finish: Finish | None) -> dict[str, Any] | None:
@@ -137,3 +220,8 @@ def finish_of(described: Mapping[str, Any], parts: Iterator[bytes], entry: Entry
         described["adds_header"],
         entry,
     )
+
+
+def outputs_of(described: Sequence[Sequence[Any]], parts: Iterator[bytes]) -> list[Output]:
+    """In the parent: return what a message has emitted, as the child has described it."""
+    return [Output(stream, [next(parts) for _ in range(count)]) for stream, count in described]

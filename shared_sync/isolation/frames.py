@@ -8,7 +8,9 @@ from typing import Final
 LOAD: Final = 1
 """What to load, and how to be set up. The first frame."""
 JOB: Final = 2
-"""Messages to run: [id, deliveries, number of items] for each; the parts are their items."""
+"""Messages to run: [id, deliveries, number of items] for each; the parts are their items. Beside
+them, `clock` is the server's time less the reading of the monotonic clock, which is the same in
+both processes."""
 CLOSE: Final = 3
 """Close the processor and end."""
 
@@ -19,7 +21,8 @@ FAILED: Final = 5
 """Loading the processor has failed, or a job as a whole: the described error."""
 DONE: Final = 6
 """The messages of a job have run: for each None, an answer or a described error. The parts are
-those of the answers."""
+those of the answers, and then what was emitted, if anything: `jobs` has [place of the message,
+whether it forwards the reply, [stream, number of items] for each] of those that did."""
 
 # From the child, over the channel beside that.
 LOG: Final = 7

@@ -15,7 +15,7 @@ from typing import Any, Final
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.errors import ConfigurationError, JobCancelled
 from shared_sync.isolation import frames
-from shared_sync.isolation.child_jobs import finish_of
+from shared_sync.isolation.child_jobs import finish_of, outputs_of
 from shared_sync.isolation.child_logs import current_levels, handle
 from shared_sync.isolation.child_metrics import record_in
 from shared_sync.isolation.devices import child_device
@@ -57,7 +57,13 @@ class ChildPlan:
     max_memory_mb: float | None
 
     @classmethod
-    def of(cls, options: Options, source: ProcessorSource, context: ProcessorContext) -> ChildPlan:
+    def of(
+        cls,
+        options: Options,
+        source: ProcessorSource,
+        context: ProcessorContext,
+        jobs: JobContext,
+    ) -> ChildPlan:
         """Return the plan for a reader.
 
         Raises `ConfigurationError` if a child cannot import what the program gave, or cannot see
@@ -76,8 +82,10 @@ class ChildPlan:
             "reader": context.reader,
             "device": device.device,
             "logger": _plain_logger(context.logger).name,
+            "stream": jobs.keys.stream,
+            "group": jobs.keys.group,
+            "is_cluster": jobs.is_cluster,
             "binary_fields": list(options.binary_fields),
-            "stream": options.stream_name,
             "result_stream": options.result_stream,
             "result_channel": options.result_channel,
             "carry_fields": list(options.carry_fields),
@@ -125,8 +133,14 @@ def runner_for(
     """Return what runs the attempts of a reader: in its thread, or in a child process."""
     if options.isolation == "thread":
         return ThreadRunner(source, context, hooks, jobs=jobs)
-    plan = ChildPlan.of(options, source, context)
-    return ProcessRunner(plan, context, hooks, recorder=recorder, circuit_breakers=circuit_breakers)
+    return ProcessRunner(
+        ChildPlan.of(options, source, context, jobs),
+        context,
+        hooks,
+        jobs=jobs,
+        recorder=recorder,
+        circuit_breakers=circuit_breakers,
+    )
 
 
 class ProcessRunner:
@@ -145,12 +159,14 @@ class ProcessRunner:
         context: ProcessorContext,
         hooks: Sequence[AttemptHook] = (),
         *,
+        jobs: JobContext,
         recorder: Recorder,
         circuit_breakers: CircuitBreakers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Fixed after construction.
         self._plan = plan
+        self._jobs = jobs
         self._context = context
         self._hooks = hooks
         self._recorder = recorder
@@ -243,6 +259,8 @@ class ProcessRunner:
             raise
         finally:
             attempt.ended_at = self._clock()
+            if attempt.jobs is not None:
+                attempt.end_jobs()
             for hook in self._hooks:
                 after = hook.after_repeat if attempt.is_repeat else hook.after_attempt
                 after(attempt, raised)
@@ -297,7 +315,8 @@ class ProcessRunner:
     def _run(self, child: ChildProcess, attempt: Attempt) -> Sequence[object]:
         entries = attempt.entries
         header: dict[str, Any] = {
-            "messages": [(one.id, one.deliveries, len(one.items)) for one in entries]
+            "messages": [(one.id, one.deliveries, len(one.items)) for one in entries],
+            "clock": round(self._jobs.server_time() - time.monotonic(), 3),
         }
         if self._clock() - self._levels_at > LEVELS_SECONDS:
             self._add_levels(header)
@@ -319,6 +338,10 @@ class ProcessRunner:
                 results.append(remake(outcome["error"]))
             else:
                 results.append(finish_of(outcome, found, entry))
+        for place, forwards_reply, emitted in answer.header.get("jobs", ()):
+            job = attempt.job(entries[place])
+            job.forwards_reply = forwards_reply
+            job.outputs += outputs_of(emitted, found)
         return results
 
     def _add_levels(self, header: dict[str, Any]) -> None:
