@@ -22,6 +22,7 @@ from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.jobs.cancellations import Cancellations, Marks
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.prefetch import Prefetch, Setting
 from shared_sync.redis_consumer.reader import Reader
@@ -32,7 +33,7 @@ from shared_sync.redis_consumer.slot import Slot
 
 LOGGER = GuardedLogger(logging.getLogger("tests.reader"))
 BLOCK_SECONDS = 1.0
-NOTHING_FOUND = [[], 0, -1, 0, b"-", 0, b"-", b"-", 0, 0, []]
+NOTHING_FOUND = [[], 0, -1, 0, b"-", 0, b"-", b"-", 0, 0, [], None]
 """The reply to a scan that found nothing."""
 
 
@@ -43,7 +44,7 @@ def delivered(*ids: str) -> list[Any]:
 
 def recovered(*rows: list[Any], more: bool = False) -> list[Any]:
     """The reply to a scan."""
-    return [list(rows), *NOTHING_FOUND[1:-2], int(more), []]
+    return [list(rows), *NOTHING_FOUND[1:-3], int(more), [], None]
 
 
 def row(message_id: str, deliveries: int, *left_by: Any) -> list[Any]:
@@ -83,6 +84,7 @@ class Pool:
             chance=lambda: 0.0,
         )
         self.recovery.take_turn()
+        self.cancellations = Cancellations(commands, LOGGER)
         self._subscription = SimpleNamespace(commands=commands, recovery=self.recovery)
         self._recorder = recorder
         self._process = process
@@ -128,6 +130,7 @@ class Pool:
             processor=reader_processor(new_runner(processor, clock=self.clock), slot),
             availability=self.availability,
             prefetch=Prefetch(prefetch),
+            marks=Marks(self.cancellations, clock=self.clock),
             pauses=self.pauses,
             batches=lambda: None,
             block_seconds=BLOCK_SECONDS,

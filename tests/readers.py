@@ -53,7 +53,8 @@ Reply = Any
 class ScriptedConnection:
     """Stands in for a `Connection`: it keeps what is sent, and the test says what is received.
 
-    A reply that is an error is raised. One that is a function is called first.
+    A reply that is an error is raised. One that is a function is called first. Which messages are
+    cancelled, `marked` says; those questions are neither kept nor answered by the script.
     """
 
     def __init__(self, *replies: Reply) -> None:
@@ -65,6 +66,9 @@ class ScriptedConnection:
         self.fail_to_open: BaseException | None = None
         self.fail_to_send: BaseException | None = None
         self._is_open = False
+        self.marked: list[bytes] | BaseException = []
+        self.marks_asked = 0
+        self._unanswered: deque[Command] = deque()
 
     def open(self) -> None:
         if self.fail_to_open is not None:
@@ -83,10 +87,15 @@ class ScriptedConnection:
         self.open()
         if self.fail_to_send is not None:
             raise self.fail_to_send
-        self.sent.append(list(commands))
+        self._unanswered = deque(commands)
+        kept = [command for command in commands if not _asks_for_marks(command)]
+        self.marks_asked += len(commands) - len(kept)
+        if kept or not commands:
+            self.sent.append(kept)
 
     def receive(self) -> Any:
-        reply = self.replies.popleft()
+        command = self._unanswered.popleft() if self._unanswered else ()
+        reply = self.marked if _asks_for_marks(command) else self.replies.popleft()
         if callable(reply):
             reply = reply()
         if isinstance(reply, RedisUnavailable):
@@ -108,6 +117,10 @@ class ScriptedConnection:
     def names(self) -> list[list[str]]:
         """What was sent: in each exchange, the names of the scripts and commands."""
         return [[name_of(command) for command in commands] for commands in self.sent]
+
+
+def _asks_for_marks(command: Command) -> bool:
+    return tuple(command[:2]) == ("ZRANGE", KEYS.cancelled)
 
 
 def name_of(command: Command) -> str:

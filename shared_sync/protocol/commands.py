@@ -145,7 +145,12 @@ class GroupCommands:
         """One step of recovery; the reply is for `parse_found()`."""
         keys = [*self._common_keys(), self.keys.presence, self.keys.holders, self.keys.outage]
         return scripts.call(
-            "recover", keys, *self._who(), self.lease_ms, self.grace_ms, *request.arguments()
+            "recover",
+            [*keys, self.keys.cancelled],
+            *self._who(),
+            self.lease_ms,
+            self.grace_ms,
+            *request.arguments(),
         )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -29,6 +29,7 @@ TYPES: Final = "shared_sync.types"
 LARGEST_CACHED: Final = 1000
 """Options that are longer are parsed at each call."""
 
+_NAME: Final = OPTIONS.encode()
 _REMEDY: Final = "publish the message with RedisStreamProducer, or without this field"
 
 
@@ -99,6 +100,18 @@ def without_options(fields: Mapping[str, str | bytes]) -> dict[str, str | bytes]
     own = dict(fields)
     own.pop(OPTIONS, None)
     return own
+
+
+def options_of(items: Sequence[bytes]) -> JobOptions:
+    """Return the options among the names and values of a message; none if they cannot be read."""
+    if _NAME in items:
+        for place in range(0, len(items) - 1, 2):
+            if items[place] == _NAME:
+                try:
+                    return JobOptions.parse(items[place + 1])
+                except InvalidMessage:
+                    break
+    return JobOptions()
 
 
 def check_names(fields: Iterable[object]) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared_sync.errors import ConfigurationError, ConsumerStateError, InvalidMessage
+from shared_sync.errors import ConfigurationError, ConsumerStateError
 from shared_sync.message import encode_fields
-from shared_sync.protocol.job_options import OPTIONS, JobOptions, check_names
+from shared_sync.protocol.job_options import OPTIONS, JobOptions, check_names, options_of
 from shared_sync.protocol.keys import Keys, check_stream_name, hash_tag, id_milliseconds
 from shared_sync.protocol.messages import Entry, Output
 
@@ -101,7 +101,7 @@ class LiveJob:
         """The options of the message. Those that cannot be read have let no message run."""
         options = self._options
         if options is None:
-            options = self._options = _options_of(self.entry)
+            options = self._options = options_of(self.entry.items)
         return options
 
     @property
@@ -163,14 +163,3 @@ class LiveJob:
                 f"call {method} while the processor runs; message {self.entry.id} has ended"
             )
         return self.context
-
-
-def _options_of(entry: Entry) -> JobOptions:
-    name, items = OPTIONS.encode(), entry.items
-    for index in range(0, len(items) - 1, 2):
-        if items[index] == name:
-            try:
-                return JobOptions.parse(items[index + 1])
-            except InvalidMessage:
-                break
-    return JobOptions()

@@ -108,11 +108,13 @@ class Found:
     """Whether a next step may find more at once."""
     lost: Sequence[LostEntry]
     """This consumer's messages that were lost with a reply, and can be asked for again."""
+    marks: Sequence[bytes] | None
+    """The ids of cancelled messages, if any entry was found; None if they are not known."""
 
 
 def parse_found(reply: Any, request: ScanRequest) -> Found:
     """Return what the reply to a scan says."""
-    taken, lost_bodies, next_due_ms, *walk, foreign_done, more, lost = reply
+    taken, lost_bodies, next_due_ms, *walk, foreign_done, more, lost, marks = reply
     due_rank, own_from, dead_rank, dead_from, foreign_from = walk
     before = request.position
     return Found(
@@ -129,6 +131,7 @@ def parse_found(reply: Any, request: ScanRequest) -> Found:
         foreign_done=foreign_done,
         more=bool(more),
         lost=[LostEntry(one.decode(), count, notes or b"", at) for one, count, notes, at in lost],
+        marks=marks,
     )
 
 

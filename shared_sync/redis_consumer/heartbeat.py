@@ -74,6 +74,8 @@ class Heartbeat:
         """The sizes of the queue at the last heartbeat."""
         self.next_scheduled_ms: int | None = None
         """How long after the last heartbeat a scheduled job is to be published; None for none."""
+        self.marks = 0
+        """How many marks of cancelled messages there were."""
 
     @property
     def interval_seconds(self) -> float:
@@ -96,6 +98,7 @@ class Heartbeat:
         self._server_clock.heard(reply.now_ms, asked_at, self._clock())
         summary = reply.pending or parse_pending(self._call(self._commands.pending()))
         self._availability.succeeded(self._name)
+        self.marks = reply.cancelled
         self._ended_from = reply.ended_from
         self._restore_from = self._next_to_restore(summary, reply)
         self.next_scheduled_ms = reply.next_scheduled_ms

@@ -19,6 +19,7 @@ from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.heartbeat import BUSY_INTERVAL_SECONDS, Heartbeat
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.jobs.cancellations import CancelWatch
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.running_jobs import RunningJobs
@@ -83,6 +84,7 @@ class HeartbeatThread:
         in_flight.add_outbox(
             subscription.commands.keys, self._outbox.ids, self._outbox.returning_ids
         )
+        self._cancel_watch = CancelWatch(subscription.cancellations, in_flight)
         self._sweep = Sweep(subscription.commands, logger)
         self._scheduled = ScheduledJobs(subscription.commands.keys, logger)
         self._retention = Retention(
@@ -117,6 +119,9 @@ class HeartbeatThread:
         self._recorder.set_gauge("consumer_paused", 1 if self._pauses.reasons() else 0)
         self._timeouts.check()
         self.heartbeat.step()
+        self._cancel_watch.check(
+            self.heartbeat.marks, lambda command: self.connection.call(*command)
+        )
         self._outbox.flush()
         self._scheduled.check(self.connection, self.heartbeat.next_scheduled_ms)
         queue = self.heartbeat.queue

@@ -35,6 +35,7 @@ from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.job_budget import Budget
+from shared_sync.redis_consumer.jobs.cancellations import Marks
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.prefetch import Prefetch
@@ -168,6 +169,7 @@ class Pool:
             ),
             streak=self._streak,
         )
+        marks = Marks(subscription.cancellations)
         outbox = Outbox(
             name,
             connection=subscription.connection(),
@@ -190,6 +192,7 @@ class Pool:
             processor=processor,
             availability=self.availability,
             prefetch=Prefetch(self._options.effective_prefetch),
+            marks=marks,
             pauses=self.pauses,
             batches=self.batches.maker(
                 slot, outbox=outbox, delivery=delivery, runner=processor.runner, recorder=recorder

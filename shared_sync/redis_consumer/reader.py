@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import GroupMissing, LoadingFailed, SharedSyncError
@@ -14,6 +14,7 @@ from shared_sync.redis_consumer.batches.batches import Batches
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.jobs.cancellations import Marks
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.running.reader_processor import ReaderProcessor
 from shared_sync.redis_consumer.settling.outbox import LONG_SECONDS, Outbox
@@ -48,6 +49,7 @@ class Reader:
         processor: ReaderProcessor,
         availability: Availability,
         prefetch: Prefetch,
+        marks: Marks,
         pauses: Pauses,
         batches: Callable[[], Batches | None],
         check_streak: Callable[[], None] = lambda: None,
@@ -73,6 +75,7 @@ class Reader:
         self._clock = clock
         # Owned by the reader's thread.
         self._prefetch = prefetch
+        self._marks = marks
         self._batches: Batches | None = None
         """Runs the messages if the processor takes several at once, as loading it has shown."""
         self._stream_is_empty = False
@@ -122,7 +125,8 @@ class Reader:
         if self._batches is None:
             self._run_waiting()
         else:
-            self._processor.has_run(self._batches.step(self._read_more, has_fetched=has_to_fetch))
+            run = self._batches.step(self._read_more, self._check_waiting, has_fetched=has_to_fetch)
+            self._processor.has_run(run)
 
     def finish(self, abandon: threading.Event) -> None:
         """Settle what is left and hand back what was not started, until `abandon` is set."""
@@ -229,6 +233,7 @@ class Reader:
             self._in_flight.admit(
                 self.slot, self._source, found.entries, into=self.outbox.hand_back
             )
+            self._note_marks(found.marks, brought=bool(found.entries))
             self._owes_a_read = any(entry.left_by is None for entry in found.entries)
             for lost in found.given_up:
                 self.outbox.add(self._delivery.never_arrived(lost))
@@ -253,6 +258,7 @@ class Reader:
         in_flight = self._in_flight
         has_busy_sibling = in_flight.take_from_sibling(self.slot, self._clock())
         if self.slot.waiting:
+            self._marks.forget()
             return
         longest = self._block_seconds
         # While the stream becomes empty, the last of its messages may be on their way to a sibling.
@@ -273,7 +279,9 @@ class Reader:
         if blocking:
             wait_seconds = max(wait_seconds, SHORTEST_WAIT_SECONDS)
         command = self._commands.read(count, round(wait_seconds * 1000))
-        entries = parse_read(self.outbox.exchange(command, blocking=blocking))
+        marks = self._marks.to_send(waits=blocking)
+        reply, marked = self.outbox.exchange_two(command, marks, blocking=blocking)
+        entries = parse_read(reply)
         self._stream_is_empty = not entries
         self._newly_read = len(entries)
         self._owes_a_read = False
@@ -282,6 +290,26 @@ class Reader:
         self._in_flight.admit_read(
             self.slot, self._source, entries, newest_before, into=self.outbox.hand_back
         )
+        if marks is not None and marked is None:
+            self._marks.forget()
+        else:
+            self._note_marks(marked, brought=bool(entries))
+
+    def _note_marks(self, marked: Any, *, brought: bool) -> None:
+        """Note which messages are cancelled, behind a fetch that may have brought any."""
+        waiting = self.slot.waiting.copy() if marked else ()
+        self._marks.has_read(marked, waiting, self.outbox.exchange, brought=brought)
+
+    def _check_waiting(self) -> None:
+        """Ask which messages are cancelled before what waits is started, if that was long ago."""
+        if self._clock() > self._marks.stale_at:
+            self._settle_and_check()
+
+    def _settle_and_check(self) -> None:
+        """Settle what has ended, and ask which of those that wait are cancelled."""
+        self._marks.refresh(self.slot.waiting.copy(), self.outbox.exchange)
+        if self.outbox.is_held_up or not self._marks.is_on:
+            self.outbox.flush()
 
     def _read_more(self, count: int) -> None:
         """Read messages behind those in the slot, `count` at most, to run together with them."""
@@ -310,6 +338,9 @@ class Reader:
         jobs, longest = 0, 0.0
         began = now = self._clock()
         while not pauses.is_held:
+            if now > self._marks.stale_at and slot.waiting:
+                self._settle_and_check()
+                now = self._clock()
             attempt = slot.start_next(now)
             if attempt is None:
                 break
@@ -323,7 +354,7 @@ class Reader:
                 if seconds >= LONG_SECONDS:
                     self.outbox.connection.close_if_stale()
                 if slot.waiting:
-                    self.outbox.flush()
+                    self._settle_and_check()
                     now = self._clock()
         self._prefetch.learn(
             jobs=jobs,

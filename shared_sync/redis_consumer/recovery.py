@@ -64,6 +64,8 @@ class Recovered(NamedTuple):
     """Messages that are this consumer's now."""
     given_up: Sequence[LostEntry]
     """This consumer's messages whose replies are lost each time, to become dead letters."""
+    marks: Sequence[bytes] | None
+    """The ids of cancelled messages; None if they are not known."""
 
 
 class Recovery:
@@ -199,7 +201,7 @@ class Recovery:
             request = self._request(is_searching, most)
             found = parse_found(exchange(self._commands.recover(request)), request)
             given_up = self._note(request, found)
-            yield Recovered(found.entries, given_up)
+            yield Recovered(found.entries, given_up, found.marks)
         finally:
             if is_searching:
                 self._is_searched = False

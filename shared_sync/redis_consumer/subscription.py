@@ -20,6 +20,7 @@ from shared_sync.protocol.scan import Predecessor
 from shared_sync.redis_consumer import identity
 from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.jobs.cancellations import Cancellations
 from shared_sync.redis_consumer.name_lock import NameLock
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.recovery import Recovery
@@ -60,6 +61,7 @@ class Subscription:
             server_time=self.server_clock.now,
         )
         """What its messages need while they run."""
+        self.cancellations = Cancellations(self.commands, logger)
         self.recovery = Recovery(
             commands=self.commands,
             in_flight=in_flight,

@@ -13,7 +13,7 @@ end
 if rank < 0 then return {marked, rank} end
 
 -- Marks are in the order in which they expire. Those that stay keep their ranks.
-local now, groups = now_ms(), groups_of(stream)
+local now, groups = now_ms(), redis.call('XLEN', stream) > 0 and groups_of(stream) or {}
 local marks = redis.call('ZRANGE', cancelled, rank, rank + STEP - 1, 'WITHSCORES')
 for i = 1, #marks, 2 do
   local id = marks[i]

@@ -81,10 +81,12 @@ class Batches:
         """How many messages to fetch for the next batch."""
         return self._collector.expected(self._ceiling.size)
 
-    def step(self, read: Read, *, has_fetched: bool) -> int:
+    def step(self, read: Read, check: Callable[[], None], *, has_fetched: bool) -> int:
         """Collect a batch and run it, or run the next part of one that has failed.
 
         Returns how many messages it has run.
+
+        `check` is called before an attempt begins; it learns which messages are cancelled.
 
         `has_fetched` says that what waits in the slot has just come. Then this blocks up to
         `max_wait_seconds` for more, and always as long as the processor runs.
@@ -95,6 +97,7 @@ class Batches:
             seconds = self._collector.collect(read, self._ceiling.size, has_fetched=has_fetched)
             self._ceiling.batch_begins()
             self._figures.waited(seconds if has_fetched else 0.0)
+        check()
         attempt = self._start_next()
         if attempt is None:
             return 0

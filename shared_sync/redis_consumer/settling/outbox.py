@@ -9,7 +9,7 @@ from shared_sync.common.guarded import Recorder
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import RedisRefused, SharedSyncError
+from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable, SharedSyncError
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.messages import Bury, Fault, Finish, HandBack, Outcome, Park
 from shared_sync.protocol.replies import is_final, parse_settled
@@ -169,20 +169,37 @@ class Outbox:
         interrupted. Raises what the connection raises. An outcome that was refused raises nothing
         here; `is_held_up` tells.
         """
+        return self.exchange_two(command, None, blocking=blocking)[0]
+
+    def exchange_two(
+        self, command: Command, second: Command | None, *, blocking: bool = False
+    ) -> tuple[Any, Any]:
+        """As `exchange()`, and send a second command behind; return the replies to both.
+
+        In place of the reply to a second command that was refused stands the error. None
+        stands there if the connection broke before that reply, and the first one has come.
+        """
         if blocking and self.connection.interrupted:
-            return None
+            return None, None
         parcels = self._pack()
-        self._send(parcels, (command,))
+        self._send(parcels, (command,) if second is None else (command, second))
         if parcels:
             self._receive(parcels)
+        connection, second_reply = self.connection, None
         self._activity.receives = True
         try:
-            connection = self.connection
             reply = connection.receive_blocked() if blocking else connection.receive()
+            if second is not None and not (blocking and connection.interrupted):
+                try:
+                    second_reply = connection.receive()
+                except (RedisRefused, RedisAccessDenied) as refused:
+                    second_reply = refused
+                except RedisUnavailable:
+                    pass  # what the first one has brought must not be lost
         finally:
             self._activity.receives = False
         self._availability.succeeded(self._name)
-        return reply
+        return reply, second_reply
 
     def _pack(self) -> list[Parcel]:
         parcels: list[Parcel] = []

@@ -158,7 +158,7 @@ class Scene:
         self.recorder.flush()
 
     def step(self, read: Callable[[int], None] = lambda _: None, has_fetched: bool = False) -> None:
-        self.batches.step(read, has_fetched=has_fetched)
+        self.batches.step(read, lambda: None, has_fetched=has_fetched)
 
     def charged(self) -> list[str]:
         return [one.id for one in self.outbox.outcomes if isinstance(one, (Park, Bury))]

@@ -1,0 +1,188 @@
+"""Cancelled messages: what a reader knows of them, and telling those that run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final
+
+from shared_sync.common.guarded import Logger
+from shared_sync.common.log_once import LogOnce
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
+from shared_sync.protocol.commands import MOST_MARKS, GroupCommands
+from shared_sync.protocol.job_options import options_of
+from shared_sync.protocol.messages import Entry
+from shared_sync.protocol.replies import parse_marked
+from shared_sync.redis_consumer.in_flight import InFlight
+
+FRESH_SECONDS: Final = 0.02
+"""For how long a reader starts what waits in its slot without asking again what is cancelled."""
+
+GAP_SECONDS: Final = 0.005
+"""A wait for a message that begins so soon after the stream was found empty does not ask what is
+cancelled: what arrives meanwhile goes to the reader at once, before anybody could cancel it."""
+
+Call = Callable[[Command], Any]
+"""Sends a command and returns its reply; raises what the connection raises."""
+
+
+def ids_of(entry: Entry) -> tuple[str, ...]:
+    """Return the ids by which a message may be cancelled: that of its entry, or another as well."""
+    other = options_of(entry.items).id
+    return (entry.id, other) if other else (entry.id,)
+
+
+class Cancellations:
+    """What all threads of a subscription share about cancelled messages. Safe from any thread."""
+
+    def __init__(self, commands: GroupCommands, logger: Logger) -> None:
+        # Fixed after construction.
+        self.commands = commands
+        self._log_refusal = LogOnce(logger, logging.WARNING)
+        # Written by any thread, each time as a whole.
+        self.is_on = True
+        """Whether this user may read which messages are cancelled, for all that is known."""
+        self.exist = False
+        """Whether there were any marks at the last heartbeat."""
+
+    def refused(self, error: SharedSyncError) -> None:
+        """Note that the marks could not be read. Without the right nobody tries again."""
+        if isinstance(error, RedisAccessDenied):
+            self.is_on = self.exist = False
+        self._log_refusal(
+            "it is unknown which messages are cancelled, so they are processed as all others: %s; "
+            "grant the worker's user +zrange and +zscore on the key. This is logged once",
+            error,
+        )
+
+
+class Marks:
+    """The marks of cancelled messages as one reader has last seen them. For its thread.
+
+    They travel behind each read, and in the reply of recovery, so that they cost no round trip of
+    their own. Only if there are very many, or if what was read waits for longer, they do.
+    """
+
+    def __init__(
+        self, shared: Cancellations, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        # Fixed after construction.
+        self._shared = shared
+        self._clock = clock
+        # Owned by the reader's thread.
+        self.ids: Collection[str] = ()
+        """Marked ids; nearly always none. Those of all messages in the slot are among them."""
+        self.stale_at = -math.inf
+        """When what waits in the slot has to be asked about again, on the reader's clock."""
+        self._empty_at = -math.inf
+        """When the stream was last found empty."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether this user may read which messages are cancelled."""
+        return self._shared.is_on
+
+    def has(self, entry: Entry) -> bool:
+        """Return whether a message is cancelled."""
+        return bool(self.ids) and any(one in self.ids for one in ids_of(entry))
+
+    # --- what travels along ---
+
+    def to_send(self, *, waits: bool) -> Command | None:
+        """Return the command that goes behind a read, None if none is needed.
+
+        `waits` says that the read waits for a message. An idle reader then asks nothing.
+        """
+        shared = self._shared
+        if not shared.is_on:
+            return None
+        if (
+            waits
+            and not (shared.exist or self.ids)
+            and self._clock() - self._empty_at < GAP_SECONDS
+        ):
+            return None
+        return shared.commands.marks()
+
+    def has_read(self, reply: Any, waiting: Sequence[Entry], call: Call, *, brought: bool) -> None:
+        """Note the reply to the command behind a read, behind which these messages wait.
+
+        It is None if no command was sent. `brought` says whether the read has brought any message.
+        """
+        now = self._clock()
+        self.forget()  # until all is known
+        if not brought:
+            self._empty_at = now
+        if isinstance(reply, SharedSyncError):
+            self._shared.refused(reply)
+            reply = ()
+        self._note(reply or (), waiting, call)
+        if not self._shared.is_on:
+            self.stale_at = math.inf
+        elif brought or reply is not None:
+            self.stale_at = now + FRESH_SECONDS
+
+    def forget(self) -> None:
+        """Note that nothing is known of what waits in the slot."""
+        self.stale_at = -math.inf
+
+    def refresh(self, waiting: Iterable[Entry], call: Call) -> None:
+        """Ask again which messages are cancelled, before those that wait are started."""
+        shared = self._shared
+        if not shared.is_on:
+            self.stale_at = math.inf
+            return
+        entries = tuple(waiting)
+        try:
+            reply = call(shared.commands.marks())
+        except (RedisRefused, RedisAccessDenied) as error:
+            reply = error
+        self.has_read(reply, entries, call, brought=True)
+
+    def _note(self, reply: Sequence[bytes], entries: Sequence[Entry], call: Call) -> None:
+        if not reply:
+            self.ids = ()
+            return
+        ids = {one.decode(errors="backslashreplace") for one in reply}
+        if len(reply) >= MOST_MARKS and entries:  # there may be more
+            asked = [one for entry in entries for one in ids_of(entry)]
+            ids.update(parse_marked(call(self._shared.commands.marked(asked)))[0])
+        self.ids = ids
+
+
+class CancelWatch:
+    """Tells messages that run that they are cancelled, and removes old marks. For one thread."""
+
+    def __init__(self, shared: Cancellations, in_flight: InFlight) -> None:
+        # Fixed after construction.
+        self._shared = shared
+        self._in_flight = in_flight
+        # Owned by the heartbeat thread.
+        self._tidy_from = 0
+
+    def check(self, marks: int, call: Call) -> None:
+        """Look at the messages that run, if there are so many marks. Raises what `call` raises."""
+        shared = self._shared
+        shared.exist = marks > 0 and shared.is_on
+        if not shared.exist:
+            return
+        source = shared.commands.keys
+        running = [
+            (slot, attempt, entry, ids_of(entry))
+            for slot in self._in_flight.slots
+            if slot.source == source and (attempt := slot.attempt) is not None
+            for entry in attempt.entries
+        ]
+        asked = [one for *_, ids in running for one in ids]
+        try:
+            reply = call(shared.commands.marked(asked, tidy_from=self._tidy_from))
+        except (RedisRefused, RedisAccessDenied) as error:
+            shared.refused(error)
+            return
+        marked, self._tidy_from = parse_marked(reply)
+        for slot, attempt, entry, ids in running:
+            if not set(marked).isdisjoint(ids) and slot.attempt is attempt:
+                slot.cancel(attempt, entry)
