@@ -94,7 +94,11 @@ class Pool:
             retry=RetryPolicy(base_seconds=2.0, jitter=0.0),
             max_crashes=3,
             results=Results(
-                result_stream=stream, result_channel=None, carry_fields=(), binary_fields=()
+                stream=KEYS.stream,
+                result_stream=stream,
+                result_channel=None,
+                carry_fields=(),
+                binary_fields=(),
             ),
         )
         self.readers = [self._new_reader(f"r{n}", prefetch) for n in range(1, readers + 1)]
