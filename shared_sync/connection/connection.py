@@ -71,6 +71,8 @@ class Connection:
         """How many replies to these have not been read."""
         self._load_error: SharedSyncError | None = None
         """Why a script was not loaded."""
+        self._may_not_ping = False
+        """Whether the server has refused this user a PING."""
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._blocked = False
@@ -126,6 +128,29 @@ class Connection:
         """
         if self.is_stale():
             self.close()
+
+    def answers(self, within_seconds: float) -> bool:
+        """Whether the server answers over the connection; one that does not is closed.
+
+        Sends PING and blocks up to `within_seconds`. A refusal is an answer, too. After the server
+        has refused this user a PING none is sent any more, and the connection is closed instead.
+        """
+        if not self._open or self._may_not_ping:
+            self.close()
+            return False
+        try:
+            self.send([("PING",)])
+            if self._connection.can_read(within_seconds):
+                self._unread = 0
+                self._connection.read_response()
+                return True
+        except redis.ResponseError as error:
+            self._may_not_ping = isinstance(translate(error, self._server), RedisAccessDenied)
+            return True
+        except Exception:  # noqa: BLE001, S110 - whatever it is, the connection is broken
+            pass
+        self.close()
+        return False
 
     def send(self, commands: Sequence[Command]) -> None:
         """Send commands in one write, behind the scripts that they call and that are not loaded.

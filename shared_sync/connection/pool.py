@@ -20,6 +20,12 @@ KEEP_SECONDS: Final = 30.0
 """How long an unused connection is kept. Firewalls and load balancers silently drop a connection
 that is idle for a minute or more, and what is sent over it is lost."""
 
+TRUST_SECONDS: Final = 2.0
+"""How long an unused connection is used without being asked whether the server still answers."""
+
+ANSWER_SECONDS: Final = 1.0
+"""How long that answer is waited for."""
+
 
 class _Connections:
     """The connections of one process."""
@@ -92,8 +98,9 @@ class ConnectionPool:
 
         Blocks as `Connection.is_stale()` does, and up to `wait_seconds` while all are lent; raises
         `RedisUnavailable` if they still are. A connection that the server has closed meanwhile, or
-        that was not used for KEEP_SECONDS, is opened anew when it is used. After an error a
-        connection is closed, unless the error leaves it usable.
+        that was not used for KEEP_SECONDS, is opened anew when it is used; so is one that was not
+        used for TRUST_SECONDS and over which no answer comes, for which it blocks up to
+        ANSWER_SECONDS. After an error a connection is closed, unless the error leaves it usable.
         """
         connections = self._connections.get()
         if not connections.free.acquire(timeout=self._wait_seconds):
@@ -126,8 +133,11 @@ class ConnectionPool:
             returned_at, connection = connections.idle.pop()
         except IndexError:
             return Connection(connections.connect)
-        if self._clock() - returned_at > KEEP_SECONDS or connection.is_stale():
+        unused_seconds = self._clock() - returned_at
+        if unused_seconds > KEEP_SECONDS or connection.is_stale():
             connection.close()
+        elif unused_seconds > TRUST_SECONDS:
+            connection.answers(min(ANSWER_SECONDS, self._wait_seconds))
         return connection
 
     def _put_back(self, idle: deque[tuple[float, Connection]], connection: Connection) -> None:

@@ -34,9 +34,9 @@ class RedisStreamProducer:
     does that by itself; without one it sends nothing twice.
 
     Connections are opened as needed, one for each thread that publishes at the same time, up to
-    `max_connections`. One that was not used for 30 s is opened anew, because firewalls silently
-    drop idle connections. The producer may be used after a fork: the forked process opens
-    connections of its own.
+    `max_connections`. One that was not used for 2 s is asked for an answer before it is used, and
+    after 30 s it is opened anew, because firewalls silently drop idle connections. The producer may
+    be used after a fork: the forked process opens connections of its own.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,

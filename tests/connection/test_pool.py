@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
 import pytest
 import redis
+from faults.proxy import Proxy
 from helpers import Clock, eventually, in_a_fork
 
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
-from shared_sync.connection.pool import KEEP_SECONDS, ConnectionPool
+from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.connection.pool import KEEP_SECONDS, TRUST_SECONDS, ConnectionPool
 from shared_sync.errors import (
     ConfigurationError,
     RedisAccessDenied,
@@ -121,6 +123,48 @@ def test_a_connection_that_was_idle_for_long_is_not_trusted(
     assert lent_number(pool) == number
     clock.now += KEEP_SECONDS + 1
     assert lent_number(pool) != number
+
+
+def test_a_connection_that_was_idle_for_a_moment_is_used_once_the_server_has_answered(
+    pool: ConnectionPool, clock: Clock, client: redis.Redis
+) -> None:
+    number = lent_number(pool)
+    client.config_resetstat()
+    assert lent_number(pool) == number
+    assert "cmdstat_ping" not in client.info("commandstats")
+    for _ in range(2):
+        clock.now += TRUST_SECONDS + 1
+        assert lent_number(pool) == number
+    assert client.info("commandstats")["cmdstat_ping"]["calls"] == 2
+
+
+def test_a_link_that_swallows_what_is_sent_is_replaced_long_before_the_timeout(
+    redis_server: EmbeddedRedis, clock: Clock, client: redis.Redis
+) -> None:
+    with closing(Proxy(redis_server.port)) as proxy:
+        pool = make_pool(proxy.url, clock=clock, wait_seconds=0.1)
+        number = lent_number(pool)
+        proxy.drop_links()
+        clock.now += TRUST_SECONDS + 1
+        assert lent_number(pool) != number
+        pool.close()
+
+
+def test_for_a_user_who_may_not_ask_an_idle_connection_is_opened_anew(
+    own_server: EmbeddedRedis, clock: Clock
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        admin.execute_command("ACL", "SETUSER", "gateway", "on", ">pw", "+client")
+        pool = make_pool(own_server.url.replace("redis://", "redis://gateway:pw@"), clock=clock)
+        numbers = [lent_number(pool)]
+        for _ in range(3):
+            clock.now += TRUST_SECONDS + 1
+            numbers.append(lent_number(pool))
+        assert numbers[1] == numbers[0], "a refusal is an answer"
+        assert len({*numbers}) == 3
+        (row,) = [one for one in admin.acl_log() if one["object"] == "ping"]
+        assert row["count"] == 1
+        pool.close()
 
 
 def test_after_a_rush_the_connections_that_nobody_needs_are_closed(

@@ -372,9 +372,12 @@ def test_cuts_at_any_moment_lose_nothing_and_answer_nothing_twice(
 # --- links that are dropped and nobody is told --------------------------------------------------
 
 
+@pytest.mark.parametrize("constant", ["KEEP_SECONDS", "TRUST_SECONDS"])
 def test_links_that_a_firewall_dropped_while_they_were_idle_cost_no_message_and_no_alarm(
-    ledger: Ledger, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, constant: str
 ) -> None:
+    """Whether they are opened anew, or the server is asked over them first."""
+    monkeypatch.setattr(connection_pool, "ANSWER_SECONDS", 0.1)
     check = checks.redis(proxy.url)
     with (
         RedisStreamProducer(proxy.url, KEYS.stream) as producer,
@@ -384,9 +387,7 @@ def test_links_that_a_firewall_dropped_while_they_were_idle_cost_no_message_and_
         assert len(letters) == 0
         assert "status" not in check()
         proxy.drop_links()
-        monkeypatch.setattr(
-            connection_pool, "KEEP_SECONDS", 0.0
-        )  # as if they had been idle for long
+        monkeypatch.setattr(connection_pool, constant, 0.0)  # as if they had been idle for long
         producer.publish({"n": 2})
         producer.publish_many([{"n": 3}])
         assert len(letters) == 0
