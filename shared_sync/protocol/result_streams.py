@@ -8,6 +8,7 @@ last entries of the old one, and whose clock is behind.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -27,6 +28,9 @@ MARGIN_MS: Final = 10_000
 
 RENEWALS: Final = 3
 """How often a stream of replies is renewed in the time that it lives."""
+
+CONFIRMED_SECONDS: Final = 1.0
+"""For so long after Redis has shown that a stream of replies exists, that is not asked again."""
 
 Report = Callable[..., None]
 """Logs a line: a format and its arguments."""
@@ -208,13 +212,27 @@ class OwnStream:
         self._delivered = Remembered()
         self._to_remove: list[str] = []
         self._connects = 0
+        # Written by the reading thread, and by whoever confirms; an old value does no harm.
         self._was_made = False
         self._renew_at = 0.0
+        self._confirmed_at = -math.inf
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the stream certainly existed a moment ago."""
+        return self._clock() - self._confirmed_at < CONFIRMED_SECONDS
+
+    def confirm(self, call: Callable[..., Any]) -> None:
+        """Make a stream of replies if it does not exist. Any thread may call it.
+
+        `call` sends a command over a connection of that thread's own, and returns the reply.
+        """
+        if self._ttl_ms is not None:
+            self._renewed(call(*self._renewal(self._ttl_ms)))
 
     def open(self, connection: Connection) -> None:
         connection.open()
-        if self._ttl_ms is not None:
-            self._renewed(connection.call(*self._renewal(self._ttl_ms)))
+        self.confirm(connection.call)
         self._connects = connection.connects
 
     def read(self, connection: Connection, most: int, block_ms: int) -> list[Entry]:
@@ -223,6 +241,8 @@ class OwnStream:
         removed = self._maintain(connection, [_read(self.key, NO_ID, most, block_ms)])
         entries = parse_read(connection.receive_blocked())
         del self._to_remove[:removed]
+        if entries:
+            self._confirmed_at = self._clock()
         unknown = [entry for entry in entries if entry.id not in self._delivered]
         if len(unknown) < len(entries):  # else they would be returned by every read
             self._to_remove += [entry.id for entry in entries if entry.id in self._delivered]
@@ -278,7 +298,8 @@ class OwnStream:
                 self.key,
             )
         self._was_made = True
-        self._renew_at = self._clock() + (self._ttl_ms or 0) / 1000 / RENEWALS
+        self._confirmed_at = now = self._clock()
+        self._renew_at = now + (self._ttl_ms or 0) / 1000 / RENEWALS
 
 
 def _read(key: str, after: str, most: int, block_ms: int) -> Command:

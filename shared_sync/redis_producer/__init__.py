@@ -1,6 +1,7 @@
 """RedisStreamProducer: publishes messages to the stream that consumers process."""
 
+from shared_sync.redis_producer.handles import JobHandle
 from shared_sync.redis_producer.job import Job, ScheduledJob
 from shared_sync.redis_producer.producer import RedisStreamProducer
 
-__all__ = ["Job", "RedisStreamProducer", "ScheduledJob"]
+__all__ = ["Job", "JobHandle", "RedisStreamProducer", "ScheduledJob"]

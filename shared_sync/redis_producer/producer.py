@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 
 from shared_sync.common import arguments
+from shared_sync.common.detached_logger import DetachedLogger
+from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.pool import ConnectionPool
-from shared_sync.errors import SharedSyncError
-from shared_sync.protocol import scheduling
+from shared_sync.errors import ResultTimeout, SharedSyncError
+from shared_sync.protocol import cancelling, scheduling
 from shared_sync.protocol.keys import StreamKeys, check_stream_name
 from shared_sync.redis_producer.batches import Batch, batch_of, next_batch
+from shared_sync.redis_producer.handles import JobHandle
 from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, ScheduledJob
+from shared_sync.redis_producer.replies import Replies
 from shared_sync.redis_producer.sending import Sender
+from shared_sync.result_listener.listening import REPLY_TTL_SECONDS, Surroundings
+from shared_sync.result_listener.result import Result
 
 MAX_CONNECTIONS = 50
 """Threads that may publish at the same time; a publication takes a round trip."""
@@ -38,6 +46,9 @@ class RedisStreamProducer:
     after 30 s it is opened anew, because firewalls silently drop idle connections. The producer may
     be used after a fork: the forked process opens connections of its own.
 
+    `submit()` and `request()` bring the result back. The first call makes a stream for the replies
+    to this process, and starts a thread that reads it; `close()` removes both.
+
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
             `redis+sentinel://host:port,host:port/master/db` or
@@ -51,6 +62,11 @@ class RedisStreamProducer:
         max_connections: Connections that may be open at a time, in each process. A thread that
             needs one more waits up to `timeout_seconds`, then `RedisUnavailable` is raised.
         credential_provider: Is asked for user and password at each connect, as for a consumer.
+        reply_ttl_seconds: How long the stream of replies lives after this process has died; 1 or
+            more. If Redis is away for longer, results that come meanwhile are lost.
+        metrics: Counts `jobs_sent` and `results_received`, and measures `job_round_trip`.
+        logger: Logs when the stream of replies cannot be read; None for
+            `logging.getLogger("shared_sync")`.
 
     Raises:
         ConfigurationError: An argument cannot work.
@@ -65,12 +81,20 @@ class RedisStreamProducer:
         timeout_seconds: float = 10.0,
         max_connections: int = MAX_CONNECTIONS,
         credential_provider: CredentialProvider | None = None,
+        reply_ttl_seconds: float = REPLY_TTL_SECONDS,
+        metrics: Recorder | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         check_stream_name(stream_name)
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
         if max_queue_depth is not None:
             arguments.whole_number("max_queue_depth", max_queue_depth, 1)
         arguments.whole_number("max_connections", max_connections, 1)
+        arguments.number("reply_ttl_seconds", reply_ttl_seconds, 1, 86_400)
+        arguments.logger("logger", logger)
+        if metrics is not None:
+            arguments.methods("metrics", metrics, RECORDING, "a WorkerMetrics, or None")
+        own_logger = DetachedLogger(GuardedLogger(logger or logging.getLogger("shared_sync")))
         # Fixed after construction.
         self.stream_name = stream_name
         self._keys = StreamKeys.of(stream_name)
@@ -82,6 +106,12 @@ class RedisStreamProducer:
             timeout_seconds=timeout_seconds,
             credential_provider=credential_provider,
             most=max_connections,
+        )
+        self._recorder = GuardedRecorder(metrics, own_logger)
+        self._replies = Replies(
+            Surroundings(redis_url, stream_name, credential_provider, self._recorder, own_logger),
+            self._connections,
+            reply_ttl_seconds,
         )
         self._sender = Sender(
             self._connections,
@@ -149,11 +179,13 @@ class RedisStreamProducer:
         if self._max_queue_depth is not None or batch.placings:
             published: list[str] = []
             self._sender.send(batch, published, wait_until=_moment_after(block_seconds))
-            return published[0]
-        command = ("XADD", self.stream_name, "*", *batch.messages[0])
-        with self._connections.connection() as connection:
-            entry_id: bytes = connection.call(*command)
-        return entry_id.decode()
+            (message_id,) = published
+        else:
+            command = ("XADD", self.stream_name, "*", *batch.messages[0])
+            with self._connections.connection() as connection:
+                message_id = connection.call(*command).decode()
+        self._recorder.increment_counter("jobs_sent")
+        return message_id
 
     def publish_many(
         self, messages: Iterable[Mapping[str, object] | Job], *, block_seconds: float = 0.0
@@ -191,6 +223,9 @@ class RedisStreamProducer:
         except SharedSyncError as error:
             error.published = tuple(published)
             raise
+        finally:
+            if published:
+                self._recorder.increment_counter("jobs_sent", len(published))
         return published
 
     def scheduled(self) -> Iterator[ScheduledJob]:
@@ -216,8 +251,99 @@ class RedisStreamProducer:
         with self._connections.connection() as connection:
             return scheduling.count(connection, self._keys)
 
+    def submit(
+        self,
+        fields: Mapping[str, object],
+        *,
+        expires_seconds: float | None = None,
+        traceparent: str | None = None,
+        deduplicate_key: str | None = None,
+        deduplicate_seconds: float = DEDUPLICATE_SECONDS,
+        delay_seconds: float | None = None,
+        at: datetime | float | None = None,
+        block_seconds: float = 0.0,
+    ) -> JobHandle:
+        """Publish one message whose result comes back to this process, and return its handle.
+
+        The result goes to this process alone, in place of the workers' result stream. The arguments
+        are those of `publish()`, which also says how long this blocks and what it raises. The first
+        call blocks longer by the time to connect, and one after a pause of a second by a round
+        trip, as the stream of replies must exist.
+
+        If another process has published the `deduplicate_key`, that one gets the result, and the
+        handle waits in vain.
+        """
+        sent_at = time.monotonic()
+        with self._replies.address() as (reply_to, waiting):
+            job_id = self.publish(
+                fields,
+                expires_seconds=expires_seconds,
+                reply_to=reply_to,
+                traceparent=traceparent,
+                deduplicate_key=deduplicate_key,
+                deduplicate_seconds=deduplicate_seconds,
+                delay_seconds=delay_seconds,
+                at=at,
+                block_seconds=block_seconds,
+            )
+            return JobHandle(waiting.add(job_id, sent_at), self.cancel, self.status)
+
+    def request(
+        self,
+        fields: Mapping[str, object],
+        *,
+        timeout: float,
+        traceparent: str | None = None,
+        block_seconds: float = 0.0,
+    ) -> Result:
+        """Publish one message, wait for its final result, and return that, whatever its status is.
+
+        The message expires with the `timeout`, and is cancelled when that has passed, as nobody
+        waits for it any more. `request(...).raise_for_status()` raises an error unless it is done.
+
+        Raises:
+            ResultTimeout: The result has not come within `timeout` seconds.
+            ConsumerStateError: The producer was closed before it came.
+            SharedSyncError: As `publish()` does.
+        """
+        arguments.number("timeout", timeout, 0.001, 86_400)
+        deadline = time.monotonic() + timeout
+        handle = self.submit(
+            fields,
+            expires_seconds=timeout,
+            traceparent=traceparent,
+            block_seconds=block_seconds,
+        )
+        try:
+            return handle.result(max(0.0, deadline - time.monotonic()))
+        except ResultTimeout:
+            with suppress(SharedSyncError):
+                handle.cancel()
+            raise ResultTimeout(handle.id, timeout) from None
+
+    def cancel(self, message_id: str) -> str:
+        """Cancel a message for all groups, and return how far it was.
+
+        `scheduled`, `waiting` or `parked`: it will not run, and ends with the status `cancelled`.
+        `running`: its processor learns it within a second or so. `ended`: nothing has changed.
+        `unknown`: the stream has no such message. Cancelling again is harmless. Blocks for two
+        round trips; raises `RedisUnavailable` or `RedisRefused`.
+        """
+        with self._connections.connection() as connection:
+            return cancelling.cancel(connection, self._keys, message_id)
+
+    def status(self, message_id: str) -> str:
+        """Return how far a message is, as `cancel()` does, and change nothing."""
+        with self._connections.connection() as connection:
+            return cancelling.status(connection, self._keys, message_id)
+
     def close(self) -> None:
-        """Close the connections that are not in use. The producer may be used again."""
+        """Close the connections that are not in use, and end the waits for results.
+
+        Blocks until the stream of replies is removed, for 10 s at most. The producer may be used
+        again.
+        """
+        self._replies.close()
         self._connections.close()
 
     def __enter__(self) -> RedisStreamProducer:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 import time
 from collections.abc import Iterator
-from functools import partial
 from types import TracebackType
 from typing import Final
 
@@ -15,19 +13,21 @@ from shared_sync.common import arguments
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.fork import PerProcess
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
-from shared_sync.connection import url
-from shared_sync.connection.availability import Availability
 from shared_sync.connection.credentials import CredentialProvider
-from shared_sync.connection.discovery import connector_of_process
+from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import ConfigurationError, ConsumerStateError, ResultTimeout
 from shared_sync.protocol.keys import NO_ID, StreamKeys
 from shared_sync.protocol.result_streams import OwnStream, ResultSource, SharedStream
 from shared_sync.result_listener.inbox import Inbox
-from shared_sync.result_listener.listening import REPLY_TIMEOUT_SECONDS, Handler, Listening
+from shared_sync.result_listener.listening import (
+    REPLY_TTL_SECONDS,
+    Handler,
+    Listening,
+    Surroundings,
+)
 from shared_sync.result_listener.result import Result
 
 MAX_KEPT: Final = 10_000
-REPLY_TTL_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
 
 _ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
@@ -116,60 +116,58 @@ class ResultListener:
         arguments.logger("logger", logger)
         if metrics is not None:
             arguments.methods("metrics", metrics, RECORDING, "a WorkerMetrics, or None")
+        if replies:
+            StreamKeys.of(stream)  # raises if the name cannot have keys
+        own_logger = DetachedLogger(GuardedLogger(logger or logging.getLogger("shared_sync")))
         # Fixed after construction.
         self.stream = stream
-        self._redis_url = redis_url
         self._handler = handler
-        self._replies = StreamKeys.of(stream) if replies else None
+        self._replies = replies
         self._after = after
         self._remove = remove
-        self._reply_ttl_ms = int(reply_ttl_seconds * 1000)
+        self._reply_ttl_seconds = reply_ttl_seconds
         self._max_kept = max_kept
-        self._logger = DetachedLogger(GuardedLogger(logger or logging.getLogger("shared_sync")))
-        self._recorder = GuardedRecorder(metrics, self._logger)
-        self._connect = partial(
-            connector_of_process,
+        self._surroundings = Surroundings(
             redis_url,
-            key=stream,
-            reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
-            role="listener",
-            credential_provider=credential_provider,
+            stream,
+            credential_provider,
+            GuardedRecorder(metrics, own_logger),
+            own_logger,
         )
-        self._connect()  # raises if the address cannot be used
+        self._connections = ConnectionPool(self._surroundings.connector)
+        """For those who ask for `reply_to`."""
         self._listenings = PerProcess(self._new_listening)
 
     def _new_listening(self) -> Listening:
         return Listening(
             self._new_source(),
-            self._connect(),
+            self._surroundings,
             handler=self._handler,
             inbox=Inbox(self._max_kept),
-            availability=Availability(url.safe_address(self._redis_url), self._logger),
-            recorder=self._recorder,
-            logger=self._logger,
         )
 
     def _new_source(self) -> ResultSource:
-        report = self._logger.warning
-        if self._replies is not None:
-            key = self._replies.reply(secrets.token_hex(8))
-            return OwnStream(key, ttl_ms=self._reply_ttl_ms, report=report)
+        if self._replies:
+            return self._surroundings.new_replies(self._reply_ttl_seconds)
+        report = self._surroundings.logger.warning
         if self._remove:
             return OwnStream(self.stream, ttl_ms=None, report=report)
         return SharedStream(self.stream, after=self._after, report=report)
 
     @property
     def reply_to(self) -> str:
-        """The stream of replies of this process. Starts the listener, and raises as `start()` does.
+        """The stream of replies of this process, which exists. Starts the listener.
 
+        Ask for it anew for each job: if Redis has not shown within the last second that the stream
+        exists, this asks it, and makes the stream again. Blocks and raises as `start()` does.
         Raises `ConsumerStateError` if the listener was made without `replies=True`.
         """
-        if self._replies is None:
+        if not self._replies:
             raise ConsumerStateError(
                 "this listener reads a stream of results that has no reply_to; make one with "
                 "replies=True"
             )
-        return self._started().source.key
+        return self._listenings.get().reply_to(self._connections)
 
     @property
     def last_id(self) -> str:
@@ -191,6 +189,7 @@ class ResultListener:
         Waits up to `timeout` seconds for the handler to return, and for a stream of replies to be
         removed. A handler may call it, which does not wait. Safe in a signal handler.
         """
+        self._connections.close()
         return self._listenings.get().stop(timeout)
 
     def __iter__(self) -> Iterator[Result]:

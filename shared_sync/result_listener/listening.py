@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from shared_sync.common import backoff
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.common.loop import Loop, ReentrantStop
+from shared_sync.connection import url
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import REPLY_MARGIN_SECONDS, Connect, Connection
+from shared_sync.connection.credentials import CredentialProvider
+from shared_sync.connection.discovery import connector_of_process
+from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import ConsumerStateError, SharedSyncError
+from shared_sync.protocol.keys import StreamKeys
 from shared_sync.protocol.messages import Entry
 from shared_sync.protocol.result_streams import OwnStream, Remembered, ResultSource
 from shared_sync.result_listener.inbox import Inbox
@@ -23,6 +30,8 @@ NAME: Final = "results"
 BLOCK_SECONDS: Final = 2.0
 """Longest wait of one read."""
 REPLY_TIMEOUT_SECONDS: Final = BLOCK_SECONDS + REPLY_MARGIN_SECONDS
+REPLY_TTL_SECONDS: Final = 60.0
+"""How long a stream of replies lives without its listener, unless another time is given."""
 MOST: Final = 100
 """The most entries of one read."""
 LARGE_BYTES: Final = 4 * 1024 * 1024
@@ -34,28 +43,52 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 Handler = Callable[[Result], object]
 
 
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a listening is given by whoever uses it."""
+
+    redis_url: str
+    stream: str
+    """A key of the slot in which the results are, for a cluster."""
+    credential_provider: CredentialProvider | None
+    recorder: GuardedRecorder
+    logger: DetachedLogger
+
+    def connector(self) -> Connect:
+        """Return what makes the connections. Raises `ConfigurationError` for a wrong address."""
+        return connector_of_process(
+            self.redis_url,
+            key=self.stream,
+            reply_timeout_seconds=REPLY_TIMEOUT_SECONDS,
+            role="listener",
+            credential_provider=self.credential_provider,
+        )
+
+    def new_replies(self, ttl_seconds: float) -> OwnStream:
+        """Return a stream of replies to this process, with a name of its own."""
+        key = StreamKeys.of(self.stream).reply(secrets.token_hex(8))
+        return OwnStream(key, ttl_ms=int(ttl_seconds * 1000), report=self.logger.warning)
+
+
 class Listening:
     """Reads one stream of results in a thread. Any thread may call the methods."""
 
     def __init__(
         self,
         source: ResultSource,
-        connect: Connect,
+        surroundings: Surroundings,
         *,
         handler: Handler | None,
         inbox: Inbox,
-        availability: Availability,
-        recorder: GuardedRecorder,
-        logger: DetachedLogger,
     ) -> None:
         # Fixed after construction.
         self.source = source
         self.inbox = inbox
         self._handler = handler
-        self._availability = availability
-        self._recorder = recorder
-        self._logger = logger
-        self._connection = Connection(connect)
+        self._recorder = surroundings.recorder
+        self._logger = surroundings.logger
+        self._availability = Availability(url.safe_address(surroundings.redis_url), self._logger)
+        self._connection = Connection(surroundings.connector())
         self._stop = ReentrantStop()
         self._loop = Loop(
             NAME,
@@ -88,6 +121,19 @@ class Listening:
                 self.source.open(self._connection)
                 self._availability.succeeded(NAME)
                 self._loop.start()
+
+    def reply_to(self, connections: ConnectionPool) -> str:
+        """Return the name of the stream of replies, once it exists. Starts the listening.
+
+        If Redis has not shown within the last second that the stream exists, it is asked over one
+        of the `connections`. Blocks and raises as `start()` and they do.
+        """
+        self.start()
+        if isinstance(self.source, OwnStream) and not (
+            self.source.is_confirmed and self._availability.connected
+        ):
+            self.source.confirm(connections.call)
+        return self.source.key
 
     @property
     def stopped(self) -> bool:

@@ -207,8 +207,9 @@ def test_replies_are_received_removed_and_their_stream_expires_unless_it_is_rene
 
 def test_a_stream_of_replies_is_renewed(redis_url: str, client: redis.Redis) -> None:
     with ResultListener(redis_url, "jobs", replies=True, reply_ttl_seconds=1) as results:
-        client.persist(results.reply_to)
-        eventually(lambda: client.pttl(results.reply_to) > 0)
+        address = results.reply_to
+        client.persist(address)
+        eventually(lambda: client.pttl(address) > 0)
 
 
 def test_a_second_final_result_of_a_message_is_dropped_where_nobody_else_listens(
@@ -240,8 +241,9 @@ def test_a_stream_of_replies_that_is_gone_is_made_anew_and_that_is_logged(
     redis_url: str, client: redis.Redis, received: Received, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ResultListener(redis_url, "jobs", received, replies=True, reply_ttl_seconds=1) as results:
+        address = results.reply_to
         client.flushall()
-        eventually(lambda: client.exists(results.reply_to))
+        eventually(lambda: client.exists(address))
         answer(client, "1-0", stream=results.reply_to)
         received.wait_for("1-0")
     assert "is made anew" in caplog.text
@@ -373,7 +375,7 @@ def test_a_link_that_is_dropped_silently_is_replaced(
     received: Received,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shared_sync.result_listener.listener.REPLY_TIMEOUT_SECONDS", 0.7)
+    monkeypatch.setattr(listening, "REPLY_TIMEOUT_SECONDS", 0.7)
     with ExitStack() as stack:
         proxy = Proxy(redis_server.port)
         stack.callback(proxy.close)

@@ -1,0 +1,76 @@
+"""JobHandle: a job that was published, and whose result comes back to this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shared_sync.common import arguments
+from shared_sync.redis_producer.waiting import Awaited
+from shared_sync.result_listener.result import Result
+
+
+class JobHandle:
+    """A job whose result comes back to this process. Safe from any thread.
+
+    `RedisStreamProducer.submit()` returns it. A result is kept as long as the handle is; if you
+    drop the handle, its result is dropped as well.
+    """
+
+    def __init__(
+        self,
+        awaited: Awaited,
+        cancel: Callable[[str], str],
+        status: Callable[[str], str],
+    ) -> None:
+        # Fixed after construction.
+        self._awaited = awaited
+        self._cancel = cancel
+        self._status = status
+
+    @property
+    def id(self) -> str:
+        """The id of the job, which results and logs have as well."""
+        return self._awaited.job_id
+
+    @property
+    def done(self) -> bool:
+        """Whether the final result has come, so that `result()` returns at once."""
+        return self._awaited.final is not None
+
+    @property
+    def progress(self) -> Result | None:
+        """The last progress that has come; None before the first."""
+        return self._awaited.progress
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Return the final result, whatever its status is; it may be asked for again.
+
+        Blocks up to `timeout` seconds; None for ever. `result().raise_for_status()` raises an error
+        for a job that is not done.
+
+        Raises:
+            ResultTimeout: It has not come in time. The job goes on.
+            ConsumerStateError: The producer was closed before it came.
+        """
+        if timeout is not None:
+            arguments.number("timeout", timeout, 0)
+        return self._awaited.wait(timeout)
+
+    def cancel(self) -> str:
+        """Cancel the job, and return how far it was, as `RedisStreamProducer.cancel()` does.
+
+        Nothing is sent, and "ended" returned, if the final result has come.
+        """
+        return "ended" if self.done else self._cancel(self.id)
+
+    def status(self) -> str:
+        """Return how far the job is, as `RedisStreamProducer.status()` does.
+
+        Once the final result has come it is that of the result, such as "done", and nothing is
+        sent.
+        """
+        final = self._awaited.final
+        return self._status(self.id) if final is None else final.status
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"

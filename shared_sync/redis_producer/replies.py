@@ -1,0 +1,76 @@
+"""The stream of replies of a producer: one for each process, made when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shared_sync.common.fork import PerProcess
+from shared_sync.connection.pool import ConnectionPool
+from shared_sync.redis_producer.waiting import Waiting
+from shared_sync.result_listener.inbox import Inbox
+from shared_sync.result_listener.listening import Listening, Surroundings
+
+STOP_SECONDS = 10.0
+
+
+class _Here:
+    """What listens in one process."""
+
+    def __init__(self) -> None:
+        # Both are replaced, and begun with, under the lock.
+        self.lock = threading.Lock()
+        self.listening: Listening | None = None
+        self.waiting: Waiting | None = None
+
+
+class Replies:
+    """Listens for the results of submitted jobs. Safe from any thread.
+
+    A forked process has a stream of its own. Once closed, it begins anew when it is used again.
+    """
+
+    def __init__(
+        self, surroundings: Surroundings, connections: ConnectionPool, ttl_seconds: float
+    ) -> None:
+        # Fixed after construction.
+        self._surroundings = surroundings
+        self._connections = connections
+        self._ttl_seconds = ttl_seconds
+        self._here: PerProcess[_Here] = PerProcess(_Here)
+
+    @contextmanager
+    def address(self) -> Iterator[tuple[str, Waiting]]:
+        """The stream of replies, which exists, and those who wait; while a job is published.
+
+        Raises `RedisUnavailable` or `RedisRefused` if there is no such stream.
+        """
+        here = self._here.get()
+        with here.lock:
+            if here.listening is None or here.waiting is None:
+                here.waiting, here.listening = self._new()
+            waiting, listening = here.waiting, here.listening
+        with waiting.publishing():
+            yield listening.reply_to(self._connections), waiting
+
+    def close(self) -> None:
+        """Remove the stream, and end all waits. Blocks up to STOP_SECONDS."""
+        here = self._here.get()
+        with here.lock:
+            waiting, listening = here.waiting, here.listening
+            here.waiting = here.listening = None
+        if listening is not None:
+            listening.stop(STOP_SECONDS)
+        if waiting is not None:
+            waiting.close()
+
+    def _new(self) -> tuple[Waiting, Listening]:
+        waiting = Waiting(self._surroundings.recorder)
+        listening = Listening(
+            self._surroundings.new_replies(self._ttl_seconds),
+            self._surroundings,
+            handler=waiting.receive,
+            inbox=Inbox(1),
+        )
+        return waiting, listening

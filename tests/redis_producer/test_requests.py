@@ -1,0 +1,240 @@
+"""A job is published, and its result comes back to the process that published it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from helpers import Figures, eventually, in_a_fork
+from producers import STREAM, other_connections, together
+
+from shared_sync import RedisStreamProducer
+from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.errors import ConsumerStateError, RedisUnavailable, ResultTimeout
+
+Answer = Callable[[dict[bytes, bytes]], list[dict[str, str]]]
+
+
+class PlainWorker:
+    """A worker that is written with a plain client, as in another language."""
+
+    def __init__(self, url: str, answer: Answer) -> None:
+        self._url = url
+        self._answer = answer
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.dropped = 0
+
+    def __enter__(self) -> PlainWorker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+    def _run(self) -> None:
+        last = "0"
+        with redis.Redis.from_url(self._url, protocol=2) as client:
+            while not self._stop.is_set():
+                for _, entries in client.xread({STREAM: last}, block=50):
+                    for entry_id, fields in entries:
+                        last = entry_id
+                        self._reply(client, entry_id, fields)
+
+    def _reply(self, client: redis.Redis, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
+        options = json.loads(fields[b"shared_sync.options"])
+        for answer in self._answer(fields):
+            result = {"message_id": entry_id, "status": "done", **answer}
+            if client.xadd(options["reply_to"], result, nomkstream=True) is None:
+                self.dropped += 1
+
+
+def double(fields: dict[bytes, bytes]) -> list[dict[str, str]]:
+    types = json.dumps({"json": ["twice"]})
+    return [{"twice": str(2 * int(fields[b"n"])), "shared_sync.types": types}]
+
+
+@pytest.fixture
+def worker(redis_url: str) -> Iterator[PlainWorker]:
+    with PlainWorker(redis_url, double) as made:
+        yield made
+
+
+def reply_streams(client: redis.Redis) -> list[bytes]:
+    return client.keys("{jobs}:replies:*")
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+def test_a_request_returns_the_result_with_its_types(worker: PlainWorker, redis_url: str) -> None:
+    figures = Figures()
+    with RedisStreamProducer(redis_url, STREAM, metrics=figures) as producer:
+        result = producer.request({"n": 21}, timeout=10)
+    assert (result.status, result.fields) == ("done", {"twice": 42})
+    assert figures.counters == {"jobs_sent": 1, "results_received": 1}
+    assert figures.durations == {"job_round_trip": 1}
+
+
+def test_many_threads_get_their_own_results_over_one_stream(
+    worker: PlainWorker, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def ask(number: int) -> None:
+        for more in range(20):
+            n = 100 * number + more
+            assert producer.request({"n": n}, timeout=20).fields == {"twice": 2 * n}
+
+    together(8, ask)
+    assert len(reply_streams(client)) == 1
+    eventually(lambda: client.xlen(reply_streams(client)[0]) == 0)
+
+
+def test_a_handle_has_the_result_when_it_has_come_and_knows_progress(
+    redis_url: str, producer: RedisStreamProducer
+) -> None:
+    gate = threading.Event()
+
+    def answer(_: dict[bytes, bytes]) -> list[dict[str, str]]:
+        assert gate.wait(10)
+        progress = {"status": "progress", "progress": "0.5"}
+        return [progress, {"status": "dead", "reason": "no speech", "attempts": "1"}]
+
+    with PlainWorker(redis_url, answer):
+        handle = producer.submit({"n": 1})
+        assert not handle.done
+        assert handle.progress is None
+        with pytest.raises(ResultTimeout, match=handle.id):
+            handle.result(timeout=0)
+        gate.set()
+        assert handle.result(timeout=10) == handle.result()
+    assert handle.progress is not None
+    assert handle.progress.progress == 0.5
+    assert (handle.done, handle.status(), handle.cancel()) == (True, "dead", "ended")
+    assert handle.result().reason == "no speech"
+
+
+def test_a_job_that_is_published_once_has_one_result_for_both_handles(
+    worker: PlainWorker, producer: RedisStreamProducer
+) -> None:
+    first, second = (producer.submit({"n": 4}, deduplicate_key="four") for _ in range(2))
+    assert first.id == second.id
+    assert first.result(10) == second.result(10)
+
+
+# --- without a result ---------------------------------------------------------------------------
+
+
+def test_a_request_that_times_out_expires_and_is_cancelled(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    with pytest.raises(ResultTimeout, match=r"has not arrived within 0\.2 s") as caught:
+        producer.request({"n": 1}, timeout=0.2)
+    ((entry_id, fields),) = client.xrange(STREAM)
+    assert caught.value.message_id == entry_id.decode()
+    assert json.loads(fields[b"shared_sync.options"])["expires_seconds"] == 0.2
+    assert client.zscore("{jobs}:cancelled", entry_id) is not None
+
+
+def test_a_waiting_job_can_be_cancelled_and_asked_about(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    handle = producer.submit({"n": 1})
+    assert handle.status() == producer.status(handle.id) == "waiting"
+    assert handle.cancel() == "waiting"
+    assert client.zscore("{jobs}:cancelled", handle.id) is not None
+    assert producer.status("1-0") == "ended"
+
+
+def test_closing_ends_waits_and_removes_the_stream_and_a_later_request_begins_anew(
+    producer: RedisStreamProducer, redis_url: str, client: redis.Redis
+) -> None:
+    handle = producer.submit({"n": 1})
+    caught: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            handle.result()
+        except ConsumerStateError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    producer.close()
+    thread.join(10)
+    assert len(caught) == 1
+    assert reply_streams(client) == []
+    eventually(lambda: other_connections(client) == [])
+    with PlainWorker(redis_url, double) as worker:
+        assert producer.request({"n": 2}, timeout=10).ok
+        assert worker.dropped == 1, "the result for a stream that is gone"
+
+
+def test_nothing_is_made_before_the_first_submission(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    producer.publish({"n": 1})
+    assert reply_streams(client) == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "results"]
+
+
+def test_a_submission_while_redis_is_away_is_an_error_and_a_later_one_works(
+    own_server: EmbeddedRedis,
+) -> None:
+    own_server.kill()
+    with RedisStreamProducer(own_server.url, STREAM) as producer:
+        with pytest.raises(RedisUnavailable):
+            producer.submit({"n": 1})
+        own_server.start()
+        with PlainWorker(own_server.url, double):
+            assert producer.request({"n": 1}, timeout=10).ok
+
+
+# --- what happens to the stream of replies --------------------------------------------------------
+
+
+def test_a_fork_waits_for_its_own_results(
+    worker: PlainWorker, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    def ask() -> dict[str, Any]:
+        result = producer.request({"n": 2}, timeout=10)
+        producer.close()
+        return dict(result.fields)
+
+    assert producer.request({"n": 1}, timeout=10).ok
+    before = reply_streams(client)
+    assert in_a_fork(ask) == {"twice": 4}
+    assert reply_streams(client) == before
+    assert producer.request({"n": 3}, timeout=10).fields == {"twice": 6}
+
+
+def test_redis_may_restart_while_results_are_waited_for(own_server: EmbeddedRedis) -> None:
+    gate = threading.Event()
+
+    def answer(fields: dict[bytes, bytes]) -> list[dict[str, str]]:
+        assert gate.wait(10)
+        return double(fields)
+
+    with RedisStreamProducer(own_server.url, STREAM) as producer:
+        handles = [producer.submit({"n": n}) for n in range(20)]
+        own_server.kill()
+        own_server.start()
+        gate.set()
+        with PlainWorker(own_server.url, answer):
+            results = [handle.result(timeout=20) for handle in handles]
+    assert [result.fields["twice"] for result in results] == [2 * n for n in range(20)]
+
+
+def test_a_stream_of_replies_that_is_gone_is_made_before_the_next_job_is_published(
+    producer: RedisStreamProducer, redis_url: str, client: redis.Redis, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("shared_sync.protocol.result_streams.CONFIRMED_SECONDS", 0.0)
+    with PlainWorker(redis_url, double):
+        assert producer.request({"n": 1}, timeout=10).ok
+        for _ in range(5):
+            client.delete(*reply_streams(client))
+            assert producer.request({"n": 1}, timeout=10).ok

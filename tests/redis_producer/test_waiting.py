@@ -1,0 +1,78 @@
+"""A result reaches the handle of its job, whether it comes before or after its id is known."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+from consumers import LOGGER
+from helpers import Clock, Figures
+
+from shared_sync import Result
+from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
+from shared_sync.errors import ConsumerStateError, ResultTimeout
+from shared_sync.redis_producer.waiting import Waiting
+
+
+@pytest.fixture
+def figures() -> Figures:
+    return Figures()
+
+
+@pytest.fixture
+def waiting(figures: Figures, clock: Clock) -> Waiting:
+    return Waiting(GuardedRecorder(figures, GuardedLogger(LOGGER)), clock)
+
+
+def done(job_id: str) -> Result:
+    return Result(job_id, "done")
+
+
+def test_a_result_that_comes_before_the_reply_to_the_publication_is_found(
+    waiting: Waiting, figures: Figures
+) -> None:
+    with waiting.publishing(), waiting.publishing():
+        waiting.receive(Result("1-0", "progress", {"n": 1}))
+        waiting.receive(done("1-0"))
+        awaited = waiting.add("1-0", sent_at=99.0)
+    assert awaited.wait(0) == done("1-0")
+    assert awaited.progress == Result("1-0", "progress", {"n": 1})
+    assert figures.durations == {"job_round_trip": 1}
+
+
+def test_a_result_that_comes_later_is_found_and_all_handles_of_a_job_have_it(
+    waiting: Waiting,
+) -> None:
+    first = waiting.add("1-0", 0.0)
+    with pytest.raises(ResultTimeout):
+        first.wait(0)
+    waiting.receive(done("1-0"))
+    assert first.wait(0) == waiting.add("1-0", 0.0).wait(0) == done("1-0")
+
+
+def test_results_of_dropped_handles_and_of_strangers_are_kept_no_longer_than_a_publication(
+    waiting: Waiting,
+) -> None:
+    waiting.add("1-0", 0.0)
+    gc.collect()
+    waiting.receive(done("1-0"))
+    assert not waiting._early
+    older = waiting.publishing()
+    older.__enter__()
+    waiting.receive(done("2-0"))
+    with waiting.publishing():  # one after the other goes on for ever
+        older.__exit__(None, None, None)
+        assert not waiting._early
+        waiting.receive(done("3-0"))
+        assert len(waiting._early) == 1
+    assert not waiting._early
+
+
+def test_closing_ends_the_waits_but_leaves_what_has_come(waiting: Waiting) -> None:
+    open_one, ended = waiting.add("1-0", 0.0), waiting.add("2-0", 0.0)
+    waiting.receive(done("2-0"))
+    waiting.close()
+    for awaited in (open_one, waiting.add("3-0", 0.0)):
+        with pytest.raises(ConsumerStateError, match="was closed before the result of"):
+            awaited.wait(None)
+    assert ended.wait(None) == done("2-0")
