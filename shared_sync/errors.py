@@ -81,18 +81,52 @@ class InvalidBatch(SharedSyncError):
 class QueueFull(SharedSyncError):
     """The stream holds its maximum of messages, so nothing more was published.
 
+    The group that needs the oldest of them holds them back. What is not known about it is None,
+    such as without the right to ask.
+
     Attributes:
         stream: The name of the stream.
         limit: The maximum, `max_queue_depth` of the producer.
+        group: The name of the group that holds messages back; empty if the stream has no group.
+        entries: How many messages that group has still to finish. None before Redis 7.0.
+        oldest_seconds: For how long the oldest of them has been there.
     """
 
-    def __init__(self, stream: str, limit: int) -> None:
+    def __init__(
+        self,
+        stream: str,
+        limit: int,
+        *,
+        group: str | None = None,
+        entries: int | None = None,
+        oldest_seconds: float | None = None,
+    ) -> None:
+        why = ""
+        if group:
+            number = "messages" if entries is None else f"{entries} messages"
+            why = f"; group {group!r} has {number} still to finish"
+            if oldest_seconds is not None:
+                why += f", the oldest for {_length(oldest_seconds)}"
+        elif group == "":
+            why = ", and no group reads it"
         super().__init__(
-            f"stream {stream!r} holds its maximum of {limit} messages; "
+            f"stream {stream!r} holds its maximum of {limit} messages{why}; "
             "publish again when workers have caught up, or raise max_queue_depth"
         )
         self.stream = stream
         self.limit = limit
+        self.group = group
+        self.entries = entries
+        self.oldest_seconds = oldest_seconds
+
+
+def _length(seconds: float) -> str:
+    """A length of time for people to read."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
 
 
 class RedisUnavailable(SharedSyncError):

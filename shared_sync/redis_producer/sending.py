@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -12,13 +13,20 @@ from shared_sync.connection.driver_errors import NotRun
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import QueueFull, RedisAccessDenied, RedisUnavailable, SharedSyncError
-from shared_sync.protocol import publishing
+from shared_sync.protocol import publishing, slowest_group
 from shared_sync.protocol.keys import StreamKeys
+from shared_sync.protocol.slowest_group import SlowestGroup
 from shared_sync.redis_producer.batches import Batch
 
 SHORTEST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 0.25
 """Of the pauses between two tries. They keep the processes of a service from asking together."""
+
+FRESH_SECONDS: Final = 1.0
+"""For how long it is known which group holds messages back. It takes a round trip to ask, and a
+gateway may be refused many times a second."""
+
+_UNKNOWN: Final = SlowestGroup("", None, None)
 
 
 class Sender:
@@ -37,6 +45,9 @@ class Sender:
         self._keys = keys
         self._max_queue_depth = max_queue_depth
         self._timeout_seconds = timeout_seconds
+        # Replaced as a whole by any thread.
+        self._slowest: tuple[float, SlowestGroup | None] = (-math.inf, None)
+        """When it was last asked which group holds messages back, and which it was."""
 
     def send(
         self,
@@ -65,9 +76,30 @@ class Sender:
             batch, meanwhile = batch.behind(len(ids)), lambda: None
             left = wait_until - time.monotonic()
             if left <= 0:
-                assert self._max_queue_depth is not None  # noqa: S101 - else all were accepted
-                raise QueueFull(self._keys.stream, self._max_queue_depth)
+                raise self._queue_full()
             time.sleep(min(_pause(tries), left))
+
+    def _queue_full(self) -> QueueFull:
+        """The error for a full stream, which names the group that holds messages back."""
+        assert self._max_queue_depth is not None  # noqa: S101 - else all were accepted
+        now = time.monotonic()
+        found_at, slowest = self._slowest
+        if now - found_at > FRESH_SECONDS:
+            try:
+                with self._connections.connection() as connection:
+                    slowest = slowest_group.find(connection, self._keys.stream)
+            except SharedSyncError:
+                slowest = _UNKNOWN
+            self._slowest = (now, slowest)
+        if slowest is None:
+            return QueueFull(self._keys.stream, self._max_queue_depth, group="")
+        return QueueFull(
+            self._keys.stream,
+            self._max_queue_depth,
+            group=slowest.name or None,
+            entries=slowest.entries,
+            oldest_seconds=slowest.oldest_seconds,
+        )
 
     def _exchange(
         self, command: Command, remembered_seconds: float, meanwhile: Callable[[], object]
