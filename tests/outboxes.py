@@ -49,13 +49,15 @@ def bury(message_id: str) -> Bury:
 class Sender:
     """An outbox, and what it records and reports.
 
-    Its connection answers by a script, unless another one is given.
+    Its connection answers by a script, unless another one is given, and its commands are those of
+    a consumer w1.
     """
 
     def __init__(
         self,
         *replies: Any,
         connection: Connection | None = None,
+        commands: GroupCommands | None = None,
         give_up: Callable[[Finish, str], Outcome | None] = lambda *_: None,
     ) -> None:
         self.connection = ScriptedConnection(*replies)
@@ -66,7 +68,7 @@ class Sender:
         self.outbox = Outbox(
             "reader-1",
             connection=connection or self.connection,  # type: ignore[arg-type]
-            commands=GroupCommands(KEYS, "w1", 30_000, "results", identity="me"),
+            commands=commands or GroupCommands(KEYS, "w1", 30_000, "results", identity="me"),
             activity=self.activity,
             availability=self.availability,
             recorder=self.figures,

@@ -33,7 +33,7 @@ from shared_sync.redis_consumer.slot import Slot
 
 LOGGER = GuardedLogger(logging.getLogger("tests.reader"))
 BLOCK_SECONDS = 1.0
-NOTHING_FOUND = [[], 0, -1, 0, b"-", 0, b"-", b"-", 0, 0, [], None]
+NOTHING_FOUND = [[], 0, -1, 0, b"-", 0, b"-", b"-", 0, 0, [], [], None]
 """The reply to a scan that found nothing."""
 
 
@@ -44,7 +44,7 @@ def delivered(*ids: str) -> list[Any]:
 
 def recovered(*rows: list[Any], more: bool = False) -> list[Any]:
     """The reply to a scan."""
-    return [list(rows), *NOTHING_FOUND[1:-3], int(more), [], None]
+    return [list(rows), *NOTHING_FOUND[1:-4], int(more), [], [], None]
 
 
 def row(message_id: str, deliveries: int, *left_by: Any) -> list[Any]:

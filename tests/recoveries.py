@@ -56,6 +56,7 @@ class Reply:
             self.foreign_done,
             int(self.more),
             [[id.encode(), count, notes or None, at] for id, count, notes, at in self.lost],
+            [],
             None,
         ]
 

@@ -14,6 +14,7 @@ from shared_sync.connection import scripts
 from shared_sync.connection.scripts import Command
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Answer, Bury, Fault, Finish, Park
+from shared_sync.protocol.progress import Report
 from shared_sync.protocol.scan import START, Predecessor, ScanRequest
 
 SHORTEST_BLOCK_MS: Final = 10
@@ -139,6 +140,34 @@ class GroupCommands:
         keys = [*self._common_keys(), self.keys.holders]
         return scripts.call("fault", keys, *self._who(), *arguments)
 
+    # --- progress ---
+
+    def report(self, report: Report) -> Command:
+        """Send progress and keep it for the next attempt; the reply is for `parse_reported()`."""
+        keys = [self.keys.stream, self.keys.progress, self.keys.holders]
+        answer, may_create = report.answer, True
+        if answer.address is not None:
+            keys.append(answer.address.stream)
+            may_create = answer.address.may_create
+        elif answer.items:
+            keys += self._result_key()
+        facts = (report.message_id, report.delivery, report.token, report.sequence, report.stored)
+        ways = ("1" if may_create else "", answer.channel, answer.payload)
+        return scripts.call("progress", keys, *self._who(), *facts, *ways, *answer.items)
+
+    def forget_progress(self, ids: Iterable[str]) -> Command:
+        """Forget the progress of messages that have ended."""
+        return ("HDEL", self.keys.progress, *ids)
+
+    def drop_progress(self, first: int) -> Command:
+        """Forget a step of the progress of messages that others have ended.
+
+        `first` is the number of the message at which to begin. The reply is how many were
+        forgotten, and how many messages have progress stored then.
+        """
+        keys = [self.keys.stream, self.keys.progress]
+        return scripts.call("drop_progress", keys, self.keys.group, first)
+
     # --- taking over ---
 
     def recover(self, request: ScanRequest) -> Command:
@@ -146,7 +175,7 @@ class GroupCommands:
         keys = [*self._common_keys(), self.keys.presence, self.keys.holders, self.keys.outage]
         return scripts.call(
             "recover",
-            [*keys, self.keys.cancelled],
+            [*keys, self.keys.cancelled, self.keys.progress],
             *self._who(),
             self.lease_ms,
             self.grace_ms,

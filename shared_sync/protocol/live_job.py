@@ -5,16 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from shared_sync.errors import ConfigurationError, ConsumerStateError
 from shared_sync.message import encode_fields
 from shared_sync.protocol.job_options import OPTIONS, JobOptions, check_names, options_of
 from shared_sync.protocol.keys import Keys, check_stream_name, hash_tag, id_milliseconds
 from shared_sync.protocol.messages import Entry, Output
+from shared_sync.protocol.progress import parse
 
 SHORTEST_EXPIRY_SECONDS = 0.001
 """What is left to a message that is emitted when its time is over."""
+
+
+class ProgressSink(Protocol):
+    """Takes the progress that messages report. Any thread may call it."""
+
+    def report(self, job: LiveJob, value: float | None, fields: Mapping[str, object]) -> None:
+        """Send progress of a message, or drop it. Never waits for Redis.
+
+        Raises `InvalidMessage` for what cannot be stored.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +36,7 @@ class JobContext:
     is_cluster: bool
     server_time: Callable[[], float]
     """Returns the server's time, in seconds since 1970."""
+    progress: ProgressSink | None = None
 
     def check_target(self, stream: str, *, forward_reply: bool) -> None:
         """Raise `ConfigurationError` if a message of the stream cannot be written in the step that
@@ -123,11 +135,14 @@ class LiveJob:
     @property
     def resume_data(self) -> dict[str, Any] | None:
         """The last progress of an earlier attempt."""
-        return None
+        stored = self.entry.progress
+        return parse(stored) if stored else None
 
     def report_progress(self, value: float | None, fields: Mapping[str, object]) -> None:
         """Send progress, as `Message.report_progress()` says."""
-        self._running_context("report_progress()")
+        context = self._running_context("report_progress()")
+        if context.progress is not None:
+            context.progress.report(self, value, fields)
 
     def emit(self, stream: str, fields: Mapping[str, object], *, forward_reply: bool) -> None:
         """Keep a message to publish, as `Message.emit()` says."""

@@ -31,6 +31,8 @@ class Entry:
     """
 
     __slots__ = ("deliveries", "history", "id", "items", "left_by")
+    progress = b""
+    """What is stored of the progress of an earlier attempt."""
 
     def __init__(
         self,
@@ -68,6 +70,16 @@ class Entry:
         """Deliveries that ended in neither success, failure nor hand-back."""
         crashes = self.deliveries - 1 - self.failures
         return crashes if crashes > 0 else 0
+
+
+class ResumableEntry(Entry):
+    """A message of which an earlier attempt has reported progress."""
+
+    __slots__ = ("progress",)
+
+    def __init__(self, entry: Entry, progress: bytes) -> None:
+        super().__init__(entry.id, entry.items, entry.deliveries, entry.history, entry.left_by)
+        self.progress = progress
 
 
 def parse_read(reply: Any) -> list[Entry]:

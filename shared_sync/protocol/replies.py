@@ -48,6 +48,25 @@ def parse_settled(reply: Any) -> Settled:
     return Settled(results, refusals, driver_errors.refusal(unpublished))
 
 
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What became of progress."""
+
+    is_sent: bool
+    """Whether this call has sent it."""
+    is_owned: bool
+    """Whether the message is still this consumer's, in the same delivery."""
+    refusals: Sequence[SharedSyncError]
+    """Why the stream or the channel has not taken it, although it is kept."""
+
+
+def parse_reported(reply: Any) -> Reported:
+    """Return what the script that sends progress says."""
+    outcome, *refused = reply
+    refusals = [driver_errors.refusal(one) for one in refused]
+    return Reported(outcome == 1, outcome != 0, [one for one in refusals if one is not None])
+
+
 def is_final(refusal: SharedSyncError) -> bool:
     """Return whether the server will refuse the same entry at each try, as common.lua says."""
     return any(text in str(refusal) for text in _FINAL)

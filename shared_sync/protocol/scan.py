@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from shared_sync.protocol.messages import Entry, LostEntry, Read
+from shared_sync.protocol.messages import Entry, LostEntry, Read, ResumableEntry
 
 START: Final = "-"
 """Where the pending messages of a consumer begin."""
@@ -114,11 +114,12 @@ class Found:
 
 def parse_found(reply: Any, request: ScanRequest) -> Found:
     """Return what the reply to a scan says."""
-    taken, lost_bodies, next_due_ms, *walk, foreign_done, more, lost, marks = reply
+    taken, lost_bodies, next_due_ms, *walk, foreign_done, more, lost, resumable, marks = reply
     due_rank, own_from, dead_rank, dead_from, foreign_from = walk
     before = request.position
+    progress_of = dict(zip(resumable[::2], resumable[1::2], strict=True))
     return Found(
-        entries=[_parse_entry(*row) for row in taken],
+        entries=[_parse_entry(progress_of.get(row[0]), *row) for row in taken],
         lost_bodies=lost_bodies,
         next_due_seconds=None if next_due_ms < 0 else next_due_ms / 1000,
         position=Position(
@@ -136,7 +137,13 @@ def parse_found(reply: Any, request: ScanRequest) -> Found:
 
 
 def _parse_entry(
-    entry_id: bytes, items: list[bytes], deliveries: int, history: bytes | None, *left_by: Any
+    progress: bytes | None,
+    entry_id: bytes,
+    items: list[bytes],
+    deliveries: int,
+    history: bytes | None,
+    *left_by: Any,
 ) -> Entry:
     read = Read(*left_by) if left_by else None
-    return Entry(entry_id.decode(), items, deliveries, history or b"", read)
+    entry = Entry(entry_id.decode(), items, deliveries, history or b"", read)
+    return entry if progress is None else ResumableEntry(entry, progress)

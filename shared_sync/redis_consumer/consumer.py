@@ -117,6 +117,8 @@ class RedisStreamConsumer:
         result_ttl_seconds: How long results are kept there, 1 or more. None for ever.
         dead_max_entries: Most dead letters that are kept, as for results. None for no limit.
         dead_ttl_seconds: How long dead letters are kept, 1 or more. None for ever.
+        progress_per_second: How many reports of progress are sent for a message in a second at
+            most, up to 1000. Of those that come faster the newest is sent.
         carry_fields: Fields of the message that go along with its result; neither `message_id`
             nor `status`, which every result has.
         lease_seconds: How long after its last heartbeat a consumer counts as dead, so that its
@@ -204,6 +206,7 @@ class RedisStreamConsumer:
         result_ttl_seconds: float | None = None,
         dead_max_entries: int | None = None,
         dead_ttl_seconds: float | None = None,
+        progress_per_second: float = 10.0,
         carry_fields: Sequence[str] = (),
         lease_seconds: float = 30.0,
         foreign_idle_seconds: float | None = None,
@@ -248,6 +251,7 @@ class RedisStreamConsumer:
             result_ttl_seconds=result_ttl_seconds,
             dead_max_entries=dead_max_entries,
             dead_ttl_seconds=dead_ttl_seconds,
+            progress_per_second=progress_per_second,
             carry_fields=carry_fields,
             lease_seconds=lease_seconds,
             foreign_idle_seconds=foreign_idle_seconds,

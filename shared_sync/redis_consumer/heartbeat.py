@@ -30,6 +30,9 @@ from shared_sync.redis_consumer.slot import Activity
 
 MAX_INTERVAL_SECONDS = 2.0
 HEARTBEATS_PER_LEASE = 6
+DROP_STEP: Final = 100
+"""Messages of which drop_progress.lua looks whether they have ended."""
+
 BUSY_INTERVAL_SECONDS: Final = 0.05
 """Pause while due times are being restored, in steps."""
 
@@ -66,6 +69,7 @@ class Heartbeat:
         self._interval_seconds = min(lease_seconds / HEARTBEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
         # Owned by the heartbeat thread.
         self._ended_from = 0
+        self._progress_from = 0
         self._restore_from = ""
         self._checks_due_times = False
         self._last_now_ms = 0
@@ -104,6 +108,9 @@ class Heartbeat:
         self.next_scheduled_ms = reply.next_scheduled_ms
         self._recovery.found_consumers(name for name in summary.by_consumer if name != PARKED)
         self._report(summary, reply)
+        if reply.progress > summary.total:  # some of it is of messages that have ended
+            self._call(self._commands.drop_progress(self._progress_from))
+            self._progress_from += DROP_STEP
 
     def _call(self, command: Command) -> Any:
         self._activity.receives = True

@@ -54,6 +54,7 @@ class Options:
     result_ttl_seconds: float | None
     dead_max_entries: int | None
     dead_ttl_seconds: float | None
+    progress_per_second: float
     carry_fields: Sequence[str]
     lease_seconds: float
     foreign_idle_seconds: float | None
@@ -237,6 +238,7 @@ class Options:
             )
 
     def _check_jobs(self) -> None:
+        arguments.number("progress_per_second", self.progress_per_second, 0.01, 1000)
         deadline, limit = self.job_deadline_seconds, self.job_limit_seconds
         if deadline is not None:
             arguments.number("job_deadline_seconds", deadline, 0.1, LONGEST_DEADLINE_SECONDS)

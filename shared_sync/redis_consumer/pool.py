@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from shared_sync.common.detached_logger import DetachedLogger
@@ -14,6 +15,7 @@ from shared_sync.common.log_once import LogOnce
 from shared_sync.common.loop import Loop
 from shared_sync.connection import url
 from shared_sync.connection.availability import Availability
+from shared_sync.connection.connection import REPLY_MARGIN_SECONDS
 from shared_sync.errors import ConsumerBroken
 from shared_sync.processors import ProcessorSource
 from shared_sync.protocol.results import Results
@@ -36,6 +38,7 @@ from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.job_budget import Budget
 from shared_sync.redis_consumer.jobs.cancellations import Marks
+from shared_sync.redis_consumer.jobs.progress import ProgressSender
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 from shared_sync.redis_consumer.prefetch import Prefetch
@@ -89,12 +92,14 @@ class Pool:
         self._abandon = threading.Event()
         self._broken_worker = BrokenWorker(FatalErrors(options.fatal_errors), on_broken=on_broken)
         self.pauses = Pauses(logger=logger, on_hold=self._wake_heartbeat.set)
+        self.progress = self._new_progress()
         self.batches = PoolBatches(
             options.effective_batch,
             is_wanted=options.batch is not None,
             in_flight=self._in_flight,
             pauses=self.pauses,
             logger=logger.direct,
+            end_jobs=self.progress.end,
         )
         self.circuit_breakers = CircuitBreakers(
             options.circuit_breakers, pauses=self.pauses, recorder=recorder
@@ -143,6 +148,19 @@ class Pool:
 
     # --- building ---
 
+    def _new_progress(self) -> ProgressSender:
+        options, (subscription,) = self._options, self.subscriptions
+        return ProgressSender(
+            f"{options.consumer_id}-progress",
+            connect=subscription.connector(REPLY_MARGIN_SECONDS),
+            commands=subscription.commands,
+            results=self._rules.results,
+            binary_fields=options.binary_fields,
+            per_second=options.progress_per_second,
+            recorder=self._recorder,
+            logger=self._logger,
+        )
+
     def _new_reader(self, number: int) -> Reader:
         (subscription,) = self.subscriptions
         name = f"{self._options.consumer_id}-reader-{number}"
@@ -152,7 +170,8 @@ class Pool:
         hooks = (
             [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
         )
-        processor = self._processors.add(number, slot, hooks, subscription.jobs)
+        jobs = replace(subscription.jobs, progress=self.progress)
+        processor = self._processors.add(number, slot, hooks, jobs)
         has_child = self._options.isolation == "process"
         delivery = Delivery(
             self._rules,
@@ -198,6 +217,7 @@ class Pool:
                 slot, outbox=outbox, delivery=delivery, runner=processor.runner, recorder=recorder
             ),
             check_streak=self._streak.check,
+            end_jobs=self.progress.end,
             block_seconds=self._options.block_seconds,
         )
 
@@ -298,6 +318,7 @@ class Pool:
         self.pauses.close()
         self.loading.cancel()
         self._in_flight.abandon()
+        self.progress.abandon()
         for loop in (self.heartbeat_loop, *self.reader_loops):
             loop.abandon()
 
@@ -381,7 +402,10 @@ class Pool:
 
         As `Draining.drain()`, which has the order and the reasons.
         """
-        return self._draining.drain(stop_by)
+        try:
+            return self._draining.drain(stop_by)
+        finally:
+            self.progress.stop()  # the readers have sent the last of it
 
     def leave(self, stop_by: float) -> bool:
         """Leave the groups; return whether Redis knows."""

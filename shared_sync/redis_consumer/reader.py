@@ -15,6 +15,7 @@ from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.jobs.cancellations import Marks
+from shared_sync.redis_consumer.jobs.progress import EndJobs, end_no_jobs
 from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.running.reader_processor import ReaderProcessor
 from shared_sync.redis_consumer.settling.outbox import LONG_SECONDS, Outbox
@@ -53,6 +54,7 @@ class Reader:
         pauses: Pauses,
         batches: Callable[[], Batches | None],
         check_streak: Callable[[], None] = lambda: None,
+        end_jobs: EndJobs = end_no_jobs,
         block_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,6 +73,7 @@ class Reader:
         self._pauses = pauses
         self._new_batches = batches
         self._check_streak = check_streak
+        self._end_jobs = end_jobs
         self._block_seconds = block_seconds
         self._clock = clock
         # Owned by the reader's thread.
@@ -395,6 +398,8 @@ class Reader:
         try:
             outcome = self._delivery.run(attempt, self._runner, slot)
             ended_at = attempt.ended_at
+            if attempt.jobs is not None:
+                self._end_jobs(attempt.jobs.values(), outbox)
             if outcome is None:
                 outbox.add_done(entry.id)
             else:

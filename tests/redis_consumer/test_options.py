@@ -98,6 +98,8 @@ from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
         ("kill_grace_seconds", -1),
         ("kill_grace_seconds", float("inf")),
         ("max_memory_mb", 500),
+        ("progress_per_second", 0),
+        ("progress_per_second", 1001),
         ("circuit_breakers", None),
         ("circuit_breakers", CircuitBreaker()),
         ("circuit_breakers", ["translator"]),

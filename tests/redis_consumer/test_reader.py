@@ -250,7 +250,7 @@ def test_an_idle_sibling_is_left_its_share_of_what_is_taken_over(clock: Clock) -
     def recover_meanwhile() -> None:
         clock.now += 1
         one.make_pass(NOTHING_FOUND)
-        most.append(one.connection.sent[-1][-1][3 + 7 + 10])
+        most.append(one.connection.sent[-1][-1][3 + 8 + 10])
 
     one.make_pass(None)
     other.make_pass(None)
@@ -281,7 +281,7 @@ def test_while_new_messages_wait_no_more_retries_are_taken_than_new_ones_were_re
     def most_retries() -> int:
         clock.now += 1
         reader.make_pass(*[reader.outbox.unsettled] * bool(reader.outbox.unsettled), NOTHING_FOUND)
-        return int(reader.connection.sent[-1][-1][3 + 7 + 10])
+        return int(reader.connection.sent[-1][-1][3 + 8 + 10])
 
     assert most_retries() == 1
     reader.make_pass(delivered("1-0", "2-0", "3-0"))
@@ -321,7 +321,7 @@ def test_until_a_suspects_outcome_is_settled_nothing_that_crashed_starts_beside_
         one.make_pass(LOST)
     clock.now += 1
     other.make_pass(NOTHING_FOUND)
-    startable = 3 + 7 + 9
+    startable = 3 + 8 + 9
     assert other.connection.sent[-1][-1][startable] == 1
     clock.now += 1
     one.make_pass(0, NOTHING_FOUND)

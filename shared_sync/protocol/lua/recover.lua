@@ -26,7 +26,7 @@
 -- A due message is left to others for some time, if any live: for up to a second if its last failure was
 -- on this consumer; for a minute if a worker broke at it, and this process has finished no message yet.
 --
--- KEYS: stream, history, due, presence, holders, outage, cancelled
+-- KEYS: stream, history, due, presence, holders, outage, cancelled, progress
 -- ARGV:
 --    1 to 5   group, consumer, identity, lease ms, grace ms
 --    6        idle ms after which an own message without a reader counts as left behind
@@ -46,8 +46,9 @@
 --   then      the ids that this process has in flight
 -- Returns {taken, of how many the entry was gone, ms until the next parked message is due or -1,
 -- where to go on (five values as in 12 to 16), how many of the foreign consumers are done, 1 if
--- there is more or 0, messages that were lost with a reply, the ids of cancelled messages (MOST_MARKS at
--- most) if any message was taken and they may be read, or nil}. Each taken message is {id, fields, deliveries, history or nil}; if it was
+-- there is more or 0, messages that were lost with a reply, the stored progress of taken messages (id
+-- and progress in turn), the ids of cancelled messages (MOST_MARKS at most) if any message was taken and
+-- they may be read, or nil}. Each taken message is {id, fields, deliveries, history or nil}; if it was
 -- left behind, then also the consumer that left it, and the ms at which it was delivered there. Each
 -- lost one is {id, deliveries, history or nil, ms at which it was delivered}.
 
@@ -64,7 +65,7 @@ local LONGEST_PREFERENCE = 1000
 local FAULT_PREFERENCE = 60000
 
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local holders, outage, cancelled = KEYS[5], KEYS[6], KEYS[7]
+local holders, outage, cancelled, progress = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
 local own_idle, since = tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -95,7 +96,7 @@ if not current or not is_of(current, identity) then
   end
   -- The next heartbeat takes the name back. Until then nothing is taken under a name that is not on
   -- record: a crash with it would look like another program's.
-  return {{}, 0, -1, due_rank, own_from, dead_rank, dead_from, foreign_from, 0, 0, {}, false}
+  return {{}, 0, -1, due_rank, own_from, dead_rank, dead_from, foreign_from, 0, 0, {}, {}, false}
 end
 
 local taken, gone, more, alone, lost = {}, 0, false, false, {}
@@ -427,7 +428,17 @@ else
   look_at_due()
   look_at_what_was_left()
 end
+local resumable = {}
+if #taken > 0 and redis.call('HLEN', progress) > 0 then
+  for _, message in ipairs(taken) do
+    local stored = redis.call('HGET', progress, message[1])
+    if stored then
+      resumable[#resumable + 1] = message[1]
+      resumable[#resumable + 1] = stored
+    end
+  end
+end
 local marks = #taken > 0 and redis.pcall('ZRANGE', cancelled, 0, MOST_MARKS - 1)
 if marks and marks.err then marks = false end
 return {taken, gone, next_due, due_rank, own_from, dead_rank, dead_from, foreign_from, names_done,
-  more and 1 or 0, lost, marks}
+  more and 1 or 0, lost, resumable, marks}

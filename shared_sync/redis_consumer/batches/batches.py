@@ -21,6 +21,7 @@ from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.failures import Failure
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.jobs.progress import EndJobs, end_no_jobs
 from shared_sync.redis_consumer.running.runner import Runner
 from shared_sync.redis_consumer.settling.outbox import LONG_SECONDS, Outbox
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -47,6 +48,7 @@ class Batches:
         runner: Runner,
         figures: BatchFigures,
         logger: Logger,
+        end_jobs: EndJobs = end_no_jobs,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -59,6 +61,7 @@ class Batches:
         self._runner = runner
         self._figures = figures
         self._logger = logger
+        self._end_jobs = end_jobs
         self._clock = clock
         # Owned by the reader's thread.
         self._collector = Collector(
@@ -168,6 +171,8 @@ class Batches:
             self._settle(attempt, fields, results)
         finally:
             slot.runs_processor = False
+            if attempt.jobs is not None:
+                self._end_jobs(attempt.jobs.values(), self._outbox)
             self._end(attempt, begun)
 
     def _check(self, attempt: Attempt) -> list[Fields]:

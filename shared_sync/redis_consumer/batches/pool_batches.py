@@ -12,6 +12,7 @@ from shared_sync.redis_consumer.batches.figures import BatchFigures
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.jobs.progress import EndJobs
 from shared_sync.redis_consumer.running.runner import Runner
 from shared_sync.redis_consumer.settling.outbox import Outbox
 from shared_sync.redis_consumer.slot import Slot
@@ -32,6 +33,7 @@ class PoolBatches:
         in_flight: InFlight,
         pauses: Pauses,
         logger: Logger,
+        end_jobs: EndJobs,
     ) -> None:
         """`is_wanted` says that the program has asked for batches."""
         # Fixed after construction.
@@ -40,6 +42,7 @@ class PoolBatches:
         self._in_flight = in_flight
         self._pauses = pauses
         self._logger = logger
+        self._end_jobs = end_jobs
         # Only ever added to, by the readers.
         self._figures: list[BatchFigures] = []
 
@@ -79,6 +82,7 @@ class PoolBatches:
                 runner=runner,
                 figures=figures,
                 logger=self._logger,
+                end_jobs=self._end_jobs,
             )
 
         return make

@@ -12,7 +12,9 @@ from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable, SharedSyncError
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.messages import Bury, Fault, Finish, HandBack, Outcome, Park
+from shared_sync.protocol.progress import Report
 from shared_sync.protocol.replies import is_final, parse_settled
+from shared_sync.redis_consumer.settling.last_progress import LastProgress
 from shared_sync.redis_consumer.settling.one_by_one import OneByOne
 from shared_sync.redis_consumer.settling.parcels import (
     MOST_IDS,
@@ -65,6 +67,7 @@ class Outbox:
         self._done: list[str] = []
         self._outcomes: list[Outcome] = []
         self._returned: list[str] = []
+        self._progress = LastProgress(commands, recorder)
         # Owned by the using thread.
         self._sent: Sequence[Parcel] = ()
         """What the last exchange has sent."""
@@ -101,6 +104,13 @@ class Outbox:
     def hand_back(self, ids: Iterable[str]) -> None:
         """Put in messages that go back uncharged."""
         self._returned += ids
+
+    def add_progress(self, message_id: str, last: Report | None) -> None:
+        """Note that a message has reported progress, before its outcome is put in.
+
+        The last progress is sent together with the outcome, unless it was sent.
+        """
+        self._progress.add(message_id, last)
 
     @property
     def unsettled(self) -> int:
@@ -202,7 +212,8 @@ class Outbox:
         return reply, second_reply
 
     def _pack(self) -> list[Parcel]:
-        parcels: list[Parcel] = []
+        progress = self._progress
+        parcels = progress.reports() if progress else []
         commands = self._commands
         if self._done:
             for ids in chunks(self._done, MOST_IDS):
@@ -221,6 +232,9 @@ class Outbox:
         if self._returned:
             for ids in chunks(self._returned, MOST_OUTCOMES):
                 parcels.append(Parcel(commands.hand_back(ids), ids, self._confirm_returned(ids)))
+        if progress:
+            ended = [one.id for one in self._outcomes if isinstance(one, (Finish, Bury))]
+            parcels += progress.ends({*self._done, *ended})
         return parcels
 
     def _parcel(self, command: Command, outcomes: Sequence[Outcome]) -> Parcel:
@@ -259,7 +273,9 @@ class Outbox:
                 try:
                     refused = parcel.confirm(self.connection.receive())
                 except RedisRefused as error:
-                    refused = error
+                    if parcel.drop is not None:
+                        parcel.drop()
+                    refused = error if parcel.drop is None else None
                 self._answered += 1
                 refusal = refused or refusal
                 if self._in_doubt:

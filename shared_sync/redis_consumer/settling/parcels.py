@@ -31,6 +31,8 @@ class Parcel(NamedTuple):
     """Notes what became of the messages; returns why one of them was refused."""
     result: Finish | None = None
     """The result, if the command settles nothing else."""
+    drop: Callable[[], None] | None = None
+    """Forgets what the command is about if Redis refuses it, as it may: it settles nothing."""
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
