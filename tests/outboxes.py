@@ -35,7 +35,7 @@ def settled(*results: int | bytes, unpublished: bytes = b"") -> list[Any]:
 
 
 def finish(message_id: str) -> Finish:
-    return Finish(message_id, *result("done"))
+    return Finish(message_id, result("done").items)
 
 
 def park(message_id: str) -> Park:

@@ -145,7 +145,7 @@ class Worker:
         """End a message, with its result if there is one."""
         if answer == NOTHING:
             return self.done(message_id)
-        (ended,) = self.settle(Finish(message_id, *answer))
+        (ended,) = self.settle(Finish(message_id, *answer[:3], address=answer.address))
         return ended
 
     def park(
@@ -281,7 +281,10 @@ def commands_for(commands: GroupCommands, outcomes: Sequence[Outcome]) -> list[C
     parks = [one for one in outcomes if isinstance(one, Park)]
     buries = [one for one in outcomes if isinstance(one, Bury)]
     faults = [one for one in outcomes if isinstance(one, Fault)]
-    settling = [commands.finish_with_results(finishes)] if finishes else []
+    plain = [one for one in finishes if one.is_plain]
+    others = [one for one in finishes if not one.is_plain]
+    settling = [commands.finish_with_results(plain)] if plain else []
+    settling += [commands.finish_with_outputs(others)] if others else []
     settling += [commands.park(parks)] if parks else []
     settling += [commands.bury(one) for one in buries]
     return [*settling, *([commands.fault(faults)] if faults else [])]

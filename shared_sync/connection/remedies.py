@@ -35,6 +35,11 @@ def explain(error: SharedSyncError, command: Command) -> SharedSyncError:
     return error
 
 
+def is_about_key(error: SharedSyncError) -> bool:
+    """Return whether the user may not use a key, so that another command may well be allowed."""
+    return isinstance(error, RedisAccessDenied) and bool(_DENIED_KEY.search(str(error)))
+
+
 def keys_of(command: Command) -> Sequence[str]:
     """The keys of a command that has some."""
     name = command[0] if command else ""

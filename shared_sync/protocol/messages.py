@@ -186,6 +186,21 @@ class Finish:
         self.is_plain = self.status == DONE and address is None and not outputs
         self.size += _size_of(outputs)
 
+    def with_header(self) -> Sequence[bytes]:
+        """Return all items of the result."""
+        if not self.adds_header:
+            return self.items
+        return (b"message_id", self.id.encode(), b"status", self.status.encode(), *self.items)
+
+    @property
+    def known_as(self) -> str:
+        """The id that the result has if it is another one than that of the message, or ''."""
+        items = self.items
+        if not items or items[0] != b"message_id":
+            return ""
+        known_as = items[1].decode()
+        return "" if known_as == self.id else known_as
+
     @property
     def is_empty(self) -> bool:
         """Whether it is done with nothing to publish, so that its id is all that is needed."""

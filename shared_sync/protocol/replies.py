@@ -13,7 +13,14 @@ from shared_sync.protocol.keys import PARKED
 REFUSED: Final = -2
 """The result of an outcome that Redis refused."""
 
-_FINAL: Final = ("exhausted the last possible ID", "too large to be stored")
+DROPPED: Final = 2
+"""The result of an outcome that ended its message, while the reply to its caller was dropped."""
+
+_FINAL: Final = (
+    "exhausted the last possible ID",
+    "too large to be stored",
+    "which never takes an entry",
+)
 
 
 def text_of(raw: bytes) -> str:
@@ -26,8 +33,9 @@ class Settled:
     """What became of the outcomes that one command settled."""
 
     results: Sequence[int]
-    """One for each outcome: 1 if it ended or parked its message, 0 if the message was no longer
-    this consumer's, -1 if its body was gone, -2 if it was refused."""
+    """One for each outcome: 1 if it ended or parked its message, 2 if besides the reply to its
+    caller was dropped, 0 if the message was no longer this consumer's, -1 if its body was gone, -2
+    if it was refused."""
     refusals: Mapping[int, SharedSyncError] = field(default_factory=dict)
     """Why outcomes were refused, by their place among the results."""
     unpublished: SharedSyncError | None = None

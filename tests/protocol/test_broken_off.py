@@ -16,12 +16,18 @@ from protocol_client import KEYS, GroupAdmin, Worker, make_connection, result
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import RedisAccessDenied, RedisRefused
 from shared_sync.protocol.keys import Keys
-from shared_sync.protocol.messages import Finish
+from shared_sync.protocol.messages import Finish, Output
 
 OUTCOMES: dict[str, Callable[[Worker, str], int]] = {
     "done": lambda worker, one: worker.done(one),
     "with a result": lambda worker, one: worker.finish(one, result("A")),
     "with a header": lambda worker, one: worker.settle(Finish(one, adds_header=True))[0],
+    "with outputs": lambda worker, one: worker.settle(
+        Finish(one, result("A").items, outputs=[Output("next", [b"text", b"B"])])
+    )[0],
+    "expired": lambda worker, one: worker.settle(Finish(one, result("A").items, status="expired"))[
+        0
+    ],
     "buried": lambda worker, one: worker.bury(one, answer=result("dead")),
     "parked": lambda worker, one: worker.park(one, delay_ms=0, delivery=1),
     "at a fault": lambda worker, one: worker.fault(one),
@@ -76,6 +82,7 @@ def test_whichever_right_is_taken_away_an_outcome_is_settled_once(
                 assert admin.pending()[one] == ("w1", 1), right
                 assert admin.bodies() == [one, other], right
                 assert (admin.results(), admin.dead()) == ([], []), right
+                assert admin.client.xlen("next") == 0, right
         admin.client.execute_command(*user, f"+{right}")
         worked += settle(worker, one)
         assert worked == 1, right
@@ -99,6 +106,7 @@ def assert_settled_once(admin: GroupAdmin, one: str, other: str) -> None:
     assert one not in admin.due()
     assert len(admin.results()) <= 1
     assert len(admin.dead()) <= 1
+    assert admin.client.xlen("next") <= 1
 
 
 @pytest.mark.parametrize("key", [KEYS.history, KEYS.due, KEYS.dead, "results"])
@@ -120,7 +128,7 @@ def test_whichever_key_has_another_type_an_outcome_is_settled_once(
             assert refusal.code == "WRONGTYPE"  # noqa: PT017 - not each outcome uses each key
             assert admin.pending()[taken[0]] == ("w1", 1)
             assert admin.bodies() == taken
-    for written in {KEYS.dead, "results"} - {key}:
+    for written in {KEYS.dead, "results", "next"} - {key}:
         assert client.xlen(written) <= worked
     client.delete(key)
     worked += settle(worker, taken[0])

@@ -1,11 +1,14 @@
 -- Make a message a dead letter: its fields and the reason move to the stream of dead letters.
--- KEYS: stream, history, due, dead, holders, index of the dead letters, and the result stream if
---       there is one
+-- KEYS: stream, history, due, dead, holders, index of the dead letters, and the stream of the error
+--       result if there is one
 -- ARGV: group, consumer, identity, id, failure (one JSON line, or ''), number of metadata items,
---       items ..., number of error result items, items ..., channel, payload
+--       items ..., number of error result items, items ..., channel, payload, what that stream is:
+--       'own' is the consumer's own result stream, 'other' another one, 'caller' that of a caller,
+--       which must exist
 -- Returns {{outcome}, '', '' or the refusal of the error result or the channel}: 1 if it is a dead
--- letter now, 0 if it is no longer this consumer's, -1 if its entry is gone. A message is buried
--- without an error result that its stream will never take.
+-- letter now, 2 if besides the reply to its caller was dropped, 0 if it is no longer this
+-- consumer's, -1 if its entry is gone. A message is buried without an error result that its stream
+-- will never take.
 
 local MAX_ITEMS = 4000  -- Lua's unpack ends at about 8000 values
 local OURS = 'dead.'  -- what the names of the metadata begin with
@@ -29,8 +32,31 @@ local result_count = 7 + meta_items
 local result_items = tonumber(ARGV[result_count])
 local channel = ARGV[result_count + result_items + 1]
 local payload = ARGV[result_count + result_items + 2]
+local whose_results = ARGV[result_count + result_items + 3]
 
-local unpublished = ''
+local unpublished, outcome = '', 1
+
+-- Write the error result. Returns its id, nil if it was not taken and never will be, or the refusal.
+local function add_result()
+  local added
+  if whose_results == 'caller' then
+    added = redis.pcall('XADD', results, 'NOMKSTREAM', '*',
+      unpack(ARGV, result_count + 1, result_count + result_items))
+  else
+    added = redis.pcall('XADD', results, '*',
+      unpack(ARGV, result_count + 1, result_count + result_items))
+  end
+  if type(added) ~= 'table' then
+    if not added then outcome = 2 end
+    return added or nil
+  end
+  local is_no_stream = added.err:find('WRONGTYPE', 1, true) ~= nil
+  if not is_final_refusal(added.err) and not (is_no_stream and whose_results ~= 'own') then
+    return added
+  end
+  if whose_results == 'caller' then outcome = 2 else unpublished = added.err end
+  return nil
+end
 
 local owner, deliveries = pending_entry(stream, group, id)
 local name_is_lost = claimed_by_another(holders, consumer, identity) ~= nil
@@ -45,7 +71,7 @@ end
 
 local groups = prepare_to_end(stream, group, history, due)
 forget(history, due, '')  -- these and the next must not be refused below
-if result_items > 0 then redis.call('XDEL', results, NO_ID) end
+if result_items > 0 and whose_results == 'own' then redis.call('XDEL', results, NO_ID) end
 
 -- The claim fetches the entry. The count stays, so that trying again is not taken for a crash.
 local entry =
@@ -63,15 +89,8 @@ if entry then
   items[#items + 1] = 'dead.history'
   items[#items + 1] = failures:sub(1 + faults_in(failures))
   -- Either both are written or neither, so that trying again writes nothing twice.
-  local published
-  if result_items > 0 then
-    published = redis.pcall('XADD', results, '*',
-      unpack(ARGV, result_count + 1, result_count + result_items))
-    if type(published) == 'table' and published.err then
-      if not is_final_refusal(published.err) then return published end
-      published, unpublished = nil, published.err
-    end
-  end
+  local published = result_items > 0 and add_result() or nil
+  if type(published) == 'table' then return published end
   local buried = redis.pcall('XADD', dead, '*', unpack(items))
   if type(buried) == 'table' and buried.err then
     if published then redis.call('XDEL', results, published) end
@@ -85,4 +104,4 @@ forget(history, due, id)
 delete_finished(stream, group, {id}, true, groups)
 if not entry then return {{-1}, '', ''} end
 if channel ~= '' then unpublished = publish(channel, payload) end
-return {{1}, '', unpublished}
+return {{outcome}, '', unpublished}

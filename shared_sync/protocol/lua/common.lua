@@ -180,6 +180,9 @@ local function prepare_to_end(stream, group, history, due)
   return groups, has_history
 end
 
+-- How a script says that it will refuse an entry at each try.
+local NEVER_TAKEN = 'which never takes an entry'
+
 -- Whether a server that has refused an entry will refuse it at each try. Other refusals can be
 -- mended, such as that the server is full. `is_final()` of `replies.py` says the same.
 local function is_final_refusal(text)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from shared_sync.common.guarded import Recorder
 from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
+from shared_sync.connection.remedies import is_about_key
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable, SharedSyncError
 from shared_sync.protocol.commands import GroupCommands
@@ -21,8 +22,10 @@ from shared_sync.redis_consumer.settling.parcels import (
     MOST_OUTCOMES,
     Parcel,
     chunks,
+    chunks_of_outputs,
     chunks_of_results,
     without,
+    without_reply,
 )
 from shared_sync.redis_consumer.settling.tally import Tally
 from shared_sync.redis_consumer.slot import Activity
@@ -77,6 +80,8 @@ class Outbox:
         """Messages whose outcome was sent before, and the reply was lost."""
         self._is_broken_off = False
         """Whether the connection broke when outcomes were last sent."""
+        self._alone: set[str] = set()
+        """Messages that are settled alone, since one of several may not be written."""
         self._one_by_one = OneByOne(
             connection,
             commands,
@@ -163,14 +168,43 @@ class Outbox:
 
     def _settle_alone(self, parcel: Parcel) -> SharedSyncError | None:
         self._send([parcel], ())
-        return self._receive([parcel])
+        try:
+            return self._receive([parcel])
+        except RedisAccessDenied as error:
+            if not is_about_key(error) or (parcel.deny is None and parcel.drop is None):
+                raise
+            if parcel.deny is not None:
+                parcel.deny(error)
+            if parcel.drop is not None:
+                parcel.drop()
+            return error
+
+    def _deny(self, outcomes: Sequence[Outcome], error: SharedSyncError) -> None:
+        """Find out which of the outcomes may not be written, and replace a single one.
+
+        No message may hold up the others because of a stream that its publisher or its processor
+        has named: it ends without its reply, or becomes a dead letter.
+        """
+        if len(outcomes) > 1:
+            self._alone.update(one.id for one in outcomes)
+            return
+        (outcome,) = outcomes
+        replacement = without_reply(outcome)
+        if replacement is not None:
+            self._tally.dropped_reply(error)
+            self._replace(outcome, replacement)
+        elif isinstance(outcome, Finish):
+            self._replace_if_final(outcome, f"this worker may not write what is published: {error}")
 
     def _replace_if_final(self, finish: Finish, why: str) -> bool:
         """Give a message up if Redis will never take its result; return whether it was."""
         outcome = self._give_up(finish, why) if why else None
         if outcome is not None:
-            self._outcomes = [outcome if one is finish else one for one in self._outcomes]
+            self._replace(finish, outcome)
         return outcome is not None
+
+    def _replace(self, outcome: Outcome, other: Outcome) -> None:
+        self._outcomes = [other if one is outcome else one for one in self._outcomes]
 
     def exchange(self, command: Command, *, blocking: bool = False) -> Any:
         """Settle everything in here, and return the reply to one more command, in one round trip.
@@ -222,8 +256,13 @@ class Outbox:
             by_type: dict[type, list[Any]] = {Finish: [], Park: [], Bury: [], Fault: []}
             for outcome in self._outcomes:
                 by_type[type(outcome)].append(outcome)
-            for finishes in chunks_of_results(by_type[Finish]):
+            plain = [one for one in by_type[Finish] if one.is_plain]
+            for finishes in chunks_of_results(plain):
                 parcels.append(self._parcel(commands.finish_with_results(finishes), finishes))
+            if len(plain) < len(by_type[Finish]):
+                others = [one for one in by_type[Finish] if not one.is_plain]
+                for finishes in chunks_of_outputs(others, self._alone):
+                    parcels.append(self._parcel(commands.finish_with_outputs(finishes), finishes))
             for parks in chunks(by_type[Park], MOST_OUTCOMES):
                 parcels.append(self._parcel(commands.park(parks), parks))
             parcels += [self._parcel(commands.bury(one), [one]) for one in by_type[Bury]]
@@ -239,8 +278,10 @@ class Outbox:
 
     def _parcel(self, command: Command, outcomes: Sequence[Outcome]) -> Parcel:
         ids = [outcome.id for outcome in outcomes]
-        result = outcomes[0] if len(outcomes) == 1 and isinstance(outcomes[0], Finish) else None
-        return Parcel(command, ids, lambda reply: self._confirm(outcomes, reply), result)
+        first = outcomes[0]
+        result = first if len(outcomes) == 1 and isinstance(first, Finish) else None
+        deny = None if _stays_at_home(first) else lambda error: self._deny(outcomes, error)
+        return Parcel(command, ids, lambda reply: self._confirm(outcomes, reply), result, deny=deny)
 
     def _send(self, parcels: Sequence[Parcel], commands: Sequence[Command]) -> None:
         self._doubt_unanswered()
@@ -325,6 +366,8 @@ class Outbox:
             results = [settled.results[place] for place in places]
         if len(confirmed) == len(self._outcomes):
             self._outcomes = []
+            if self._alone:
+                self._alone.clear()
         else:
             gone = {id(outcome) for outcome in confirmed}
             self._outcomes = [outcome for outcome in self._outcomes if id(outcome) not in gone]
@@ -344,3 +387,10 @@ class Outbox:
             if not (isinstance(outcome, Finish) and self._replace_if_final(outcome, why)):
                 refusal = refused
         return refusal
+
+
+def _stays_at_home(outcome: Outcome) -> bool:
+    """Return whether an outcome is written to streams of the consumer itself only."""
+    if isinstance(outcome, Finish):
+        return outcome.is_plain
+    return not isinstance(outcome, Bury) or outcome.answer.address is None

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from typing import Final
 
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.common.log_once import LogOnce
 from shared_sync.errors import SharedSyncError
-from shared_sync.protocol.messages import Bury, Fault, Finish, Outcome, Park
+from shared_sync.protocol.messages import (
+    CANCELLED,
+    DONE,
+    EXPIRED,
+    Bury,
+    Fault,
+    Finish,
+    Outcome,
+    Park,
+)
+from shared_sync.protocol.replies import DROPPED
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
 
+_STATUSES: Final = {DONE: "jobs_processed", EXPIRED: "jobs_expired", CANCELLED: "jobs_cancelled"}
 _COUNTERS: Final[dict[type[Outcome], str]] = {
-    Finish: "jobs_processed",
     Park: "jobs_retried",
     Bury: "jobs_dead",
     Fault: "jobs_handed_back",
@@ -33,6 +44,7 @@ class Tally:
         self._logger = logger
         self._log_channel_refusal = log_channel_refusal
         self._share = share
+        self._log_reply_refusal = LogOnce(logger, logging.ERROR)
 
     def done(self, messages: int, *, lost: int) -> None:
         """Count messages that ended without a result; `lost` of them had ended otherwise before."""
@@ -51,13 +63,16 @@ class Tally:
         self, outcomes: Sequence[Outcome], results: Sequence[int], in_doubt: Collection[str]
     ) -> None:
         """Count the results of outcomes of one kind; those in doubt had been sent before."""
-        counted = 0
+        dropped = results.count(DROPPED)
+        if dropped:
+            self._recorder.increment_counter("replies_dropped", dropped)
         if outcomes and min(results) > 0:  # as nearly always
-            self._count(type(outcomes[0]), len(outcomes))
+            self._count(outcomes)
             return
+        counted: list[Outcome] = []
         for outcome, result in zip(outcomes, results, strict=True):
             if result > 0 or (result == 0 and outcome.id in in_doubt):
-                counted += 1
+                counted.append(outcome)
             elif result == 0:
                 self._recorder.increment_counter("jobs_lost")
                 self._logger.warning(
@@ -74,7 +89,7 @@ class Tally:
                     outcome.id,
                 )
         if counted:
-            self._count(type(outcomes[0]), counted)
+            self._count(counted)
 
     def handed_back(self, messages: int, lost_bodies: int) -> None:
         """Count messages that went back, and those whose entry was gone."""
@@ -83,12 +98,37 @@ class Tally:
         if lost_bodies:
             self._recorder.increment_counter("lost_bodies", lost_bodies)
 
-    def _count(self, kind: type[Outcome], outcomes: int) -> None:
-        self._recorder.increment_counter(_COUNTERS[kind], outcomes)
-        if kind is Finish:
-            self._share.count(good=outcomes)
-        elif kind is not Fault:
-            self._share.count(bad=outcomes)
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        first = outcomes[0]
+        kind = type(first)
+        if isinstance(first, Finish):
+            done = len(outcomes)
+            if not first.is_plain:
+                done = self._count_statuses([one.status for one in outcomes])  # type: ignore[union-attr]
+            else:
+                self._recorder.increment_counter("jobs_processed", done)
+            self._share.count(good=done)
+            return
+        self._recorder.increment_counter(_COUNTERS[kind], len(outcomes))
+        if kind is not Fault:
+            self._share.count(bad=len(outcomes))
+
+    def _count_statuses(self, statuses: Sequence[str]) -> int:
+        """Count messages that have ended, and return how many of them are done."""
+        for status, counter in _STATUSES.items():
+            ended = statuses.count(status)
+            if ended:
+                self._recorder.increment_counter(counter, ended)
+        return statuses.count(DONE)
+
+    def dropped_reply(self, refusal: SharedSyncError) -> None:
+        """Count a reply that could not be written, so that its message ends without it."""
+        self._recorder.increment_counter("replies_dropped")
+        self._log_reply_refusal(
+            "the result of a message cannot be written to the stream of its caller: %s. Messages "
+            "go on without their replies; this is logged once",
+            refusal,
+        )
 
     def unpublished(self, refusal: SharedSyncError) -> None:
         """Count a result that could not be published although its message has ended."""

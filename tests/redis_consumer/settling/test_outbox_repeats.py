@@ -164,7 +164,7 @@ def outbox_with_all(sender: Sender, worker: Worker) -> dict[str, str]:
     entries = {name: entry.id for name, entry in zip(KINDS, worker.read(), strict=True)}
     assert list(entries.values()) == ids
     sender.outbox.add_done(entries["done"])
-    sender.outbox.add(Finish(entries["finish"], *result("done")))
+    sender.outbox.add(Finish(entries["finish"], *result("done")[:3]))
     sender.outbox.add(Park(entries["park"], '{"n":1}', 3_600_000, 1))
     sender.outbox.add(Bury(entries["bury"], '{"n":1}', bury("").metadata, result("done")))
     sender.outbox.hand_back([entries["return"]])

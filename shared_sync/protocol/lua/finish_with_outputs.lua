@@ -1,0 +1,150 @@
+-- End messages whose entries go to streams of their own, or that have ended without being done.
+-- KEYS: stream, history, due, holders, cancelled, then the streams that are written to
+-- ARGV: group, consumer, identity, which of KEYS is the consumer's own result stream (0 for none),
+--       then for each message: id, the id that its caller knows, 'owned' or '', number of entries,
+--       for each entry: which of KEYS, 'existing' or '', number of items, field, value, ...;
+--       then channel ('' for none), payload
+-- Returns {outcomes, '' or the refusal of an entry, '' or that of a channel}. An outcome is 1 for a
+-- message that this call ended, 2 for one whose reply was dropped besides, 0 for one that had ended
+-- before, and the refusal of the server as text for one with an entry that was refused. That message
+-- stays pending; those behind it go on.
+--
+-- Of each message all entries are written or none, in the order in which they are given, so that a
+-- call which is repeated writes nothing twice. The reply to a caller is the one that may be dropped:
+-- its stream must be 'existing'. If it is gone, so is the caller.
+--
+-- A message that is 'owned' ends only if it is still this consumer's: it did not run here. One that is
+-- done ends whoever has it now.
+--
+-- On a full server the entries of a message are refused if they are larger than the entry that it
+-- frees; finish_with_results.lua says why, and why they are not if nobody has left any unread.
+
+local FIRST_MESSAGE = 5
+local MOST_BYTES = 1048576
+local FULL = 'OOM the server is full, and what this message publishes is larger than what it frees'
+
+local stream, history, due, holders, cancelled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, consumer, identity, own_results = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local outcomes, refusal, unpublished = {}, '', ''
+local ended, settled, marks = {}, {}, {}
+
+local is_full = is_server_full(due)  -- only known before the first write
+local allowance = is_full and MOST_BYTES or 0
+local groups, has_history = prepare_to_end(stream, group, history, due)
+local name_is_lost = claimed_by_another(holders, consumer, identity) ~= nil
+
+-- The message at this place of ARGV, and the place behind it.
+local function parse(i)
+  local message = {id = ARGV[i], known_as = ARGV[i + 1], is_owned = ARGV[i + 2] ~= '', entries = {}}
+  local count = tonumber(ARGV[i + 3])
+  i = i + 4
+  for n = 1, count do
+    local last = i + 2 + tonumber(ARGV[i + 2])
+    message.entries[n] = {
+      key = tonumber(ARGV[i]), must_exist = ARGV[i + 1] ~= '', first = i + 3, last = last}
+    i = last + 1
+  end
+  message.channel, message.payload = ARGV[i], ARGV[i + 1]
+  return message, i + 2
+end
+
+-- Whether the message is pending, and may be ended by this call.
+local function may_end(message)
+  local id = message.id
+  local owner = pending_entry(stream, group, id)
+  if message.is_owned then
+    if name_is_lost then return false end
+    return owner == consumer
+      or not owner and restore(stream, group, groups, id, consumer, 1)
+  end
+  return owner ~= nil or restore(stream, group, groups, id, PARKED, 1)
+end
+
+local function needs_room(message)
+  local bytes, is_read = 0, true
+  for _, entry in ipairs(message.entries) do
+    bytes = bytes + #table.concat(ARGV, '', entry.first, entry.last)
+    is_read = is_read and redis.pcall('XLEN', KEYS[entry.key]) == 0
+  end
+  if bytes == 0 then return false end
+  if is_read and allowance > 0 then
+    allowance = allowance - bytes
+    return false
+  end
+  if #groups ~= 1 then return true end
+  local found = redis.pcall('XRANGE', stream, message.id, message.id)
+  return bytes > (found[1] and #table.concat(found[1][2]) or 0)
+end
+
+-- Write an entry. Returns its id, false if it was dropped, or a table with the refusal.
+local function add(entry)
+  local key = KEYS[entry.key]
+  if not entry.must_exist then
+    local added = redis.pcall('XADD', key, '*', unpack(ARGV, entry.first, entry.last))
+    if entry.key ~= own_results and type(added) == 'table'
+      and added.err:find('WRONGTYPE', 1, true) then
+      return {err = "ERR the key '" .. key .. "' is no stream, " .. NEVER_TAKEN}
+    end
+    return added
+  end
+  local added = redis.pcall('XADD', key, 'NOMKSTREAM', '*', unpack(ARGV, entry.first, entry.last))
+  if type(added) == 'table' and (added.err:find('WRONGTYPE', 1, true)
+      or added.err:find('exhausted the last possible ID', 1, true)) then
+    return false  -- what was the caller's stream is of no use to anybody
+  end
+  return added
+end
+
+-- Write all entries of a message. Returns its outcome; none is left if it is a refusal.
+local function write(message)
+  local outcome, written = 1, {}
+  for _, entry in ipairs(message.entries) do
+    local added = add(entry)
+    if type(added) == 'table' then
+      for _, one in ipairs(written) do redis.pcall('XDEL', one.key, one.id) end
+      return added.err
+    end
+    if added then
+      written[#written + 1] = {key = KEYS[entry.key], id = added}
+    else
+      outcome = 2
+    end
+  end
+  return outcome
+end
+
+local has_ended = {}  -- by id: a message that is named twice ends once
+local i = FIRST_MESSAGE
+while ARGV[i] do
+  local message
+  message, i = parse(i)
+  local id, outcome = message.id, 0
+  if not has_ended[id] and may_end(message) then
+    outcome = is_full and needs_room(message) and FULL or write(message)
+  end
+  outcomes[#outcomes + 1] = outcome
+  if type(outcome) == 'string' then
+    refusal = outcome
+  else
+    settled[#settled + 1] = id
+    if outcome > 0 then
+      has_ended[id] = true
+      ended[#ended + 1] = id
+      marks[#marks + 1] = id
+      if message.known_as ~= '' then marks[#marks + 1] = message.known_as end
+      if message.channel ~= '' then unpublished = publish(message.channel, message.payload) end
+    end
+  end
+end
+
+-- Histories of messages that were not pending any more go too, as their group may have been lost.
+if has_history and #settled > 0 and redis.call('HDEL', history, unpack(settled)) > 0 then
+  redis.call('ZREM', due, unpack(settled))
+end
+if #ended > 0 then
+  redis.call('XACK', stream, group, unpack(ended))
+  delete_finished(stream, group, ended, true, groups)
+  -- Another group may have to learn of it still. Marks that stay expire by themselves.
+  if #groups == 1 then redis.pcall('ZREM', cancelled, unpack(marks)) end
+end
+return {outcomes, refusal, unpublished}
