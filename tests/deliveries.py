@@ -11,11 +11,13 @@ from runners import new_runner
 
 from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
 from shared_sync.policies import RetryPolicy
+from shared_sync.protocol.job_options import OPTIONS, JobOptions
 from shared_sync.protocol.messages import Bury, Entry, Finish, Outcome
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.interruptions import Interruptions
+from shared_sync.redis_consumer.jobs.cancellations import KnownMarks
 from shared_sync.redis_consumer.running.attempt_metrics import AttemptMetrics
 from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Slot
@@ -41,12 +43,15 @@ class Deliveries:
         carry: tuple[str, ...] = (),
         binary: tuple[str, ...] = (),
         max_crashes: int = 3,
+        max_age_seconds: float | None = None,
+        dead_letter_expired: bool = False,
     ) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.retries: list[float] = []
         self.figures = Figures()
         self.slot = Slot("reader-1")
         self.interruptions = Interruptions()
+        self.marks = KnownMarks()
         self._recorder = recorder = ThreadRecorder(GuardedRecorder(self.figures, LOGGER))
 
         def processor(message_id: str, fields: dict[str, Any]) -> object:
@@ -68,11 +73,15 @@ class Deliveries:
                     carry_fields=carry,
                     binary_fields=binary,
                 ),
+                max_age_seconds=max_age_seconds,
+                dead_letter_expired=dead_letter_expired,
             ),
             recorder=recorder,
             logger=LOGGER,
             on_retry=self.retries.append,
             interruptions=self.interruptions,
+            marks=self.marks,
+            server_time=lambda: WALL,
             wall=lambda: WALL,
         )
 
@@ -94,10 +103,13 @@ class Deliveries:
         return outcome
 
 
-def entry(*items: bytes, deliveries: int = 1, failures: int = 0) -> Entry:
+def entry(
+    *items: bytes, deliveries: int = 1, failures: int = 0, options: JobOptions | None = None
+) -> Entry:
+    job = [OPTIONS.encode(), options.to_item()] if options is not None else []
     return Entry(
         ID,
-        list(items) or [b"text", b"hello"],
+        [*(items or (b"text", b"hello")), *job],
         deliveries=deliveries,
         history=b'{"error": "x"}\n' * failures,
     )

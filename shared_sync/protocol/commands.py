@@ -132,7 +132,8 @@ class GroupCommands:
         arguments: list[object] = []
         for outcome in outcomes:
             arguments += (outcome.id, outcome.failure, outcome.delay_ms, outcome.delivery)
-        keys = [*self._common_keys(), self.keys.holders]
+            arguments.append(outcome.known_as)
+        keys = [*self._common_keys(), self.keys.holders, self.keys.cancelled]
         return scripts.call("park", keys, *self._who(), *arguments)
 
     def bury(self, outcome: Bury) -> Command:

@@ -220,6 +220,8 @@ class Park(NamedTuple):
     delay_ms: int
     delivery: int
     """The delivery that failed: 1 for the first."""
+    known_as: str = ""
+    """Another id by which the message may be cancelled, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from shared_sync.errors import Directive, InvalidResult, Reject, Retry
 from shared_sync.message import Fields
 from shared_sync.policies import MAX_DELAY_SECONDS, RetryPolicy
 from shared_sync.protocol.dead_letter_layout import Metadata, failure_line, failures_of
-from shared_sync.protocol.messages import Bury, Entry, Outcome, Park
+from shared_sync.protocol.job_options import options_of
+from shared_sync.protocol.messages import Answer, Bury, Entry, Outcome, Park
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.failures import NO_FAILURE, Failure
@@ -28,6 +30,10 @@ class Rules:
     retry: RetryPolicy
     max_crashes: int
     results: Results
+    max_age_seconds: float | None = None
+    """After how long every message expires; None for as long as its publisher says."""
+    dead_letter_expired: bool = False
+    """Whether a message that has expired becomes a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +69,10 @@ class Charges:
         self._wall = wall
         self._own_failures = failures_of(rules.consumer)
 
-    def failed(self, entry: Entry, fields: Fields, failure: Failure) -> Outcome:
-        """Charge a message whose attempt has failed."""
+    def failed(
+        self, entry: Entry, fields: Fields, failure: Failure, *, within_seconds: float = math.inf
+    ) -> Outcome:
+        """Charge a message whose attempt has failed; its next one comes within so many seconds."""
         retry = self._rules.retry
         failures = entry.failures + 1
         error = failure.raised
@@ -79,15 +87,24 @@ class Charges:
             delay = retry.delay_seconds(failures)
             if isinstance(error, Retry) and error.delay_seconds is not None:
                 delay = min(error.delay_seconds, MAX_DELAY_SECONDS)
+            delay = min(delay, within_seconds)
             if self._logger.isEnabledFor(logging.WARNING):  # there may be many failures
                 self._log_failure(entry, failure, delay)
             self._on_retry(delay)
             delay_ms = round(delay * 1000)
             line = self._failure_line(entry, failure, delay_ms)
-            return Park(entry.id, line, delay_ms, entry.deliveries)
+            return _park(entry, line, delay_ms)
         return self.bury(entry, fields, death)
 
-    def crashed(self, entry: Entry, fields: Fields, failure: Failure, *, how: str) -> Outcome:
+    def crashed(
+        self,
+        entry: Entry,
+        fields: Fields,
+        failure: Failure,
+        *,
+        how: str,
+        within_seconds: float = math.inf,
+    ) -> Outcome:
         """Charge a message with a crash: its child died while it ran, or it breaks its workers.
 
         `how` says how the child or the worker has ended.
@@ -99,7 +116,8 @@ class Charges:
             reason = f"{crashes.reason(count)}{last}{how}"
             return self.bury(entry, fields, Death(reason, failure, failure.trace(), count))
         attempts = entry.failures + count
-        delay = min(self._rules.retry.delay_seconds(attempts), crashes.LONGEST_DELAY_SECONDS)
+        longest = min(crashes.LONGEST_DELAY_SECONDS, within_seconds)
+        delay = min(self._rules.retry.delay_seconds(attempts), longest)
         stack, _ = failure.for_log()
         self._logger.warning(
             "message %s has crashed (attempt %d, crash %d of %d): %s; next attempt in %.1f s%s",
@@ -112,7 +130,7 @@ class Charges:
             stack,
         )
         self._on_retry(delay)
-        return Park(entry.id, "", round(delay * 1000), entry.deliveries)
+        return _park(entry, "", round(delay * 1000))
 
     def bury(
         self,
@@ -120,10 +138,13 @@ class Charges:
         fields: Mapping[str, str | bytes],
         death: Death,
         remark: str | None = "",
+        *,
+        answer: Answer | None = None,
     ) -> Bury:
         """Give a message up; return its dead letter.
 
-        The line in the log ends with the remark; None for no line.
+        The line in the log ends with the remark; None for no line. `answer` is what goes to those
+        who wait for a result, if it is another one than for most dead letters.
         """
         failure, has_crashed = death.failure, death.crashes is not None
         if remark is not None:
@@ -154,7 +175,7 @@ class Charges:
             entry.id,
             "" if has_crashed or failure is NO_FAILURE else self._failure_line(entry, failure),
             metadata.to_items(),
-            self._rules.results.death(entry.id, fields, metadata),
+            self._rules.results.death(entry.id, fields, metadata) if answer is None else answer,
         )
 
     def count(self, error: BaseException | type[BaseException] | str) -> None:
@@ -198,3 +219,7 @@ class Charges:
             error=failure.error,
             delay_ms=delay_ms,
         )
+
+
+def _park(entry: Entry, failure: str, delay_ms: int) -> Park:
+    return Park(entry.id, failure, delay_ms, entry.deliveries, options_of(entry.items).id)

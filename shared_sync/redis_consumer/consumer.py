@@ -128,6 +128,11 @@ class RedisStreamConsumer:
             `math.inf` for never. Choose more than the longest job of a library that still works in
             the same group.
         retry: How often and when to try a failing message again.
+        max_age_seconds: After how long a message that was not started expires: it ends with the
+            status `expired`, also if it waits for a retry or was left behind by a dead worker. It
+            counts from the time in the message's id. A message whose publisher has set a shorter
+            time expires after that. None for as long as its publisher says.
+        dead_letter_expired: Whether a message that has expired becomes a dead letter, too.
         max_crashes: Times a message may take its process down before it is a dead letter.
         job_deadline_seconds: How long a message may run. One that runs longer has failed and is
             given to others; its thread, which cannot be stopped, counts as stuck, and the
@@ -212,6 +217,8 @@ class RedisStreamConsumer:
         foreign_idle_seconds: float | None = None,
         retry: RetryPolicy | None = None,
         max_crashes: int = 3,
+        max_age_seconds: float | None = None,
+        dead_letter_expired: bool = False,
         job_deadline_seconds: float | None = None,
         job_limit_seconds: float | None = None,
         late_after_p99s: float | None = 10.0,
@@ -257,6 +264,8 @@ class RedisStreamConsumer:
             foreign_idle_seconds=foreign_idle_seconds,
             retry=retry or RetryPolicy(),
             max_crashes=max_crashes,
+            max_age_seconds=max_age_seconds,
+            dead_letter_expired=dead_letter_expired,
             job_deadline_seconds=job_deadline_seconds,
             job_limit_seconds=job_limit_seconds,
             late_after_p99s=late_after_p99s,

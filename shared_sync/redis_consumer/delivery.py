@@ -8,7 +8,7 @@ from typing import Final
 
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.common.out_of_memory import release_memory
-from shared_sync.errors import InvalidMessage, InvalidResult
+from shared_sync.errors import InvalidMessage, InvalidResult, JobCancelled
 from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
 from shared_sync.message import Fields, decode_fields, decode_readable
 from shared_sync.protocol.job_options import OPTIONS, without_options
@@ -30,6 +30,9 @@ from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.faults.failure_streak import FailureStreak
 from shared_sync.redis_consumer.faults.uncharged import Uncharged
 from shared_sync.redis_consumer.interruptions import Interruptions
+from shared_sync.redis_consumer.jobs.cancellations import KnownMarks
+from shared_sync.redis_consumer.jobs.early_ends import EarlyEnds
+from shared_sync.redis_consumer.jobs.expiry import Expiry
 from shared_sync.redis_consumer.running.runner import Runner
 from shared_sync.redis_consumer.slot import Attempt, Slot
 from shared_sync.values import has_run
@@ -57,15 +60,28 @@ class Delivery:
         circuit_breakers: CircuitBreakers | None = None,
         faults: Faults | None = None,
         streak: FailureStreak | None = None,
+        marks: KnownMarks | None = None,
+        server_time: Callable[[], float] = time.time,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """`marks` are the cancelled messages that its reader knows of; None if it has no reader."""
         self._charges = Charges(
             rules, recorder=recorder, logger=logger, on_retry=on_retry, streak=streak, wall=wall
         )
         self._max_crashes = rules.max_crashes
         self._binary_fields = rules.binary_fields
         self._results = rules.results
-        self._reads_fields = rules.results.reads_fields
+        self._marks = marks or KnownMarks()
+        self._ends = EarlyEnds(
+            rules.results,
+            self._charges,
+            marks=self._marks,
+            expiry=Expiry(rules.max_age_seconds, server_time),
+            dead_letter_expired=rules.dead_letter_expired,
+            recorder=recorder,
+            logger=logger,
+        )
+        self._checks_each = rules.results.reads_fields or rules.max_age_seconds is not None
         self._wants_results = rules.results.wanted
         self._recorder = recorder
         self._logger = logger
@@ -94,7 +110,7 @@ class Delivery:
             return self._undecodable(entry, invalid)
         has_options = OPTIONS in fields
         own = fields
-        if has_options or self._reads_fields or entry.deliveries > 1:
+        if has_options or self._checks_each or entry.deliveries > 1 or self._marks.ids:
             refused = self._refused(entry, fields)
             if refused is not None:
                 return refused
@@ -113,7 +129,7 @@ class Delivery:
 
     # --- the parts of an attempt, which one message and several share ---
 
-    def check(self, entry: Entry) -> Fields | Bury:
+    def check(self, entry: Entry) -> Fields | Finish | Bury:
         """Return the fields of a message, or what becomes of it if it must not be run."""
         try:
             fields = decode_fields(entry.items, self._binary_fields)
@@ -169,6 +185,10 @@ class Delivery:
         yet. For several errors of one attempt, one wait is enough.
         """
         release_memory(error)
+        if isinstance(error, JobCancelled) or (
+            self._ends.is_cancelled(entry, attempt) and not self._uncharged.covers(error)
+        ):
+            return self._ends.cancelled(entry, fields)
         if isinstance(error, DeadlinePassed):
             return self.overdue(entry, error.deadline_seconds, error.stack)
         failure = Failure.of(error)
@@ -181,8 +201,10 @@ class Delivery:
             if isinstance(error, ChildCrashed):
                 text = failure.error
                 crash = Failure(CRASH, text, remote_traceback=error.stack, counted=CRASH)
-                return self._charges.crashed(entry, fields, crash, how=failure.error)
-            return self._charges.failed(entry, fields, failure)
+                return self._charges.crashed(
+                    entry, fields, crash, how=failure.error, within_seconds=self._longest(entry)
+                )
+            return self._charges.failed(entry, fields, failure, within_seconds=self._longest(entry))
         self._logger.info(
             "message %s was interrupted as the consumer stops (%s: %s), and goes back uncharged",
             entry.id,
@@ -192,6 +214,14 @@ class Delivery:
         return HandBack(entry.id)
 
     # --- outcomes of other causes ---
+
+    def is_cancelled(self, entry: Entry, attempt: Attempt) -> bool:
+        """Return whether a message was cancelled while it ran."""
+        return self._ends.is_cancelled(entry, attempt)
+
+    def cancelled(self, entry: Entry) -> Finish:
+        """Return the end of a message that was cancelled while it ran."""
+        return self._ends.cancelled(entry, decode_fields(entry.items, self._binary_fields))
 
     def overdue(
         self, entry: Entry, deadline_seconds: float, stack: str, *, batch_size: int = 1
@@ -208,7 +238,8 @@ class Delivery:
         failure = Failure(DEADLINE, text, stack=stack, counted=DEADLINE)
         place = f"at:\n{stack}" if stack else "where Python cannot see it"
         self._logger.error("message %s is %s; its processor is %s", entry.id, text, place)
-        return self._charges.failed(entry, decode_fields(entry.items, self._binary_fields), failure)
+        fields = decode_fields(entry.items, self._binary_fields)
+        return self._charges.failed(entry, fields, failure, within_seconds=self._longest(entry))
 
     def give_up(self, finish: Finish, why: str) -> Bury | None:
         """Return the dead letter that a message becomes whose result Redis will never take.
@@ -228,12 +259,22 @@ class Delivery:
         entry = Entry(lost.id, [], lost.deliveries, lost.history)
         return self._charges.bury(entry, {}, Death(NEVER_ARRIVED))
 
-    def _undecodable(self, entry: Entry, invalid: InvalidMessage) -> Bury:
-        remark = self._bad_input.undecodable(invalid.field)
-        return self._refuse(entry, decode_readable(entry.items), invalid, remark)
+    def _longest(self, entry: Entry) -> float:
+        return self._ends.longest_delay_seconds(entry)
 
-    def _refused(self, entry: Entry, fields: Fields) -> Bury | None:
-        """Return the dead letter that a message becomes because of its crashes or its fields."""
+    def _undecodable(self, entry: Entry, invalid: InvalidMessage) -> Finish | Bury:
+        fields = decode_readable(entry.items)
+        ended = self._ends.before_start(entry, fields)
+        if ended is not None:
+            return ended
+        return self._refuse(entry, fields, invalid, self._bad_input.undecodable(invalid.field))
+
+    def _refused(self, entry: Entry, fields: Fields) -> Finish | Bury | None:
+        """Return the end of a message that was cancelled or has expired, or the dead letter that it
+        becomes because of its crashes or its fields."""
+        ended = self._ends.before_start(entry, fields)
+        if ended is not None:
+            return ended
         if entry.deliveries > 1 and crashes.is_given_up(entry, self._max_crashes):
             self._charges.count(CRASH)
             return self._charges.bury(entry, fields, Death(crashes.reason(entry.crashes)))

@@ -108,7 +108,12 @@ class HeartbeatThread:
             pauses=pauses,
             source=subscription.commands.keys,
             outbox=self._outbox,
-            delivery=Delivery(rules, recorder=recorder, logger=logger),
+            delivery=Delivery(
+                rules,
+                recorder=recorder,
+                logger=logger,
+                server_time=subscription.server_clock.now,
+            ),
             job_deadline_seconds=options.give_up_seconds or math.inf,
         )
 

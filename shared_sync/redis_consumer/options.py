@@ -60,6 +60,8 @@ class Options:
     foreign_idle_seconds: float | None
     retry: RetryPolicy
     max_crashes: int
+    max_age_seconds: float | None
+    dead_letter_expired: bool
     job_deadline_seconds: float | None
     job_limit_seconds: float | None
     late_after_p99s: float | None
@@ -195,6 +197,12 @@ class Options:
                 "its next batch needs; set max_size of Batching instead"
             )
         arguments.whole_number("max_crashes", self.max_crashes, 1)
+        if self.max_age_seconds is not None:
+            arguments.number("max_age_seconds", self.max_age_seconds, 0.001)
+        if not isinstance(self.dead_letter_expired, bool):
+            raise ConfigurationError(
+                f"dead_letter_expired must be True or False, not {self.dead_letter_expired!r}"
+            )
         arguments.number("lease_seconds", self.lease_seconds, 1, 86_400)
         if self.foreign_idle_seconds not in (None, math.inf):
             arguments.number("foreign_idle_seconds", self.foreign_idle_seconds, 1)

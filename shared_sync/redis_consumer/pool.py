@@ -173,6 +173,7 @@ class Pool:
         jobs = replace(subscription.jobs, progress=self.progress)
         processor = self._processors.add(number, slot, hooks, jobs)
         has_child = self._options.isolation == "process"
+        marks = Marks(subscription.cancellations)
         delivery = Delivery(
             self._rules,
             recorder=recorder,
@@ -187,8 +188,9 @@ class Pool:
                 replace=processor.runner.close if has_child else None,
             ),
             streak=self._streak,
+            marks=marks,
+            server_time=subscription.server_clock.now,
         )
-        marks = Marks(subscription.cancellations)
         outbox = Outbox(
             name,
             connection=subscription.connection(),
@@ -428,4 +430,6 @@ def _rules(options: Options, log_renamed: LogOnce) -> Rules:
             binary_fields=binary_fields,
             log_renamed=log_renamed,
         ),
+        max_age_seconds=options.max_age_seconds,
+        dead_letter_expired=options.dead_letter_expired,
     )

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import GroupMissing, LoadingFailed, SharedSyncError
-from shared_sync.protocol.messages import Finish, parse_read
+from shared_sync.protocol.messages import DONE, Finish, parse_read
 from shared_sync.redis_consumer.batches.batches import Batches
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.faults.pauses import Pauses
@@ -405,7 +405,7 @@ class Reader:
             else:
                 outbox.add(outcome)
                 ended_at = self._clock()
-                if isinstance(outcome, Finish):
+                if isinstance(outcome, Finish) and outcome.status == DONE:
                     self._result_bytes += outcome.size
                 else:
                     slot.unsuccessful += 1

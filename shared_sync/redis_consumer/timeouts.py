@@ -7,6 +7,7 @@ import traceback
 from typing import Final
 
 from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.messages import Outcome
 from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.in_flight import InFlight
@@ -73,14 +74,19 @@ class Timeouts:
             self._in_flight.withdraw(self._source, into=self._outbox.hand_back)
         for job in self._running_jobs.give_up(self._deadline_seconds):
             self._hand_back_waiting(job)
-            stack = _stack_of(job)
-            outcome = self._delivery.overdue(
-                job.entry, self._deadline_seconds, stack, batch_size=len(job.attempt.entries)
-            )
-            self._outbox.add(outcome)
+            self._outbox.add(self._outcome_of(job))
         for job in self._running_jobs.check():
             if job.seconds >= LONGEST_WAIT_SECONDS and not job.slot.holds_parts:
                 self._hand_back_waiting(job)
+
+    def _outcome_of(self, job: RunningJob) -> Outcome:
+        """Return what becomes of a job that is past its deadline."""
+        if self._delivery.is_cancelled(job.entry, job.attempt):
+            return self._delivery.cancelled(job.entry)
+        batch_size = len(job.attempt.entries)
+        return self._delivery.overdue(
+            job.entry, self._deadline_seconds, _stack_of(job), batch_size=batch_size
+        )
 
     def _hand_back_waiting(self, job: RunningJob) -> None:
         if job.slot.waiting:

@@ -9,6 +9,7 @@ from protocol_client import HOUR_MS, KEYS, GroupAdmin, Worker
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol import cancelling
 from shared_sync.protocol.keys import Keys, StreamKeys
+from shared_sync.protocol.messages import Park
 from shared_sync.protocol.replies import parse_marked
 
 STREAM_KEYS = StreamKeys.of(KEYS.stream)
@@ -67,6 +68,28 @@ def test_a_parked_message_is_due_at_once_in_every_group(
     assert admin.due()[message_id] <= admin.now_ms()
     assert client.zscore(keys.due, message_id) <= admin.now_ms()
     assert worker.recover_id() == message_id
+
+
+@pytest.mark.parametrize("known_as", ["", "job-1"])
+def test_a_message_that_was_cancelled_before_it_failed_is_due_at_once(
+    worker: Worker, client: redis.Redis, admin: GroupAdmin, taken: list[str], known_as: str
+) -> None:
+    client.zadd(KEYS.cancelled, {known_as or taken[0]: 10**15})
+    parks = [Park(one, "{}", HOUR_MS, 1, known_as if one == taken[0] else "") for one in taken]
+    assert worker.settle(*parks) == [1, 1, 1]
+    assert admin.due()[taken[0]] <= admin.now_ms()
+    assert min(admin.due()[one] for one in taken[1:]) > admin.now_ms() + HOUR_MS / 2
+
+
+def test_recovery_says_which_messages_are_cancelled_if_it_takes_any(
+    worker: Worker, client: redis.Redis, taken: list[str]
+) -> None:
+    client.zadd(KEYS.cancelled, {"job-1": 10**15})
+    assert worker.scan().marks is None
+    worker.park(taken[0], delay_ms=0)
+    found = worker.scan()
+    assert [entry.id for entry in found.entries] == [taken[0]]
+    assert found.marks == [b"job-1"]
 
 
 def test_what_runs_in_one_group_is_running_and_what_one_has_still_to_read_is_not_ended(

@@ -12,7 +12,7 @@ from shared_sync.common.guarded import Logger
 from shared_sync.common.out_of_memory import is_out_of_memory, release_memory
 from shared_sync.message import Fields
 from shared_sync.protocol.job_options import OPTIONS, without_options
-from shared_sync.protocol.messages import Bury, Entry, Finish
+from shared_sync.protocol.messages import Entry, Finish
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.batches.ceiling import Ceiling
 from shared_sync.redis_consumer.batches.collecting import Collector, Read
@@ -138,7 +138,7 @@ class Batches:
         (entry,) = attempt.entries
         self._has_success = False
         checked = self._delivery.check(entry)
-        if isinstance(checked, Bury):
+        if not isinstance(checked, dict):
             self._outbox.add(checked)
         else:
             self._outbox.add(self._delivery.raised(entry, checked, error, attempt))
@@ -181,7 +181,7 @@ class Batches:
         fields: list[Fields] = []
         for entry in attempt.entries:
             checked = self._delivery.check(entry)
-            if isinstance(checked, Bury):
+            if not isinstance(checked, dict):
                 self._outbox.add(checked)
             else:
                 entries.append(entry)
@@ -229,6 +229,8 @@ class Batches:
     def _run_failed(self, attempt: Attempt, fields: Sequence[Fields], error: BaseException) -> None:
         """Charge the only message of a run, or let several run again by parts."""
         release_memory(error)
+        if not self._delivery.is_uncharged(error) and self._end_cancelled(attempt):
+            return
         entries = attempt.entries
         if len(entries) == 1 or self._delivery.is_uncharged(error):
             self._settle(attempt, fields, [error] * len(entries))
@@ -252,11 +254,29 @@ class Batches:
                 len(entries),
                 what,
             )
-        parts = [entries[at : at + size] for at in range(0, len(entries), size)]
+        self._run_again([entries[at : at + size] for at in range(0, len(entries), size)])
+
+    def _end_cancelled(self, attempt: Attempt) -> bool:
+        """Settle the messages that were cancelled while they ran, and let the others run again.
+
+        Returns whether there were any: perhaps it was one of these that has failed.
+        """
+        delivery = self._delivery
+        cancelled = [one for one in attempt.entries if delivery.is_cancelled(one, attempt)]
+        if not cancelled or attempt.given_up:
+            return False
+        for entry in cancelled:
+            self._outbox.add(delivery.cancelled(entry))
+        others = [one for one in attempt.entries if one not in cancelled]
+        if others:
+            self._run_again([others])
+        return True
+
+    def _run_again(self, parts: Sequence[Sequence[Entry]]) -> None:
+        """Let the messages of the attempt run again, by parts."""
         self._parts.extendleft(reversed(parts))
-        slot = self._slot
-        slot.holds_parts = True
-        self._in_flight.put_back(slot, entries)
+        self._slot.holds_parts = True
+        self._in_flight.put_back(self._slot, [entry for part in parts for entry in part])
 
     def _note_success(self, attempt: Attempt) -> None:
         messages = len(attempt.entries)

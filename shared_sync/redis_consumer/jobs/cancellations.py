@@ -59,7 +59,17 @@ class Cancellations:
         )
 
 
-class Marks:
+class KnownMarks:
+    """The marks of cancelled messages that a thread knows of: none."""
+
+    ids: Collection[str] = ()
+
+    def has(self, entry: Entry) -> bool:
+        """Return whether a message is cancelled, for all that is known."""
+        return bool(self.ids) and any(one in self.ids for one in ids_of(entry))
+
+
+class Marks(KnownMarks):
     """The marks of cancelled messages as one reader has last seen them. For its thread.
 
     They travel behind each read, and in the reply of recovery, so that they cost no round trip of
@@ -73,7 +83,7 @@ class Marks:
         self._shared = shared
         self._clock = clock
         # Owned by the reader's thread.
-        self.ids: Collection[str] = ()
+        self.ids = ()
         """Marked ids; nearly always none. Those of all messages in the slot are among them."""
         self.stale_at = -math.inf
         """When what waits in the slot has to be asked about again, on the reader's clock."""
@@ -84,10 +94,6 @@ class Marks:
     def is_on(self) -> bool:
         """Whether this user may read which messages are cancelled."""
         return self._shared.is_on
-
-    def has(self, entry: Entry) -> bool:
-        """Return whether a message is cancelled."""
-        return bool(self.ids) and any(one in self.ids for one in ids_of(entry))
 
     # --- what travels along ---
 

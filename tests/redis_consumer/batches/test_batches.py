@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from protocol_client import KEYS
 
-from shared_sync import Batching, Reject, RetryPolicy
+from shared_sync import Batching, JobCancelled, Reject, RetryPolicy
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder, ThreadRecorder
 from shared_sync.isolation.errors import ChildCrashed, DeadlinePassed
 from shared_sync.message import Fields
-from shared_sync.protocol.messages import Bury, Entry, Outcome, Park
+from shared_sync.protocol.job_options import OPTIONS, JobOptions
+from shared_sync.protocol.messages import Bury, Entry, Finish, Outcome, Park
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.batches.batches import Batches
 from shared_sync.redis_consumer.batches.figures import BatchFigures
@@ -238,6 +239,44 @@ def test_any_error_of_a_whole_batch_is_charged_to_its_culprit_alone(
     assert scene.charged() == ["3-0"]
     assert len(scene.outbox.done) == 7
     assert ["3-0"] in scene.runner.runs
+
+
+@pytest.mark.parametrize("error", [JobCancelled, ValueError])
+def test_a_message_that_is_cancelled_ends_and_the_rest_of_its_failed_batch_runs_again(
+    error: Callable[[], BaseException],
+) -> None:
+    scene = Scene(lambda _: [])
+
+    def process(ids: Sequence[str]) -> list[None]:
+        attempt = scene.slot.attempt
+        assert attempt is not None
+        if "2-0" in ids:
+            scene.slot.cancel(attempt, attempt.entries[1])
+            raise error()
+        return [None] * len(ids)
+
+    scene.runner.process = process
+    scene.give(3)
+    scene.settle_all()
+    assert scene.runner.runs == [["1-0", "2-0", "3-0"], ["1-0", "3-0"]]
+    assert scene.outbox.done == ["1-0", "3-0"]
+    (ended,) = scene.outbox.outcomes
+    assert isinstance(ended, Finish)
+    assert (ended.id, ended.status) == ("2-0", "cancelled")
+    assert scene.figures.counters["jobs_failed"] == 0
+
+
+def test_a_message_of_a_batch_may_be_cancelled_by_itself_and_one_is_never_started() -> None:
+    scene = Scene(lambda ids: [JobCancelled() if one == "1-0" else None for one in ids])
+    scene.slot.waiting.append(
+        Entry("9-0", [OPTIONS.encode(), JobOptions(cancelled=True).to_item()])
+    )
+    scene.give(2)
+    scene.settle_all()
+    assert scene.runner.runs == [["1-0", "2-0"]]
+    assert scene.outbox.done == ["2-0"]
+    ended = [(one.id, one.status) for one in scene.outbox.outcomes if isinstance(one, Finish)]
+    assert ended == [("9-0", "cancelled"), ("1-0", "cancelled")]
 
 
 def test_what_has_run_is_sent_before_the_next_part_runs() -> None:
