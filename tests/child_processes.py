@@ -81,7 +81,7 @@ def running(processor: str, **options: Any) -> Iterator[ChildProcess]:
 def run(child: ChildProcess, **fields: object) -> Frame:
     """Have a child run one message; return its answer."""
     items = [str(part).encode() for pair in fields.items() for part in pair]
-    return child.run({"messages": [("1-0", 1, len(items))], "clock": 0.0}, items)
+    return child.run({"messages": [("1-0", 1, len(items))], "number": 1, "clock": 0.0}, items)
 
 
 def result(answer: Frame) -> dict[str, str]:

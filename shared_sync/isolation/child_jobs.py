@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.out_of_memory import release_memory
 from shared_sync.isolation import frames
+from shared_sync.isolation.child_progress import ChildProgress
 from shared_sync.isolation.error_description import describe
 from shared_sync.isolation.wire import Frame
 from shared_sync.message import Fields, Message, decode_fields, running_in_this_thread
@@ -17,7 +18,7 @@ from shared_sync.processors import LoadedProcessor
 from shared_sync.protocol.job_options import OPTIONS, without_options
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.live_job import JobContext, LiveJob
-from shared_sync.protocol.messages import Entry, Finish, Output
+from shared_sync.protocol.messages import Entry, Finish, Output, ResumableEntry
 from shared_sync.protocol.results import Results, refuse_unstarted
 from shared_sync.values import has_run
 
@@ -26,13 +27,20 @@ class Jobs:
     """Runs jobs one after the other, in the main thread of a child."""
 
     def __init__(
-        self, results: Results, *, binary_fields: frozenset[str], keys: Keys, is_cluster: bool
+        self,
+        results: Results,
+        *,
+        binary_fields: frozenset[str],
+        keys: Keys,
+        is_cluster: bool,
+        send_progress: Callable[[Sequence[Any]], None],
     ) -> None:
         # Fixed after construction.
         self._results = results
         self._reads_fields = results.reads_fields
         self._binary_fields = binary_fields
-        self._context = JobContext(keys, is_cluster, self._server_time)
+        self._progress = ChildProgress(self._check_progress, send_progress)
+        self._context = JobContext(keys, is_cluster, self._server_time, self._progress)
         self._running = running_in_this_thread()
         self._running.control_of = self._live_job
         # Guarded by the lock.
@@ -61,6 +69,7 @@ class Jobs:
         Raises nothing that the processor raises.
         """
         self._clock_offset = job.header["clock"]
+        self._progress.begin(job.header["number"])
         entries = _entries(job)
         fields = [decode_fields(one.items, self._binary_fields) for one in entries]
         # The processor may change its own fields.
@@ -82,7 +91,7 @@ class Jobs:
             return self._answer_one(entry, fields[0], result)
         except BaseException as error:  # noqa: BLE001 - even SystemExit is the processor's
             release_memory(error)
-            return Frame(frames.FAILED, {"error": describe(error)}, ())
+            return Frame(frames.FAILED, self._with_progress({"error": describe(error)}), ())
         finally:
             self._end()
 
@@ -108,7 +117,7 @@ class Jobs:
             if emitted:
                 header["jobs"] = emitted
                 parts = [*parts, *items]
-        return Frame(frames.DONE, header, parts)
+        return Frame(frames.DONE, self._with_progress(header), parts)
 
     def _answer(
         self, entries: Sequence[Entry], fields: Sequence[Fields], results: Sequence[object]
@@ -132,7 +141,7 @@ class Jobs:
         emitted, items = self._emitted(done)
         if emitted:
             header["jobs"] = emitted
-        return Frame(frames.DONE, header, [*parts, *items])
+        return Frame(frames.DONE, self._with_progress(header), [*parts, *items])
 
     def _finish(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
         """Return what is published for a result, as the parent does without a child."""
@@ -169,6 +178,15 @@ class Jobs:
                     items += one.items
         return found, items
 
+    def _with_progress(self, header: dict[str, Any]) -> dict[str, Any]:
+        if self._live_jobs:
+            for job in self._live_jobs.values():
+                job.end()
+            last = self._progress.last()
+            if last:
+                header["progress"] = last
+        return header
+
     # --- what stands behind the messages ---
 
     def _live_job(self, entry: Entry) -> LiveJob:
@@ -181,15 +199,26 @@ class Jobs:
             job.cancelled.set()
         return job
 
+    def _check_progress(
+        self, job: LiveJob, value: float | None, fields: Mapping[str, object]
+    ) -> None:
+        """Raise `InvalidMessage` if the parent could not publish this."""
+        own = decode_fields(job.entry.items, self._binary_fields)
+        self._results.progress(job.entry.id, own, value, fields)
+
     def _server_time(self) -> float:
         return time.monotonic() + self._clock_offset
 
 
 def _entries(job: Frame) -> list[Entry]:
+    resume = job.header.get("resume", {})
     entries: list[Entry] = []
     first = 0
     for message_id, deliveries, count in job.header["messages"]:
-        entries.append(Entry(message_id, list(job.parts[first : first + count]), deliveries))
+        entry = Entry(message_id, list(job.parts[first : first + count]), deliveries)
+        if message_id in resume:
+            entry = ResumableEntry(entry, resume[message_id].encode())
+        entries.append(entry)
         first += count
     return entries
 

@@ -9,8 +9,9 @@ LOAD: Final = 1
 """What to load, and how to be set up. The first frame."""
 JOB: Final = 2
 """Messages to run: [id, deliveries, number of items] for each; the parts are their items. Beside
-them, `clock` is the server's time less the reading of the monotonic clock, which is the same in
-both processes."""
+them, `number` is that of the attempt, `resume` has what is stored of the progress of earlier
+attempts, by the ids of their messages, and `clock` is the server's time less the reading of the
+monotonic clock, which is the same in both processes."""
 CLOSE: Final = 3
 """Close the processor and end."""
 
@@ -22,7 +23,8 @@ FAILED: Final = 5
 DONE: Final = 6
 """The messages of a job have run: for each None, an answer or a described error. The parts are
 those of the answers, and then what was emitted, if anything: `jobs` has [place of the message,
-whether it forwards the reply, [stream, number of items] for each] of those that did."""
+whether it forwards the reply, [stream, number of items] for each] of those that did. `progress` has
+the last of each message that has reported any, as in PROGRESS, also if the job has failed."""
 
 # From the child, over the channel beside that.
 LOG: Final = 7
@@ -38,4 +40,5 @@ CANCEL: Final = 10
 
 # From the child, over the same.
 PROGRESS: Final = 11
-"""The progress of a message that runs: the number of its job, its id, and what was reported."""
+"""The progress of a message that runs: the number of its attempt, its id, a number that grows with
+each progress of the attempt, and what was reported as it is stored."""

@@ -79,14 +79,19 @@ def parse(stored: bytes) -> dict[str, Any] | None:
     None if there is none, or if it is not readable.
     """
     try:
-        _, _, text = stored.split(b" ", 2)
-        content = json.loads(text)
-        for name, own in content.items():
-            if isinstance(own, dict) and own.keys() == {_BYTES}:
-                content[name] = base64.b64decode(own[_BYTES])
+        _, _, content = stored.split(b" ", 2)
+        return content_of(content)
     except (ValueError, AttributeError, TypeError):
         return None
-    return dict(content)
+
+
+def content_of(stored: bytes | str) -> dict[str, Any]:
+    """Return the number and the fields of progress as `store()` has written them."""
+    content = dict(json.loads(stored))
+    for name, own in content.items():
+        if isinstance(own, dict) and own.keys() == {_BYTES}:
+            content[name] = base64.b64decode(own[_BYTES])
+    return content
 
 
 def _is_share(value: object) -> bool:

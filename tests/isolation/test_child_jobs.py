@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from shared_sync.errors import ConsumerStateError, JobCancelled
+from shared_sync.errors import ConsumerStateError, InvalidMessage, JobCancelled
 from shared_sync.isolation import frames
 from shared_sync.isolation.child_jobs import Jobs, finish_of, outputs_of
 from shared_sync.isolation.error_description import remake
 from shared_sync.isolation.wire import Frame
 from shared_sync.message import Message, current_message
 from shared_sync.processors import LoadedProcessor
+from shared_sync.protocol import progress
 from shared_sync.protocol.job_options import OPTIONS, JobOptions
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.messages import Entry, Output
@@ -25,16 +26,18 @@ ProcessBatch = Callable[[Sequence[Message]], Sequence[object]]
 ASKED = JobOptions(reply_to="{jobs}:replies:a", expires_seconds=30, traceparent="00-1")
 
 
-def new_jobs(**options: Any) -> Jobs:
+def new_jobs(
+    *, result_stream: str | None = "results", send: Callable[[Sequence[Any]], None] = list
+) -> Jobs:
     results = Results(
         stream="jobs",
-        result_stream=options.pop("result_stream", "results"),
+        result_stream=result_stream,
         result_channel=None,
         carry_fields=(),
         binary_fields=(),
     )
     keys = Keys.of("jobs", "workers")
-    return Jobs(results, binary_fields=frozenset(), keys=keys, is_cluster=False, **options)
+    return Jobs(results, binary_fields=frozenset(), keys=keys, is_cluster=False, send_progress=send)
 
 
 def job_of(*messages: tuple[str, JobOptions | None]) -> Frame:
@@ -47,7 +50,7 @@ def job_of(*messages: tuple[str, JobOptions | None]) -> Frame:
             items += [OPTIONS.encode(), options.to_item()]
         described.append((message_id, 1, len(items)))
         parts += items
-    return Frame(frames.JOB, {"messages": described, "clock": 1_000.0}, parts)
+    return Frame(frames.JOB, {"messages": described, "number": 7, "clock": 1_000.0}, parts)
 
 
 def run_one(jobs: Jobs, process: Process, options: JobOptions | None = None) -> Frame:
@@ -186,3 +189,65 @@ def test_of_a_batch_each_message_is_cancelled_on_its_own() -> None:
 
     answer = run_batch(jobs, process, "1-0", "2-0")
     assert [part for part in answer.parts if part in (b"True", b"False")] == [b"False", b"True"]
+
+
+def test_progress_is_sent_at_once_and_the_last_comes_with_the_answer_too() -> None:
+    sent: list[Sequence[Any]] = []
+
+    def process(messages: Sequence[Message]) -> list[object]:
+        messages[0].report_progress(0.1, text="a", raw=b"\xff")
+        messages[1].report_progress(0.5)
+        assert [one[1:3] for one in sent] == [("1-0", 1), ("2-0", 2)]
+        messages[0].report_progress(text="b")
+        return ["done", ValueError("bad")]
+
+    answer = run_batch(new_jobs(send=sent.append), process, "1-0", "2-0")
+    first, second, third = sent
+    assert answer.header["progress"] == [third[1:], second[1:]]
+    assert {job_number for job_number, *_ in sent} == {7}
+    contents = [progress.content_of(content) for *_, content in sent]
+    assert contents == [
+        {"progress": 0.1, "text": "a", "raw": b"\xff"},
+        {"progress": 0.5},
+        {"progress": None, "text": "b"},
+    ]
+    assert first[0] == 7
+
+
+def test_the_last_progress_of_a_job_that_fails_comes_with_its_answer() -> None:
+    def process(*_: object) -> None:
+        current_message().report_progress(0.9)
+        raise ValueError("bad")
+
+    jobs = new_jobs()
+    assert run_one(jobs, process).header["progress"] == [("1-0", 1, '{"progress": 0.9}')]
+    assert "progress" not in run_one(jobs, lambda *_: current_message().attempt).header
+
+
+@pytest.mark.parametrize(
+    ("value", "fields"), [(1.5, {}), (0.5, {"status": "x"}), (0.5, {"text": object()})]
+)
+def test_progress_that_cannot_be_published_is_refused_at_the_call(
+    value: float, fields: dict[str, object]
+) -> None:
+    sent: list[Sequence[Any]] = []
+    answer = run_one(
+        new_jobs(send=sent.append), lambda *_: current_message().report_progress(value, **fields)
+    )
+    assert isinstance(remake(answer.header["error"]), InvalidMessage)
+    assert sent == []
+    assert "progress" not in answer.header
+
+
+def test_a_message_resumes_with_what_an_earlier_attempt_has_reported() -> None:
+    job = job_of(("1-0", None), ("2-0", None))
+    stored = b"ab12 3 " + progress.store(0.5, {"place": 7})
+    job.header["resume"] = {"2-0": stored.decode()}
+    found: list[object] = []
+
+    def process(messages: Sequence[Message]) -> list[object]:
+        found.extend(one.resume_data for one in messages)
+        return [None, None]
+
+    new_jobs().run(LoadedProcessor(process_batch=process), job)
+    assert found == [None, {"progress": 0.5, "place": 7}]

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
 from shared_sync.common.guarded import Logger, Recorder
-from shared_sync.errors import ConfigurationError, JobCancelled
+from shared_sync.errors import JobCancelled
 from shared_sync.isolation import frames
 from shared_sync.isolation.child_jobs import finish_of, outputs_of
 from shared_sync.isolation.child_logs import current_levels, handle
 from shared_sync.isolation.child_metrics import record_in
-from shared_sync.isolation.devices import child_device
 from shared_sync.isolation.error_description import remake
 from shared_sync.isolation.errors import ChildCrashed, ChildGone, DeadlinePassed, GracePassed
-from shared_sync.isolation.importable import importable
 from shared_sync.isolation.process import ChildProcess
 from shared_sync.isolation.wire import Frame
 from shared_sync.message import Fields
@@ -32,6 +28,8 @@ from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.running.child_memory import MemoryLimit
+from shared_sync.redis_consumer.running.child_plan import ChildPlan, plain_logger
+from shared_sync.redis_consumer.running.received_progress import ReceivedProgress
 from shared_sync.redis_consumer.running.runner import AttemptHook, Runner, ThreadRunner
 from shared_sync.redis_consumer.slot import Attempt
 
@@ -44,59 +42,6 @@ _COUNTER_OF: Final[Mapping[type[Exception], str]] = {
     GracePassed: "children_cancelled",
 }
 """What counts the children that have ended so."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChildPlan:
-    """What the children of one reader are started with."""
-
-    setup: Mapping[str, Any]
-    environment: Mapping[str, str]
-    deadline_seconds: float | None
-    kill_grace_seconds: float
-    max_memory_mb: float | None
-
-    @classmethod
-    def of(
-        cls,
-        options: Options,
-        source: ProcessorSource,
-        context: ProcessorContext,
-        jobs: JobContext,
-    ) -> ChildPlan:
-        """Return the plan for a reader.
-
-        Raises `ConfigurationError` if a child cannot import what the program gave, or cannot see
-        its device.
-        """
-        if not hasattr(os, "fork"):
-            raise ConfigurationError(
-                'isolation="process" needs a POSIX system; use isolation="thread" here'
-            )
-        named = importable(source.given, source.argument)
-        device = child_device(context.device, os.environ)
-        setup = {
-            "argument": source.argument,
-            "path": named.path,
-            "main_file": named.main_file,
-            "reader": context.reader,
-            "device": device.device,
-            "logger": _plain_logger(context.logger).name,
-            "stream": jobs.keys.stream,
-            "group": jobs.keys.group,
-            "is_cluster": jobs.is_cluster,
-            "binary_fields": list(options.binary_fields),
-            "result_stream": options.result_stream,
-            "result_channel": options.result_channel,
-            "carry_fields": list(options.carry_fields),
-        }
-        return cls(
-            setup,
-            device.environment,
-            options.job_deadline_seconds,
-            options.kill_grace_seconds,
-            options.max_memory_mb,
-        )
 
 
 class EncodedResults(Results):
@@ -167,13 +112,14 @@ class ProcessRunner:
         # Fixed after construction.
         self._plan = plan
         self._jobs = jobs
+        self._progress = ReceivedProgress(jobs)
         self._context = context
         self._hooks = hooks
         self._recorder = recorder
         self._circuit_breakers = circuit_breakers
         self._clock = clock
         self._logger: Logger = context.logger
-        self._own_logger = _plain_logger(context.logger)
+        self._own_logger = plain_logger(context.logger)
         # Written by the reader's thread; any thread may read.
         self._child: ChildProcess | None = None
         # Written by whoever stops the consumer.
@@ -259,6 +205,7 @@ class ProcessRunner:
             raise
         finally:
             attempt.ended_at = self._clock()
+            self._progress.end()
             if attempt.jobs is not None:
                 attempt.end_jobs()
             for hook in self._hooks:
@@ -316,15 +263,21 @@ class ProcessRunner:
         entries = attempt.entries
         header: dict[str, Any] = {
             "messages": [(one.id, one.deliveries, len(one.items)) for one in entries],
+            "number": attempt.number,
             "clock": round(self._jobs.server_time() - time.monotonic(), 3),
         }
+        resume = {one.id: one.progress.decode(errors="replace") for one in entries if one.progress}
+        if resume:
+            header["resume"] = resume
         if self._clock() - self._levels_at > LEVELS_SECONDS:
             self._add_levels(header)
         states = self._circuit_breakers.export_states()
         if states:
             header["breakers"] = states
         parts = entries[0].items if len(entries) == 1 else [i for one in entries for i in one.items]
+        self._progress.begin(attempt)
         answer = self._unless_it_ends(partial(child.run, header, parts))
+        self._progress.end(answer.header.get("progress", ()))
         if states:
             self._circuit_breakers.apply_reports(answer.header["breakers"])
         if answer.kind == frames.FAILED:
@@ -363,24 +316,10 @@ class ProcessRunner:
         )
 
     def _on_record(self, frame: Frame) -> None:
-        """In a thread of its own: handle what the child has logged or recorded."""
+        """In a thread of its own: handle what the child has logged, recorded or reported."""
         if frame.kind == frames.LOG:
             handle(frame.header, self._own_logger)
+        elif frame.kind == frames.PROGRESS:
+            self._progress.receive(frame.header)
         else:
             record_in(self._context.metrics, frame.header)
-
-
-def _plain_logger(logger: Any) -> logging.Logger:
-    """Return the logger that adapters pass their records on to.
-
-    Raises `ConfigurationError` if there is none.
-    """
-    while not isinstance(logger, logging.Logger):
-        inner = getattr(logger, "logger", None)
-        if inner is None:
-            raise ConfigurationError(
-                'logger must be a logging.Logger, or an adapter of one, with isolation="process", '
-                f"whose children log to the loggers of this process by name; not {logger!r}"
-            )
-        logger = inner
-    return logger

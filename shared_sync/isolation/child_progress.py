@@ -1,0 +1,58 @@
+"""Progress that a processor reports in a child: sent to the parent, and the last kept for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shared_sync.common.fork import renew_lock_in_forks
+from shared_sync.protocol import progress
+from shared_sync.protocol.live_job import LiveJob
+
+Check = Callable[[LiveJob, "float | None", Mapping[str, object]], None]
+
+
+class ChildProgress:
+    """Sends the progress of the messages of one job after the other. Any thread may report.
+
+    What is sent is with the parent even if this process dies. If the parent takes nothing, it is
+    dropped; the last progress of each message goes with the answer.
+    """
+
+    def __init__(self, check: Check, send: Callable[[Sequence[Any]], None]) -> None:
+        """`check` raises `InvalidMessage` for what cannot be published."""
+        # Fixed after construction.
+        self._check = check
+        self._send = send
+        # Guarded by the lock.
+        self._lock = threading.RLock()
+        renew_lock_in_forks(self)
+        self._job_number = 0
+        self._sequence = 0
+        self._last: dict[str, tuple[str, int, str]] = {}
+
+    def begin(self, job_number: int) -> None:
+        """Begin a job, whose number the parent has given."""
+        with self._lock:
+            self._job_number, self._sequence = job_number, 0
+            self._last.clear()
+
+    def report(self, job: LiveJob, value: float | None, fields: Mapping[str, object]) -> None:
+        """Send progress. Blocks for a second at most, the first time that the parent takes none.
+
+        Raises `InvalidMessage` for what cannot be stored.
+        """
+        progress.check(value, fields)
+        self._check(job, value, fields)
+        content = progress.store(value, fields).decode()
+        message_id = job.entry.id
+        with self._lock:  # what comes later is sent later
+            self._sequence += 1
+            self._last[message_id] = (message_id, self._sequence, content)
+            self._send((self._job_number, message_id, self._sequence, content))
+
+    def last(self) -> list[tuple[str, int, str]]:
+        """Return the last progress of each message of the job: its id, a number, the content."""
+        with self._lock:
+            return list(self._last.values())

@@ -1,0 +1,118 @@
+"""What a message can do while it runs, it can do in a child process as well."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import job_processors
+import pytest
+import redis
+from consumers import Make, pending, results
+from helpers import eventually
+
+from shared_sync import Batching, RedisStreamProducer, RetryPolicy
+from shared_sync.protocol.job_options import OPTIONS, TYPES, JobOptions
+
+REPLIES = "{jobs}:replies:a"
+
+
+def send(client: redis.Redis, options: JobOptions, **fields: str) -> str:
+    """Publish a message with options; return its id."""
+    sent: Any = client.xadd("jobs", {**fields, OPTIONS: options.to_item()})
+    return str(sent.decode())
+
+
+def raw(client: redis.Redis, stream: str) -> list[dict[bytes, bytes]]:
+    return [fields for _, fields in client.xrange(stream)]
+
+
+def test_what_is_emitted_in_a_child_is_written_when_its_message_is_done(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    make(job_processors.emit, isolation="process", result_stream="results").start()
+    sent = producer.publish({"text": "hello", "streams": "next other"})
+    silent = producer.publish({"streams": ""})
+    eventually(lambda: client.xlen("results") == 1 and pending(client) == 0)
+    eventually(lambda: client.xlen("jobs") == 0)
+    (result,) = raw(client, "results")
+    assert (result[b"message_id"], result[b"length"]) == (sent.encode(), b"5")
+    assert silent.encode() not in result.values()
+    for stream in ("next", "other"):
+        assert raw(client, stream) == [{b"text": b"hello", b"audio": b"\xff\xfe"}]
+
+
+def test_a_caller_gets_the_answer_of_a_child_or_of_whoever_the_child_has_forwarded_it_to(
+    make: Make, client: redis.Redis
+) -> None:
+    make(job_processors.emit, isolation="process", result_stream="results").start()
+    client.xadd(REPLIES, {"begin": "0"})
+    asked = JobOptions(reply_to=REPLIES, traceparent="00-1", expires_seconds=60)
+    answered = send(client, asked, text="hello")
+    nothing = send(client, asked)
+    forwarded = send(client, asked, text="on", forward="{jobs}:next")
+    eventually(lambda: client.xlen("{jobs}:next") == 1 and client.xlen("jobs") == 0)
+    _, answer, empty = raw(client, REPLIES)
+    assert json.loads(answer.pop(TYPES.encode())) == {"json": ["length"], "bytes": ["raw"]}
+    assert answer == {
+        b"message_id": answered.encode(),
+        b"status": b"done",
+        b"traceparent": b"00-1",
+        b"length": b"5",
+        b"raw": b"\xff",
+    }
+    assert empty == {
+        b"message_id": nothing.encode(),
+        b"status": b"done",
+        b"traceparent": b"00-1",
+    }
+    (emitted,) = raw(client, "{jobs}:next")
+    options = JobOptions.parse(emitted[OPTIONS.encode()])
+    assert (options.reply_to, options.id, options.traceparent) == (REPLIES, forwarded, "00-1")
+    assert options.expires_seconds is not None
+    assert 0 < options.expires_seconds < 60
+    (own,) = raw(client, "results")  # what it returned goes where results without a caller go
+    assert own[b"message_id"] == forwarded.encode()
+
+
+def test_each_message_of_a_batch_in_a_child_emits_on_its_own(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    consumer = make(
+        None,
+        batch_processor=job_processors.emit_batch,
+        batch=Batching(max_size=4, max_wait_seconds=5),
+        isolation="process",
+        result_stream="results",
+        retry=RetryPolicy(max_attempts=1),
+    )
+    producer.publish_many([{"n": n} for n in range(4)])
+    consumer.start()
+    eventually(lambda: client.xlen("results") == 4)
+    assert [fields[b"n"] for fields in raw(client, "next")] == [b"0", b"2"]
+    found = {one["status"]: one for one in results(client)}
+    assert found["dead"]["error_type"] == "ValueError"
+
+
+@pytest.mark.parametrize("do", ["die", "fail"])
+def test_what_a_child_has_reported_last_is_where_the_next_attempt_begins(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, do: str
+) -> None:
+    make(
+        job_processors.count,
+        isolation="process",
+        result_stream="results",
+        retry=RetryPolicy(max_attempts=2, base_seconds=0.01),
+        max_crashes=2,
+        progress_per_second=1000,
+    ).start()
+    producer.publish({"places": 10, "at": 6, "do": do})
+    eventually(lambda: results(client) and results(client)[-1]["status"] == "done")
+    *progress, done = results(client)
+    assert done["result"] == "from 7"
+    places = [int(one["place"]) for one in progress]
+    assert places == sorted(set(places)), "in their order, each once"
+    assert {6, 9} <= set(places), "the last of each attempt"
+    assert {one["status"] for one in progress} == {"progress"}
+    assert progress[-1]["text"] == "part 9"
+    eventually(lambda: client.hlen("{jobs}:workers:progress") == 0)
