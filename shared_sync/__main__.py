@@ -1,6 +1,7 @@
-"""python -m shared_sync: demo | dead-letters.
+"""python -m shared_sync: demo | cancel | dead-letters.
 
 demo           transcribe real speech through a Redis Stream, to see the library work
+cancel         cancel messages, or say how far they are
 dead-letters   list, show, replay or purge messages that were given up on
 """
 
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from shared_sync import __version__
-from shared_sync.cli import dead_letters, demo
+from shared_sync.cli import cancel, dead_letters, demo
 from shared_sync.errors import SharedSyncError
 
 
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo.add_parser(commands)
+    cancel.add_parser(commands)
     dead_letters.add_parser(commands)
     return parser
 

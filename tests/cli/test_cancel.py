@@ -1,0 +1,27 @@
+"""Cancelling messages from the command line."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+from consumers import STREAM
+
+from shared_sync import RedisStreamProducer
+from shared_sync.__main__ import main
+
+
+def test_the_command_says_how_far_each_message_is_and_cancels_those_that_have_not_ended(
+    redis_url: str,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message_id = producer.publish({"n": 1})
+    command = ["cancel", "--redis-url", redis_url, "--stream", STREAM, message_id, "1-1"]
+    expected = f"{message_id} waiting\n1-1 ended\n"
+    assert main([*command, "--status"]) == 0
+    assert capsys.readouterr().out == expected
+    assert client.zcard("{jobs}:cancelled") == 0
+    assert main(command) == 0
+    assert capsys.readouterr().out == expected
+    assert client.zrange("{jobs}:cancelled", 0, -1) == [message_id.encode()]
