@@ -14,7 +14,9 @@ Command = tuple[Any, ...]
 
 _COMMON: Final = "common.lua"
 _LETTER_INDEX: Final = "letter_index.lua"
-_WITH_LETTER_INDEX: Final = frozenset(("bury",))
+_WITH_LETTER_INDEX: Final = frozenset(
+    ("bury", "import", "letter_rows", "purge", "replay", "replay_large")
+)
 _SUFFIX: Final = ".lua"
 
 

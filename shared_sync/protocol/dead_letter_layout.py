@@ -28,6 +28,11 @@ from shared_sync.message import encode_fields
 PREFIX: Final = "dead."
 FIELDS: Final = "dead.fields"
 HISTORY: Final = "dead.history"
+IMPORTED_FROM: Final = "dead.imported_from"
+"""The id of a dead letter in the file from which it was imported, if it could not keep that."""
+
+MOST_ITEMS: Final = 4000
+"""Most names and values of a message that are not packed, as bury.lua has it."""
 
 LARGEST_NUMBER: Final = 1e11
 """Of metadata; as a time it is the year 5138."""
@@ -105,6 +110,7 @@ class Stored:
     fields: Mapping[str, bytes]
     metadata: Metadata
     history: Sequence[Mapping[str, Any]]
+    imported_from: str
 
 
 def parse(items: Sequence[bytes]) -> Stored:
@@ -115,7 +121,7 @@ def parse(items: Sequence[bytes]) -> Stored:
     metadata = _pairs(metadata_items(items))
     facts = {name: value.decode(errors="replace") for name, value in metadata}
     return Stored(
-        dict(_pairs(message_items(items))),
+        pairs_of_message(items),
         Metadata(
             message_id=facts.get("dead.id", ""),
             reason=facts.get("dead.reason", ""),
@@ -128,6 +134,7 @@ def parse(items: Sequence[bytes]) -> Stored:
             time=_number(facts.get("dead.time", "")),
         ),
         [_failure(line) for line in facts.get(HISTORY, "").split("\n") if line.strip()],
+        facts.get(IMPORTED_FROM, ""),
     )
 
 
@@ -135,7 +142,7 @@ def message_items(items: Sequence[bytes]) -> Sequence[bytes]:
     """Return the names and values of the message of a dead letter, as they were published."""
     own = items[: _last_id(items)]
     if len(own) == 2 and own[0] == FIELDS.encode():
-        return _unpack(own[1]) or own
+        return unpack(own[1]) or own
     return own
 
 
@@ -145,9 +152,25 @@ def metadata_items(items: Sequence[bytes]) -> Sequence[bytes]:
     return items if start is None else items[start:]
 
 
+def metadata_of(items: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the names and values behind those of the message; none if all belong to that."""
+    start = _last_id(items)
+    return () if start is None else items[start:]
+
+
+def pairs_of_message(items: Sequence[bytes]) -> Mapping[str, bytes]:
+    """Return the fields of the message of a dead letter."""
+    return dict(_pairs(message_items(items)))
+
+
 def pack(items: Sequence[bytes]) -> bytes:
     """Return the names and values of a message as bury.lua packs them, as netstrings."""
     return b"".join(b"%d:%b," % (len(item), item) for item in items)
+
+
+def size_of(items: Sequence[bytes]) -> int:
+    """Return the bytes of all names and values."""
+    return sum(map(len, items))
 
 
 def _last_id(items: Sequence[bytes]) -> int | None:
@@ -183,7 +206,7 @@ def _failure(line: str) -> Mapping[str, Any]:
     return empty | (failure if isinstance(failure, dict) else {"error": line})
 
 
-def _unpack(packed: bytes) -> list[bytes]:
+def unpack(packed: bytes) -> list[bytes]:
     """Return what was packed as netstrings, `<length>:<bytes>,` (D. J. Bernstein, 1997).
 
     Empty if this is something else.

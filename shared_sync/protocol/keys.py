@@ -9,6 +9,8 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
     {S}:G:history      hash     message id -> its failures so far, one JSON object a line
     {S}:G:dead         stream   dead letters: the original fields and `dead.*` metadata
     {S}:G:dead_index   zset     id of a dead letter and what a list shows of it, if that is large
+    {S}:G:dead:replayed:<token>  string   the last dead letter that a caller has replayed, and the
+                                          id of the message that it became
     {S}:G:outage       zset     when the last heartbeat was, and after an outage until when nobody
                                 is taken for dead, ms
     {S}:G:kept         hash     whether the group has read all entries up to its last one; and,
@@ -135,6 +137,10 @@ class Keys:
             scheduled=shared.scheduled,
             scheduled_messages=shared.scheduled_messages,
         )
+
+    def replayed(self, token: str) -> str:
+        """Return the key with the last dead letter that a call of `replay()` has replayed."""
+        return f"{self.dead}:replayed:{token}"
 
     def all(self) -> tuple[str, ...]:
         """Return every key of the stream and this group."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
@@ -87,6 +89,63 @@ def test_one_letter_that_cannot_be_replayed_does_not_keep_back_the_others(
     assert main([*where, "replay", "--all"]) == 1
     assert "WRONGTYPE" in capsys.readouterr().err
     assert client.xlen(DEAD) == 2
+
+
+def test_options_say_which_are_listed_replayed_and_purged(
+    redis_url: str, command: Callable[..., str], client: redis.Redis
+) -> None:
+    first, *_ = bury(redis_url, *({"client": n % 3, "n": n, "audio": b"x" * n} for n in range(9)))
+    bury(redis_url, {"n": 9}, error=ValueError("too loud"))
+    assert len(command("list", "--reason", "rejected").splitlines()) == 9
+    (line,) = command("list", "--error", "too loud").splitlines()
+    assert re.search(r"  1\.\d kB  failed 2 times", line), line
+    assert command("list", "--older-than", "1h") == ""
+    assert len(command("list", "--newer-than", "1.5m").splitlines()) == 10
+    assert command("replay", "--message", first).count("replayed as") == 1
+    assert command("replay", "--field", "client=1").count("replayed as") == 3
+    assert {fields[b"n"] for _, fields in client.xrange(STREAM)} == {b"0", b"1", b"4", b"7"}
+    assert command("purge", "--field", "client=2", "--field", "n=5") == "1 removed\n"
+    assert client.xlen(DEAD) == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("purge",),
+        ("replay", "1-1", "--reason", "rejected"),
+        ("list", "--older-than", "soon"),
+        ("list", "--field", "client"),
+    ],
+)
+def test_options_that_leave_open_which_are_meant_are_refused(
+    where: tuple[str, ...], arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([*where, *arguments])
+
+
+def test_they_go_into_a_file_and_come_back(
+    redis_url: str,
+    command: Callable[..., str],
+    client: redis.Redis,
+    tmp_path: Path,
+    where: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bury(redis_url, {"n": 1}, {"n": 2})
+    file = str(tmp_path / "letters.jsonl")
+    listed = command("list")
+    assert command("export", file) == "2 exported\n"
+    assert command("export", "-", "--field", "n=2").count('"fields": [["n", "2"]]') == 1
+    client.delete(DEAD)
+    assert command("import", file) == "2 imported, 0 were there already\n"
+    assert command("import", file) == "0 imported, 2 were there already\n"
+    assert command("list") == listed
+    command("purge", "--all")
+    assert command("import", file) == "2 imported, 0 were there already\n"
+    for action in (("import", f"{file}.not"), ("export", f"{file}/x")):
+        assert main([*where, *action]) == 1
+        assert re.search("cannot be (read|written)", capsys.readouterr().err)
 
 
 def test_the_command_reports_a_mistake_in_one_line(where: tuple[str, ...]) -> None:

@@ -3,10 +3,10 @@
 -- only all of it. So one call reads few of the large ones: it must not block the server for long.
 -- KEYS: dead
 -- ARGV: id of the first ('-' for the oldest, '(' in front of the one before it), most letters,
---       most bytes (of the last one more are read), '' to leave out the fields of the messages
+--       most bytes (of the last one more are read)
 -- Returns {1 if there may be more or 0, {id, items} ...}.
 
-local dead, from, with_fields = KEYS[1], ARGV[1], ARGV[4] ~= ''
+local dead, from = KEYS[1], ARGV[1]
 local most, room = tonumber(ARGV[2]), tonumber(ARGV[3])
 local found = {1}
 
@@ -16,22 +16,8 @@ while #found <= most and room > 0 do
     found[1] = 0
     break
   end
-  local id, items, metadata = entry[1], entry[2], 1
-  for i = 1, #items, 2 do
-    room = room - #items[i] - #items[i + 1]
-    if items[i] == 'dead.id' then metadata = i end
-  end
-  if not with_fields then
-    local kept = {}
-    for i = metadata, #items, 2 do
-      if items[i]:find('^dead%.') then
-        kept[#kept + 1] = items[i]
-        kept[#kept + 1] = items[i + 1]
-      end
-    end
-    entry = {id, kept}
-  end
+  for _, item in ipairs(entry[2]) do room = room - #item end
   found[#found + 1] = entry
-  from = '(' .. id
+  from = '(' .. entry[1]
 end
 return found

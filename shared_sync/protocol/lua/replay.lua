@@ -1,18 +1,22 @@
 -- Move a dead letter back to its stream, as a new message with the original fields.
--- KEYS: stream, dead
--- ARGV: dead letter id
+-- KEYS: stream, dead, index, record
+-- ARGV: dead letter id, how long the record is kept, ms
 -- Returns the new message's id, nil if there is no such dead letter, 0 if its fields are packed or
 -- too many for a script, so that replay_large.lua has to move it, or the text of the refusal.
+--
+-- The record has the ids of the dead letter and the message. If the reply is lost, the caller asks
+-- again with the same record, and is told the same id. Without the right to write it, nil.
 
 local MAX_ITEMS = 7000  -- Lua's unpack ends at about 8000 values
 
-local stream, dead, letter_id = KEYS[1], KEYS[2], ARGV[1]
+local stream, dead, index, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local letter_id = ARGV[1]
 
 -- A right that is missing is noticed before anything is published. And a full server, which refuses
 -- to publish in a script that has not written before, lets a message move.
 redis.call('XDEL', dead, '0-0')
 local letter = redis.call('XRANGE', dead, letter_id, letter_id)[1]
-if not letter then return false end
+if not letter then return replayed_before(record, letter_id) end
 
 -- The message ends where the metadata begin; see dead_letter_layout.py.
 local items = letter[2]
@@ -28,4 +32,6 @@ if last > MAX_ITEMS or last == 2 and items[1] == 'dead.fields' then return 0 end
 
 local id = redis.call('XADD', stream, '*', unpack(items, 1, last))
 redis.call('XDEL', dead, letter_id)
+unindex_letter(index, letter_id)
+record_replay(record, letter_id, id, ARGV[2])
 return id

@@ -1,0 +1,84 @@
+"""DeadLetterFilter: which dead letters are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from shared_sync.common import arguments
+from shared_sync.dead_letters.letter import DeadLetter
+from shared_sync.errors import ConfigurationError
+from shared_sync.protocol.dead_letter_commands import SHORT_FIELD, Row
+from shared_sync.protocol.dead_letter_layout import pairs_of_message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterFilter:
+    """Dead letters that are all of what is given here.
+
+        letters.iterate(where=DeadLetterFilter(reason="bad input", fields={"client": "42"}))
+
+    Fields of up to 256 bytes are known without reading the messages. To compare a longer value, the
+    server reads the messages, which takes 30 ms for one of 10 MB.
+
+    Raises:
+        ConfigurationError: An argument cannot work.
+    """
+
+    reason: str = ""
+    """Text that the reason contains, in upper or lower case."""
+
+    error: str = ""
+    """Text that the type or the text of the last error contains, in upper or lower case."""
+
+    older_than_seconds: float | None = None
+    """They were given up on before this time, by the clock of this machine."""
+
+    newer_than_seconds: float | None = None
+    """They were given up on within this time."""
+
+    fields: Mapping[str, str | bytes] = field(default_factory=dict)
+    """Fields of the message and their whole values, as text or as bytes."""
+
+    message_ids: Collection[str] = ()
+    """Ids that the messages had in their stream; those of one message may be several."""
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigurationError` for an argument that cannot work."""
+        for name in ("older_than_seconds", "newer_than_seconds"):
+            if (age := getattr(self, name)) is not None:
+                arguments.number(name, age, 0)
+        if isinstance(self.message_ids, str):
+            raise ConfigurationError(
+                f"message_ids must be a collection of ids, not {self.message_ids!r}"
+            )
+
+    def matches(self, letter: DeadLetter, now: float) -> bool:
+        """Return whether a dead letter matches, apart from its fields. `now` is a Unix time."""
+        age = now - letter.time
+        return (
+            self.reason.casefold() in letter.reason.casefold()
+            and self.error.casefold() in f"{letter.error_type}: {letter.error}".casefold()
+            and (self.older_than_seconds is None or age > self.older_than_seconds)
+            and (self.newer_than_seconds is None or age <= self.newer_than_seconds)
+            and (not self.message_ids or letter.message_id in self.message_ids)
+        )
+
+    def matches_fields(self, row: Row) -> bool | None:
+        """Return whether the fields match; None if the row has not those that decide."""
+        if not self.fields:
+            return True
+        known = pairs_of_message(row.items)
+        undecided = False
+        for name, wanted in self.fields.items():
+            value = wanted.encode() if isinstance(wanted, str) else wanted
+            if name in known:
+                if known[name] != value:
+                    return False
+            elif row.left_out == 0 or (
+                row.left_out == 1 and len(name.encode()) + len(value) <= SHORT_FIELD
+            ):
+                return False
+            else:
+                undecided = True
+        return None if undecided else True
