@@ -27,6 +27,12 @@ def answer(message_id: str, job: dict[str, Any]) -> dict[str, Any]:
     return {**job, "attempt": message.attempt, "pid": os.getpid()}
 
 
+def hand_on(_: str, job: dict[str, Any]) -> None:
+    """Let the next stage answer the caller."""
+    stream = "{jobs}:next"
+    current_message().emit(stream, {"text": job["n"]}, forward_reply=True)
+
+
 def act(_: str, job: dict[str, Any]) -> Any:
     """Do what the message says."""
     return ACTIONS[job.get("do", "nothing")](job)

@@ -193,9 +193,12 @@ _OF_MASTER: Final = (_DiscoveredConnection, _DiscoveredTLSConnection)
 _OF_CLUSTER: Final = (_ClusterConnection, _ClusterTLSConnection)
 
 
-def check_one_slot(redis_url: str, stream_name: str, result_stream: str) -> None:
-    """Raise `ConfigurationError` if a cluster cannot write both streams in one script."""
-    if not url.read(redis_url).is_cluster or slot_of(stream_name) == slot_of(result_stream):
+def check_one_slot(redis_url: str, stream_name: str, result_stream: str, name: str) -> None:
+    """Raise `ConfigurationError` if a cluster cannot write both streams in one script.
+
+    `name` is an example of what `result_stream` stands for.
+    """
+    if not url.read(redis_url).is_cluster or slot_of(stream_name) == slot_of(name):
         return
     tag = re.search(r"{(.+?)}", stream_name)
     raise ConfigurationError(

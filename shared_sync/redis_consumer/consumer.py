@@ -108,7 +108,8 @@ class RedisStreamConsumer:
         binary_fields: Fields whose values stay bytes, such as audio.
         result_stream: Stream that gets an entry for each result: the fields of a mapping, or the
             field `result` for anything else, with `message_id`, `status` and `carry_fields`.
-            A message that dies leaves an entry with status `dead`. In a cluster it must have the
+            A message that dies leaves an entry with status `dead`. It may name fields of the
+            message that are filled in, such as `results:{gateway}`. In a cluster it must have the
             slot of the stream, as `{audio:jobs}:results` has that of `audio:jobs`.
         result_channel: Channel to publish the same as JSON, such as `results:{client_id}`,
             filled from the message's fields.

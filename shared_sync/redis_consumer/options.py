@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,6 +14,7 @@ from shared_sync.connection import discovery
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.errors import ConfigurationError
 from shared_sync.policies import RetryPolicy
+from shared_sync.protocol.addresses import result_stream_template
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.retention import Limits
 from shared_sync.redis_consumer import prefetch as prefetch_sizes
@@ -115,6 +115,14 @@ class Options:
         return Limits(self.dead_max_entries, self.dead_ttl_seconds)
 
     @property
+    def fixed_result_stream(self) -> str | None:
+        """The stream of all results; None if there is none, or if fields of a message name it."""
+        name = self.result_stream
+        if name is None or result_stream_template(self.stream_name, name).fields:
+            return None
+        return name
+
+    @property
     def effective_prefetch(self) -> Setting:
         """The prefetch; 1 instead of "auto" if a single crash is the limit."""
         return 1 if self.prefetch == "auto" and self.max_crashes == 1 else self.prefetch
@@ -160,8 +168,7 @@ class Options:
         arguments.names("carry_fields", self.carry_fields)
         if self.result_stream is not None:
             arguments.text("result_stream", self.result_stream)
-            self._check_braces(self.result_stream)
-            discovery.check_one_slot(self.redis_url, self.stream_name, self.result_stream)
+            self._check_result_stream(self.result_stream)
         if self.result_channel is not None:
             arguments.text("result_channel", self.result_channel)
         if self.result_stream == self.stream_name:
@@ -170,16 +177,11 @@ class Options:
             raise ConfigurationError(f"retry must be a RetryPolicy, not {self.retry!r}")
         self.keys  # noqa: B018 - raises for names that cannot be used
 
-    def _check_braces(self, result_stream: str) -> None:
-        """Refuse a template, which only `result_channel` takes: braces would stay in the name."""
-        tag = re.search(r"{(.+?)}", self.stream_name)
-        allowed = tag.group() if tag else f"{{{self.stream_name}}}"
-        if re.search("[{}]", result_stream.replace(allowed, "", 1)):
-            raise ConfigurationError(
-                f"result_stream {result_stream!r} has braces, but no fields are filled in as in "
-                f"result_channel; leave them out. Only {allowed!r}, the hash tag of stream_name, "
-                "is allowed"
-            )
+    def _check_result_stream(self, result_stream: str) -> None:
+        template = result_stream_template(self.stream_name, result_stream)
+        # Fields may hold anything, and must not decide about the slot.
+        name = template.fill(dict.fromkeys(template.fields, "{any}"))
+        discovery.check_one_slot(self.redis_url, self.stream_name, result_stream, name)
 
     def _check_numbers(self) -> None:
         arguments.whole_number("threads", self.threads, 1, 1000)

@@ -52,7 +52,7 @@ class Subscription:
             keys=options.keys,
             consumer=options.consumer_id,
             lease_ms=round(options.lease_seconds * 1000),
-            result_stream=options.result_stream,
+            result_stream=options.fixed_result_stream,
         )
         self.server_clock = ServerClock()
         self.jobs = JobContext(
@@ -119,7 +119,7 @@ class Subscription:
         connection = self.connection()
         try:
             ensured = groups.ensure_group(connection, self.commands)
-            key_types.check(connection, self.commands.keys, self._options.result_stream)
+            key_types.check(connection, self.commands.keys, self._options.fixed_result_stream)
             if ensured is Ensured.CREATED:
                 self._report_new_group(connection)
             elif ensured is Ensured.MAY_NOT_CREATE:
@@ -204,7 +204,7 @@ class Subscription:
         connection = self.connection()
         try:
             wrong = key_types.find_wrong(
-                connection, self.commands.keys, self._options.result_stream
+                connection, self.commands.keys, self._options.fixed_result_stream
             )
         except SharedSyncError:
             return error

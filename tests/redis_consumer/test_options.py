@@ -57,8 +57,8 @@ from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
         ("carry_fields", ("client_id",)),
         ("result_channel", "results:{client_id.__class__}"),
         ("result_stream", STREAM),
-        ("result_stream", "out:{id}"),
-        ("result_stream", "{jobs}:{id}"),
+        ("result_stream", "out:{id.__class__}"),
+        ("result_stream", "out:{}"),
         ("result_stream", "out}"),
         ("logger", "stt"),
         ("logger", logging.Logger),
@@ -230,9 +230,21 @@ def test_whatever_may_take_two_arguments_is_a_processor(make: Make, processor: A
     make(processor)
 
 
+@pytest.mark.parametrize("end", ["", ":{gateway}"])
 @pytest.mark.parametrize(("stream", "results"), [("a", "{a}:out"), ("a:{b}", "out:{b}")])
-def test_the_hash_tag_of_the_stream_may_be_in_the_result_stream(stream: str, results: str) -> None:
-    RedisStreamConsumer("redis://x", stream, "g", None, None, print, result_stream=results)
+@pytest.mark.parametrize("url", ["redis://x", "redis+cluster://x"])
+def test_the_hash_tag_of_the_stream_may_be_in_the_result_stream(
+    url: str, stream: str, results: str, end: str
+) -> None:
+    RedisStreamConsumer(url, stream, "g", None, None, print, result_stream=results + end)
+
+
+@pytest.mark.parametrize("results", ["out:{gateway}", "{gateway}:{a}", "{gateway}{a}"])
+def test_in_a_cluster_no_field_of_a_message_may_decide_about_the_slot_of_its_result(
+    results: str,
+) -> None:
+    with pytest.raises(ConfigurationError, match="another slot of the cluster"):
+        RedisStreamConsumer("redis+cluster://x", "a", "g", None, None, print, result_stream=results)
 
 
 @pytest.mark.parametrize("processor", [_asynchronous, "text", None, 5])
