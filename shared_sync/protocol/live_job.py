@@ -10,7 +10,13 @@ from typing import Any, Protocol
 from shared_sync.errors import ConfigurationError, ConsumerStateError
 from shared_sync.message import encode_fields
 from shared_sync.protocol.job_options import OPTIONS, JobOptions, check_names, options_of
-from shared_sync.protocol.keys import Keys, check_stream_name, hash_tag, id_milliseconds
+from shared_sync.protocol.keys import (
+    Keys,
+    age_seconds,
+    check_stream_name,
+    hash_tag,
+    id_milliseconds,
+)
 from shared_sync.protocol.messages import Entry, Output
 from shared_sync.protocol.progress import parse
 
@@ -129,8 +135,12 @@ class LiveJob:
     @property
     def expires_at(self) -> float | None:
         """When the message expires, in seconds since 1970 by the server's clock."""
-        seconds = self.options.expires_seconds
-        return None if seconds is None else id_milliseconds(self.entry.id) / 1000 + seconds
+        seconds, context = self.options.expires_seconds, self.context
+        if seconds is None or context is None:
+            return None
+        if age_seconds(self.entry.id, context.server_time()) is None:
+            return None  # its publisher has chosen an id that is no time
+        return id_milliseconds(self.entry.id) / 1000 + seconds
 
     @property
     def resume_data(self) -> dict[str, Any] | None:

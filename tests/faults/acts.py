@@ -90,6 +90,8 @@ def perform(act: str, folder: Path) -> None:
     elif verb == "wait":
         while not (folder / what).exists():
             threading.Event().wait(0.01)
+    elif verb == "report":
+        _report_until(folder / what)
     elif verb == "fail":
         raise ValueError("as asked for")
     elif verb == "reject":
@@ -107,3 +109,14 @@ def perform(act: str, folder: Path) -> None:
             hoard = (hoard,)
     else:
         assert not verb, f"no act: {act}"
+
+
+def _report_until(file: Path) -> None:
+    """Report progress that grows, again and again, until the file exists."""
+    message, name = current_message(), _told().name
+    resumed = (message.resume_data or {}).get("progress")
+    for step in range(100_000):
+        message.report_progress(step / 100_000, worker=name, resumed=resumed)
+        if file.exists():
+            return
+        threading.Event().wait(0.005)

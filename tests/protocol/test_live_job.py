@@ -23,7 +23,11 @@ ID = f"{round(NOW * 1000)}-0"
 
 
 def new_job(
-    options: JobOptions | None = None, *, is_cluster: bool = False, age_seconds: float = 0.0
+    options: JobOptions | None = None,
+    *,
+    is_cluster: bool = False,
+    age_seconds: float = 0.0,
+    message_id: str = ID,
 ) -> LiveJob:
     """A job that runs, so many seconds after its message was published."""
     items = [b"text", b"hello"]
@@ -31,7 +35,7 @@ def new_job(
         items += [OPTIONS.encode(), options.to_item()]
     keys = Keys.of("jobs", "workers")
     context = JobContext(keys, is_cluster, server_time=lambda: NOW + age_seconds)
-    return LiveJob(Entry(ID, items), context)
+    return LiveJob(Entry(message_id, items), context)
 
 
 def message_of(job: LiveJob) -> Message:
@@ -108,6 +112,8 @@ def test_a_message_knows_its_caller_trace_and_expiry() -> None:
     message = message_of(new_job(asked))
     assert (message.reply_to, message.traceparent) == ("{jobs}:replies:a", "00-1")
     assert message.expires_at == NOW + 1.5
+    chosen = message_of(new_job(asked, message_id="5-0"))
+    assert chosen.expires_at is None
     plain = message_of(new_job())
     assert (plain.reply_to, plain.traceparent, plain.expires_at) == ("", "", None)
 
