@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from shared_sync import Message, current_message
@@ -43,3 +45,30 @@ def count(_: str, job: dict[str, Any]) -> str:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("bad")
     return f"from {first}"
+
+
+def wait(_: str, job: dict[str, Any]) -> str:
+    """Say that it has started, and wait to be cancelled; then do what the message says."""
+    Path(job["started"]).touch()
+    message = current_message()
+    if job["then"] == "ignore":
+        threading.Event().wait(60)
+    assert message.cancelled.wait(60)
+    if job["then"] == "raise":
+        message.raise_if_cancelled()
+    if job["then"] == "fail":
+        raise ValueError("bad")
+    if job["then"] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done nevertheless"
+
+
+def wait_batch(messages: Sequence[Message]) -> list[str]:
+    """Wait until the second message is cancelled, if there is one; the first one is not."""
+    if len(messages) == 1:
+        return ["alone"]
+    Path(str(messages[0].fields["started"])).touch()
+    assert messages[1].cancelled.wait(60)
+    messages[0].raise_if_cancelled()
+    messages[1].raise_if_cancelled()
+    return ["first", "second"]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import job_processors
 import pytest
 import redis
-from consumers import Make, pending, results
+from consumers import Make, dead_letters, pending, results
 from helpers import eventually
 
-from shared_sync import Batching, RedisStreamProducer, RetryPolicy
+from shared_sync import Batching, RedisStreamProducer, RetryPolicy, WorkerMetrics
 from shared_sync.protocol.job_options import OPTIONS, TYPES, JobOptions
 
 REPLIES = "{jobs}:replies:a"
@@ -116,3 +117,62 @@ def test_what_a_child_has_reported_last_is_where_the_next_attempt_begins(
     assert {one["status"] for one in progress} == {"progress"}
     assert progress[-1]["text"] == "part 9"
     eventually(lambda: client.hlen("{jobs}:workers:progress") == 0)
+
+
+@pytest.mark.parametrize("then", ["return", "raise", "fail", "die", "ignore"])
+def test_a_cancelled_message_that_runs_in_a_child_ends_cancelled_unless_it_is_done(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    tmp_path: Path,
+    metrics: WorkerMetrics,
+    then: str,
+) -> None:
+    make(
+        job_processors.wait,
+        isolation="process",
+        result_stream="results",
+        lease_seconds=1.0,
+        kill_grace_seconds=0.1 if then == "ignore" else 60.0,
+        max_crashes=1,
+        retry=RetryPolicy(max_attempts=1),
+        metrics=metrics,
+    ).start()
+    started = tmp_path / "started"
+    sent = producer.publish({"started": started, "then": then})
+    eventually(started.exists)
+    assert producer.cancel(sent) == "running"
+    eventually(lambda: client.xlen("results") == 1)
+    (result,) = results(client)
+    if then == "return":
+        assert (result["status"], result["result"]) == ("done", "done nevertheless")
+    else:
+        assert (result["status"], result["reason"]) == ("cancelled", "cancelled")
+    assert dead_letters(client) == []
+    eventually(lambda: client.xlen("jobs") == 0)
+    counted = metrics.get_metrics_data()
+    ended = {name for name in ("children_cancelled", "children_crashed") if counted.get(name)}
+    assert ended == {"ignore": {"children_cancelled"}, "die": {"children_crashed"}}.get(then, set())
+
+
+def test_of_a_batch_in_a_child_only_the_cancelled_message_ends_and_the_others_run_again(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
+) -> None:
+    consumer = make(
+        None,
+        batch_processor=job_processors.wait_batch,
+        batch=Batching(max_size=2, max_wait_seconds=5),
+        isolation="process",
+        result_stream="results",
+        lease_seconds=1.0,
+        kill_grace_seconds=0.0,
+    )
+    started = tmp_path / "started"
+    first = producer.publish({"started": started})
+    second = producer.publish({"started": started})
+    consumer.start()
+    eventually(started.exists)
+    producer.cancel(second)
+    eventually(lambda: client.xlen("results") == 2)
+    found = {one["message_id"]: (one["status"], one.get("result")) for one in results(client)}
+    assert found == {first: ("done", "alone"), second: ("cancelled", None)}
