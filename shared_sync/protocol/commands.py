@@ -13,8 +13,9 @@ from typing import Final
 from shared_sync.connection import scripts
 from shared_sync.connection.scripts import Command
 from shared_sync.protocol.keys import Keys
-from shared_sync.protocol.messages import DONE, Answer, Bury, Fault, Finish, Park
+from shared_sync.protocol.messages import DONE, Address, Answer, Bury, Fault, Finish, Park
 from shared_sync.protocol.progress import Report
+from shared_sync.protocol.retention import ResultStreams
 from shared_sync.protocol.scan import START, Predecessor, ScanRequest
 
 SHORTEST_BLOCK_MS: Final = 10
@@ -41,6 +42,9 @@ class GroupCommands:
 
     reads_one_by_one: bool = False
     """Whether the process has read one message at a time so far, although it may read more."""
+
+    result_streams: ResultStreams | None = None
+    """Where streams of results are noted that messages name; None where nothing limits them."""
 
     def create_group(self) -> Command:
         """Create the group from id 0, so that what was published before is processed too."""
@@ -116,6 +120,7 @@ class GroupCommands:
             items = one.with_header()
             if items and one.address is not None:
                 entries.append(entry(one.address.stream, items, not one.address.may_create))
+                self._note(one.address)
             elif items and self.result_stream:
                 entries.append(entry(self.result_stream, items))
             is_owned = "" if one.status == DONE else "owned"
@@ -141,6 +146,7 @@ class GroupCommands:
         own_keys = (self.keys.dead, self.keys.holders, self.keys.dead_index)
         address = outcome.answer.address
         results = self._result_key() if address is None else (address.stream,)
+        self._note(address)
         whose = "own" if address is None else "other" if address.may_create else "caller"
         return scripts.call(
             "bury",
@@ -287,6 +293,11 @@ class GroupCommands:
         return scripts.call("leave", keys, *self._who(), since_ms, is_foreign)
 
     # --- inside ---
+
+    def _note(self, address: Address | None) -> None:
+        """Note a stream of results, unless it belongs to a caller, with whom it expires."""
+        if self.result_streams is not None and address is not None and address.may_create:
+            self.result_streams.note(address.stream)
 
     def _common_keys(self) -> Sequence[str]:
         return (self.keys.stream, self.keys.history, self.keys.due)

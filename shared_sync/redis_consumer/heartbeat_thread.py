@@ -87,11 +87,14 @@ class HeartbeatThread:
         self._cancel_watch = CancelWatch(subscription.cancellations, in_flight)
         self._sweep = Sweep(subscription.commands, logger)
         self._scheduled = ScheduledJobs(subscription.commands.keys, logger)
+        result_streams = ResultStreams(subscription.commands.result_stream)
+        if options.kept_results.are_set:
+            subscription.commands.result_streams = result_streams
         self._retention = Retention(
             subscription.commands.keys,
             results=options.kept_results,
             letters=options.kept_letters,
-            result_streams=ResultStreams(subscription.commands.result_stream),
+            result_streams=result_streams,
             recorder=recorder,
             logger=logger,
         )

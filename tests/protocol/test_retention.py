@@ -9,10 +9,11 @@ import pytest
 import redis
 from consumers import Make
 from helpers import Clock, Figures, eventually
-from protocol_client import KEYS, GroupAdmin, make_connection
+from protocol_client import KEYS, GroupAdmin, Worker, make_connection
 
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.connection.connection import Connection
+from shared_sync.protocol.messages import Address, Answer, Finish
 from shared_sync.protocol.retention import (
     LETTERS_IN_A_STEP,
     MOST_STREAMS,
@@ -152,6 +153,22 @@ def test_a_stream_that_is_gone_is_forgotten_unless_a_result_is_on_its_way_there(
         assert streams.begin_round() == ["a"]
         streams.gone("a")
     assert streams.begin_round() == []
+
+
+def test_streams_that_messages_name_are_noted_and_those_of_callers_are_not(
+    connection: Connection, client: redis.Redis
+) -> None:
+    worker = Worker(connection, "w1", results=None)
+    noted = worker.commands.result_streams = ResultStreams()
+    ids = worker.publish([b"n", b"1"], [b"n", b"2"], [b"n", b"3"])
+    worker.read()
+    streams = ("results:a", "results:b", "{jobs}:replies:c")
+    first, second, callers = (Address(name, "replies" not in name) for name in streams)
+    worker.settle(Finish(ids[0], [b"text", b"A"], address=first))
+    worker.settle(Finish(ids[1], [b"text", b"B"], address=callers))
+    worker.bury(ids[2], answer=Answer([b"text", b"C"], address=second))
+    assert client.exists(*streams) == 2
+    assert noted.begin_round() == ["results:a", "results:b"]
 
 
 def test_of_very_many_streams_the_first_are_forgotten() -> None:
