@@ -23,7 +23,7 @@ from shared_sync.connection.connection import Connection
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.errors import RedisAccessDenied, SharedSyncError
 from shared_sync.metrics import WorkerMetrics, catalogue
-from shared_sync.protocol import groups, inspection
+from shared_sync.protocol import groups, inspection, scheduling
 from shared_sync.protocol.groups import GroupOverview
 from shared_sync.protocol.hazards import Hazards
 from shared_sync.protocol.inspection import GroupView
@@ -113,6 +113,8 @@ class Monitor:
         )
         # Written by the monitor's thread, each replaced as a whole.
         self._overview: GroupOverview | None = None
+        self._scheduled: int | None = None
+        self._may_not_count = False
         self._found_at = 0.0  # on the wall clock, which goes on while the machine sleeps
         self._reasons: Sequence[str] = ()
         self._answered_at: float | None = None
@@ -141,8 +143,23 @@ class Monitor:
             self._reasons = self._health.reasons(overview, self._hazards.survey)
             if self.group_view is not None:
                 self.group_view.watch(self._connection)
+        if overview:
+            self._scheduled = self._count_scheduled()
         self._overview = overview
         self._found_at = self._wall()
+
+    def _count_scheduled(self) -> int | None:
+        """Return how many jobs are scheduled; None for a user who may not ask."""
+        if self._keys is None or self._may_not_count:
+            return None
+        try:
+            return scheduling.count(self._connection, self._keys)
+        except RedisAccessDenied as error:
+            self._may_not_count = True
+            self._logger.warning(
+                "it is unknown how many jobs are scheduled: %s; this is logged once", error
+            )
+            return None
 
     # --- results; any thread ---
 
@@ -244,6 +261,7 @@ class Monitor:
                 waiting=overview.metrics.waiting,
                 pending=overview.metrics.pending,
                 parked=overview.metrics.parked,
+                scheduled=self._scheduled,
                 dead_letters=overview.metrics.dead,
             )
         found = self._hazards.survey if connected and self._hazards else None

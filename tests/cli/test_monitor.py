@@ -87,7 +87,9 @@ def test_without_the_right_to_count_all_else_goes_on_and_it_is_logged_once(
         clock.now += 10
     assert monitor.get_metrics_data()["queue_depth"] == 0
     assert monitor.get_metrics_data()["entries_added_total"] is None
-    assert sum("+xinfo|stream" in text for text in caplog.messages) == 1
+    assert monitor.get_metrics_data()["scheduled"] is None
+    for what in (r"\+xinfo\|stream", "how many jobs are scheduled: .*zcard"):
+        assert len([text for text in caplog.messages if re.search(what, text)]) == 1
     assert "viewer" not in caplog.text
     monitor.stop()
     connect = discovery.connector(url, key="jobs", reply_timeout_seconds=5)
@@ -111,13 +113,16 @@ def test_values_from_before_the_process_stood_still_are_not_those_of_now(
     redis_url: str, client: redis.Redis, clock: Clock
 ) -> None:
     client.xgroup_create("jobs", "workers", id="0", mkstream=True)
+    client.zadd("{jobs}:scheduled", {"later": 1e15})
     keys = Keys.of("jobs", "workers")
     logger = logging.getLogger("test")
     monitor = Monitor(redis_url, keys, WorkerMetrics("monitor"), logger, wall=clock)
     monitor.inspect()
     assert monitor.get_metrics_data()["queue_depth"] == 0
+    assert monitor.get_metrics_data()["scheduled"] == 1
     clock.now += 60
     assert monitor.get_metrics_data()["queue_depth"] is None
+    assert monitor.get_metrics_data()["scheduled"] is None
     client.xadd("jobs", {"n": 1})
     monitor.inspect()
     assert monitor.get_metrics_data()["queue_depth"] == 1

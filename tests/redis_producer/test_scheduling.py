@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 import redis
 from consumers import Make
+from faults.proxy import Proxy
 from helpers import eventually
 from producers import STREAM, ids, stored
 
 from shared_sync import Job, RedisStreamProducer, current_message
+from shared_sync.connection.embedded import EmbeddedRedis
 
 SCHEDULED = "{jobs}:scheduled"
 
@@ -108,3 +111,30 @@ def test_many_jobs_run_once_each_however_many_consumers_publish_them(
         eventually(lambda: len(numbers) >= 350)
         eventually(lambda: client.xlen(STREAM) == 0)
     assert sorted(map(int, numbers)) == [*range(350)]
+
+
+def test_jobs_are_published_once_by_a_consumer_whose_link_is_cut_while_it_does(
+    redis_server: EmbeddedRedis, producer: RedisStreamProducer, client: redis.Redis, make: Make
+) -> None:
+    numbers: list[str] = []
+    with closing(Proxy(redis_server.port)) as proxy:
+        faults = [cut("publish_due", times=2) for cut in (proxy.cut_before, proxy.lose_reply)]
+        with make(lambda _, fields: numbers.append(fields["n"]), url=proxy.url, lease_seconds=1.0):
+            producer.publish_many([Job({"n": n}, delay_seconds=0.05) for n in range(250)])
+            eventually(lambda: len(numbers) >= 250)
+            eventually(lambda: all(fault.happened.is_set() for fault in faults))
+            eventually(lambda: not client.exists(SCHEDULED, STREAM) or client.xlen(STREAM) == 0)
+    assert sorted(map(int, numbers)) == [*range(250)]
+
+
+def test_a_scheduled_job_that_is_cancelled_never_runs_and_its_caller_is_told(
+    producer: RedisStreamProducer, client: redis.Redis, make: Make
+) -> None:
+    ran: list[str] = []
+    handle = producer.submit({"n": 1}, delay_seconds=3600)
+    with make(lambda message_id, _: ran.append(message_id)):
+        assert handle.cancel() == "scheduled"
+        assert handle.result(20).status == "cancelled"
+        assert handle.cancel() == "ended"
+        eventually(lambda: not client.exists(SCHEDULED))
+    assert ran == []
