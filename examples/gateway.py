@@ -1,47 +1,54 @@
-"""A gateway: publishes WAV files as jobs and prints the results.
+"""A gateway: publishes WAV files as jobs and prints their transcripts.
 
     pip install shared_sync
     REDIS_URL=redis://localhost:6379/0 python examples/gateway.py speech.wav more.wav
 
-Run examples/stt_worker.py beside it. Results come back through a stream, so none is missed while
-the gateway is away. This example is made for a single gateway: the consumer group `gateways` gives
-each result to one of its members, so several gateways would need a result stream each.
+Run examples/stt_worker.py beside it. Each gateway receives its own results and no others, so any
+number of them may run at the same time. What is not transcribed within a minute is not started any
+more, and what nobody waits for is cancelled. Without files it prints every result of the stream
+`audio:transcripts`: those of jobs that were published without asking for the result.
 """
 
-import logging
 import os
-import queue
 import sys
 from pathlib import Path
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer
+from shared_sync import RedisStreamProducer, ResultListener, ResultTimeout
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
+PATIENCE_SECONDS = 60.0
 
 
-def main(files):
-    received = queue.SimpleQueue()
-    results = RedisStreamConsumer(
-        REDIS_URL,
-        "audio:transcripts",
-        "gateways",
-        None,
-        logging.getLogger("gateway"),
-        lambda message_id, result: received.put(result),
-    )
-    with RedisStreamProducer(REDIS_URL, "audio:jobs", max_queue_depth=10_000) as jobs, results:
-        waiting = set(
-            jobs.publish_many(
-                {"client_id": "c1", "file": file.name, "audio": file.read_bytes()}
-                for file in map(Path, files)
-            )
-        )
-        while waiting:
-            result = received.get()
-            if result["message_id"] in waiting:
-                waiting.remove(result["message_id"])
-                print(f"{result['file']}: {result.get('text') or result.get('reason')}", flush=True)
+def transcribe(files):
+    with RedisStreamProducer(REDIS_URL, "audio:jobs", max_queue_depth=10_000) as jobs:
+        handles = {}
+        try:
+            for file in map(Path, files):
+                job = {"client_id": "c1", "file": file.name, "audio": file.read_bytes()}
+                handles[file.name] = jobs.submit(job, expires_seconds=PATIENCE_SECONDS)
+            for name, handle in handles.items():
+                print(f"{name}: {answer(handle)}", flush=True)
+        finally:
+            for handle in handles.values():
+                handle.cancel()  # does nothing to a job that has ended
+
+
+def answer(handle):
+    try:
+        result = handle.result(timeout=PATIENCE_SECONDS)
+    except ResultTimeout as error:
+        return str(error)
+    return result.fields["text"] if result.ok else result.reason
+
+
+def listen():
+    with ResultListener(REDIS_URL, "audio:transcripts") as results:
+        for result in results:
+            print(f"{result.id}: {result.fields.get('text') or result.reason}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:]:
+        transcribe(sys.argv[1:])
+    else:
+        listen()

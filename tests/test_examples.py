@@ -116,22 +116,38 @@ def test_the_speech_worker_serves_health_and_metrics_and_drains(
     assert worker.wait(30) == 0
 
 
-def test_the_gateway_prints_the_results(stt_worker: Spawn, redis_url: str) -> None:
+def test_the_gateway_prints_the_results(
+    stt_worker: Spawn, redis_url: str, client: redis.Redis
+) -> None:
+    program = [sys.executable, str(EXAMPLES / "gateway.py")]
+    environment = {**os.environ, "REDIS_URL": redis_url}
     stt_worker("stt-1")
     files = sorted(DEMO_AUDIO.glob("*.wav"))[:2]
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "gateway.py"), *map(str, files), __file__],
-        env={**os.environ, "REDIS_URL": redis_url},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
-    lines = sorted(done.stdout.splitlines())
-    assert [line.partition(":")[0] for line in lines] == sorted(
-        [*(file.name for file in files), Path(__file__).name]
-    )
-    assert "test_examples.py: rejected: no readable WAV file" in done.stdout
+    with start_program(program, env=environment, stdout=subprocess.PIPE, text=True) as listening:
+        try:
+            done = subprocess.run(
+                [*program, *map(str, files), __file__],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=90,
+                check=True,
+            )
+            lines = sorted(done.stdout.splitlines())
+            assert [line.partition(":")[0] for line in lines] == sorted(
+                [*(file.name for file in files), Path(__file__).name]
+            )
+            assert "test_examples.py: rejected: no readable WAV file" in done.stdout
+            assert client.xlen("audio:transcripts") == 0
+            eventually(
+                lambda: any("listener" in one["name"] for one in client.client_list()), within=60
+            )
+            publish(redis_url, [Path(__file__)])
+            assert listening.stdout is not None
+            assert "rejected: no readable WAV file" in listening.stdout.readline()
+        finally:
+            listening.terminate()
+    assert not client.keys("{audio:jobs}:replies:*")
 
 
 def test_the_speech_worker_rejects_a_job_without_audio(
