@@ -13,29 +13,29 @@ import logging
 import sys
 import threading
 
-from shared_sync import RedisStreamConsumer
+from shared_sync import RedisStreamConsumer, current_message
 
 Job = dict[str, "str | bytes"]
 
+AUDIO, TEXTS, RESULTS = "{speech}:audio", "{speech}:texts", "{speech}:results"
 JOB_SECONDS = 0.05
 
 
-def transcribe(_: str, job: Job) -> dict[str, object]:
+def transcribe(_: str, job: Job) -> None:
     audio = base64.b64decode(job["audio"], validate=True)
     threading.Event().wait(JOB_SECONDS)
-    return {"text": hashlib.sha256(audio).hexdigest(), "chunk": job["chunk"]}
+    text = {"text": hashlib.sha256(audio).hexdigest()}
+    source = {name: job[name] for name in ("client_id", "chunk")}
+    current_message().emit(TEXTS, text | source, forward_reply=True)
 
 
 def translate(_: str, job: Job) -> dict[str, object]:
     threading.Event().wait(JOB_SECONDS)
-    return {"text": str(job["text"]).upper(), "chunk": job["chunk"]}
+    return {"text": str(job["text"]).upper(), "chunk": int(job["chunk"])}
 
 
-ROLES = {
-    "stt": ("audio", transcribe, "texts"),
-    "translation": ("texts", translate, "results"),
-}
-"""Of each role its stream, its processor, and the stream of its results."""
+ROLES = {"stt": (AUDIO, transcribe, None), "translation": (TEXTS, translate, RESULTS)}
+"""Of each role its stream, its processor, and the stream of results that nobody has asked for."""
 
 
 def main(role: str, url: str, name: str, lease_seconds: float) -> None:
@@ -49,7 +49,7 @@ def main(role: str, url: str, name: str, lease_seconds: float) -> None:
         processor,
         threads=2,
         result_stream=result_stream,
-        carry_fields=("client_id",),
+        carry_fields=("client_id",) if result_stream else (),
         lease_seconds=lease_seconds,
         block_seconds=0.2,
     ).start_consuming()

@@ -1,8 +1,9 @@
 """A speech service whose workers are killed, terminated and restarted, and its Redis too.
 
-A gateway publishes audio of several clients; two speech-to-text workers turn it into texts, a
-translation worker translates these. One stream has the results of all clients, and `carry_fields`
-says whose each is. Every client gets each of its results once.
+Gateways publish audio of clients; two speech-to-text workers turn it into texts and hand these on
+to a translation worker. Two gateways ask for their results, which come back to them alone; another
+one listens to the stream of all results that nobody has asked for. Every client gets each of its
+results once.
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import redis
 from faults.durations import LEASE_SECONDS
+from faults.speech_worker import AUDIO, RESULTS, TEXTS
 from helpers import ENVIRONMENT, eventually, start_program
 
-from shared_sync import RedisStreamProducer
+from shared_sync import RedisStreamProducer, Result, ResultListener
 from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.errors import RedisUnavailable
 
 PROGRAM = Path(__file__).with_name("speech_worker.py")
 SPEECH = Path(__file__).parents[3] / "shared" / "audio"
-CLIENTS = [f"client-{n}" for n in range(4)]
-CHUNKS = 30
+REPLIES = "{speech}:*:replies:*"
+CHUNKS = 40
+UNANSWERED = 8
+"""How many chunks a client sends before it waits for a result."""
 
 
 def _recordings() -> list[bytes]:
@@ -39,51 +43,95 @@ def _recordings() -> list[bytes]:
     return recorded or [hashlib.shake_256(bytes([n])).digest(200_000) for n in range(5)]
 
 
-class Gateway:
-    """Takes audio from clients, and gives each its results."""
+class Client:
+    """Speaks in chunks, and keeps what comes back."""
 
-    def __init__(self, url: str) -> None:
-        self._producer = RedisStreamProducer(url, "audio")
-        self._client = redis.Redis.from_url(url, decode_responses=True)
-        self._ended = threading.Event()
-        self._last_id = "0-0"
-        self.received: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
-        """Of each client the chunks and texts that came back."""
-        self.dead: list[dict[str, str]] = []
-        self._thread = threading.Thread(target=self._listen)
+    def __init__(self, name: str, recordings: list[bytes]) -> None:
+        self.name = name
+        self._recordings = recordings
+        self._room = threading.Semaphore(UNANSWERED)
+        self._lock = threading.Lock()
+        self.results: list[Result] = []
 
-    def send(self, client_id: str, chunk: int, audio: bytes) -> None:
-        """Publish a chunk of audio."""
-        encoded = base64.b64encode(audio).decode()
-        self._producer.publish({"client_id": client_id, "chunk": chunk, "audio": encoded})
+    def chunks(self) -> Iterator[dict[str, object]]:
+        """Each chunk as a job, as soon as few enough are unanswered."""
+        for chunk in range(CHUNKS):
+            assert self._room.acquire(timeout=60)
+            audio = base64.b64encode(self._recordings[chunk % len(self._recordings)])
+            yield {"client_id": self.name, "chunk": chunk, "audio": audio.decode()}
 
-    def _listen(self) -> None:
-        while not self._ended.is_set():
-            try:
-                reply = self._client.xread({"results": self._last_id}, count=100, block=200)
-            except (redis.ConnectionError, redis.TimeoutError):
-                self._ended.wait(0.1)
-                continue
-            for entry_id, fields in reply[0][1] if reply else ():
-                self._last_id = entry_id
-                if fields["status"] != "done":
-                    self.dead.append(fields)
-                else:
-                    result = (int(fields["chunk"]), fields["text"])
-                    self.received[fields["client_id"]].append(result)
+    def receive(self, result: Result) -> None:
+        with self._lock:
+            self.results.append(result)
+        self._room.release()
 
-    def count(self) -> int:
-        return sum(map(len, list(self.received.values())))
+    def check(self) -> None:
+        """Each chunk has come back once, and right."""
+        assert {result.status for result in self.results} == {"done"}
+        assert sorted(
+            (result.fields["chunk"], result.fields["text"]) for result in self.results
+        ) == [
+            (chunk, hashlib.sha256(audio).hexdigest().upper())
+            for chunk in range(CHUNKS)
+            for audio in [self._recordings[chunk % len(self._recordings)]]
+        ]
 
-    def __enter__(self) -> Gateway:
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+def persistently(publish: Callable[[], object]) -> None:
+    """Publish with a key, again and again while Redis is away."""
+    is_published = False
+    while not is_published:
+        with suppress(RedisUnavailable):
+            publish()
+            is_published = True
+
+
+class Asking:
+    """A gateway of one client: each result comes back to it alone."""
+
+    def __init__(self, url: str, client: Client) -> None:
+        self._producer = RedisStreamProducer(url, AUDIO)
+        self._client = client
+        self._waits: list[threading.Thread] = []
+
+    def serve(self) -> None:
+        """Send all chunks, and wait for their results."""
+        for job in self._client.chunks():
+            key = f"{self._client.name}/{job['chunk']}"
+            persistently(lambda job=job, key=key: self._ask(job, key))
+        for wait in self._waits:
+            wait.join()
+
+    def close(self) -> None:
         self._producer.close()
-        self._client.close()
+
+    def _ask(self, job: dict[str, object], key: str) -> None:
+        handle = self._producer.submit(job, deduplicate_key=key)
+        wait = threading.Thread(target=lambda: self._client.receive(handle.result(timeout=60)))
+        wait.start()
+        self._waits.append(wait)
+
+
+class Listening:
+    """A gateway of some clients: all results come in one stream."""
+
+    def __init__(self, url: str, clients: list[Client]) -> None:
+        self._clients = {client.name: client for client in clients}
+        self._producer = RedisStreamProducer(url, AUDIO)
+        self._listener = ResultListener(url, RESULTS, self._receive)
+        self._listener.start()
+
+    def serve(self, client: Client) -> None:
+        for job in client.chunks():
+            key = f"{client.name}/{job['chunk']}"
+            persistently(lambda job=job, key=key: self._producer.publish(job, deduplicate_key=key))
+
+    def close(self) -> None:
+        self._listener.stop()
+        self._producer.close()
+
+    def _receive(self, result: Result) -> None:
+        self._clients[result.fields["client_id"]].receive(result)
 
 
 class Service:
@@ -124,55 +172,58 @@ def service(own_server: EmbeddedRedis, tmp_path: Path) -> Iterator[Service]:
         print(made.logs())
 
 
-def after(gateway: Gateway, results: int) -> None:
-    """Wait until so many results have come back to clients."""
-    eventually(lambda: gateway.count() >= results, within=60)
+def results_written(client: redis.Redis) -> int | None:
+    """How many results gateways that ask were ever sent; None where Redis does not count them."""
+    streams = [client.xinfo_stream(key) for key in client.keys(REPLIES)]
+    added = [stream.get("entries-added") for stream in streams]
+    # A stream was made with one entry, which was removed.
+    return None if None in added else sum(added) - len(added)
 
 
 def test_every_client_gets_each_result_once_whatever_happens_to_the_workers(
     own_server: EmbeddedRedis, service: Service
 ) -> None:
     recordings = _recordings()
+    clients = [Client(f"client-{n}", recordings) for n in range(4)]
+    asking = [Asking(own_server.url, client) for client in clients[:2]]
+    listening = Listening(own_server.url, clients[2:])
+    speakers = [
+        *(threading.Thread(target=gateway.serve) for gateway in asking),
+        *(threading.Thread(target=listening.serve, args=[client]) for client in clients[2:]),
+    ]
 
-    def speak(client_id: str) -> None:
-        for chunk in range(CHUNKS):
-            gateway.send(client_id, chunk, recordings[chunk % len(recordings)])
+    def after(results: int) -> None:
+        eventually(lambda: sum(len(client.results) for client in clients) >= results, within=60)
 
-    with Gateway(own_server.url) as gateway:
-        clients = [threading.Thread(target=speak, args=[client_id]) for client_id in CLIENTS]
-        service.start("stt", "stt-1")
-        service.start("stt", "stt-2")
-        service.start("translation", "translation-1")
-        for client in clients:
-            client.start()
-
-        after(gateway, 10)
-        service.end("stt-1", signal.SIGKILL)
-        after(gateway, 25)
-        service.start("stt", "stt-1")
-        after(gateway, 40)
-        assert service.end("stt-2", signal.SIGTERM) == 0
-        service.start("stt", "stt-2")
-        after(gateway, 55)
-        service.end("translation-1", signal.SIGKILL)
-        service.start("translation", "translation-1")
-        after(gateway, 70)
-        for client in clients:  # a publish() whose reply is lost may have published all the same
-            client.join()
-        own_server.kill()
-        own_server.start()
-
-        expected = sorted(
-            (chunk, hashlib.sha256(recordings[chunk % len(recordings)]).hexdigest().upper())
-            for chunk in range(CHUNKS)
-        )
-        after(gateway, CHUNKS * len(CLIENTS))
-        for name in ("stt-1", "stt-2", "translation-1"):
-            assert service.end(name, signal.SIGTERM) == 0
-    assert gateway.dead == []
-    assert {client_id: sorted(got) for client_id, got in gateway.received.items()} == dict.fromkeys(
-        CLIENTS, expected
-    )
+    service.start("stt", "stt-1")
+    service.start("stt", "stt-2")
+    service.start("translation", "translation-1")
+    for speaker in speakers:
+        speaker.start()
+    after(10)
+    service.end("stt-1", signal.SIGKILL)
+    after(30)
+    service.start("stt", "stt-1")
+    after(50)
+    assert service.end("stt-2", signal.SIGTERM) == 0
+    service.start("stt", "stt-2")
+    after(70)
+    service.end("translation-1", signal.SIGKILL)
+    service.start("translation", "translation-1")
+    after(90)
+    own_server.kill()
+    own_server.start()
+    after(CHUNKS * len(clients))
+    for speaker in speakers:
+        speaker.join()
+    for name in ("stt-1", "stt-2", "translation-1"):
+        assert service.end(name, signal.SIGTERM) == 0
     with redis.Redis.from_url(own_server.url) as client:
-        assert client.xlen("audio") == client.xlen("texts") == 0
-        assert client.xlen("results") == CHUNKS * len(CLIENTS)
+        assert results_written(client) in (2 * CHUNKS, None)
+        assert client.xlen(AUDIO) == client.xlen(TEXTS) == 0
+        assert client.xlen(RESULTS) == 2 * CHUNKS
+        for gateway in (*asking, listening):
+            gateway.close()
+        assert client.keys(REPLIES) == client.keys("{speech}:*:dead") == []
+    for one in clients:
+        one.check()
