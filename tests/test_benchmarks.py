@@ -491,6 +491,33 @@ def test_the_ledger_finds_what_was_lost_and_what_was_published_twice(module: Imp
     assert (totals.lost, totals.published_twice) == (1, 2)
 
 
+# --- the gateway scene ----------------------------------------------------------------------------
+
+
+def test_the_gateway_scene_finds_nothing_wrong(redis_server: EmbeddedRedis) -> None:
+    brief = ("--requests", "60", "--rate", "10", "--reply-ttl", "3")
+    output = output_of("gateway_scene.py", *brief, "--redis-server", str(redis_server.binary))
+    assert value("requests of living gateways", output) == value("results", output) != "0"
+
+
+def test_the_books_of_a_gateway_say_what_is_wrong(module: Import, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    done = {"event": "ended", "status": "done", "right": True, "moment": 2.0}
+    missing = {**done, "status": "missing", "right": False}
+    ends = [(1, done), (2, done), (2, done), (3, missing), (4, {**done, "right": False})]
+    sent = [{"event": "sent", "number": number, "moment": 1.0} for number in range(1, 6)]
+    facts = [*sent, *({**end, "number": number} for number, end in ends)]
+    journal.write_text("".join(f"{json.dumps(fact)}\n" for fact in facts))
+    book = module("scene_books").GatewayBook.read(journal)
+    assert not book.is_complete
+    assert book.mistakes() == [
+        "request 2 has 2 results",
+        "request 3 has no result",
+        "the result of request 4 is done and wrong",
+        "request 5 has no result",
+    ]
+
+
 # --- metrics --------------------------------------------------------------------------------------
 
 
