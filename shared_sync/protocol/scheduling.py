@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shared_sync.common import backoff
 from shared_sync.common.guarded import Logger
 from shared_sync.connection import driver_errors, scripts
 from shared_sync.connection.connection import Connection
+from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
 from shared_sync.protocol.keys import Keys, StreamKeys
+from shared_sync.protocol.replies import text_of
 
 STEP: Final = 100
 """The most jobs that are published or listed in one round trip."""
@@ -58,7 +60,7 @@ class ScheduledJobs:
         return max(0.0, self._next_look - self._clock())
 
     def check(self, connection: Connection, next_ms: int | None) -> None:
-        """Publish what is due. Blocks and raises as the connection does.
+        """Publish what is due. Blocks as the connection does; raises `RedisUnavailable`.
 
         `next_ms` is how long after the heartbeat just before a job is to be published. A job is
         published up to a second after its time, and later if the server refuses it.
@@ -89,43 +91,47 @@ class ScheduledJobs:
         """Publish what is due, and return how many ms later the next job is, or None for none."""
         next_ms, count = 0, 0
         for _ in range(MOST_STEPS):
-            published, next_ms, refused = self._step(connection)
+            try:
+                published, next_ms, refusal, lost = self._step(connection)
+            except (RedisRefused, RedisAccessDenied) as error:
+                published, refusal, lost = 0, error, ()
+            self._report(refusal, lost)
             count += published
-            if refused or not published or next_ms != 0:
+            if refusal or not published or next_ms != 0:
                 break
         self._in_vain = 0 if count else self._in_vain + 1
         return None if next_ms < 0 else next_ms
 
-    def _step(self, connection: Connection) -> tuple[int, int, bool]:
+    def _step(
+        self, connection: Connection
+    ) -> tuple[int, int, SharedSyncError | None, Sequence[bytes]]:
         """Publish a step of what is due.
 
         Return how many jobs it has published, how many ms later the next one is due or -1 for none,
-        and whether the server has refused one.
+        what the server has refused, and which jobs have no message.
         """
         keys = self._keys
         first = connection.call("ZRANGE", keys.scheduled, 0, STEP - 1)
-        ids = [one.decode() for one in first]
+        ids = [text_of(one) for one in first]
         names = (keys.stream, keys.scheduled, keys.scheduled_messages, keys.cancelled)
         command = scripts.call("publish_due", [*names, *map(self._published, ids)], _KEEP_MS, *ids)
         count, next_ms, refused, lost = connection.call(*command)
-        self._report(refused, lost)
-        return count, next_ms, bool(refused)
+        return count, next_ms, driver_errors.refusal(refused), lost
 
-    def _report(self, refused: bytes, lost: list[bytes]) -> None:
+    def _report(self, refusal: SharedSyncError | None, lost: Sequence[bytes]) -> None:
         for job_id in lost:
             self._logger.error(
-                "the message of %s of stream %s is not in %s any more, so it is not published; "
-                "this library removes it only when it publishes it",
-                job_id.decode(errors="replace"),
+                "%s of stream %s is not published: its message in %s is gone or cannot be read. "
+                "Something else has changed that key",
+                text_of(job_id),
                 self._keys.stream,
                 self._keys.scheduled_messages,
             )
-        refusal = driver_errors.refusal(refused)
         text = "" if refusal is None else str(refusal)
         if text and text != self._refusal:
             self._logger.error(
-                "Redis refuses scheduled jobs of stream %s: %s; they stay scheduled and are tried "
-                "again. This is logged once",
+                "scheduled jobs of stream %s are not published, because Redis refuses that: %s. "
+                "They stay scheduled and are tried again; this is logged once",
                 self._keys.stream,
                 text,
             )

@@ -19,7 +19,7 @@ from protocol_client import interrupted_wait, make_connection
 from redis.crc import key_slot
 from servers import MASTER, Cluster, Sentinels, Servers, sentinel
 
-from shared_sync import DeadLetters, RedisStreamConsumer, RedisStreamProducer, Reject
+from shared_sync import DeadLetters, Job, RedisStreamConsumer, RedisStreamProducer, Reject
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
@@ -103,11 +103,15 @@ def test_producer_consumer_and_dead_letters_work(servers: Servers) -> None:
 
     with RedisStreamProducer(servers.url, STREAM) as producer:
         ids = producer.publish_many({"n": n} for n in range(10))
+        later = Job({"n": 10}, delay_seconds=0.01, deduplicate_key="{a} tag")
+        ids += producer.publish_many([later])
+        assert producer.publish_many([later]) == ids[-1:]
     client = servers.admin(servers.master())
     pool = RedisStreamConsumer(
         servers.url, STREAM, GROUP, "c1", LOGGER, processor, threads=2, result_stream=RESULTS
     )
     with pool, DeadLetters(servers.url, STREAM, GROUP) as letters:
+        eventually(lambda: client.xlen(RESULTS) == len(ids))
         eventually(lambda: client.xlen(STREAM) == 0)
         answered = {fields[b"message_id"].decode() for _, fields in client.xrange(RESULTS)}
         assert answered == set(ids)

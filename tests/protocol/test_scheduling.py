@@ -157,26 +157,42 @@ def test_jobs_that_the_server_refuses_stay_scheduled_and_are_logged_once(
         jobs.check(connection, 0)
     assert client.zcard(KEYS.scheduled) == client.hlen(KEYS.scheduled_messages) == 1
     (line,) = caplog.messages
-    assert "stream jobs: WRONGTYPE" in line
-    assert "stay scheduled" in line
+    assert "stream jobs are not published, because Redis refuses that: WRONGTYPE" in line
     client.delete(KEYS.stream)
     jobs.check(connection, 0)
     assert client.xlen(KEYS.stream) == 1
 
 
-def test_a_job_whose_message_is_gone_is_dropped_and_logged(
+def test_a_key_that_something_else_has_overwritten_stops_no_heartbeat(
     jobs: ScheduledJobs,
     connection: Connection,
     client: redis.Redis,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    schedule(connection, "a", "b")
+    schedule(connection, "a")
+    client.set(KEYS.scheduled_messages, "no hash")
+    intervals = []
+    for _ in range(3):
+        jobs.check(connection, 0)
+        intervals.append(jobs.interval_seconds)
+    assert intervals == pytest.approx([0.1, 0.2, 0.4])
+    assert len(caplog.messages) == 1
+
+
+def test_jobs_whose_message_is_gone_or_unreadable_are_dropped_and_logged(
+    jobs: ScheduledJobs,
+    connection: Connection,
+    client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    schedule(connection, "a", "b", "c", "d")
     client.hdel(KEYS.scheduled_messages, "a")
+    client.hset(KEYS.scheduled_messages, "b", b"\xc1\xff")
+    client.hset(KEYS.scheduled_messages, "c", "")
     jobs.check(connection, 0)
-    assert client.xlen(KEYS.stream) == 1
-    assert not client.exists(KEYS.scheduled)
-    (line,) = caplog.messages
-    assert line.startswith("the message of a of stream jobs")
+    assert [fields[b"options"] for _, fields in client.xrange(KEYS.stream)] == [b'{"id": "d"}']
+    assert not client.exists(KEYS.scheduled, KEYS.scheduled_messages)
+    assert [line.split()[0] for line in caplog.messages] == ["a", "b", "c"]
 
 
 def test_a_full_server_publishes_what_it_has_scheduled(own_server: EmbeddedRedis) -> None:

@@ -3,7 +3,7 @@
 --       entry that each job has been published as
 -- ARGV: for how many ms that id is kept, ids of the first jobs, of which some may be due later
 -- Returns {how many were published, ms until the time of the next job or -1, '' or what was
--- refused, ids of those whose message was lost}.
+-- refused, ids of those whose message is gone or cannot be read}.
 --
 -- A job that is not scheduled any more was published by somebody else. What a full server is asked
 -- for here it gets back at once.
@@ -33,20 +33,23 @@ for n = 2, #ARGV do
   local time = redis.call('ZSCORE', scheduled, id)
   if time and tonumber(time) <= now then
     local packed = redis.call('HGET', messages, id)
-    if packed then
-      local items = with_mark(cmsgpack.unpack(packed), id)
-      local entry_id = redis.pcall('XADD', stream, '*', unpack(items))
-      if type(entry_id) == 'table' then
-        refusal = entry_id.err
-        break
-      end
-      redis.pcall('SET', KEYS[FIRST + n - 1], entry_id, 'PX', kept_ms)  -- an optional right
-      count, bytes = count + 1, bytes + #packed
+    local is_readable, items = pcall(cmsgpack.unpack, packed or '')
+    local entry_id
+    if is_readable and type(items) == 'table' and #items > 0 then
+      entry_id = redis.pcall('XADD', stream, '*', unpack(with_mark(items, id)))
     else
       lost[#lost + 1] = id
     end
-    redis.call('ZREM', scheduled, id)
-    redis.call('HDEL', messages, id)
+    if type(entry_id) == 'table' then  -- those behind it may be taken
+      refusal = entry_id.err
+    else
+      if entry_id then
+        redis.pcall('SET', KEYS[FIRST + n - 1], entry_id, 'PX', kept_ms)  -- an optional right
+        count, bytes = count + 1, bytes + #packed
+      end
+      redis.call('ZREM', scheduled, id)
+      redis.call('HDEL', messages, id)
+    end
   end
   if bytes >= MOST_BYTES then break end
 end
