@@ -19,7 +19,7 @@ def emit(_: str, job: dict[str, Any]) -> Any:
     if forward is not None:
         message.emit(forward, {"text": job["text"]}, forward_reply=True)
     for stream in job.pop("streams", "").split():
-        message.emit(stream, {"text": job["text"], "audio": b"\xff\xfe"})
+        message.emit(stream, {"text": job.get("text", ""), "audio": b"\xff\xfe"})
     return {"length": len(job["text"]), "raw": b"\xff"} if "text" in job else None
 
 

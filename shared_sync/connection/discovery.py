@@ -22,7 +22,8 @@ from redis.retry import Retry
 from shared_sync.connection import client_names, credentials, url
 from shared_sync.connection.connection import Connect
 from shared_sync.connection.credentials import CredentialProvider
-from shared_sync.connection.search import MasterSearch, OwnerSearch, Search, make_ask, slot_of
+from shared_sync.connection.key_slots import slot_of
+from shared_sync.connection.search import MasterSearch, OwnerSearch, Search, make_ask
 from shared_sync.connection.url import Node
 from shared_sync.errors import ConfigurationError
 

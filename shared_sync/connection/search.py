@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import redis
-from redis.crc import key_slot
 
 from shared_sync.connection import driver_errors, tls_mismatch
+from shared_sync.connection.key_slots import slot_of
 from shared_sync.connection.url import Node
 from shared_sync.errors import RedisAccessDenied, RedisUnavailable, SharedSyncError
 
@@ -209,9 +209,3 @@ class MasterSearch(Search):
             self._answers[node] = master
             self._next_check = time.monotonic() + CHECK_SECONDS
         return master, changes
-
-
-def slot_of(key: str) -> int:
-    """The slot of a cluster that has the key."""
-    slot: int = key_slot(key.encode())
-    return slot

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.isolation import frames
 from shared_sync.isolation.wire import complete_frames, encode
 
@@ -34,6 +35,7 @@ class SideChannel:
         self._poll.register(end, select.POLLOUT)
         # Guarded by the lock, which is re-entrant: a signal handler may log.
         self._lock = threading.RLock()
+        renew_lock_in_forks(self)
         self._rest = memoryview(b"")
         """What the parent has not taken of the last frame."""
         self._is_stuck = False

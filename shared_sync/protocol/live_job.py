@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from shared_sync.connection.key_slots import slot_of
 from shared_sync.errors import ConfigurationError, ConsumerStateError
 from shared_sync.message import encode_fields
 from shared_sync.protocol.job_options import OPTIONS, JobOptions, check_names, options_of
@@ -56,11 +57,7 @@ class JobContext:
                 f"hash tag of its first stream, which is {tag}; use a stream such as "
                 f"'{tag}:{stream}', or leave out forward_reply"
             )
-        if not self.is_cluster:
-            return
-        from shared_sync.connection.search import slot_of  # noqa: PLC0415 - loads redis
-
-        if slot_of(stream) != slot_of(own):
+        if self.is_cluster and slot_of(stream) != slot_of(own):
             raise ConfigurationError(
                 f"emit() cannot write to stream {stream!r}, which is in another slot of the "
                 f"cluster than {own!r}; use a stream with the same hash tag, such as "

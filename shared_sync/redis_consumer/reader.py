@@ -399,7 +399,7 @@ class Reader:
             outcome = self._delivery.run(attempt, self._runner, slot)
             ended_at = attempt.ended_at
             if attempt.jobs is not None:
-                self._end_jobs(attempt.jobs.values(), outbox)
+                self._end_jobs(list(attempt.jobs.values()), outbox)
             if outcome is None:
                 outbox.add_done(entry.id)
             else:

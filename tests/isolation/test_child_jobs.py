@@ -50,7 +50,7 @@ def job_of(*messages: tuple[str, JobOptions | None]) -> Frame:
             items += [OPTIONS.encode(), options.to_item()]
         described.append((message_id, 1, len(items)))
         parts += items
-    return Frame(frames.JOB, {"messages": described, "number": 7, "clock": 1_000.0}, parts)
+    return Frame(frames.JOB, {"messages": described, "number": 7, "clock": 1_700_000_010.0}, parts)
 
 
 def run_one(jobs: Jobs, process: Process, options: JobOptions | None = None) -> Frame:
@@ -107,13 +107,14 @@ def test_a_message_knows_its_options_and_its_processor_does_not_see_them() -> No
         message.emit("{jobs}:next", {"a": "b"}, forward_reply=True)
         return [message.reply_to, message.traceparent, message.expires_at, message.resume_data]
 
-    answer = run_one(new_jobs(), process, ASKED)
+    sent = "1700000000000-0"
+    answer = new_jobs().run(LoadedProcessor(process), job_of((sent, ASKED)))
     ((forwards_reply, (output,)),) = emitted_in(answer).values()
     assert forwards_reply
     assert JobOptions.parse(output.items[-1]).reply_to == ASKED.reply_to
-    assert JobOptions.parse(output.items[-1]).id == "1-0"
+    assert JobOptions.parse(output.items[-1]).id == sent
     result = dict(zip(answer.parts[::2], answer.parts[1::2], strict=False))[b"result"]
-    assert result == b'["{jobs}:replies:a", "00-1", 30.001, null]'
+    assert result == b'["{jobs}:replies:a", "00-1", 1700000030.0, null]'
 
 
 @pytest.mark.parametrize("result", [None, "text"])

@@ -172,7 +172,7 @@ class Batches:
         finally:
             slot.runs_processor = False
             if attempt.jobs is not None:
-                self._end_jobs(attempt.jobs.values(), self._outbox)
+                self._end_jobs(list(attempt.jobs.values()), self._outbox)
             self._end(attempt, begun)
 
     def _check(self, attempt: Attempt) -> list[Fields]:

@@ -63,6 +63,7 @@ class ReceivedProgress:
             return
         job = attempt.job(entry)
         job.context = self._context
-        fields = progress.content_of(content)
-        with suppress(SharedSyncError):  # it was checked in the child, and may come too late
+        # It was checked in the child, and may come too late.
+        with suppress(SharedSyncError, ValueError, RecursionError):
+            fields = progress.content_of(content)
             job.report_progress(fields.pop(progress.VALUE, None), fields)
