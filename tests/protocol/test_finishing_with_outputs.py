@@ -203,6 +203,15 @@ def test_a_message_that_has_not_run_ends_only_if_it_is_still_this_consumers(
     assert worker.settle(expired) == [1]
 
 
+def test_what_another_consumer_has_recorded_of_a_message_stays(
+    worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
+) -> None:
+    worker.park(taken[0])
+    before = admin.everything()
+    assert other.settle(Finish(taken[0], status="expired")) == [0]
+    assert admin.everything() == before
+
+
 def test_a_late_success_ends_a_message_with_all_its_entries_whoever_runs_it_again(
     worker: Worker, other: Worker, client: redis.Redis, admin: GroupAdmin, taken: list[str]
 ) -> None:

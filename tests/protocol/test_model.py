@@ -114,7 +114,7 @@ class Histories(RuleBasedStateMachine):
         if not found.entries:
             commands.read(world, survivor, 10, "received")
         outcomes = {
-            number: Finish(world.ids[number], *commands.answer(number, "done"))
+            number: Finish(world.ids[number], commands.answer(number, "done").items)
             for number in list(survivor.in_flight)
         }
         if outcomes:

@@ -5,17 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeGuard
 
-from protocol_model.messages import LEASE, MAX_CRASHES, OWN_IDLE, Place
+from protocol_model.messages import LEASE, MAX_CRASHES, OWN_IDLE, Ending, Place
 from protocol_model.recovery import Recovery, Step
 from protocol_model.world import TICK_MS, Consumer, Side, World
-from shared_sync.protocol.messages import Answer, Bury, Entry, Fault, Finish, Outcome, Park
+from shared_sync.protocol.messages import (
+    DONE,
+    Address,
+    Answer,
+    Bury,
+    Entry,
+    Fault,
+    Finish,
+    Outcome,
+    Output,
+    Park,
+)
 from shared_sync.protocol.scan import Found, Position, Predecessor
 
 
 def answer(number: int, status: str) -> Answer:
     """Return the result of a message."""
     return Answer([b"number", b"%d" % number, b"status", status.encode()])
+
+
+def ending(world: World, side: Side, end: Ending) -> Finish:
+    """Return what a consumer sends for it."""
+    caller = {"waits": side.replies, "gone": "{jobs}:replies:gone"}.get(end.caller)
+    number = b"%d" % end.number
+    return Finish(
+        world.ids[end.number],
+        answer(end.number, end.status).items,
+        status=end.status,
+        address=Address(caller, may_create=False) if caller else None,
+        outputs=[Output(side.outputs, [b"number", number])] * end.outputs,
+    )
 
 
 def lines(failures: Sequence[str]) -> str:
@@ -60,7 +85,9 @@ def settle(world: World, consumer: Consumer, outcomes: Mapping[int, Outcome], re
     consumer.unsettled.update(outcomes)
     for numbers in _together(consumer.unsettled):
         of_numbers = {number: consumer.unsettled[number] for number in numbers}
-        is_finishing = isinstance(of_numbers[numbers[0]], Finish)
+        is_finishing = all(
+            isinstance(one, Finish) and one.status == DONE for one in of_numbers.values()
+        )
         act = partial(_settle, world, consumer, of_numbers)
         if world.send(consumer, act, reply, outlives_its_sender=is_finishing) is not None:
             for number in numbers:
@@ -76,12 +103,24 @@ def _together(outcomes: Mapping[int, Outcome]) -> list[list[int]]:
             number
             for number, one in outcomes.items()
             if isinstance(one, kind)
+            and not _has_ending(one)
             and (not isinstance(one, Finish) or bool(one.items) is has_answer)
         ]
 
     buried = [[number] for number in of(Bury)]
-    together = [of(Finish, has_answer=False), of(Finish), of(Park), *buried, of(Fault)]
+    ending = [number for number, one in outcomes.items() if _has_ending(one)]
+    together = [of(Finish, has_answer=False), of(Finish), ending, of(Park), *buried, of(Fault)]
     return [numbers for numbers in together if numbers]
+
+
+def _has_ending(outcome: Outcome) -> TypeGuard[Finish]:
+    return isinstance(outcome, Finish) and not outcome.is_plain
+
+
+def _ending_of(side: Side, number: int, finish: Finish) -> Ending:
+    address = finish.address
+    caller = "" if address is None else "waits" if address.stream == side.replies else "gone"
+    return Ending(number, finish.status, len(finish.outputs), caller)
 
 
 def _settle(world: World, consumer: Consumer, outcomes: Mapping[int, Outcome]) -> list[int]:
@@ -95,6 +134,11 @@ def _settle(world: World, consumer: Consumer, outcomes: Mapping[int, Outcome]) -
         return consumer.worker.settle(*outcomes.values())
 
     def expected() -> list[int]:
+        if _has_ending(first):
+            ends = [
+                _ending_of(consumer.side, n, one) for n, one in outcomes.items() if _has_ending(one)
+            ]
+            return group.end(name, ends)
         if isinstance(first, Finish):
             if first.items:
                 return group.finish_with_results(numbers)

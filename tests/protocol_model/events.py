@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from protocol_client import KEYS
 
 from protocol_model import commands
-from protocol_model.messages import LEASE, OWN_IDLE, Place
+from protocol_model.messages import LEASE, OWN_IDLE, Ending, Place
 from protocol_model.world import GROUPS, TICK_MS, Consumer, World
 from shared_sync.protocol import dead_letter_commands, publishing
 from shared_sync.protocol.keys import PARKED
@@ -126,8 +126,36 @@ def finishes(
 ) -> None:
     numbers = some(consumer.undecided, which, count)
     answers = {n: commands.answer(n, "done") if has_results else Answer() for n in numbers}
-    outcomes = {n: Finish(world.ids[n], *answer) for n, answer in answers.items()}
+    outcomes = {n: Finish(world.ids[n], answer.items) for n, answer in answers.items()}
     commands.settle(world, consumer, outcomes, reply)
+
+
+@event_of(
+    lambda one: one.is_at_work,
+    6,
+    which=WHICH,
+    how=st.lists(
+        st.tuples(
+            st.sampled_from(["done", "done", "expired", "cancelled"]),
+            st.integers(0, 2),
+            st.sampled_from(["waits", "", "gone"]),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    reply=REPLY,
+)
+def ends(
+    world: World, consumer: Consumer, which: int, how: list[tuple[str, int, str]], reply: str
+) -> None:
+    """Messages that emit, have a caller, or have not run at all."""
+    numbers = some(consumer.undecided, which, len(how))
+    endings = [
+        Ending(number, status, outputs if status == "done" else 0, caller)
+        for number, (status, outputs, caller) in zip(numbers, how, strict=False)
+    ]
+    finishes = {one.number: commands.ending(world, consumer.side, one) for one in endings}
+    commands.settle(world, consumer, finishes, reply)
 
 
 @event_of(
@@ -378,10 +406,17 @@ def a_hint_is_lost(world: World, group_name: str, hint: str) -> None:
 def a_dead_letter_is_replayed(world: World, which: int) -> None:
     ((side, index),) = some(world.letters(), which, 1)
     letter_id = world.client.xrange(side.keys.dead)[index][0].decode()
-    new_id = dead_letter_commands.replay(world.connection, side.keys, letter_id)
+    new_id = dead_letter_commands.replay(
+        world.connection, side.keys, letter_id, token=f"one {letter_id}"
+    )
     assert new_id is not None
     number, _ = side.model.letters.pop(index)
     world.ids.append(new_id)
     world.texts.append(world.texts[number])
     note(f"{number} is replayed as {world.stream.publish()}")
-    assert dead_letter_commands.replay(world.connection, side.keys, letter_id) is None
+    assert (
+        dead_letter_commands.replay(
+            world.connection, side.keys, letter_id, token=f"two {letter_id}"
+        )
+        is None
+    )

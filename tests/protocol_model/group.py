@@ -14,6 +14,7 @@ from protocol_model.messages import (
     LEASE,
     NEEDED,
     TICK_MS,
+    Ending,
     Message,
     NoGroup,
     Place,
@@ -77,6 +78,10 @@ class Group:
         self.letters: list[tuple[int, list[str]]] = []
         """Dead letters: message and failures, in the order in which they were buried."""
         self.results: list[tuple[int, str]] = []
+        self.replies: list[tuple[int, str]] = []
+        """What a caller has received that waits."""
+        self.outputs: list[int] = []
+        """The messages that have emitted something, once for each output."""
         self._stream = stream
         self._keeps_lost_bodies = keeps_lost_bodies
         stream.groups.append(self)
@@ -185,6 +190,38 @@ class Group:
         for number in ended:
             self._stream.drop_unless_needed(number)
         return [int(number in ended) for number in numbers]
+
+    def end(self, name: str, endings: list[Ending]) -> list[int]:
+        """End messages with all that they publish; return 2 for those whose reply was dropped."""
+        self.check_exists()
+        before = set(self.of(*DELIVERED))
+        ended: list[Ending] = []
+        gone: list[int] = []
+        for one in endings:
+            is_done = one.status == "done"
+            message = self.messages[one.number]
+            if one.number not in before:
+                if self._restore(one.number, PARKED if is_done else name, 1):
+                    ended.append(one)
+                else:
+                    gone.append(one.number)
+            elif is_done or (message.place is Place.PENDING and message.owner == name):
+                ended.append(one)
+        for one in ended:
+            self.messages[one.number].place = Place.FINISHED
+            self.outputs += [one.number] * one.outputs
+            if one.caller != "gone":
+                written = self.replies if one.caller else self.results
+                written.append((one.number, one.status))
+        forgotten = [*gone, *(one.number for one in ended)]
+        has_failed = any(number in self.history for number in forgotten)
+        for number in forgotten:
+            self.history.pop(number, None)
+            if has_failed:
+                self.due.pop(number, None)
+        for one in ended:
+            self._stream.drop_unless_needed(one.number)
+        return [(1 + (one.caller == "gone")) if one in ended else 0 for one in endings]
 
     def _finish(self, numbers: list[int]) -> list[int]:
         ended = [

@@ -62,6 +62,18 @@ class Process:
         return not (self.dead or self.frozen or self.left)
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How a message ends whose entries go to several streams, or which has not run."""
+
+    number: int
+    status: str
+    outputs: int
+    """How many entries it has emitted."""
+    caller: str
+    """Who gets its result: a caller that "waits" or is "gone", or '' for nobody in particular."""
+
+
 @dataclass
 class Message:
     """A message for one group."""

@@ -15,7 +15,7 @@ from protocol_model.messages import DELIVERED, Place
 from protocol_model.world import TICK_MS, Side, World
 from shared_sync.connection.scripts import Command
 
-COMMANDS_OF_A_GROUP = 7
+COMMANDS_OF_A_GROUP = 9
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class GroupSnapshot:
     history: dict[int, str]
     results: list[tuple[int, str]]
     letters: list[tuple[int, str]]
+    replies: list[tuple[int, str]]
+    outputs: list[int]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def _commands(side: Side) -> list[Command]:
         ("HGETALL", side.keys.history),
         ("XRANGE", side.results, "-", "+"),
         ("XRANGE", side.keys.dead, "-", "+"),
+        ("XRANGE", side.replies, "-", "+"),
+        ("XRANGE", side.outputs, "-", "+"),
     ]
 
 
@@ -86,7 +90,8 @@ def _parse(
         """Return the tick that a time stands for; an example takes far less than half of one."""
         return world.stream.now + round((float(at_ms) - now_ms) / TICK_MS + 0.25)
 
-    pending, presence, holders, due, history, results, letters = replies
+    pending, presence, holders, due, history, *entries = replies
+    results, letters, answers, outputs = ([_pairs(items) for _, items in one] for one in entries)
     return GroupSnapshot(
         read_up_to=read_up_to,
         pending={
@@ -100,15 +105,18 @@ def _parse(
             _number(world, entry_id): failures.decode().lstrip("\t")  # faults stand in front
             for entry_id, failures in _pairs(history).items()
         },
-        results=[
-            (int(fields[b"number"]), fields[b"status"].decode())
-            for fields in (_pairs(items) for _, items in results)
-        ],
+        results=[_ended(fields) for fields in results],
         letters=[
             (_number(world, fields[b"dead.id"]), fields[b"dead.history"].decode())
-            for fields in (_pairs(items) for _, items in letters)
+            for fields in letters
         ],
+        replies=[_ended(fields) for fields in answers],
+        outputs=[int(fields[b"number"]) for fields in outputs],
     )
+
+
+def _ended(fields: dict[bytes, bytes]) -> tuple[int, str]:
+    return int(fields[b"number"]), fields[b"status"].decode()
 
 
 def _number(world: World, entry_id: bytes) -> int:
@@ -177,7 +185,10 @@ def _check_hints(group: Group, snapshot: GroupSnapshot) -> None:
 
 def _check_outcomes(group: Group, snapshot: GroupSnapshot) -> None:
     assert snapshot.results == group.results
+    assert snapshot.replies == group.replies
+    assert snapshot.outputs == group.outputs
     assert snapshot.letters == [(number, lines(failures)) for number, failures in group.letters]
-    for number, results in Counter(number for number, _ in snapshot.results).items():
+    ended = [*snapshot.results, *snapshot.replies]
+    for number, results in Counter(number for number, _ in ended).items():
         message = group.messages[number]
         assert results <= 1 + message.begun_anew + message.left_over

@@ -39,6 +39,16 @@ class Side:
         """The name of its result stream."""
         return f"results:{self.model.name}"
 
+    @property
+    def replies(self) -> str:
+        """The name of the stream of a caller that waits."""
+        return f"{{jobs}}:replies:{self.model.name}"
+
+    @property
+    def outputs(self) -> str:
+        """The name of the stream that its messages emit to."""
+        return f"outputs:{self.model.name}"
+
     def has(self, *places: Place) -> bool:
         return bool(self.model.of(*places))
 
@@ -111,7 +121,8 @@ class World:
         for name in GROUPS:
             group = Group(self.stream, name, keeps_lost_bodies=keeps_lost_bodies)
             keys = Keys.of(KEYS.stream, name)
-            self.sides[name] = Side(group, keys, GroupAdmin(client, keys))
+            side = self.sides[name] = Side(group, keys, GroupAdmin(client, keys))
+            client.xgroup_create(side.replies, "unused", mkstream=True)
         self.began_ms = self.sides["workers"].admin.now_ms()
         self.consumers: dict[str, Consumer] = {}
         for name, group_name in GROUP_OF.items():

@@ -26,7 +26,7 @@ local FULL = 'OOM the server is full, and what this message publishes is larger 
 local stream, history, due, holders, cancelled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, consumer, identity, own_results = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local outcomes, refusal, unpublished = {}, '', ''
-local ended, settled, marks = {}, {}, {}
+local ended, gone, marks = {}, {}, {}
 
 local is_full = is_server_full(due)  -- only known before the first write
 local allowance = is_full and MOST_BYTES or 0
@@ -48,16 +48,19 @@ local function parse(i)
   return message, i + 2
 end
 
--- Whether the message is pending, and may be ended by this call.
+-- Whether the message is pending, and may be ended by this call. One that is not pending any more has
+-- ended before.
 local function may_end(message)
   local id = message.id
   local owner = pending_entry(stream, group, id)
+  if owner then return not message.is_owned or (owner == consumer and not name_is_lost) end
   if message.is_owned then
-    if name_is_lost then return false end
-    return owner == consumer
-      or not owner and restore(stream, group, groups, id, consumer, 1)
+    owner = not name_is_lost and restore(stream, group, groups, id, consumer, 1)
+  else
+    owner = restore(stream, group, groups, id, PARKED, 1)
   end
-  return owner ~= nil or restore(stream, group, groups, id, PARKED, 1)
+  if not owner then gone[#gone + 1] = id end
+  return owner
 end
 
 local function needs_room(message)
@@ -125,21 +128,19 @@ while ARGV[i] do
   outcomes[#outcomes + 1] = outcome
   if type(outcome) == 'string' then
     refusal = outcome
-  else
-    settled[#settled + 1] = id
-    if outcome > 0 then
-      has_ended[id] = true
-      ended[#ended + 1] = id
-      marks[#marks + 1] = id
-      if message.known_as ~= '' then marks[#marks + 1] = message.known_as end
-      if message.channel ~= '' then unpublished = publish(message.channel, message.payload) end
-    end
+  elseif outcome > 0 then
+    has_ended[id] = true
+    ended[#ended + 1] = id
+    gone[#gone + 1] = id
+    marks[#marks + 1] = id
+    if message.known_as ~= '' then marks[#marks + 1] = message.known_as end
+    if message.channel ~= '' then unpublished = publish(message.channel, message.payload) end
   end
 end
 
 -- Histories of messages that were not pending any more go too, as their group may have been lost.
-if has_history and #settled > 0 and redis.call('HDEL', history, unpack(settled)) > 0 then
-  redis.call('ZREM', due, unpack(settled))
+if has_history and #gone > 0 and redis.call('HDEL', history, unpack(gone)) > 0 then
+  redis.call('ZREM', due, unpack(gone))
 end
 if #ended > 0 then
   redis.call('XACK', stream, group, unpack(ended))
