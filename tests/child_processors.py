@@ -79,7 +79,7 @@ def _hang() -> None:
     threading.Event().wait(60)
 
 
-def _wait_until(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     """Wait as `helpers.eventually` does, which would make the start of a child slower."""
     deadline, pause = time.monotonic() + 60, threading.Event()
     while not condition():
@@ -154,7 +154,7 @@ def _log_later(job: dict[str, Any]) -> None:
     """Log when the message is done."""
 
     def log() -> None:
-        _wait_until(Path(job["done"]).exists)
+        wait_until(Path(job["done"]).exists)
         LOG.warning("afterwards")
 
     threading.Thread(target=log, daemon=True).start()
@@ -191,7 +191,7 @@ def translate(_: str, job: dict[str, Any]) -> str:
 
 def _wait(job: dict[str, Any]) -> str:
     Path(job["started"]).touch()
-    _wait_until(Path(job["end"]).exists)
+    wait_until(Path(job["end"]).exists)
     return "waited"
 
 
@@ -248,7 +248,7 @@ class Closing:
         if "meet" in job:  # one message for each reader
             folder = Path(job["meet"])
             (folder / str(context.reader)).touch()
-            _wait_until(lambda: len(list(folder.iterdir())) >= int(job["readers"]))
+            wait_until(lambda: len(list(folder.iterdir())) >= int(job["readers"]))
         if "closed" in job:
             os.environ["CLOSED"] = job["closed"]
         return {

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from child_processors import wait_until
+
 from shared_sync import Message, current_message
 
 
@@ -72,3 +74,10 @@ def wait_batch(messages: Sequence[Message]) -> list[str]:
     messages[0].raise_if_cancelled()
     messages[1].raise_if_cancelled()
     return ["first", "second"]
+
+
+def hold_batch(messages: Sequence[Message]) -> list[None]:
+    """Say that it has started, and return when it may."""
+    Path(str(messages[0].fields["started"])).touch()
+    wait_until(Path(str(messages[0].fields["end"])).exists)
+    return [None] * len(messages)

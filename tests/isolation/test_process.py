@@ -319,14 +319,19 @@ def test_a_job_with_a_message_that_is_not_cancelled_goes_on(
         eventually(lambda: len(checks) > before + 2)
         end.touch()
 
-    with running("act", kill_grace_seconds=0.0) as child:
+    items = [b"started", bytes(started), b"end", bytes(end)]
+    both = {"messages": [("1-0", 1, 4), ("1-1", 1, 4)], "number": 1, "clock": 0.0}
+    with running(
+        "batch", argument="batch_processor", path="job_processors:hold_batch", kill_grace_seconds=0
+    ) as child:
         checks: list[None] = []
         check = child._on_wait
         child._jobs._on_wait = lambda: checks.append(check())
         other = threading.Thread(target=cancel)
         other.start()
-        assert result(run(child, do="wait", started=started, end=end))["result"] == "waited"
+        answer = child.run(both, [*items, *items])
         other.join()
+    assert answer.header["outcomes"] == [None, None]
 
 
 # --- forks --------------------------------------------------------------------------------------

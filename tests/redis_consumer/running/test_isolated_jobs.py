@@ -14,6 +14,7 @@ from helpers import eventually
 
 from shared_sync import Batching, RedisStreamProducer, RetryPolicy, WorkerMetrics
 from shared_sync.protocol.job_options import OPTIONS, TYPES, JobOptions
+from shared_sync.redis_consumer.running.received_progress import ReceivedProgress
 
 REPLIES = "{jobs}:replies:a"
 
@@ -175,3 +176,16 @@ def test_of_a_batch_in_a_child_only_the_cancelled_message_ends_and_the_others_ru
     eventually(lambda: client.xlen("results") == 2)
     found = {one["message_id"]: (one["status"], one.get("result")) for one in results(client)}
     assert found == {first: ("done", "alone"), second: ("cancelled", None)}
+
+
+def test_the_last_progress_of_a_child_arrives_although_the_channel_beside_the_jobs_is_late(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ReceivedProgress, "receive", lambda *_: None)
+    make(job_processors.count, isolation="process", result_stream="results").start()
+    producer.publish({"places": 10, "at": 6, "do": "fail"})
+    eventually(lambda: results(client) and results(client)[-1]["status"] == "done")
+    assert [one.get("place") for one in results(client)] == ["6", "9", None]
