@@ -34,6 +34,7 @@ message and never loses it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from shared_sync.common import arguments
@@ -177,12 +178,22 @@ def hash_tag(name: str) -> str:
     return name[opening + 1 : closing] if closing > opening + 1 > 0 else name
 
 
+_LONGEST_CACHED: Final = 4096
+
+
 def may_reply_to(stream: str, name: str) -> bool:
     """Return whether a message of the stream may have its result written to a key of that name.
 
     Only streams of replies may be named, of this stream or of another with its hash tag, and no key
-    of a group.
+    of a group. It is called several times for each message, and many have the same answer.
     """
+    if len(name) > _LONGEST_CACHED:  # nor is it kept
+        return _may_reply_to.__wrapped__(stream, name)
+    return _may_reply_to(stream, name)
+
+
+@lru_cache(maxsize=1000)
+def _may_reply_to(stream: str, name: str) -> bool:
     tag = f"{{{hash_tag(stream)}}}"
     _, found, own = name.partition(tag)
     if not found or hash_tag(name) != hash_tag(stream):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from shared_sync.connection import scripts
@@ -212,8 +212,13 @@ class OwnStream:
         self._delivered = Remembered()
         self._to_remove: list[str] = []
         self._connects = 0
+        # What the upkeep that was sent last does: whether it renews, how many entries it removes.
+        self._renews = False
+        self._removes = 0
         # Written by the reading thread, and by whoever confirms; an old value does no harm.
         self._was_made = False
+        self._is_another = False
+        """Whether it was made anew, so that its ids may be those of entries of the one before."""
         self._renew_at = 0.0
         self._confirmed_at = -math.inf
 
@@ -228,7 +233,7 @@ class OwnStream:
         `call` sends a command over a connection of that thread's own, and returns the reply.
         """
         if self._ttl_ms is not None:
-            self._renewed(call(*self._renewal(self._ttl_ms)))
+            self._renewed(call(*self._renewal()))
 
     def open(self, connection: Connection) -> None:
         connection.open()
@@ -236,11 +241,27 @@ class OwnStream:
         self._connects = connection.connects
 
     def read(self, connection: Connection, most: int, block_ms: int) -> list[Entry]:
+        self.reopen(connection)
+        self.send(connection, [], most, block_ms)
+        return self.receive(connection)
+
+    def reopen(self, connection: Connection) -> None:
+        """Open a connection that is not open, or was opened since the stream was confirmed."""
         if not connection.is_open or connection.connects != self._connects:
             self.open(connection)
-        removed = self._maintain(connection, [_read(self.key, NO_ID, most, block_ms)])
+
+    def send(
+        self, connection: Connection, before: Sequence[Command], most: int, block_ms: int
+    ) -> None:
+        """Send the commands `before`, and a read. The caller receives the replies to the former."""
+        upkeep = self._upkeep()
+        connection.send([*before, *upkeep, _read(self.key, NO_ID, most, block_ms)])
+
+    def receive(self, connection: Connection) -> list[Entry]:
+        """Return what the read that was sent has found, as `read()` does."""
+        self._receive_upkeep(connection)
         entries = parse_read(connection.receive_blocked())
-        del self._to_remove[:removed]
+        self._forget_former()
         if entries:
             self._confirmed_at = self._clock()
         unknown = [entry for entry in entries if entry.id not in self._delivered]
@@ -253,10 +274,11 @@ class OwnStream:
         self._delivered.add(entry_id)
 
     def keep(self, connection: Connection) -> None:
-        if not connection.is_open or connection.connects != self._connects:
-            self.open(connection)
-        if self._to_remove or self._is_to_renew():
-            del self._to_remove[: self._maintain(connection, [])]
+        self.reopen(connection)
+        upkeep = self._upkeep()
+        if upkeep:
+            connection.send(upkeep)
+            self._receive_upkeep(connection)
 
     def leave(self, connection: Connection) -> None:
         if self._ttl_ms is not None and self._was_made:
@@ -264,33 +286,37 @@ class OwnStream:
         elif self._to_remove:
             connection.call("XDEL", self.key, *self._to_remove)
 
-    def _maintain(self, connection: Connection, following: list[Command]) -> int:
-        """Send what is to be done before the `following` commands, and these.
-
-        Returns how many of the delivered entries were removed.
-        """
+    def _upkeep(self) -> list[Command]:
+        """The commands that are due, of which `_receive_upkeep()` receives the replies."""
+        self._forget_former()
         commands: list[Command] = []
-        renews = self._is_to_renew()
-        if renews and self._ttl_ms is not None:
-            commands.append(self._renewal(self._ttl_ms))
-        count = len(self._to_remove)
-        if count:
+        self._renews = self._ttl_ms is not None and self._clock() >= self._renew_at
+        if self._renews:
+            commands.append(self._renewal())
+        self._removes = len(self._to_remove)
+        if self._removes:
             commands.append(("XDEL", self.key, *self._to_remove))
-        connection.send([*commands, *following])
-        if renews:
+        return commands
+
+    def _receive_upkeep(self, connection: Connection) -> None:
+        if self._renews:
             self._renewed(connection.receive())
-        if count:
+        if self._removes:
             connection.receive()
-        return count
+            del self._to_remove[: self._removes]
 
-    def _is_to_renew(self) -> bool:
-        return self._ttl_ms is not None and self._clock() >= self._renew_at
+    def _forget_former(self) -> None:
+        if self._is_another:
+            self._is_another = False
+            self._delivered.clear()
+            self._to_remove.clear()
 
-    def _renewal(self, ttl_ms: int) -> Command:
-        return scripts.call("open_replies", [self.key], ttl_ms)
+    def _renewal(self) -> Command:
+        return scripts.call("open_replies", [self.key], self._ttl_ms)
 
     def _renewed(self, made: Any) -> None:
         if made and self._was_made:
+            self._is_another = True
             self._report(
                 "the stream of replies %r was gone and is made anew; results that came meanwhile "
                 "are lost. Either Redis has lost its data, or for longer than the stream lives "

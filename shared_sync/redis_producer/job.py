@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from shared_sync.common import arguments
@@ -78,42 +79,62 @@ def encode_job(job: Job, stream: str) -> tuple[list[bytes], Placing]:
     that cannot work.
     """
     items = encode(job.fields)
-    _check(job, stream)
     placing = _placing_of(job)
-    options = JobOptions(
-        reply_to=job.reply_to or "",
-        id=placing.scheduled_id,
-        expires_seconds=job.expires_seconds,
-        traceparent=job.traceparent or "",
-    )
-    if options != _NO_OPTIONS:
-        items += (_OPTIONS_NAME, options.to_item())
+    if (
+        placing.scheduled_id
+        or job.reply_to is not None
+        or job.expires_seconds is not None
+        or job.traceparent is not None
+    ):
+        options = (stream, placing.scheduled_id, job.reply_to, job.expires_seconds, job.traceparent)
+        try:
+            items += (_OPTIONS_NAME, _options_item(*options))
+        except TypeError:  # an option that cannot be the key of a cache, so a check refuses it
+            items += (_OPTIONS_NAME, _options_item.__wrapped__(*options))
     return items, placing
 
 
-_NO_OPTIONS: Final = JobOptions()
 _OPTIONS_NAME: Final = job_options.OPTIONS.encode()
 
 
-def _check(job: Job, stream: str) -> None:
-    for name in ("reply_to", "traceparent", "deduplicate_key"):
-        if getattr(job, name) is not None:
-            arguments.text(name, getattr(job, name))
-    if job.reply_to is not None and not keys.may_reply_to(stream, job.reply_to):
-        raise ConfigurationError(
-            f"reply_to {job.reply_to!r} is no stream of replies of {stream!r}; give a name that "
-            f"begins with {keys.StreamKeys.of(stream).reply('')!r}, as submit() does"
-        )
-    if job.expires_seconds is not None:
-        arguments.number("expires_seconds", job.expires_seconds, 0.001, LONGEST_SECONDS)
-    arguments.number("deduplicate_seconds", job.deduplicate_seconds, 1, LONGEST_SECONDS)
-    if job.delay_seconds is not None:
-        arguments.number("delay_seconds", job.delay_seconds, 0, LONGEST_SECONDS)
-        if job.at is not None:
-            raise ConfigurationError("give delay_seconds or at, not both: each is a time")
+@lru_cache(maxsize=256, typed=True)
+def _options_item(
+    stream: str,
+    job_id: str,
+    reply_to: str | None,
+    expires_seconds: float | None,
+    traceparent: str | None,
+) -> bytes:
+    """Check the options of a job, and return them as they are stored.
+
+    Kept for the next job, as those of one process mostly have the same.
+    """
+    if reply_to is not None:
+        arguments.text("reply_to", reply_to)
+        if not keys.may_reply_to(stream, reply_to):
+            raise ConfigurationError(
+                f"reply_to {reply_to!r} is no stream of replies of {stream!r}; give a name that "
+                f"begins with {keys.StreamKeys.of(stream).reply('')!r}, as submit() does"
+            )
+    if traceparent is not None:
+        arguments.text("traceparent", traceparent)
+    if expires_seconds is not None:
+        arguments.number("expires_seconds", expires_seconds, 0.001, LONGEST_SECONDS)
+    return JobOptions(
+        reply_to=reply_to or "",
+        id=job_id,
+        expires_seconds=expires_seconds,
+        traceparent=traceparent or "",
+    ).to_item()
 
 
 def _placing_of(job: Job) -> Placing:
+    if job.deduplicate_seconds != DEDUPLICATE_SECONDS:
+        arguments.number("deduplicate_seconds", job.deduplicate_seconds, 1, LONGEST_SECONDS)
+    if job.deduplicate_key is None and job.delay_seconds is None and job.at is None:
+        return AT_ONCE
+    if job.deduplicate_key is not None:
+        arguments.text("deduplicate_key", job.deduplicate_key)
     due = _due(job)
     if not due and job.deduplicate_key is None:
         return AT_ONCE
@@ -127,6 +148,9 @@ def _placing_of(job: Job) -> Placing:
 
 def _due(job: Job) -> str:
     if job.delay_seconds is not None:
+        arguments.number("delay_seconds", job.delay_seconds, 0, LONGEST_SECONDS)
+        if job.at is not None:
+            raise ConfigurationError("give delay_seconds or at, not both: each is a time")
         return f"+{math.ceil(1000 * job.delay_seconds)}" if job.delay_seconds > 0 else ""
     if job.at is None:
         return ""

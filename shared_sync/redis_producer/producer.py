@@ -8,21 +8,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from shared_sync.common import arguments
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.pool import ConnectionPool
+from shared_sync.connection.scripts import Command
 from shared_sync.errors import ResultTimeout, SharedSyncError
 from shared_sync.protocol import cancelling, scheduling
 from shared_sync.protocol.keys import StreamKeys, check_stream_name
+from shared_sync.redis_producer.asking import Askers
 from shared_sync.redis_producer.batches import Batch, batch_of, next_batch
 from shared_sync.redis_producer.handles import JobHandle
 from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, ScheduledJob, encode
 from shared_sync.redis_producer.replies import Replies
 from shared_sync.redis_producer.sending import Sender
+from shared_sync.redis_producer.waiting import Awaited
 from shared_sync.result_listener.listening import REPLY_TTL_SECONDS, Surroundings
 from shared_sync.result_listener.result import Result
 
@@ -49,8 +52,10 @@ class RedisStreamProducer:
     after 30 s it is opened anew, because firewalls silently drop idle connections. The producer may
     be used after a fork: the forked process opens connections of its own.
 
-    `submit()` and `request()` bring the result back. The first call makes a stream for the replies
-    to this process, and starts a thread that reads it; `close()` removes both.
+    `submit()` and `request()` bring the result back, over streams of replies to this process. The
+    first `submit()` makes one, and starts a thread that reads it. A request reads its result
+    itself, over a connection and a stream of its own, of which there are up to 8. `close()` removes
+    them.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
@@ -111,11 +116,11 @@ class RedisStreamProducer:
             most=max_connections,
         )
         self._recorder = GuardedRecorder(metrics, own_logger)
-        self._replies = Replies(
-            Surroundings(redis_url, stream_name, credential_provider, self._recorder, own_logger),
-            self._connections,
-            reply_ttl_seconds,
+        surroundings = Surroundings(
+            redis_url, stream_name, credential_provider, self._recorder, own_logger
         )
+        self._replies = Replies(surroundings, self._connections, reply_ttl_seconds)
+        self._askers = Askers(surroundings, reply_ttl_seconds)
         self._sender = Sender(
             self._connections,
             self._keys,
@@ -283,20 +288,26 @@ class RedisStreamProducer:
         If another process has published the `deduplicate_key`, that one gets the result, and the
         handle waits in vain.
         """
+        awaited = self._submit(
+            fields,
+            expires_seconds=expires_seconds,
+            traceparent=traceparent,
+            deduplicate_key=deduplicate_key,
+            deduplicate_seconds=deduplicate_seconds,
+            delay_seconds=delay_seconds,
+            at=at,
+            block_seconds=block_seconds,
+        )
+        return JobHandle(awaited, self.cancel, self.status)
+
+    def _submit(self, fields: Mapping[str, object], **options: Any) -> Awaited:
         sent_at = time.monotonic()
-        with self._replies.address() as (reply_to, waiting):
-            job_id = self.publish(
-                fields,
-                expires_seconds=expires_seconds,
-                reply_to=reply_to,
-                traceparent=traceparent,
-                deduplicate_key=deduplicate_key,
-                deduplicate_seconds=deduplicate_seconds,
-                delay_seconds=delay_seconds,
-                at=at,
-                block_seconds=block_seconds,
-            )
-            return JobHandle(waiting.add(job_id, sent_at), self.cancel, self.status)
+        reply_to, waiting, number = self._replies.begin()
+        try:
+            job_id = self.publish(fields, reply_to=reply_to, **options)
+            return waiting.add(job_id, sent_at)
+        finally:
+            waiting.end(number)
 
     def request(
         self,
@@ -317,19 +328,38 @@ class RedisStreamProducer:
             SharedSyncError: As `publish()` does.
         """
         arguments.number("timeout", timeout, 0.001, 86_400)
-        deadline = time.monotonic() + timeout
-        handle = self.submit(
-            fields,
-            expires_seconds=timeout,
-            traceparent=traceparent,
-            block_seconds=block_seconds,
-        )
-        try:
-            return handle.result(max(0.0, deadline - time.monotonic()))
-        except ResultTimeout:
-            with suppress(SharedSyncError):
-                handle.cancel()
-            raise ResultTimeout(handle.id, timeout) from None
+        began = time.monotonic()
+        deadline = began + timeout
+        asked = None
+        if self._max_queue_depth is None:
+
+            def make_command(reply_to: str) -> Command:
+                job = Job(
+                    fields, expires_seconds=timeout, reply_to=reply_to, traceparent=traceparent
+                )
+                return ("XADD", self.stream_name, "*", *batch_of(job, self.stream_name).messages[0])
+
+            asked = self._askers.ask(make_command, deadline)
+        if asked is not None:
+            job_id, result = asked
+            self._recorder.increment_counter("jobs_sent")
+            if result is not None:
+                self._recorder.increment_counter("results_received")
+                self._recorder.record_duration("job_round_trip", time.monotonic() - began)
+                return result
+        else:
+            awaited = self._submit(
+                fields,
+                expires_seconds=timeout,
+                traceparent=traceparent,
+                block_seconds=block_seconds,
+            )
+            job_id = awaited.job_id
+            with suppress(ResultTimeout):
+                return awaited.wait(max(0.0, deadline - time.monotonic()))
+        with suppress(SharedSyncError):
+            self.cancel(job_id)
+        raise ResultTimeout(job_id, timeout)
 
     def cancel(self, message_id: str) -> str:
         """Cancel a message for all groups, and return how far it was.
@@ -353,6 +383,7 @@ class RedisStreamProducer:
         Blocks until the stream of replies is removed, for 10 s at most. The producer may be used
         again.
         """
+        self._askers.close()
         self._replies.close()
         self._connections.close()
 

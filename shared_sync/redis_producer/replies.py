@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from shared_sync.common.fork import PerProcess
 from shared_sync.connection.pool import ConnectionPool
@@ -40,10 +38,10 @@ class Replies:
         self._ttl_seconds = ttl_seconds
         self._here: PerProcess[_Here] = PerProcess(_Here)
 
-    @contextmanager
-    def address(self) -> Iterator[tuple[str, Waiting]]:
-        """The stream of replies, which exists, and those who wait; while a job is published.
+    def begin(self) -> tuple[str, Waiting, int]:
+        """Begin to publish a job: return the stream of replies, which exists, and who waits.
 
+        The caller ends what it has begun there, `waiting.end(number)`, after `waiting.add()`.
         Raises `RedisUnavailable` or `RedisRefused` if there is no such stream.
         """
         here = self._here.get()
@@ -51,8 +49,7 @@ class Replies:
             if here.listening is None or here.waiting is None:
                 here.waiting, here.listening = self._new()
             waiting, listening = here.waiting, here.listening
-        with waiting.publishing():
-            yield listening.reply_to(self._connections), waiting
+        return listening.reply_to(self._connections), waiting, waiting.begin()
 
     def close(self) -> None:
         """Remove the stream, and end all waits. Blocks up to STOP_SECONDS."""

@@ -6,8 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.errors import ConsumerStateError, ResultTimeout
@@ -15,44 +14,50 @@ from shared_sync.result_listener.result import Result
 
 
 class Awaited:
-    """What has come for one job. The listener's thread writes, any thread may read and wait."""
+    """What has come for one job. Any thread may wait; `Waiting` writes, with its lock."""
+
+    __slots__ = ("__weakref__", "_has_ended", "_open", "final", "job_id", "progress", "sent_at")
 
     def __init__(self, job_id: str, sent_at: float) -> None:
         # Fixed after construction.
         self.job_id = job_id
         self.sent_at = sent_at
-        self._ended = threading.Event()
-        # Written before the event is set.
-        self._final: Result | None = None
-        # Written by the listener's thread.
-        self.progress: Result | None = None
-
-    @property
-    def final(self) -> Result | None:
+        # Held until it has ended. An event takes several times as long to make and to set.
+        self._open = threading.Lock()
+        self._open.acquire()
+        # Written with the lock of `Waiting`; any thread may read.
+        self._has_ended = False
+        self.final: Result | None = None
         """The final result, if it has come."""
-        return self._final
+        self.progress: Result | None = None
+        """The last progress that has come."""
 
     def add(self, result: Result) -> None:
         """Note a result."""
         if result.is_final:
-            self._final = result
-            self._ended.set()
+            self.final = result
+            self.end()
         else:
             self.progress = result
 
-    def give_up(self) -> None:
-        """End the waits, as no result can come any more."""
-        self._ended.set()
+    def end(self) -> None:
+        """End the waits."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._open.release()
 
     def wait(self, timeout: float | None) -> Result:
         """Return the final result; wait up to `timeout` seconds for it."""
-        if not self._ended.wait(timeout):
-            raise ResultTimeout(self.job_id, timeout or 0.0)
-        if self._final is None:
+        if self.final is None:
+            limit = -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+            if not self._open.acquire(timeout=limit):
+                raise ResultTimeout(self.job_id, timeout or 0.0)
+            self._open.release()  # for the next who waits
+        if self.final is None:
             raise ConsumerStateError(
                 f"the producer was closed before the result of {self.job_id!r} came"
             )
-        return self._final
+        return self.final
 
 
 class Waiting:
@@ -79,18 +84,19 @@ class Waiting:
         """Each with the number of the job that is published next."""
         self._is_closed = False
 
-    @contextmanager
-    def publishing(self) -> Iterator[None]:
-        """While a job is being published, and until it was added."""
+    def begin(self) -> int:
+        """Begin to publish a job; return the number of that."""
         with self._lock:
             number = self._next_number
             self._next_number += 1
             self._publishing[number] = None
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._publishing[number]
+        return number
+
+    def end(self, number: int) -> None:
+        """End what began: the job was added, or was not published."""
+        with self._lock:
+            del self._publishing[number]
+            if self._early:
                 first = next(iter(self._publishing), self._next_number)
                 while self._early and self._early[0][0] <= first:
                     self._early.popleft()  # it came before any of these was published
@@ -101,31 +107,30 @@ class Waiting:
             awaited = self._awaited.get(job_id)
             if awaited is None:
                 awaited = self._awaited[job_id] = Awaited(job_id, sent_at)
-            early = [result for _, result in self._early if result.id == job_id]
+            for _, result in self._early:
+                if result.id == job_id:
+                    self._hand_out(awaited, result)
             if self._is_closed:
-                awaited.give_up()
-        for result in early:
-            self._hand_out(awaited, result)
+                awaited.end()
         return awaited
 
     def receive(self, result: Result) -> None:
         """Take a result that has come."""
         with self._lock:
             awaited = self._awaited.get(result.id)
-            if awaited is None and self._publishing:
+            if awaited is not None:
+                self._hand_out(awaited, result)
+            elif self._publishing:
                 self._early.append((self._next_number, result))
-        if awaited is not None:
-            self._hand_out(awaited, result)
 
     def close(self) -> None:
         """End all waits."""
         with self._lock:
             self._is_closed = True
-            left = list(self._awaited.values())
-        for awaited in left:
-            awaited.give_up()
+            for awaited in list(self._awaited.values()):
+                awaited.end()
 
     def _hand_out(self, awaited: Awaited, result: Result) -> None:
-        if result.is_final and awaited.final is None:
+        if self._recorder.records and result.is_final and awaited.final is None:
             self._recorder.record_duration("job_round_trip", self._clock() - awaited.sent_at)
         awaited.add(result)

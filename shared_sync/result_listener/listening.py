@@ -22,7 +22,7 @@ from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import ConsumerStateError, SharedSyncError
 from shared_sync.protocol.keys import StreamKeys
 from shared_sync.protocol.messages import Entry
-from shared_sync.protocol.result_streams import OwnStream, Remembered, ResultSource
+from shared_sync.protocol.result_streams import OwnStream, Remembered, Report, ResultSource
 from shared_sync.result_listener.inbox import Inbox
 from shared_sync.result_listener.result import Result, parse
 
@@ -64,10 +64,13 @@ class Surroundings:
             credential_provider=self.credential_provider,
         )
 
-    def new_replies(self, ttl_seconds: float) -> OwnStream:
-        """Return a stream of replies to this process, with a name of its own."""
+    def new_replies(self, ttl_seconds: float, report: Report | None = None) -> OwnStream:
+        """Return a stream of replies to this process, with a name of its own.
+
+        `report` logs that it was lost; None for a warning.
+        """
         key = StreamKeys.of(self.stream).reply(secrets.token_hex(8))
-        return OwnStream(key, ttl_ms=int(ttl_seconds * 1000), report=self.logger.warning)
+        return OwnStream(key, ttl_ms=int(ttl_seconds * 1000), report=report or self.logger.warning)
 
 
 class Listening:

@@ -23,7 +23,7 @@ _FACTS: Final = {
 """The fields of an entry that say more about its status, beside those of the message."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """What became of a message, or how far it has come."""
 
@@ -83,17 +83,26 @@ class Result:
 
 def parse(entry_id: str, items: Sequence[bytes]) -> Result:
     """Return the result in an entry: field names and values in turn. Never raises."""
-    stored = {_text(name): value for name, value in zip(items[::2], items[1::2], strict=False)}
-    kinds = _kinds(stored.pop(TYPES, b""))
-    message_id = _text(stored.pop("message_id", b""))
-    status = _text(stored.pop("status", b""))
-    traceparent = _text(stored.pop("traceparent", b""))
-    fields = {name: _value(value, kinds.get(name, "")) for name, value in stored.items()}
-    facts = {name: fields.pop(name) for name in _FACTS.get(status, ()) if name in fields}
+    stored: dict[str, Any] = {}
+    raw = iter(items)
+    for raw_name in raw:
+        name, value = _text(raw_name), next(raw, b"")
+        try:
+            stored[name] = value.decode()
+        except UnicodeDecodeError:
+            stored[name] = value
+    if TYPES in stored:
+        _restore(stored, stored.pop(TYPES), items)
+    message_id = str(stored.pop("message_id", ""))
+    status = str(stored.pop("status", ""))
+    traceparent = str(stored.pop("traceparent", ""))
+    if status == DONE:
+        return Result(message_id, DONE, stored, traceparent=traceparent, entry_id=entry_id)
+    facts = {name: stored.pop(name) for name in _FACTS.get(status, ()) if name in stored}
     return Result(
         message_id,
         status,
-        fields,
+        stored,
         reason=str(facts.get("reason", "")),
         error_type=str(facts.get("error_type", "")),
         error=str(facts.get("error", "")),
@@ -104,30 +113,28 @@ def parse(entry_id: str, items: Sequence[bytes]) -> Result:
     )
 
 
-def _kinds(raw: bytes) -> dict[str, str]:
-    """The kind of each field that is no text, by its name."""
-    if not raw:
-        return {}
-    with suppress(ValueError, RecursionError, TypeError, AttributeError):
-        return {name: kind for kind, names in json.loads(raw).items() for name in names}
-    return {}
+def _restore(stored: dict[str, Any], types: str | bytes, items: Sequence[bytes]) -> None:
+    """Give values the type that they had; those that do not fit theirs stay what they are."""
+    try:
+        kinds = {kind: list(names) for kind, names in json.loads(types).items()}
+    except (ValueError, RecursionError, TypeError, AttributeError):
+        return
+    for name in kinds.get("json", ()):
+        if isinstance(stored.get(name), str):
+            with suppress(ValueError, RecursionError):
+                stored[name] = json.loads(stored[name])
+    as_bytes = {str(name).encode() for name in kinds.get("bytes", ())}
+    for place in range(0, len(items) - 1, 2):
+        if items[place] in as_bytes:
+            stored[_text(items[place])] = items[place + 1]
 
 
-def _value(raw: bytes, kind: str) -> Any:
-    if kind == "bytes":
-        return raw
-    if kind == "json":
-        with suppress(ValueError, RecursionError):
-            return json.loads(raw)
-    return _text(raw, otherwise=raw)
-
-
-def _text(raw: bytes, *, otherwise: Any = None) -> Any:
-    """The text in UTF-8. What is none is returned as `otherwise`, or escaped for None."""
+def _text(raw: bytes) -> str:
+    """The text in UTF-8; what is none is escaped."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return raw.decode(errors="backslashreplace") if otherwise is None else otherwise
+        return raw.decode(errors="backslashreplace")
 
 
 def _number(value: Any, kind: type[Any]) -> Any:

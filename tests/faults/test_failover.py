@@ -22,7 +22,7 @@ from faults.table import FaultTable, Row
 from helpers import eventually
 from servers import QUICK_MS, Cluster, Sentinels, Servers, together
 
-from shared_sync import RedisStreamConsumer, RedisStreamProducer
+from shared_sync import RedisStreamConsumer, RedisStreamProducer, Result, ResultListener
 from shared_sync.connection import connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import SharedSyncError
@@ -88,14 +88,19 @@ class Load:
             lease_seconds=2,
             result_stream=RESULTS,
         )
+        self._listener = ResultListener(url, RESULTS, self._receive)
         self._over = threading.Event()
         self._publisher = threading.Thread(target=self._publish)
         # Guarded by the lock: when each message was acknowledged, and when it was run.
         self._lock = threading.Lock()
         self._acknowledged: dict[str, float] = {}
         self._runs: dict[str, list[float]] = {}
+        # Written by the listener's thread.
+        self._received: Counter[str] = Counter()
+        """How often each entry of the stream of results was received."""
 
     def __enter__(self) -> Load:
+        self._listener.start()
         self._pool.start()
         self._publisher.start()
         return self
@@ -105,6 +110,10 @@ class Load:
         self._publisher.join()
         self._producer.close()
         self._pool.stop(timeout=0)
+        self._listener.stop()
+
+    def _receive(self, result: Result) -> None:
+        self._received[result.entry_id] += 1
 
     def _answer(self, message_id: str, job: Mapping[str, str | bytes]) -> Mapping[str, object]:
         with self._lock:
@@ -156,6 +165,9 @@ class Load:
         eventually(lambda: self._client().xlen(KEYS.stream) == 0)
         assert self._client().xpending(KEYS.stream, KEYS.group)["pending"] == 0
         assert self._client().xlen(KEYS.dead) == 0
+        written = {entry_id.decode() for entry_id, _ in self._client().xrange(RESULTS)}
+        eventually(lambda: written <= set(self._received))
+        assert set(self._received.values()) == {1}
 
     def lost(self) -> set[str]:
         """Acknowledged, and without a result although nothing waits."""

@@ -4,69 +4,26 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
+from consumers import Make
 from helpers import Figures, eventually, in_a_fork
+from plain_workers import PlainWorker, double, reply_streams
 from producers import STREAM, other_connections, together
 
-from shared_sync import RedisStreamProducer
+from shared_sync import RedisStreamProducer, Reject, Result
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.errors import ConsumerStateError, RedisUnavailable, ResultTimeout
-
-Answer = Callable[[dict[bytes, bytes]], list[dict[str, str]]]
-
-
-class PlainWorker:
-    """A worker that is written with a plain client, as in another language."""
-
-    def __init__(self, url: str, answer: Answer) -> None:
-        self._url = url
-        self._answer = answer
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.dropped = 0
-
-    def __enter__(self) -> PlainWorker:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(20)
-
-    def _run(self) -> None:
-        last = "0"
-        with redis.Redis.from_url(self._url, protocol=2) as client:
-            while not self._stop.is_set():
-                for _, entries in client.xread({STREAM: last}, block=50):
-                    for entry_id, fields in entries:
-                        last = entry_id
-                        self._reply(client, entry_id, fields)
-
-    def _reply(self, client: redis.Redis, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
-        options = json.loads(fields[b"shared_sync.options"])
-        for answer in self._answer(fields):
-            result = {"message_id": entry_id, "status": "done", **answer}
-            if client.xadd(options["reply_to"], result, nomkstream=True) is None:
-                self.dropped += 1
-
-
-def double(fields: dict[bytes, bytes]) -> list[dict[str, str]]:
-    types = json.dumps({"json": ["twice"]})
-    return [{"twice": str(2 * int(fields[b"n"])), "shared_sync.types": types}]
+from shared_sync.errors import ConsumerStateError, JobFailed, RedisUnavailable, ResultTimeout
+from shared_sync.redis_producer.asking import MOST_ASKERS
 
 
 @pytest.fixture
 def worker(redis_url: str) -> Iterator[PlainWorker]:
     with PlainWorker(redis_url, double) as made:
         yield made
-
-
-def reply_streams(client: redis.Redis) -> list[bytes]:
-    return client.keys("{jobs}:replies:*")
 
 
 # --- results ----------------------------------------------------------------------------------
@@ -81,7 +38,7 @@ def test_a_request_returns_the_result_with_its_types(worker: PlainWorker, redis_
     assert figures.durations == {"job_round_trip": 1}
 
 
-def test_many_threads_get_their_own_results_over_one_stream(
+def test_many_threads_get_their_own_results(
     worker: PlainWorker, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
     def ask(number: int) -> None:
@@ -89,9 +46,10 @@ def test_many_threads_get_their_own_results_over_one_stream(
             n = 100 * number + more
             assert producer.request({"n": n}, timeout=20).fields == {"twice": 2 * n}
 
-    together(8, ask)
-    assert len(reply_streams(client)) == 1
-    eventually(lambda: client.xlen(reply_streams(client)[0]) == 0)
+    together(12, ask)
+    streams = reply_streams(client)
+    assert len(streams) <= MOST_ASKERS + 1
+    assert sum(map(client.xlen, streams)) <= len(streams), "what was read is removed"
 
 
 def test_a_handle_has_the_result_when_it_has_come_and_knows_progress(
@@ -233,8 +191,43 @@ def test_a_stream_of_replies_that_is_gone_is_made_before_the_next_job_is_publish
     producer: RedisStreamProducer, redis_url: str, client: redis.Redis, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("shared_sync.protocol.result_streams.CONFIRMED_SECONDS", 0.0)
+
+    def submit(fields: dict[str, object], timeout: float) -> Result:
+        return producer.submit(fields).result(timeout)
+
     with PlainWorker(redis_url, double):
         assert producer.request({"n": 1}, timeout=10).ok
         for _ in range(5):
-            client.delete(*reply_streams(client))
-            assert producer.request({"n": 1}, timeout=10).ok
+            for ask in (producer.request, submit):
+                client.delete(*reply_streams(client))
+                assert ask({"n": 1}, timeout=10).ok
+
+
+# --- with workers of this library ---------------------------------------------------------------
+
+
+def test_workers_answer_each_request_whatever_becomes_of_it(
+    make: Make, producer: RedisStreamProducer, client: redis.Redis
+) -> None:
+    returned: dict[str, object] = {
+        "mapping": {"count": 7, "yes": True, "parts": [1, None], "audio": b"\xff", "text": "7"},
+        "text": "hello",
+        "none": None,
+    }
+
+    def processor(_: str, job: dict[str, Any]) -> object:
+        if job["kind"] == "dead":
+            raise Reject("no speech")
+        return returned[job["kind"]]
+
+    with make(processor, result_stream="results"):
+        answers = {
+            kind: producer.request({"kind": kind}, timeout=20) for kind in (*returned, "dead")
+        }
+    assert answers["mapping"].fields == returned["mapping"]
+    assert answers["text"].fields == {"result": "hello"}
+    assert answers["none"].raise_for_status().fields == {}
+    assert (answers["dead"].status, answers["dead"].attempts) == ("dead", 1)
+    with pytest.raises(JobFailed, match="rejected: no speech"):
+        answers["dead"].raise_for_status()
+    assert client.xlen("results") == 0

@@ -31,10 +31,12 @@ def done(job_id: str) -> Result:
 def test_a_result_that_comes_before_the_reply_to_the_publication_is_found(
     waiting: Waiting, figures: Figures
 ) -> None:
-    with waiting.publishing(), waiting.publishing():
-        waiting.receive(Result("1-0", "progress", {"n": 1}))
-        waiting.receive(done("1-0"))
-        awaited = waiting.add("1-0", sent_at=99.0)
+    waiting.begin()
+    number = waiting.begin()
+    waiting.receive(Result("1-0", "progress", {"n": 1}))
+    waiting.receive(done("1-0"))
+    awaited = waiting.add("1-0", sent_at=99.0)
+    waiting.end(number)
     assert awaited.wait(0) == done("1-0")
     assert awaited.progress == Result("1-0", "progress", {"n": 1})
     assert figures.durations == {"job_round_trip": 1}
@@ -57,14 +59,14 @@ def test_results_of_dropped_handles_and_of_strangers_are_kept_no_longer_than_a_p
     gc.collect()
     waiting.receive(done("1-0"))
     assert not waiting._early
-    older = waiting.publishing()
-    older.__enter__()
+    older = waiting.begin()
     waiting.receive(done("2-0"))
-    with waiting.publishing():  # one after the other goes on for ever
-        older.__exit__(None, None, None)
-        assert not waiting._early
-        waiting.receive(done("3-0"))
-        assert len(waiting._early) == 1
+    younger = waiting.begin()  # one after the other goes on for ever
+    waiting.end(older)
+    assert not waiting._early
+    waiting.receive(done("3-0"))
+    assert len(waiting._early) == 1
+    waiting.end(younger)
     assert not waiting._early
 
 

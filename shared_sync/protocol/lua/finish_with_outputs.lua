@@ -31,7 +31,7 @@ local ended, gone, marks = {}, {}, {}
 local is_full = is_server_full(due)  -- only known before the first write
 local allowance = is_full and MOST_BYTES or 0
 local groups, has_history = prepare_to_end(stream, group, history, due)
-local name_is_lost = claimed_by_another(holders, consumer, identity) ~= nil
+local name_is_lost  -- asked once, and only for messages that are 'owned'
 
 -- The message at this place of ARGV, and the place behind it.
 local function parse(i)
@@ -52,6 +52,9 @@ end
 -- ended before.
 local function may_end(message)
   local id = message.id
+  if message.is_owned and name_is_lost == nil then
+    name_is_lost = claimed_by_another(holders, consumer, identity) ~= nil
+  end
   local owner = pending_entry(stream, group, id)
   if owner then return not message.is_owned or (owner == consumer and not name_is_lost) end
   if message.is_owned then

@@ -1,0 +1,212 @@
+"""Publishing a job and reading its result over one connection, which is the quickest way.
+
+A thread that waits for one result reads it itself: no other thread has to be woken, and the job and
+the read travel together. Each such connection has a stream of replies of its own, and serves one
+thread at a time; there are a few of them. Whoever finds none free submits and waits for the thread
+that listens, as do all who want a handle.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from shared_sync.common import backoff
+from shared_sync.common.fork import PerProcess
+from shared_sync.connection.connection import Connection
+from shared_sync.connection.driver_errors import NotRun
+from shared_sync.connection.pool import ANSWER_SECONDS, KEEP_SECONDS, TRUST_SECONDS
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import ConsumerStateError, RedisAccessDenied, SharedSyncError
+from shared_sync.protocol.messages import Entry
+from shared_sync.result_listener.listening import BLOCK_SECONDS, MOST, Surroundings
+from shared_sync.result_listener.result import Result, parse
+
+MOST_ASKERS: Final = 8
+"""The most connections, and streams of replies, of those who read their results themselves."""
+FIRST_PAUSE_SECONDS: Final = 0.05
+LONGEST_PAUSE_SECONDS: Final = 1.0
+
+MakeCommand = Callable[[str], Command]
+"""Returns the command that publishes a job whose result goes to the stream of this name."""
+
+
+class Asker:
+    """One connection with its stream of replies. For one thread at a time."""
+
+    def __init__(self, surroundings: Surroundings, ttl_seconds: float) -> None:
+        # Nothing is reported: a stream that has expired while nobody asked is missed by nobody.
+        self._source = surroundings.new_replies(ttl_seconds, report=lambda *_: None)
+        self._connection = Connection(surroundings.connector())
+        self._returned_at = time.monotonic()
+
+    def prepare(self) -> None:
+        """See to it that the connection and the stream are there. Blocks and raises as they do."""
+        unused_seconds = time.monotonic() - self._returned_at
+        if unused_seconds > KEEP_SECONDS:
+            self._connection.close()
+        elif unused_seconds > TRUST_SECONDS:
+            self._connection.answers(ANSWER_SECONDS)
+        else:
+            self._connection.close_if_stale()
+        self._source.reopen(self._connection)
+        if not self._source.is_confirmed:
+            self._source.confirm(self._connection.call)
+
+    def ask(self, make_command: MakeCommand, deadline: float) -> tuple[str, Result | None]:
+        """Publish a job, and return its id and its final result; None after the deadline.
+
+        Raises what the connection raises before the job is known to be published, among it
+        `NotRun`, after which it is not.
+        """
+        connection, source = self._connection, self._source
+        command = make_command(source.key)
+        try:
+            source.send(connection, [command], MOST, _block_ms(deadline))
+            job_id: str = connection.receive().decode()
+        except BaseException:
+            connection.close()  # the read may still be running
+            raise
+        return job_id, self._await(job_id, deadline)
+
+    def _await(self, job_id: str, deadline: float) -> Result | None:
+        """Read until the result is there. Goes on through outages."""
+        connection, source = self._connection, self._source
+        was_sent, failures = True, 0
+        while not connection.interrupted:
+            try:
+                if was_sent:
+                    entries = source.receive(connection)
+                else:
+                    entries = source.read(connection, MOST, _block_ms(deadline))
+                failures = 0
+            except RedisAccessDenied:
+                connection.close()
+                raise
+            except SharedSyncError:
+                failures += 1
+                entries = []
+                connection.close()
+                time.sleep(min(_pause(failures), max(0.0, deadline - time.monotonic())))
+            except BaseException:
+                connection.close()
+                raise
+            was_sent = False
+            result = self._take(entries, job_id)
+            if result is not None or time.monotonic() >= deadline:
+                return result
+        raise ConsumerStateError(f"the producer was closed before the result of {job_id!r} came")
+
+    def _take(self, entries: Sequence[Entry], job_id: str) -> Result | None:
+        """The final result of the job among these. The others are of no use to anybody any more."""
+        final = None
+        for entry in entries:
+            self._source.delivered(entry.id)
+            result = parse(entry.id, entry.items)
+            if result.id == job_id and result.is_final:
+                final = result
+        return final
+
+    def give_back(self) -> None:
+        """Note that nobody uses it now."""
+        self._returned_at = time.monotonic()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether `interrupt()` was called."""
+        return self._connection.interrupted
+
+    def interrupt(self) -> None:
+        """End its use by another thread, for good."""
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """Remove the stream, and close the connection."""
+        with suppress(SharedSyncError):
+            self._source.leave(self._connection)
+        self._connection.close()
+
+
+class _Here:
+    """The askers of one process. Any thread appends, pops, adds and discards, without a lock."""
+
+    def __init__(self) -> None:
+        self.free = threading.BoundedSemaphore(MOST_ASKERS)
+        """How many more may be lent."""
+        self.idle: deque[Asker] = deque()
+        self.lent: set[Asker] = set()
+
+
+class Askers:
+    """Lends askers, each to one thread at a time. Safe from any thread, and in a fork."""
+
+    def __init__(self, surroundings: Surroundings, ttl_seconds: float) -> None:
+        # Fixed after construction.
+        self._surroundings = surroundings
+        self._ttl_seconds = ttl_seconds
+        self._here: PerProcess[_Here] = PerProcess(_Here)
+
+    def ask(self, make_command: MakeCommand, deadline: float) -> tuple[str, Result | None] | None:
+        """Publish a job, wait, and return its id and its result; None if nothing was published.
+
+        That is if all askers are in use, or another server is to be asked. The result is None after
+        the deadline. Raises what the connection raises.
+        """
+        here = self._here.get()
+        if not here.free.acquire(blocking=False):
+            return None
+        try:
+            asker = self._take(here)
+            try:
+                asker.prepare()
+                return asker.ask(make_command, deadline)
+            except NotRun:
+                return None
+            finally:
+                self._give_back(here, asker)
+        finally:
+            here.free.release()
+
+    def close(self) -> None:
+        """Remove the streams, and end the waits. May be used again."""
+        here = self._here.get()
+        for asker in list(here.lent):
+            asker.interrupt()
+        while here.idle:
+            with suppress(IndexError):
+                here.idle.pop().close()
+
+    def _take(self, here: _Here) -> Asker:
+        try:
+            asker = here.idle.pop()
+        except IndexError:
+            asker = Asker(self._surroundings, self._ttl_seconds)
+        here.lent.add(asker)
+        return asker
+
+    def _give_back(self, here: _Here, asker: Asker) -> None:
+        here.lent.discard(asker)
+        asker.give_back()
+        if asker.interrupted:
+            asker.close()
+        else:
+            here.idle.append(asker)
+
+
+def _block_ms(deadline: float) -> int:
+    """How long to wait in one read, ms; the shortest wait that servers keep well is 10."""
+    left = min(BLOCK_SECONDS, deadline - time.monotonic())
+    return max(10, int(left * 1000))
+
+
+def _pause(failures: int) -> float:
+    return backoff.exponential(
+        failures,
+        base_seconds=FIRST_PAUSE_SECONDS,
+        max_seconds=LONGEST_PAUSE_SECONDS,
+        jitter=0.5,
+    )
