@@ -13,7 +13,7 @@ from producers import STREAM, calls_of, stored
 
 from shared_sync import Job, RedisStreamProducer
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.errors import ConfigurationError, InvalidMessage
+from shared_sync.errors import ConfigurationError, InvalidMessage, RedisAccessDenied
 
 REPLIES = "{jobs}:replies:ab12"
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -119,3 +119,22 @@ def test_the_documented_rights_for_options_are_enough(own_server: EmbeddedRedis)
             producer.publish({"n": 1}, deduplicate_key="k")
             producer.publish({"n": 2}, delay_seconds=60)
         assert admin.xlen(STREAM) == admin.zcard("{jobs}:scheduled") == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "options"),
+    [("+set", {"deduplicate_key": "k"}), ("+zadd", {"delay_seconds": 60}), ("+hset", {"at": 1e10})],
+)
+def test_without_one_of_these_rights_nothing_is_published_and_nothing_kept(
+    own_server: EmbeddedRedis, missing: str, options: dict[str, Any]
+) -> None:
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        user = ("ACL", "SETUSER", "gateway", "on", ">pw", "~*", "+@all")
+        admin.execute_command(*user, missing.replace("+", "-"))
+        url = own_server.url.replace("redis://", "redis://gateway:pw@")
+        with (
+            RedisStreamProducer(url, STREAM) as producer,
+            pytest.raises(RedisAccessDenied),
+        ):
+            producer.publish({"n": 1}, **options)
+        assert admin.keys() == []

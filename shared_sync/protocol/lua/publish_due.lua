@@ -15,8 +15,8 @@ local stream, scheduled, messages, cancelled = KEYS[1], KEYS[2], KEYS[3], KEYS[4
 local kept_ms = ARGV[1]
 local now, count, bytes, refusal, lost = now_ms(), 0, 0, '', {}
 
-write_even_when_full(scheduled)
-redis.call('HDEL', messages, '')  -- must not be refused below
+write_even_when_full(scheduled)  -- this and the next must not be refused below
+redis.call('HDEL', messages, '')
 
 -- The worker that reads a cancelled job finds that in the options, the last field: a reader that has
 -- waited knows no marks.
