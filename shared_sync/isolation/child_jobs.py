@@ -53,7 +53,7 @@ class Jobs:
         self.running_message: str | None = None
         """The id of the message that runs; None for none, and for several together."""
         self._clock_offset = 0.0
-        """The server's time less the reading of the monotonic clock."""
+        """The server's time less the reading of the monotonic clock, if a message has options."""
 
     def cancel(self, ids: Sequence[str]) -> None:
         """Note that messages are cancelled, perhaps before their job begins. For any thread."""
@@ -68,7 +68,7 @@ class Jobs:
 
         Raises nothing that the processor raises.
         """
-        self._clock_offset = job.header["clock"]
+        self._clock_offset = job.header.get("clock", 0.0)
         self._progress.begin(job.header["number"])
         entries = _entries(job)
         fields = [decode_fields(one.items, self._binary_fields) for one in entries]
@@ -96,12 +96,13 @@ class Jobs:
             self._end()
 
     def _end(self) -> None:
-        with self._lock:
-            self._cancelled.clear()
-            ended = list(self._live_jobs.values())
-            self._live_jobs.clear()
-        for job in ended:
-            job.end()
+        if self._live_jobs or self._cancelled:
+            with self._lock:
+                self._cancelled.clear()
+                ended = list(self._live_jobs.values())
+                self._live_jobs.clear()
+            for job in ended:
+                job.end()
         self.running_message = None
         self._running.parts = None
         self._running.is_batch = False

@@ -25,18 +25,20 @@ class ChildProgress:
         # Fixed after construction.
         self._check = check
         self._send = send
+        # Written by the main thread.
+        self._job_number = 0
         # Guarded by the lock.
         self._lock = threading.RLock()
         renew_lock_in_forks(self)
-        self._job_number = 0
         self._sequence = 0
         self._last: dict[str, tuple[str, int, str]] = {}
 
     def begin(self, job_number: int) -> None:
         """Begin a job, whose number the parent has given."""
-        with self._lock:
-            self._job_number, self._sequence = job_number, 0
-            self._last.clear()
+        self._job_number = job_number
+        if self._last:
+            with self._lock:
+                self._last.clear()
 
     def report(self, job: LiveJob, value: float | None, fields: Mapping[str, object]) -> None:
         """Send progress. Blocks for a second at most, the first time that the parent takes none.

@@ -10,8 +10,8 @@ LOAD: Final = 1
 JOB: Final = 2
 """Messages to run: [id, deliveries, number of items] for each; the parts are their items. Beside
 them, `number` is that of the attempt, `resume` has what is stored of the progress of earlier
-attempts, by the ids of their messages, and `clock` is the server's time less the reading of the
-monotonic clock, which is the same in both processes."""
+attempts, by the ids of their messages, and `clock`, if a message has options, is the server's time
+less the reading of the monotonic clock, which is the same in both processes."""
 CLOSE: Final = 3
 """Close the processor and end."""
 

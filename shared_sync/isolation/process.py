@@ -88,10 +88,10 @@ class ChildProcess:
         self._waits_at_most = 0.0
         self._ignored_at = math.inf
         """When a job is ended that goes on although its messages are cancelled."""
+        self._running: Sequence[Sequence[Any]] = ()
+        """The messages of the job that runs, each with its id in front."""
         # Guarded by the lock.
         self._lock = threading.Lock()
-        self._running: frozenset[str] = frozenset()
-        """The ids of the messages of the job that runs."""
         self._cancelled: set[str] = set()
         self._told: set[str] = set()
         """Those of them that the child knows of."""
@@ -143,8 +143,7 @@ class ChildProcess:
         ran for too long, and `GracePassed` if it was ended because the messages of the job are
         cancelled. There is no child any more if this raises.
         """
-        with self._lock:
-            self._running = frozenset([one[0] for one in header["messages"]])
+        self._running = header["messages"]
         if self._deadline_seconds is not None:
             self._overdue_at = self._clock.advance() + self._deadline_seconds
         try:
@@ -158,10 +157,11 @@ class ChildProcess:
             raise GracePassed(self._kill_grace_seconds) from None
         finally:
             self._overdue_at = self._ignored_at = math.inf
-            with self._lock:
-                self._running = frozenset()
-                self._cancelled.clear()
-                self._told.clear()
+            self._running = ()
+            if self._cancelled:
+                with self._lock:
+                    self._cancelled.clear()
+                    self._told.clear()
 
     @property
     def has_ended(self) -> bool:
@@ -244,9 +244,7 @@ class ChildProcess:
             raise _Ignored
         if self.has_ended:
             raise ChannelClosed("the child has ended")
-        with self._lock:
-            is_cancelled = bool(self._running) and self._running <= self._cancelled
-        if is_cancelled:
+        if self._running and all(one[0] in self._cancelled for one in self._running):
             self._ignored_at = min(self._ignored_at, now + self._kill_grace_seconds)
         self._wait_at_most(min(self._check_seconds, self._overdue_at - now, self._ignored_at - now))
 

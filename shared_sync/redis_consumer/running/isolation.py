@@ -22,6 +22,7 @@ from shared_sync.isolation.process import ChildProcess
 from shared_sync.isolation.wire import Frame
 from shared_sync.message import Fields
 from shared_sync.processors import ProcessorContext, ProcessorSource
+from shared_sync.protocol.job_options import OPTIONS
 from shared_sync.protocol.live_job import JobContext
 from shared_sync.protocol.messages import Entry, Finish, Output
 from shared_sync.protocol.results import Results
@@ -36,6 +37,7 @@ from shared_sync.redis_consumer.slot import Attempt
 LEVELS_SECONDS: Final = 1.0
 """How old the levels of the loggers may be that a child logs from."""
 
+_OPTIONS: Final = OPTIONS.encode()
 _COUNTER_OF: Final[Mapping[type[Exception], str]] = {
     ChildCrashed: "children_crashed",
     DeadlinePassed: "children_overdue",
@@ -264,8 +266,9 @@ class ProcessRunner:
         header: dict[str, Any] = {
             "messages": [(one.id, one.deliveries, len(one.items)) for one in entries],
             "number": attempt.number,
-            "clock": round(self._jobs.server_time() - time.monotonic(), 3),
         }
+        if any(_OPTIONS in one.items for one in entries):
+            header["clock"] = round(self._jobs.server_time() - time.monotonic(), 3)
         resume = {one.id: one.progress.decode(errors="replace") for one in entries if one.progress}
         if resume:
             header["resume"] = resume

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,18 +24,20 @@ class ReceivedProgress:
     def __init__(self, context: JobContext) -> None:
         # Fixed after construction.
         self._context = context
-        # Guarded by the lock.
+        # Written by the reader's thread.
+        self._attempt: Attempt | None = None
+        # Guarded by the lock, so that all is reported in its order.
         self._lock = threading.RLock()
         renew_lock_in_forks(self)
-        self._attempt: Attempt | None = None
-        self._newest: dict[str, int] = {}
-        """By the ids of messages, the number of what was reported last."""
+        self._newest: dict[str, tuple[int, int]] = {}
+        """By the ids of messages, the numbers of the attempt and of what was reported last."""
 
     def begin(self, attempt: Attempt) -> None:
         """An attempt is about to run."""
-        with self._lock:
-            self._attempt = attempt
-            self._newest.clear()
+        if self._newest:
+            with self._lock:
+                self._newest.clear()
+        self._attempt = attempt
 
     def receive(self, header: Sequence[Any]) -> None:
         """Report what a child has sent while an attempt runs; nothing if that has ended."""
@@ -45,19 +47,20 @@ class ReceivedProgress:
             if attempt is not None and attempt.number == attempt_number:
                 self._report(attempt, reported)
 
-    def end(self, last: Iterable[Sequence[Any]] = ()) -> None:
+    def end(self, last: Sequence[Sequence[Any]] = ()) -> None:
         """The attempt has ended, with this as the last progress of its messages."""
-        with self._lock:
-            attempt, self._attempt = self._attempt, None
-            if attempt is not None:
+        attempt, self._attempt = self._attempt, None
+        if last and attempt is not None:
+            with self._lock:
                 for reported in last:
                     self._report(attempt, reported)
 
     def _report(self, attempt: Attempt, reported: Sequence[Any]) -> None:
         message_id, number, content = reported
-        if number <= self._newest.get(message_id, 0):
+        this = (attempt.number, number)
+        if this <= self._newest.get(message_id, (0, 0)):
             return
-        self._newest[message_id] = number
+        self._newest[message_id] = this
         entry = next((one for one in attempt.entries if one.id == message_id), None)
         if entry is None:
             return
