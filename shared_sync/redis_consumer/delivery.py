@@ -154,10 +154,12 @@ class Delivery:
         `raised()` takes: `InvalidResult` if it has no form, or has not run.
         """
         job = None if attempt.jobs is None else attempt.jobs.get(entry.id)
-        if job is not None and job.outputs:
-            return self._results.success(
-                entry, fields, result, tuple(job.outputs), forwards_reply=job.forwards_reply
-            )
+        if job is not None:
+            job.end()
+            if job.outputs:
+                return self._results.success(
+                    entry, fields, result, tuple(job.outputs), forwards_reply=job.forwards_reply
+                )
         if self._wants_results or OPTIONS in fields:
             finish = self._results.success(entry, fields, result)
             return None if finish.is_empty else finish

@@ -15,7 +15,7 @@ from shared_sync.common.log_once import LogOnce
 from shared_sync.common.loop import Loop
 from shared_sync.common.outage import Outage
 from shared_sync.connection.connection import Connect, Connection
-from shared_sync.errors import RedisRefused, SharedSyncError
+from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
 from shared_sync.message import decode_fields
 from shared_sync.protocol import progress
 from shared_sync.protocol.commands import GroupCommands
@@ -41,7 +41,9 @@ EndJobs = Callable[[Iterable[LiveJob], Outbox], None]
 
 
 def end_no_jobs(jobs: Iterable[LiveJob], outbox: Outbox) -> None:
-    """Do nothing, where no message reports progress."""
+    """Let messages do nothing more, where none reports progress."""
+    for job in jobs:
+        job.end()
 
 
 class _Reporting:
@@ -56,7 +58,7 @@ class _Reporting:
         self.next_at = 0.0
         """When the next report may be sent, on the clock."""
         self.is_lost = False
-        """Whether another worker has taken the message over."""
+        """Whether nothing more is sent: another worker has the message, or the user may not."""
 
 
 class _Stop:
@@ -159,9 +161,8 @@ class ProgressSender:
 
         What they have reported last, and is not known to be sent, goes with their outcome.
         """
-        if not self._reporting:
-            return
         for job in jobs:
+            job.end()
             with self._lock:
                 self._waiting.pop(job, None)
                 reporting = self._reporting.pop(job, None)
@@ -229,6 +230,8 @@ class ProgressSender:
             for _, reporting, report in due:
                 self._receive(reporting, report)
                 answered += 1
+                if not self._connection.is_open:
+                    break  # the server denies that stream; the other reports are sent again
         finally:
             with self._lock:
                 for job, reporting, _ in due[answered:]:
@@ -243,6 +246,8 @@ class ProgressSender:
             reported = parse_reported(self._connection.receive())
         except RedisRefused as error:
             reported = Reported(is_sent=False, is_owned=True, refusals=[error])
+        except RedisAccessDenied as error:  # as with each further report of this message
+            reported = Reported(is_sent=False, is_owned=False, refusals=[error])
         with self._lock:
             reporting.confirmed = report.sequence
             reporting.is_lost = not reported.is_owned

@@ -198,8 +198,6 @@ class ThreadRunner:
         finally:
             self._running.parts = None
             attempt.ended_at = self._clock()
-            if attempt.jobs is not None:
-                attempt.end_jobs()
             for after_attempt in self._after:
                 after_attempt(attempt, raised)
             del raised  # it refers to this frame

@@ -21,7 +21,7 @@ from shared_sync.errors import ConsumerStateError, InvalidMessage
 from shared_sync.message import Message
 from shared_sync.protocol import progress
 from shared_sync.protocol.live_job import JobContext, LiveJob
-from shared_sync.protocol.messages import Entry
+from shared_sync.protocol.messages import Address, Answer, Entry
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer.jobs.progress import ProgressSender
 
@@ -163,6 +163,31 @@ def test_while_redis_is_away_the_newest_progress_waits(
     reporter.message.report_progress(0.2)
     answers.set()
     eventually(lambda: sent(client) == ["0.2"])
+
+
+def test_progress_for_a_stream_that_is_denied_is_dropped_and_that_of_others_is_sent(
+    worker: Worker, redis_url: str, client: redis.Redis
+) -> None:
+    rights = ("on", "nopass", "~jobs", "~{jobs}:*", "~news", "&*", "+@all")
+    client.execute_command("ACL", "SETUSER", "limited", *rights)
+    worker.publish([b"text", b"a"], [b"text", b"b"])
+    first, second = worker.read(2)
+    url = redis_url.replace("redis://", "redis://limited:x@")
+    limited = discovery.connector(url, key=KEYS.stream, reply_timeout_seconds=10)
+    reporter = Reporter(first, limited, worker)
+    try:
+        denied, allowed = Answer([b"n", b"1"]), Answer([b"n", b"2"], address=Address("news"))
+        answers = iter((denied, allowed))
+        reporter.sender._results.progress = lambda *_: next(answers)  # type: ignore[method-assign]
+        with reporter.sender._lock:  # so that both go together
+            reporter.message.report_progress(0.1)
+            LiveJob(second, reporter.job.context).report_progress(0.2, {})
+        eventually(lambda: reporter.figures.counters["redis_operations"] == 2)
+        assert client.xlen("news") == 1
+        assert client.hkeys(KEYS.progress) == [second.id.encode()]
+    finally:
+        assert reporter.sender.stop()
+        client.execute_command("ACL", "DELUSER", "limited")
 
 
 def test_what_cannot_be_reported_is_refused_at_the_call(start: Start) -> None:
