@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import SharedSyncError
 from shared_sync.protocol import publishing
 from shared_sync.protocol.keys import StreamKeys
 from shared_sync.protocol.publishing import AT_ONCE, Placing
@@ -29,7 +28,7 @@ class Batch:
     placings: Mapping[int, Placing]
     """How to publish those messages, by their place among all, that have a key or a time."""
 
-    error: SharedSyncError | None = None
+    error: Exception | None = None
     """Why nothing more is sent, if it is not the end of the messages."""
 
     def command(self, keys: StreamKeys, max_queue_depth: int | None) -> Command:
@@ -60,7 +59,10 @@ def batch_of(job: Job, stream: str) -> Batch:
 
 
 def next_batch(messages: Iterator[Mapping[str, object] | Job], stream: str) -> Batch:
-    """Encode the next messages. If one of them cannot be stored, none of the batch is sent."""
+    """Encode the next messages. If one of them cannot be stored or read, none of the batch is sent.
+
+    Its error is in the batch and is not raised, as the reply to the batch before may be on its way.
+    """
     batch: list[list[bytes]] = []
     placings: dict[int, Placing] = {}
     size = 0
@@ -76,6 +78,6 @@ def next_batch(messages: Iterator[Mapping[str, object] | Job], stream: str) -> B
             size += sum(map(len, items))
             if len(batch) == BATCH or size >= MAX_BATCH_BYTES:
                 break
-    except SharedSyncError as error:
+    except Exception as error:  # noqa: BLE001 - raised when the batch is wanted
         return Batch([], {}, error)
     return Batch(batch, placings)
