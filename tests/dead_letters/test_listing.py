@@ -16,6 +16,7 @@ from shared_sync import DeadLetters
 from shared_sync.connection.connection import Connection
 from shared_sync.dead_letters import DeadLetter, DeadLetterFilter
 from shared_sync.errors import ConfigurationError
+from shared_sync.protocol.dead_letter_commands import Row
 from shared_sync.protocol.retention import Limits
 
 LARGE = b"x" * 70_000
@@ -77,6 +78,18 @@ def test_what_others_removed_is_listed_no_more_and_leaves_the_index(
     client.delete(DEAD)
     assert ids(letters) == []
     assert client.exists(KEYS.dead_index) == 0
+
+
+def test_what_is_replayed_or_purged_leaves_the_index(
+    redis_url: str, letters: DeadLetters, client: redis.Redis
+) -> None:
+    client.xadd(STREAM, {"dead.letter": "kept packed"})
+    bury(redis_url, {"audio": LARGE}, {"n": 2}, {"n": 3})
+    packed, large, small, other = stored_ids(client)
+    letters.replay([packed, large])
+    assert letters.purge([small]) == 1
+    (left,) = client.zrange(KEYS.dead_index, 0, -1)
+    assert other.partition("-")[0].encode() in left
 
 
 def test_an_index_that_cannot_be_used_changes_nothing(
@@ -211,6 +224,19 @@ def test_fields_are_found_whether_their_letter_is_small_or_large(
     numbers = {letter.id: int(letter.fields.get("n", b"0")) for letter in letters}
     where = DeadLetterFilter(fields=fields)
     assert [numbers[letter_id] for letter_id in ids(letters, where)] == found
+
+
+def test_only_a_field_that_may_have_been_left_out_needs_its_message() -> None:
+    row = [b"client", b"42", b"dead.id", b"1-1"]
+
+    def decide(left_out: int, **fields: str) -> bool | None:
+        return DeadLetterFilter(fields=fields).matches_fields(Row("1-0", 100_000, left_out, row))
+
+    assert [decide(left_out, client="42") for left_out in range(3)] == [True, True, True]
+    assert [decide(left_out, client="43") for left_out in range(3)] == [False, False, False]
+    assert [decide(left_out, other="x") for left_out in range(3)] == [False, False, None]
+    assert [decide(left_out, other="x" * 252) for left_out in range(3)] == [False, None, None]
+    assert decide(2, client="43", other="x") is False
 
 
 def test_a_field_of_a_message_that_is_kept_packed_is_found(
