@@ -68,13 +68,14 @@ class Tally:
         return len(self.transcripts) + len(self.deaths)
 
 
-def run(options: Options, out: TextIO = sys.stdout) -> int:
+def run(options: Options, out: TextIO | None = None) -> int:
     """Run the demo, and return 0 if every result came back as it should, else 1.
 
-    For the main thread, because SIGTERM is handled. Raises `ConfigurationError` if there are no
-    recordings, and what the parts of the demo raise.
+    What happens is printed to `out`; None for the standard output. For the main thread, because
+    SIGTERM is handled. Raises `ConfigurationError` if there are no recordings, and what the parts
+    of the demo raise.
     """
-    screen = Screen(out)
+    screen = Screen(out or sys.stdout)
     recordings = _recordings(options.audio)
     spoken = _spoken(options.audio)
     name = f"demo-{secrets.token_hex(4)}"

@@ -12,7 +12,6 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +26,6 @@ from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.health import main
 
 Serve = Callable[..., str]
-Ended = dict[tuple[str, ...], "Future[subprocess.CompletedProcess[str]]"]
 
 
 def where(redis_url: str) -> tuple[str, ...]:
@@ -119,10 +117,11 @@ def test_a_group_without_a_live_consumer_is_degraded_while_messages_wait(
 
 
 @pytest.mark.parametrize("option", ["--max-wait-seconds", "--growth-seconds", "--max-dead-share"])
-def test_a_limit_that_is_no_number_is_refused_and_named(option: str) -> None:
-    answer = command("serve", option, "-1")
-    assert answer.returncode != 0
-    assert f"{option} must be a number from 0 to" in answer.stderr
+def test_a_limit_that_is_no_number_is_refused_and_named(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", option, "-1"]) == 1
+    assert f"{option} must be a number from 0 to" in capsys.readouterr().err
 
 
 def test_it_notices_redis_go_and_come_back_and_lives_through_it(
@@ -250,29 +249,17 @@ MISTAKES = [
     (["--token", "s3cret"], "HEALTH_TOKEN or --token-file"),
     (["--redis", "redis://localhost"], "--help"),
 ]
-COMMANDS = ("serve", "check", "advise")
-
-
-@pytest.fixture(scope="module")
-def ended() -> Iterator[Ended]:
-    """What becomes of commands that end at once; two run at a time."""
-    given = [
-        *(tuple(arguments) for arguments, _ in MISTAKES),
-        *((name, "--help") for name in COMMANDS),
-    ]
-    with ThreadPoolExecutor(2) as two:
-        yield {arguments: two.submit(command, *arguments) for arguments in given}
 
 
 @pytest.mark.parametrize(("arguments", "remedy"), MISTAKES)
 def test_what_cannot_work_is_one_line_with_the_remedy(
-    ended: Ended, arguments: list[str], remedy: str
+    arguments: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = ended[tuple(arguments)].result()
-    assert done.returncode == 1
-    assert remedy in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "s3cret" not in done.stderr
+    assert main(arguments) == 1
+    _, error = capsys.readouterr()
+    assert remedy in error
+    assert len(error.splitlines()) == 1
+    assert "s3cret" not in error
 
 
 def test_a_port_that_is_taken_is_reported_with_the_remedy(redis_url: str) -> None:
@@ -284,12 +271,13 @@ def test_a_port_that_is_taken_is_reported_with_the_remedy(redis_url: str) -> Non
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_lists_its_options(ended: Ended, name: str) -> None:
-    done = ended[name, "--help"].result()
-    assert done.returncode == 0
-    assert "--port" in done.stdout or "--timeout" in done.stdout
-    assert name in done.stdout
+@pytest.mark.parametrize("name", ["serve", "check", "advise"])
+def test_each_command_lists_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([name, "--help"])
+    text, _ = capsys.readouterr()
+    assert "--port" in text or "--timeout" in text
+    assert name in text
 
 
 FROZEN_SECONDS = 7.0

@@ -18,6 +18,7 @@ import redis
 from helpers import eventually, start_program
 
 import shared_sync
+from shared_sync.__main__ import main
 from shared_sync.demo.speech import DEMO_AUDIO
 
 pytest.importorskip("pocketsphinx", reason="pip install 'shared_sync[speech]'")
@@ -148,14 +149,26 @@ def test_it_takes_any_recordings(demo: Demo, tmp_path: Path) -> None:
     [
         (["--audio", "/nowhere"], "/nowhere is not a folder"),
         (["--audio", str(Path(shared_sync.__file__).parent)], "no .wav file"),
-        (["--redis-url", "redis://127.0.0.1:1"], "Connection refused"),
-        (["--redis-url", "nonsense"], "redis_url cannot be used"),
     ],
 )
-def test_what_cannot_work_is_one_line_with_the_reason(
-    demo: Demo, arguments: list[str], remedy: str
+def test_recordings_that_are_not_there_are_named(
+    arguments: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = demo(*arguments)
+    assert main(["demo", *arguments]) == 1
+    assert remedy in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "remedy"),
+    [
+        ("redis://127.0.0.1:1", "Connection refused"),
+        ("nonsense", "redis_url cannot be used"),
+    ],
+)
+def test_a_redis_that_cannot_be_used_is_one_line_with_the_reason(
+    demo: Demo, redis_url: str, remedy: str
+) -> None:
+    process = demo("--redis-url", redis_url)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert remedy in output
