@@ -16,6 +16,7 @@ PROCESSES_PER_CORE = 3
 """The tests wait longer than they compute."""
 
 MOST_PROCESSES = 12
+TESTS = Path(__file__).parent
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -27,12 +28,50 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(PROCESSES_PER_CORE * (os.cpu_count() or 1), MOST_PROCESSES)
 
 
-def pytest_configure() -> None:
+LONG_FILES = (
+    "faults/test_processes.py",
+    "faults/test_messages_that_kill.py",
+    "faults/test_stopped_processes.py",
+    "test_examples.py",
+    "faults/test_redis.py",
+    "faults/test_speech_service.py",
+    "faults/test_network.py",
+    "cli/test_serve.py",
+    "demo/test_run.py",
+    "faults/test_failover.py",
+    "faults/test_names.py",
+    "faults/test_children.py",
+    "health_server/test_dashboard_live.py",
+    "faults/test_broken_workers.py",
+)
+"""Files that take longest, though some have few tests. A process that began with one of them when
+the others are done would keep the whole run waiting."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Start servers on ports that no other process of this run uses.
 
     Otherwise another server could take the port of one that is killed and started again.
     """
     embedded._PORTS = PORTS
+    config.option.loadscopereorder = False  # pytest_collection_modifyitems() below has the order
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have several processes begin with the long files, and with those of most tests in between.
+
+    In between, because the long ones wait most of the time, and are the ones with time limits.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path.relative_to(TESTS).as_posix(), []).append(item)
+    long_ones = [name for name in LONG_FILES if name in files]
+    others = sorted(files.keys() - set(LONG_FILES), key=lambda name: (-len(files[name]), name))
+    order = [name for pair in zip(long_ones, others, strict=False) for name in pair]
+    order += [*long_ones[len(others) :], *others[len(long_ones) :]]
+    items[:] = [item for name in order for item in files[name]]
 
 
 @pytest.hookimpl(hookwrapper=True)

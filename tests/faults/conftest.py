@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from faults.crew import ProcessLedger
+from faults.crew import Crew, ProcessLedger
 from faults.durations import (
     BLOCK_SECONDS,
     LEASE_SECONDS,
@@ -58,6 +59,19 @@ def books(redis_url: str, client: redis.Redis) -> Iterator[ProcessLedger]:
     """Books on messages that workers in processes of their own run."""
     with closing(ProcessLedger(redis_url, client)) as kept:
         yield kept
+
+
+@pytest.fixture
+def isolation() -> str:
+    """Where the workers run their processors; tests that are marked with BOTH replace it."""
+    return "thread"
+
+
+@pytest.fixture
+def crew(redis_url: str, tmp_path: Path, isolation: str) -> Iterator[Crew]:
+    """Workers in processes of their own, on a Redis that nothing disturbs."""
+    with closing(Crew(redis_url, redis_url, tmp_path, isolation)) as made:
+        yield made
 
 
 @pytest.fixture

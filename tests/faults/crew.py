@@ -11,13 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from faults.durations import LEASE_SECONDS
 from faults.ledger import Ledger
 from helpers import eventually, start_program
+from protocol_client import GroupAdmin
 
 TESTS = str(Path(__file__).parents[1])
 PROGRAM = Path(__file__).with_name("worker.py")
+
+BOTH = pytest.mark.parametrize("isolation", ["thread", "process"])
+"""For a test whose workers run their processors in threads, and in child processes."""
 
 
 @dataclass(frozen=True)
@@ -185,3 +190,13 @@ class Crew:
             worker.kill()
             print(f"--- {worker.name}, process {worker.pid}, status {worker.process.returncode}")
             print(worker.log())
+
+
+def held_by(admin: GroupAdmin, *names: str) -> set[str]:
+    """What these had when they died.
+
+    It is the second answer that counts: after the first, the server has read all that the dead
+    had sent.
+    """
+    admin.pending()
+    return {message_id for message_id, (owner, _) in admin.pending().items() if owner in names}

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 from faults.acts import DEVICE_FAULT
@@ -20,12 +17,6 @@ JOB_SECONDS = 0.02 if JOBS < 200 else 0.05
 AS_USERS_HAVE_IT = {"max_attempts": 5, "base_seconds": 1.0, "max_seconds": 300.0}
 """The retries of a `RetryPolicy()`, not those that the other tests hasten."""
 MOST_WASTED = 10
-
-
-@pytest.fixture
-def crew(redis_url: str, tmp_path: Path) -> Iterator[Crew]:
-    with closing(Crew(redis_url, redis_url, tmp_path)) as made:
-        yield made
 
 
 def run(crew: Crew, books: ProcessLedger, act: str, **options: object) -> WorkerProcess:

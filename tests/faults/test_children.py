@@ -5,26 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from faults.crew import Crew, ProcessLedger, WorkerProcess
+from faults.durations import SHORT_LEASE_SECONDS
 from faults.table import FaultTable
 from helpers import eventually
 from protocol_client import GroupAdmin
 
 DEADLINE_SECONDS = 0.7
 KILL_GRACE_SECONDS = 0.1
-SHORT_LEASE_SECONDS = 1.0
 """Where a worker that is taken for dead on a busy machine does no harm."""
 
 
 @pytest.fixture
-def crew(redis_url: str, tmp_path: Path) -> Iterator[Crew]:
-    with closing(Crew(redis_url, redis_url, tmp_path, "process")) as made:
-        yield made
+def isolation() -> str:
+    return "process"
 
 
 def children_of(books: ProcessLedger, worker: WorkerProcess) -> set[int]:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
-import pytest
 import redis
 from consumers import results
 from faults.crew import Crew
@@ -16,12 +11,6 @@ from protocol_client import GroupAdmin
 from shared_sync import RedisStreamProducer
 
 OFTEN = {"progress_per_second": 1000, "lease_seconds": 1.0}
-
-
-@pytest.fixture
-def crew(redis_url: str, tmp_path: Path) -> Iterator[Crew]:
-    with closing(Crew(redis_url, redis_url, tmp_path)) as made:
-        yield made
 
 
 def progress_of(client: redis.Redis, worker: str) -> list[float]:
