@@ -65,12 +65,14 @@ class GroupCommands:
         """Return the ids of cancelled messages, `MOST_MARKS` at most."""
         return ("ZRANGE", self.keys.cancelled, 0, MOST_MARKS - 1)
 
-    def marked(self, ids: Iterable[str], *, tidy_from: int = -1) -> Command:
+    def marked(self, ids: Iterable[str], *, key: str = "", tidy_from: int = -1) -> Command:
         """Ask which of the ids are marked as cancelled; the reply is for `parse_marked()`.
 
-        `tidy_from` is the rank at which to go on removing marks that nobody needs, -1 not to.
+        `key` has the marks, if not that of the stream. `tidy_from` is the rank at which to go on
+        removing marks that nobody needs, -1 not to.
         """
-        return scripts.call("marked", [self.keys.stream, self.keys.cancelled], tidy_from, *ids)
+        keys = [self.keys.stream, key or self.keys.cancelled]
+        return scripts.call("marked", keys, tidy_from, *ids)
 
     # --- settling ---
 

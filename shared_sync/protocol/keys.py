@@ -20,6 +20,8 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
 and for all groups of the stream together:
 
     {S}:cancelled           zset     id of a cancelled message -> when the mark expires, ms
+    {S}:cancelled:forwarded zset     id of a job that was forwarded to another stream, and that the
+                                     one who waits for it has cancelled -> when the mark expires, ms
     {S}:scheduled           zset     id of a scheduled job -> when it is to be published, ms
     {S}:scheduled:messages  hash     id of a scheduled job -> its fields and values, packed
     {S}:replies:<token>     stream   results for one waiting process, which makes it
@@ -72,6 +74,7 @@ class StreamKeys:
     prefix: str
     """The stream's name with a hash tag, with which the names of its other keys begin."""
     cancelled: str
+    cancelled_forwarded: str
     scheduled: str
     scheduled_messages: str
 
@@ -84,6 +87,7 @@ class StreamKeys:
             stream=stream,
             prefix=prefix,
             cancelled=f"{prefix}:cancelled",
+            cancelled_forwarded=_cancelled_forwarded(prefix),
             scheduled=f"{prefix}:scheduled",
             scheduled_messages=f"{prefix}:scheduled:messages",
         )
@@ -160,6 +164,20 @@ class Keys:
             self.scheduled,
             self.scheduled_messages,
         )
+
+
+def _cancelled_forwarded(prefix: str) -> str:
+    return f"{prefix}:cancelled:forwarded"
+
+
+def cancelled_where_published(stream: str, reply_to: str) -> str:
+    """Return the key of another stream with the cancelled jobs that it has forwarded.
+
+    That stream is the one whose stream of replies a message of `stream` names; '' if that is its
+    own.
+    """
+    prefix = reply_to.rpartition(REPLIES)[0]
+    return "" if prefix in ("", _with_hash_tag(stream)) else _cancelled_forwarded(prefix)
 
 
 def check_stream_name(stream: object) -> None:

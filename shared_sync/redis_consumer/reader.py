@@ -300,7 +300,7 @@ class Reader:
 
     def _note_marks(self, marked: Any, *, brought: bool) -> None:
         """Note which messages are cancelled, behind a fetch that may have brought any."""
-        waiting = self.slot.waiting.copy() if marked else ()
+        waiting = self.slot.waiting.copy() if marked or self._marks.look_at_each else ()
         self._marks.has_read(marked, waiting, self.outbox.exchange, brought=brought)
 
     def _check_waiting(self) -> None:

@@ -59,7 +59,8 @@ class JobHandle:
     def cancel(self) -> str:
         """Cancel the job, and return how far it was, as `RedisStreamProducer.cancel()` does.
 
-        Nothing is sent, and "ended" returned, if the final result has come.
+        Nothing is sent, and "ended" returned, if the final result has come. Until then "ended" may
+        also mean that the job was forwarded to another stream; then it is cancelled there.
         """
         return "ended" if self.done else self._cancel(self.id)
 

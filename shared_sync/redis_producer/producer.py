@@ -298,7 +298,7 @@ class RedisStreamProducer:
             at=at,
             block_seconds=block_seconds,
         )
-        return JobHandle(awaited, self.cancel, self.status)
+        return JobHandle(awaited, self._cancel_awaited, self.status)
 
     def _submit(self, fields: Mapping[str, object], **options: Any) -> Awaited:
         sent_at = time.monotonic()
@@ -358,7 +358,7 @@ class RedisStreamProducer:
             with suppress(ResultTimeout):
                 return awaited.wait(max(0.0, deadline - time.monotonic()))
         with suppress(SharedSyncError):
-            self.cancel(job_id)
+            self._cancel_awaited(job_id)
         raise ResultTimeout(job_id, timeout)
 
     def cancel(self, message_id: str) -> str:
@@ -371,6 +371,10 @@ class RedisStreamProducer:
         """
         with self._connections.connection() as connection:
             return cancelling.cancel(connection, self._keys, message_id)
+
+    def _cancel_awaited(self, message_id: str) -> str:
+        with self._connections.connection() as connection:
+            return cancelling.cancel(connection, self._keys, message_id, is_awaited=True)
 
     def status(self, message_id: str) -> str:
         """Return how far a message is, as `cancel()` does, and change nothing."""

@@ -55,6 +55,22 @@ def test_each_message_is_told_how_far_it_is_and_only_what_has_not_ended_is_marke
     assert sorted(marks(client)) == sorted([parked, running, waiting, "no-id"])
 
 
+def test_a_job_that_somebody_waits_for_and_that_has_ended_here_may_have_been_forwarded(
+    connection: Connection, worker: Worker, client: redis.Redis, admin: GroupAdmin
+) -> None:
+    ended, waiting = worker.publish(*[[b"n", b"1"]] * 2)
+    worker.read(1)
+    worker.done(ended)
+    key = STREAM_KEYS.cancelled_forwarded
+    client.zadd(key, {"long ago": 1})
+    for one in (ended, waiting):
+        cancelling.cancel(connection, STREAM_KEYS, one, is_awaited=True)
+    assert client.zrange(key, 0, -1) == [ended.encode()]
+    assert 0 < client.pttl(key) <= 600_000
+    assert admin.now_ms() < client.zscore(key, ended) <= admin.now_ms() + 600_000
+    assert marks(client) == [waiting]
+
+
 def test_a_parked_message_is_due_at_once_in_every_group(
     connection: Connection, worker: Worker, client: redis.Redis, admin: GroupAdmin
 ) -> None:

@@ -1,27 +1,31 @@
 -- Cancel a message, or only say how far it is.
 -- KEYS: stream, cancelled, scheduled, the key with the id of the entry that a job of this id has been
---       published as, then the due times of each group that is named
--- ARGV: id, for how many ms the mark is kept or '' to change nothing, group ...
+--       published as, cancelled forwarded jobs, then the due times of each group that is named
+-- ARGV: id, for how many ms the mark is kept or '' to change nothing, the same for a job that may have
+--       been forwarded to another stream, group ...
 -- Returns how far it is: 'scheduled', 'waiting', 'parked', 'running' or 'ended'; 'unknown' if no entry
 -- is known for the id.
 --
 -- The message is marked, and whichever worker meets it ends it. Until then it stays where it is, but for
--- one that waits for its time: a parked message is due now, and so is a scheduled one.
+-- one that waits for its time: a parked message is due now, and so is a scheduled one. A job that has
+-- left the stream may have been forwarded: then the workers of the other stream find the mark.
 
 local STEP = 100  -- most expired marks that a call removes
 
 local stream, cancelled, scheduled, published = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local id, keep = ARGV[1], tonumber(ARGV[2])
+local forwarded, id, keep, keep_forwarded = KEYS[5], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_ms()
 
-local function mark(marked)
-  write_even_when_full(cancelled)
-  local expired = redis.call('ZRANGEBYSCORE', cancelled, '-inf', now, 'LIMIT', 0, STEP)
-  if #expired > 0 then redis.call('ZREM', cancelled, unpack(expired)) end
-  redis.call('ZADD', cancelled, now + keep, marked)
-  local last = redis.call('ZRANGE', cancelled, -1, -1, 'WITHSCORES')[2]
-  redis.call('PEXPIREAT', cancelled, last)
+local function add_mark(key, marked, lasts)
+  write_even_when_full(key)
+  local expired = redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, STEP)
+  if #expired > 0 then redis.call('ZREM', key, unpack(expired)) end
+  redis.call('ZADD', key, now + lasts, marked)
+  local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
+  redis.call('PEXPIREAT', key, last)
 end
+
+local function mark(marked) add_mark(cancelled, marked, keep) end
 
 if redis.call('ZSCORE', scheduled, id) then
   if keep then
@@ -44,10 +48,11 @@ local groups = redis.call('XLEN', stream) > 0 and groups_of(stream) or {}
 local place = place_of(stream, groups, entry_id, true)
 if keep and place ~= 'ended' then
   mark(entry_id)
-  for n = 3, #ARGV do
+  for n = 4, #ARGV do
     local due = KEYS[n + 2]
     local at = redis.call('ZSCORE', due, entry_id)
     if at and tonumber(at) > now then redis.call('ZADD', due, now, entry_id) end
   end
 end
+if keep_forwarded and place == 'ended' then add_mark(forwarded, id, keep_forwarded) end
 return place

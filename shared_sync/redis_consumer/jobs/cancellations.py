@@ -17,6 +17,8 @@ from shared_sync.protocol.job_options import options_of
 from shared_sync.protocol.messages import Entry
 from shared_sync.protocol.replies import parse_marked
 from shared_sync.redis_consumer.in_flight import InFlight
+from shared_sync.redis_consumer.jobs.forwarded import Call, ForwardedMessages, Mark
+from shared_sync.redis_consumer.slot import Attempt, Slot
 
 FRESH_SECONDS: Final = 0.02
 """For how long a reader starts what waits in its slot without asking again what is cancelled."""
@@ -24,9 +26,6 @@ FRESH_SECONDS: Final = 0.02
 GAP_SECONDS: Final = 0.005
 """A wait for a message that begins so soon after the stream was found empty does not ask what is
 cancelled: what arrives meanwhile goes to the reader at once, before anybody could cancel it."""
-
-Call = Callable[[Command], Any]
-"""Sends a command and returns its reply; raises what the connection raises."""
 
 
 def ids_of(entry: Entry) -> tuple[str, ...]:
@@ -41,6 +40,7 @@ class Cancellations:
     def __init__(self, commands: GroupCommands, logger: Logger) -> None:
         # Fixed after construction.
         self.commands = commands
+        self.forwarded = ForwardedMessages(commands, logger)
         self._log_refusal = LogOnce(logger, logging.WARNING)
         # Written by any thread, each time as a whole.
         self.is_on = True
@@ -85,6 +85,8 @@ class Marks(KnownMarks):
         # Owned by the reader's thread.
         self.ids = ()
         """Marked ids; nearly always none. Those of all messages in the slot are among them."""
+        self._forwarded: frozenset[Mark] = frozenset()
+        """The same for messages that other streams have forwarded."""
         self.stale_at = -math.inf
         """When what waits in the slot has to be asked about again, on the reader's clock."""
         self._empty_at = -math.inf
@@ -94,6 +96,17 @@ class Marks(KnownMarks):
     def is_on(self) -> bool:
         """Whether this user may read which messages are cancelled."""
         return self._shared.is_on
+
+    @property
+    def look_at_each(self) -> bool:
+        """Whether the messages that wait have to be known to read the marks."""
+        return self._shared.forwarded.were_met
+
+    def has(self, entry: Entry) -> bool:
+        if super().has(entry):
+            return True
+        mark = self._shared.forwarded.mark_of(entry)
+        return mark is not None and mark in self._forwarded
 
     # --- what travels along ---
 
@@ -126,6 +139,8 @@ class Marks(KnownMarks):
             self._shared.refused(reply)
             reply = ()
         self._note(reply or (), waiting, call)
+        forwarded = self._shared.forwarded
+        self._forwarded = forwarded.cancelled(waiting, call) if forwarded.were_met else frozenset()
         if not self._shared.is_on:
             self.stale_at = math.inf
         elif brought or reply is not None:
@@ -173,15 +188,11 @@ class CancelWatch:
         """Look at the messages that run, if there are so many marks. Raises what `call` raises."""
         shared = self._shared
         shared.exist = marks > 0 and shared.is_on
+        if shared.forwarded.were_met:
+            self._check_forwarded(call)
         if not shared.exist:
             return
-        source = shared.commands.keys
-        running = [
-            (slot, attempt, entry, ids_of(entry))
-            for slot in self._in_flight.slots
-            if slot.source == source and (attempt := slot.attempt) is not None
-            for entry in attempt.entries
-        ]
+        running = [(*one, ids_of(one[-1])) for one in self._running()]
         asked = [one for *_, ids in running for one in ids]
         try:
             reply = call(shared.commands.marked(asked, tidy_from=self._tidy_from))
@@ -192,3 +203,20 @@ class CancelWatch:
         for slot, attempt, entry, ids in running:
             if not set(marked).isdisjoint(ids) and slot.attempt is attempt:
                 slot.cancel(attempt, entry)
+
+    def _check_forwarded(self, call: Call) -> None:
+        forwarded = self._shared.forwarded
+        running = self._running()
+        marked = forwarded.cancelled([entry for *_, entry in running], call)
+        for slot, attempt, entry in running:
+            if marked and forwarded.mark_of(entry) in marked and slot.attempt is attempt:
+                slot.cancel(attempt, entry)
+
+    def _running(self) -> list[tuple[Slot, Attempt, Entry]]:
+        source = self._shared.commands.keys
+        return [
+            (slot, attempt, entry)
+            for slot in self._in_flight.slots
+            if slot.source == source and (attempt := slot.attempt) is not None
+            for entry in attempt.entries
+        ]
