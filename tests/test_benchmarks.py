@@ -135,6 +135,18 @@ def test_the_producer_is_measured_beside_redis_py(
     ]
 
 
+def test_requests_are_measured_beside_what_is_done_by_hand(
+    redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    kept_file = tmp_path / "requests.json"
+    where = ("--json", str(kept_file), "--redis-server", str(redis_server.binary))
+    done = run("bench_request.py", "--rounds", "2", "--seconds", "0.05", *where)
+    kept = kept_of(done, kept_file)
+    for measured in kept["measurements"].values():
+        assert all(calls > 0 for calls in measured["calls"])
+    assert [check["name"] for check in kept["checks"]] == ["request / by hand"]
+
+
 def test_an_unknown_cell_is_refused() -> None:
     done = run("bench_consumer.py", "--cells", "empty,full")
     assert done.returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -121,6 +122,7 @@ class RedisStreamProducer:
         )
         self._replies = Replies(surroundings, self._connections, reply_ttl_seconds)
         self._askers = Askers(surroundings, reply_ttl_seconds)
+        weakref.finalize(self, self._replies.abandon).atexit = False
         self._sender = Sender(
             self._connections,
             self._keys,

@@ -62,6 +62,12 @@ class Replies:
         if waiting is not None:
             waiting.close()
 
+    def abandon(self) -> None:
+        """Let the thread end soon. Never blocks, so that a finalizer may call it."""
+        listening = self._here.get().listening
+        if listening is not None:
+            listening.abandon()
+
     def _new(self) -> tuple[Waiting, Listening]:
         waiting = Waiting(self._surroundings.recorder)
         listening = Listening(

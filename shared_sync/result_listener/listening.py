@@ -150,6 +150,10 @@ class Listening:
         self._connection.interrupt()
         return self._loop.join(time.monotonic() + timeout)
 
+    def abandon(self) -> None:
+        """Let the thread end after its read. Never blocks, so that a finalizer may call it."""
+        self._stop.set()
+
     def _step(self) -> None:
         room = MOST if self._handler is not None else self.inbox.wait_for_room(BLOCK_SECONDS)
         if not room:

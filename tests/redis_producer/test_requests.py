@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -150,6 +151,16 @@ def test_a_submission_while_redis_is_away_is_an_error_and_a_later_one_works(
         own_server.start()
         with PlainWorker(own_server.url, double):
             assert producer.request({"n": 1}, timeout=10).ok
+
+
+def test_a_producer_that_is_forgotten_leaves_neither_thread_nor_stream(
+    redis_url: str, client: redis.Redis
+) -> None:
+    producer = RedisStreamProducer(redis_url, STREAM)
+    producer.submit({"n": 1})
+    del producer
+    gc.collect()
+    eventually(lambda: reply_streams(client) == [])
 
 
 # --- what happens to the stream of replies --------------------------------------------------------
