@@ -87,6 +87,13 @@ class JobControl(Protocol):
         """Keep a message to publish, as `Message.emit()` says."""
 
 
+class ControlSource(Protocol):
+    """Finds what stands behind messages: most are never asked for more than their fields."""
+
+    def control(self, message_id: str) -> JobControl:
+        """Return what stands behind the message of this id. Any thread may call it."""
+
+
 @dataclass(slots=True)
 class Message:
     """One message, as a processor receives it.
@@ -105,7 +112,8 @@ class Message:
     """How often the message has been started: 1 for the first time. Failures and crashes count,
     being handed back does not."""
 
-    _control: JobControl | None = field(default=None, repr=False, compare=False)
+    _source: ControlSource | None = field(default=None, repr=False, compare=False)
+    """Finds what stands behind the message, when that is asked for."""
 
     @property
     def cancelled(self) -> CancelledEvent:
@@ -115,7 +123,7 @@ class Message:
         It has `is_set()` and `wait(timeout)`, as a `threading.Event`. A processor that returns
         nevertheless has done its work: the message is done.
         """
-        control = self._control
+        control = self._control()
         return threading.Event() if control is None else control.cancelled
 
     def raise_if_cancelled(self) -> None:
@@ -123,7 +131,7 @@ class Message:
 
         Never blocks.
         """
-        control = self._control
+        control = self._control()
         if control is not None and control.cancelled.is_set():
             raise JobCancelled(f"message {self.id} was cancelled")
 
@@ -150,7 +158,7 @@ class Message:
 
         A dict of `progress` and the fields, with the types that they had.
         """
-        control = self._control
+        control = self._control()
         return None if control is None else control.resume_data
 
     def emit(
@@ -173,27 +181,31 @@ class Message:
     @property
     def reply_to(self) -> str:
         """The stream of the one who waits for the result; "" if it goes to `result_stream`."""
-        control = self._control
+        control = self._control()
         return "" if control is None else control.reply_to
 
     @property
     def traceparent(self) -> str:
         """The trace that the message belongs to, as its publisher has given it, or ""."""
-        control = self._control
+        control = self._control()
         return "" if control is None else control.traceparent
 
     @property
     def expires_at(self) -> float | None:
         """When the message expires, in seconds since 1970 by the server's clock, or None."""
-        control = self._control
+        control = self._control()
         return None if control is None else control.expires_at
 
+    def _control(self) -> JobControl | None:
+        return None if self._source is None else self._source.control(self.id)
+
     def _required(self, method: str) -> JobControl:
-        if self._control is None:
+        control = self._control()
+        if control is None:
             raise ConsumerStateError(
                 f"{method} needs a message that a consumer runs; this one was made by hand"
             )
-        return self._control
+        return control
 
 
 class Running:
@@ -211,8 +223,9 @@ class Running:
         """Whether it runs several messages together, so that none is the current one."""
         self.parts: tuple[str, Fields, int, object] | None = None
         """The id, fields and attempt of the message, and what `control_of` is called with."""
-        self.control_of: Callable[[Any], JobControl | None] = _has_no_control
-        """Returns the control of the message that runs. Called if the message is asked for."""
+        self.control_of: Callable[[Any], ControlSource | None] = _has_no_control
+        """Returns what finds the control of the message that runs. Called if the message is asked
+        for."""
 
 
 def _has_no_control(_: object) -> None:

@@ -219,6 +219,14 @@ def test_no_current_message_is_left_after_a_processor_failed(error: type[BaseExc
         current_message()
 
 
+def test_a_message_does_nothing_more_once_its_processor_has_returned() -> None:
+    kept: list[Message] = []
+    run(lambda _id, _fields: kept.append(current_message()), Message("1-0", {}, 1))
+    with pytest.raises(ConsumerStateError, match="has ended"):
+        kept[0].emit("next", {"a": "b"})
+    assert not kept[0].cancelled.is_set()
+
+
 def test_a_message_made_by_hand_has_no_consumer() -> None:
     message = Message("1-0", {}, 1)
     assert message == Message("1-0", {}, attempt=1)

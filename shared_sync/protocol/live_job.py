@@ -99,6 +99,11 @@ class LiveJob:
         self.has_ended = False
         """Whether its attempt has ended, so that nothing more is taken."""
 
+    def control(self, message_id: str) -> LiveJob:
+        """Return this job: it stands behind its message."""
+        del message_id
+        return self
+
     @property
     def cancelled(self) -> threading.Event:
         """Is set by whoever learns that the message is cancelled."""

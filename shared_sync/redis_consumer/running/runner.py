@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from shared_sync.errors import ConsumerStateError
@@ -15,8 +16,9 @@ from shared_sync.processors import (
     ProcessorContext,
     ProcessorSource,
 )
-from shared_sync.protocol.live_job import JobContext, LiveJob
+from shared_sync.protocol.live_job import JobContext
 from shared_sync.protocol.messages import Entry
+from shared_sync.redis_consumer.running.attempt_jobs import AttemptJobs
 from shared_sync.redis_consumer.slot import Attempt
 
 
@@ -129,6 +131,8 @@ class ThreadRunner:
         self._clock = clock
         # Owned by the reader's thread.
         self._running = Running()
+        self._batch: Attempt | None = None
+        """The attempt of several messages that runs."""
         self._loaded: LoadedProcessor | None = None
         self._process: MessageProcessor = _not_loaded
         self._process_batch: BatchProcessor | None = None
@@ -151,7 +155,7 @@ class ThreadRunner:
     def start(self) -> None:
         """Load the processor in this thread, and let `current_message()` know what runs here."""
         self._running = running_in_this_thread()
-        self._running.control_of = self._only_job
+        self._running.control_of = partial(AttemptJobs, self._is_running, self._jobs)
         loaded = self._source.load(self._context)
         if loaded.process is not None:
             self._process = loaded.process
@@ -208,14 +212,16 @@ class ThreadRunner:
         process_batch = self._process_batch
         if process_batch is None:
             raise ConsumerStateError("call start() before run_batch()")
+        jobs = AttemptJobs(self._is_running, self._jobs, attempt)
         messages = [
-            Message(entry.id, own, entry.deliveries, self._job(attempt, entry))
+            Message(entry.id, own, entry.deliveries, jobs)
             for entry, own in zip(attempt.entries, fields, strict=True)
         ]
         for before_attempt in self._before:
             before_attempt(attempt)
         raised: BaseException | None = None
         self._running.is_batch = True
+        self._batch = attempt
         try:
             return process_batch(messages)
         except BaseException as error:
@@ -223,20 +229,16 @@ class ThreadRunner:
             raise
         finally:
             self._running.is_batch = False
+            self._batch = None
             attempt.ended_at = self._clock()
             attempt.end_jobs()
             for after in self._after_repeat if attempt.is_repeat else self._after:
                 after(attempt, raised)
             del raised  # it refers to this frame
 
-    def _only_job(self, attempt: Attempt) -> LiveJob:
-        (entry,) = attempt.entries
-        return self._job(attempt, entry)
-
-    def _job(self, attempt: Attempt, entry: Entry) -> LiveJob:
-        job = attempt.job(entry)
-        job.context = self._jobs
-        return job
+    def _is_running(self, attempt: Attempt) -> bool:
+        parts = self._running.parts
+        return attempt is self._batch or (parts is not None and parts[3] is attempt)
 
 
 def _takes_part(hook: AttemptHook, inherited: Callable[..., None]) -> bool:
