@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 from consumers import results
-from faults.crew import Crew
+from faults.crew import BOTH, Crew
 from helpers import eventually
 from protocol_client import GroupAdmin
 
@@ -22,6 +22,7 @@ def progress_of(client: redis.Redis, worker: str) -> list[float]:
     ]
 
 
+@BOTH
 def test_nothing_of_a_frozen_worker_arrives_once_its_heir_has_begun(
     crew: Crew, producer: RedisStreamProducer, client: redis.Redis, admin: GroupAdmin
 ) -> None:
