@@ -20,6 +20,9 @@ from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable
 REPLY_MARGIN_SECONDS: Final = 5.0
 """How much longer than the command may block, its reply is awaited."""
 
+_QUESTIONS: Final[tuple[str, ...]] = ("PING", "TIME")
+"""Commands that ask for nothing but an answer. TIME is among the rights that a worker needs."""
+
 _PAUSES_SECONDS: Final = (0.0, 0.0, 0.02, 0.05, 0.1, 0.2)
 """Before each further try to have a command run that a server refused to run."""
 
@@ -71,8 +74,8 @@ class Connection:
         """How many replies to these have not been read."""
         self._load_error: SharedSyncError | None = None
         """Why a script was not loaded."""
-        self._may_not_ping = False
-        """Whether the server has refused this user a PING."""
+        self._questions = _QUESTIONS
+        """Commands that ask for an answer, but for those that the server has refused this user."""
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._blocked = False
@@ -132,20 +135,21 @@ class Connection:
     def answers(self, within_seconds: float) -> bool:
         """Whether the server answers over the connection; one that does not is closed.
 
-        Sends PING and blocks up to `within_seconds`. A refusal is an answer, too. After the server
-        has refused this user a PING none is sent any more, and the connection is closed instead.
+        Sends PING and blocks up to `within_seconds`. A refusal is an answer, too; after one TIME is
+        sent in place of PING. If the user may send neither, the connection is closed.
         """
-        if not self._open or self._may_not_ping:
+        if not self._open or not self._questions:
             self.close()
             return False
         try:
-            self.send([("PING",)])
+            self.send([(self._questions[0],)])
             if self._connection.can_read(within_seconds):
                 self._unread = 0
                 self._connection.read_response()
                 return True
         except redis.ResponseError as error:
-            self._may_not_ping = isinstance(translate(error, self._server), RedisAccessDenied)
+            if isinstance(translate(error, self._server), RedisAccessDenied):
+                self._questions = self._questions[1:]
             return True
         except Exception:  # noqa: BLE001, S110 - whatever it is, the connection is broken
             pass

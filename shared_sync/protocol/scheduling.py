@@ -27,8 +27,8 @@ LONGEST_PAUSE_SECONDS: Final = 1.0
 """Of the pauses between two looks at jobs that are due. All consumers of a stream look, and one of
 them publishes; those that come too late look more rarely."""
 
-_KEEP_MS: Final = 86_400_000
-"""How long the entry of a job can be found by the job's id: as long as a mark is kept."""
+_KEEP_MS: Final = 3_600_000
+"""How long the entry of a job that was published can be found by the job's id."""
 
 
 class ScheduledJobs:

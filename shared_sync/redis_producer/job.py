@@ -52,17 +52,6 @@ class Job:
     at: datetime | float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledJob:
-    """A job that is to be published later."""
-
-    id: str
-    """The id that `publish()` has returned."""
-
-    at: float
-    """When it is to be published, in seconds since 1970."""
-
-
 def encode(fields: Mapping[str, object]) -> list[bytes]:
     """Return the names and values of a message. Raises `InvalidMessage` if it cannot be stored."""
     items = encode_fields(fields)

@@ -23,8 +23,9 @@ from shared_sync.protocol.keys import StreamKeys, check_stream_name
 from shared_sync.redis_producer.asking import Askers
 from shared_sync.redis_producer.batches import Batch, batch_of, next_batch
 from shared_sync.redis_producer.handles import JobHandle
-from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, ScheduledJob, encode
+from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, encode
 from shared_sync.redis_producer.replies import Replies
+from shared_sync.redis_producer.schedule import ScheduledJob, list_scheduled
 from shared_sync.redis_producer.sending import Sender
 from shared_sync.redis_producer.waiting import Awaited
 from shared_sync.result_listener.listening import REPLY_TTL_SECONDS, Surroundings
@@ -251,17 +252,7 @@ class RedisStreamProducer:
         One round trip asks for 100 of them; it blocks and raises as `publish()` does. Jobs that are
         published or scheduled meanwhile may be missing.
         """
-        start_ms, skip = 0, 0
-        while True:
-            with self._connections.connection() as connection:
-                page = scheduling.read_page(connection, self._keys, start_ms, skip)
-            for job_id, at_ms in page:
-                yield ScheduledJob(job_id, at_ms / 1000)
-            if not page:
-                return
-            last_ms = page[-1][1]
-            at_last = sum(at_ms == last_ms for _, at_ms in page)
-            start_ms, skip = last_ms, at_last + (skip if last_ms == start_ms else 0)
+        return list_scheduled(self._connections, self._keys)
 
     def count_scheduled(self) -> int:
         """Return how many jobs are to be published later. Blocks and raises as `publish()` does."""

@@ -150,18 +150,19 @@ def test_a_link_that_swallows_what_is_sent_is_replaced_long_before_the_timeout(
         pool.close()
 
 
-def test_for_a_user_who_may_not_ask_an_idle_connection_is_opened_anew(
-    own_server: EmbeddedRedis, clock: Clock
+@pytest.mark.parametrize(("rights", "different"), [(["+client"], 3), (["+client", "+time"], 1)])
+def test_a_user_who_may_not_ping_asks_for_the_time_or_opens_an_idle_connection_anew(
+    own_server: EmbeddedRedis, clock: Clock, rights: list[str], different: int
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:
-        admin.execute_command("ACL", "SETUSER", "gateway", "on", ">pw", "+client")
+        admin.execute_command("ACL", "SETUSER", "gateway", "on", ">pw", *rights)
         pool = make_pool(own_server.url.replace("redis://", "redis://gateway:pw@"), clock=clock)
         numbers = [lent_number(pool)]
-        for _ in range(3):
+        for _ in range(4):
             clock.now += TRUST_SECONDS + 1
             numbers.append(lent_number(pool))
         assert numbers[1] == numbers[0], "a refusal is an answer"
-        assert len({*numbers}) == 3
+        assert len({*numbers}) == different
         (row,) = [one for one in admin.acl_log() if one["object"] == "ping"]
         assert row["count"] == 1
         pool.close()
