@@ -52,6 +52,7 @@ def start(
         "stream": "jobs",
         "group": "workers",
         "is_cluster": False,
+        "max_age_seconds": None,
         "binary_fields": [],
         "result_stream": "results",
         "result_channel": None,

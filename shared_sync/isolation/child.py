@@ -92,6 +92,7 @@ class _Child:
             binary_fields=frozenset(setup["binary_fields"]),
             keys=Keys.of(setup["stream"], setup["group"]),
             is_cluster=setup["is_cluster"],
+            max_age_seconds=setup["max_age_seconds"],
             send_progress=side.progress,
         )
         self._handler = SendingHandler(side.log, lambda: self._jobs.running_message)

@@ -33,6 +33,7 @@ class Jobs:
         binary_fields: frozenset[str],
         keys: Keys,
         is_cluster: bool,
+        max_age_seconds: float | None = None,
         send_progress: Callable[[Sequence[Any]], None],
     ) -> None:
         # Fixed after construction.
@@ -40,7 +41,9 @@ class Jobs:
         self._reads_fields = results.reads_fields
         self._binary_fields = binary_fields
         self._progress = ChildProgress(self._check_progress, send_progress)
-        self._context = JobContext(keys, is_cluster, self._server_time, self._progress)
+        self._context = JobContext(
+            keys, is_cluster, self._server_time, self._progress, max_age_seconds
+        )
         self._running = running_in_this_thread()
         self._running.control_of = self._live_job
         # Guarded by the lock.
@@ -53,7 +56,7 @@ class Jobs:
         self.running_message: str | None = None
         """The id of the message that runs; None for none, and for several together."""
         self._clock_offset = 0.0
-        """The server's time less the reading of the monotonic clock, if a message has options."""
+        """The server's time less the reading of the monotonic clock, if a message may expire."""
 
     def cancel(self, ids: Sequence[str]) -> None:
         """Note that messages are cancelled, perhaps before their job begins. For any thread."""

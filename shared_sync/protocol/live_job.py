@@ -44,6 +44,8 @@ class JobContext:
     server_time: Callable[[], float]
     """Returns the server's time, in seconds since 1970."""
     progress: ProgressSink | None = None
+    max_age_seconds: float | None = None
+    """After how long every message expires; None for never."""
 
     def check_target(self, stream: str, *, forward_reply: bool) -> None:
         """Raise `ConfigurationError` if a message of the stream cannot be written in the step that
@@ -137,12 +139,17 @@ class LiveJob:
     @property
     def expires_at(self) -> float | None:
         """When the message expires, in seconds since 1970 by the server's clock."""
-        seconds, context = self.options.expires_seconds, self.context
-        if seconds is None or context is None:
+        context = self.context
+        if context is None:
             return None
-        if age_seconds(self.entry.id, context.server_time()) is None:
-            return None  # its publisher has chosen an id that is no time
-        return id_milliseconds(self.entry.id) / 1000 + seconds
+        return self._expires_at(context, self.options.expires_seconds, context.max_age_seconds)
+
+    def _expires_at(self, context: JobContext, *limits: float | None) -> float | None:
+        """When the first of these limits has passed, counted from the time in the message's id."""
+        known = [limit for limit in limits if limit is not None]
+        if not known or age_seconds(self.entry.id, context.server_time()) is None:
+            return None  # the publisher has chosen an id that is no time, or there is no limit
+        return id_milliseconds(self.entry.id) / 1000 + min(known)
 
     @property
     def resume_data(self) -> dict[str, Any] | None:
@@ -176,7 +183,7 @@ class LiveJob:
     def _forwarded(self, context: JobContext) -> JobOptions:
         """The options of a message that answers the caller in this one's place."""
         own = self.options
-        left, expires_at = None, self.expires_at
+        left, expires_at = None, self._expires_at(context, own.expires_seconds)
         if expires_at is not None:
             left = max(SHORTEST_EXPIRY_SECONDS, round(expires_at - context.server_time(), 3))
         return JobOptions(own.reply_to, own.id or self.entry.id, left, own.traceparent)

@@ -59,6 +59,7 @@ class Subscription:
             options.keys,
             is_cluster=url.read(options.redis_url).is_cluster,
             server_time=self.server_clock.now,
+            max_age_seconds=options.max_age_seconds,
         )
         """What its messages need while they run."""
         self.cancellations = Cancellations(self.commands, logger)

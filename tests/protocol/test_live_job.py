@@ -28,13 +28,19 @@ def new_job(
     is_cluster: bool = False,
     age_seconds: float = 0.0,
     message_id: str = ID,
+    max_age_seconds: float | None = None,
 ) -> LiveJob:
     """A job that runs, so many seconds after its message was published."""
     items = [b"text", b"hello"]
     if options is not None:
         items += [OPTIONS.encode(), options.to_item()]
     keys = Keys.of("jobs", "workers")
-    context = JobContext(keys, is_cluster, server_time=lambda: NOW + age_seconds)
+    context = JobContext(
+        keys,
+        is_cluster,
+        server_time=lambda: NOW + age_seconds,
+        max_age_seconds=max_age_seconds,
+    )
     return LiveJob(Entry(message_id, items), context)
 
 
@@ -112,6 +118,8 @@ def test_a_message_knows_its_caller_trace_and_expiry() -> None:
     message = message_of(new_job(asked))
     assert (message.reply_to, message.traceparent) == ("{jobs}:replies:a", "00-1")
     assert message.expires_at == NOW + 1.5
+    assert message_of(new_job(asked, max_age_seconds=1)).expires_at == NOW + 1
+    assert message_of(new_job(max_age_seconds=1)).expires_at == NOW + 1
     chosen = message_of(new_job(asked, message_id="5-0"))
     assert chosen.expires_at is None
     plain = message_of(new_job())

@@ -55,6 +55,7 @@ class ChildPlan:
             "stream": jobs.keys.stream,
             "group": jobs.keys.group,
             "is_cluster": jobs.is_cluster,
+            "max_age_seconds": jobs.max_age_seconds,
             "binary_fields": list(options.binary_fields),
             "result_stream": options.result_stream,
             "result_channel": options.result_channel,

@@ -267,7 +267,8 @@ class ProcessRunner:
             "messages": [(one.id, one.deliveries, len(one.items)) for one in entries],
             "number": attempt.number,
         }
-        if any(_OPTIONS in one.items for one in entries):
+        may_expire = self._jobs.max_age_seconds is not None
+        if may_expire or any(_OPTIONS in one.items for one in entries):
             header["clock"] = round(self._jobs.server_time() - time.monotonic(), 3)
         resume = {one.id: one.progress.decode(errors="replace") for one in entries if one.progress}
         if resume:
