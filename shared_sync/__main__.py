@@ -2,7 +2,7 @@
 
 demo           transcribe real speech through a Redis Stream, to see the library work
 cancel         cancel messages, or say how far they are
-dead-letters   list, show, replay or purge messages that were given up on
+dead-letters   list, show, replay, purge, export or import messages that were given up on
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ from consumers import Make
 from helpers import Clock, Figures, eventually
 from protocol_client import KEYS, GroupAdmin, Worker, make_connection
 
+from shared_sync import RedisStreamProducer
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.connection.connection import Connection
+from shared_sync.protocol import retention
 from shared_sync.protocol.messages import Address, Answer, Finish
 from shared_sync.protocol.retention import (
     LETTERS_IN_A_STEP,
@@ -218,6 +220,22 @@ def test_a_consumer_limits_what_it_leaves_behind(make: Make, client: redis.Redis
     trimmed = {"results_trimmed": 20, "dead_letters_trimmed": 2}
     eventually(lambda: trimmed.items() <= figures.counters.items())
     assert (client.xlen("results"), client.xlen(KEYS.dead)) == (0, 1)
+
+
+def test_a_consumer_limits_each_stream_that_its_messages_name(
+    make: Make,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retention, "RETENTION_SECONDS", 0.1)
+    fill(client, "results:a", [60_000] * 20)
+    fill(client, "results:b", [60_000] * 20)
+    limits = {"result_ttl_seconds": 30, "lease_seconds": 1}
+    make(lambda *_: {"text": "A"}, result_stream="results:{gateway}", **limits).start()
+    producer.publish({"gateway": "a"})
+    eventually(lambda: client.xlen("results:a") == 1)
+    assert client.xlen("results:b") == 20, "it has never written there"
 
 
 class Counting:
