@@ -80,32 +80,40 @@ class Jobs:
             without_options(one) if self._reads_fields or OPTIONS in one else one for one in fields
         ]
         try:
-            if processor.process_batch is not None:
-                self._running.is_batch = True
-                messages = [
-                    Message(one.id, its_own, one.deliveries, self._live_job(one))
-                    for one, its_own in zip(entries, own, strict=True)
-                ]
-                return self._answer(entries, fields, processor.process_batch(messages))
-            (entry,) = entries
-            self.running_message = entry.id
-            self._running.parts = (entry.id, own[0], entry.deliveries, entry)
-            result = processor.process(entry.id, own[0])  # type: ignore[misc]
-            return self._answer_one(entry, fields[0], result)
+            results = self._process(processor, entries, own)
+            if processor.process_batch is None:
+                return self._answer_one(entries[0], fields[0], results[0])
+            return self._answer(entries, fields, results)
         except BaseException as error:  # noqa: BLE001 - even SystemExit is the processor's
             release_memory(error)
             return Frame(frames.FAILED, self._with_progress({"error": describe(error)}), ())
         finally:
             self._end()
 
+    def _process(
+        self, processor: LoadedProcessor, entries: Sequence[Entry], own: Sequence[Fields]
+    ) -> Sequence[object]:
+        try:
+            if processor.process_batch is None:
+                (entry,) = entries
+                self.running_message = entry.id
+                self._running.parts = (entry.id, own[0], entry.deliveries, entry)
+                return (processor.process(entry.id, own[0]),)  # type: ignore[misc]
+            self._running.is_batch = True
+            messages = [
+                Message(one.id, its_own, one.deliveries, self._live_job(one))
+                for one, its_own in zip(entries, own, strict=True)
+            ]
+            return processor.process_batch(messages)
+        finally:
+            for job in self._live_jobs.values():
+                job.end()
+
     def _end(self) -> None:
         if self._live_jobs or self._cancelled:
             with self._lock:
                 self._cancelled.clear()
-                ended = list(self._live_jobs.values())
                 self._live_jobs.clear()
-            for job in ended:
-                job.end()
         self.running_message = None
         self._running.parts = None
         self._running.is_batch = False
@@ -114,14 +122,7 @@ class Jobs:
 
     def _answer_one(self, entry: Entry, fields: Fields, result: object) -> Frame:
         finish = self._finish(entry, fields, result)
-        header: dict[str, Any] = {"outcomes": [_described(finish)]}
-        parts = _parts(finish)
-        if self._live_jobs:
-            emitted, items = self._emitted([(0, entry)])
-            if emitted:
-                header["jobs"] = emitted
-                parts = [*parts, *items]
-        return Frame(frames.DONE, self._with_progress(header), parts)
+        return self._done([_described(finish)], _parts(finish), [(0, entry)])
 
     def _answer(
         self, entries: Sequence[Entry], fields: Sequence[Fields], results: Sequence[object]
@@ -141,11 +142,18 @@ class Jobs:
                     error = raised
             if error is not None:
                 outcomes.append({"error": describe(error)})
+        return self._done(outcomes, parts, done)
+
+    def _done(
+        self, outcomes: Sequence[object], parts: Sequence[bytes], done: Sequence[tuple[int, Entry]]
+    ) -> Frame:
         header: dict[str, Any] = {"outcomes": outcomes}
-        emitted, items = self._emitted(done)
-        if emitted:
-            header["jobs"] = emitted
-        return Frame(frames.DONE, self._with_progress(header), [*parts, *items])
+        if self._live_jobs:
+            emitted, items = self._emitted(done)
+            if emitted:
+                header["jobs"] = emitted
+                parts = [*parts, *items]
+        return Frame(frames.DONE, self._with_progress(header), parts)
 
     def _finish(self, entry: Entry, fields: Fields, result: object) -> Finish | None:
         """Return what is published for a result, as the parent does without a child."""
@@ -170,10 +178,7 @@ class Jobs:
         items: list[bytes] = []
         for place, entry in done:
             job = self._live_jobs.get(entry.id)
-            if job is None:
-                continue
-            job.end()
-            if job.outputs:
+            if job is not None and job.outputs:
                 outputs = list(job.outputs)
                 found.append(
                     (place, job.forwards_reply, [(one.stream, len(one.items)) for one in outputs])
@@ -183,12 +188,9 @@ class Jobs:
         return found, items
 
     def _with_progress(self, header: dict[str, Any]) -> dict[str, Any]:
-        if self._live_jobs:
-            for job in self._live_jobs.values():
-                job.end()
-            last = self._progress.last()
-            if last:
-                header["progress"] = last
+        last = self._progress.last() if self._live_jobs else None
+        if last:
+            header["progress"] = last
         return header
 
     # --- what stands behind the messages ---

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared_sync.errors import ConsumerStateError, InvalidMessage, JobCancelled
+from shared_sync.errors import ConsumerStateError, InvalidMessage, InvalidResult, JobCancelled
 from shared_sync.isolation import frames
 from shared_sync.isolation.child_jobs import Jobs, finish_of, outputs_of
 from shared_sync.isolation.error_description import remake
@@ -252,3 +252,24 @@ def test_a_message_resumes_with_what_an_earlier_attempt_has_reported() -> None:
 
     new_jobs().run(LoadedProcessor(process_batch=process), job)
     assert found == [None, {"progress": 0.5, "place": 7}]
+
+
+def test_a_result_that_is_an_error_is_no_error_of_the_processor() -> None:
+    answer = run_one(new_jobs(), lambda *_: ValueError("returned"))
+    assert isinstance(remake(answer.header["error"]), InvalidResult)
+
+
+def test_a_result_that_is_read_when_the_processor_has_returned_emits_nothing() -> None:
+    class Lazy(dict[str, object]):
+        def items(self) -> Any:
+            message.emit("next", {"text": "late"})
+            return super().items()
+
+    def process(*_: object) -> object:
+        nonlocal message
+        message = current_message()
+        return Lazy(text="read later")
+
+    message = Message("0-0", {}, 1)
+    answer = run_one(new_jobs(), process)
+    assert isinstance(remake(answer.header["error"]), ConsumerStateError)
