@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -134,6 +136,30 @@ def test_without_a_server_the_repeating_ends(redis_server: EmbeddedRedis) -> Non
         pytest.raises(RedisUnavailable),
     ):
         producer.publish({"n": 1}, deduplicate_key="k")
+
+
+def test_a_restart_of_redis_costs_a_caller_with_keys_no_error_and_no_double(
+    own_server: EmbeddedRedis,
+) -> None:
+    half = threading.Event()
+    returned: list[str] = []
+
+    def publish() -> None:
+        with RedisStreamProducer(own_server.url, STREAM, timeout_seconds=30) as producer:
+            for n in range(400):
+                returned.append(producer.publish({"n": n}, deduplicate_key=f"key {n}"))
+                if n == 100:
+                    half.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        publishing = threads.submit(publish)
+        assert half.wait(10)
+        own_server.kill()
+        own_server.start()
+        publishing.result(60)
+    with redis.Redis.from_url(own_server.url) as client:
+        assert ids(client) == returned
+        assert numbers(client) == [*range(400)]
 
 
 def test_ten_thousand_messages_through_a_link_that_loses_replies_are_ten_thousand_entries(
