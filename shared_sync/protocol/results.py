@@ -165,8 +165,6 @@ class Results:
                 f"carry_fields may not name {sorted(taken)}, which every result has already; "
                 "leave it out, or publish the field under another name"
             )
-        if not self.wanted and self._carry:
-            raise ConfigurationError("carry_fields needs a result_stream or a result_channel")
 
     def _small(self, fields: Fields) -> Fields:
         """The fields that go along with the end of a message, without large ones."""

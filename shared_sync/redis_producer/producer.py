@@ -278,8 +278,9 @@ class RedisStreamProducer:
         call blocks longer by the time to connect, and one after a pause of a second by a round
         trip, as the stream of replies must exist.
 
-        If another process has published the `deduplicate_key`, that one gets the result, and the
-        handle waits in vain.
+        A call that is made again with its `deduplicate_key` returns a handle of the same job, also
+        after an error, and if the result has come within the last 5 minutes. If another process has
+        published the key, that one gets the result, and the handle waits in vain.
         """
         awaited = self._submit(
             fields,
@@ -297,6 +298,8 @@ class RedisStreamProducer:
         sent_at = time.monotonic()
         reply_to, waiting, number = self._replies.begin()
         try:
+            if options.get("deduplicate_key") is not None:
+                waiting.keep_recent()
             job_id = self.publish(fields, reply_to=reply_to, **options)
             return waiting.add(job_id, sent_at)
         finally:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.errors import ConsumerStateError, ResultTimeout
+from shared_sync.redis_producer.recent import RecentResults
 from shared_sync.result_listener.result import Result
 
 
@@ -65,7 +66,8 @@ class Waiting:
 
     A result may come before the id of its job is known here. So what comes while a job is being
     published is kept until that is over. Other results that nobody waits for are dropped: their
-    handles are gone.
+    handles are gone. Once a job was published under a key, the newest results are kept for a while:
+    the same call may be made again, after an error or by somebody else, and returns the same id.
     """
 
     def __init__(
@@ -82,7 +84,14 @@ class Waiting:
         self._next_number = 0
         self._early: deque[tuple[int, Result]] = deque()
         """Each with the number of the job that is published next."""
+        self._recent: RecentResults | None = None
         self._is_closed = False
+
+    def keep_recent(self) -> None:
+        """Keep the newest results from now on, for jobs that are published again."""
+        with self._lock:
+            if self._recent is None:
+                self._recent = RecentResults(self._clock)
 
     def begin(self) -> int:
         """Begin to publish a job; return the number of that."""
@@ -107,6 +116,9 @@ class Waiting:
             awaited = self._awaited.get(job_id)
             if awaited is None:
                 awaited = self._awaited[job_id] = Awaited(job_id, sent_at)
+                recent = self._recent.find(job_id) if self._recent is not None else None
+                if recent is not None:
+                    awaited.add(recent)
             for _, result in self._early:
                 if result.id == job_id:
                     self._hand_out(awaited, result)
@@ -117,6 +129,8 @@ class Waiting:
     def receive(self, result: Result) -> None:
         """Take a result that has come."""
         with self._lock:
+            if self._recent is not None and result.is_final:
+                self._recent.add(result)
             awaited = self._awaited.get(result.id)
             if awaited is not None:
                 self._hand_out(awaited, result)

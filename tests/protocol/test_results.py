@@ -270,9 +270,11 @@ def test_a_channel_cannot_carry_binary_fields(options: dict[str, Any]) -> None:
         make(stream="r", binary=("audio",), **options)
 
 
-def test_carry_fields_without_a_place_for_results_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="carry_fields"):
-        make(carry=("client_id",))
+def test_fields_are_carried_to_a_caller_also_where_there_is_no_other_place_for_results() -> None:
+    results = make(carry=("client_id",))
+    fields = asked(reply_to=REPLIES) | {"client_id": "c1"}
+    assert b"c1" in results.success(ENTRY, fields, {"text": "hi"}).items
+    assert results.success(ENTRY, {"client_id": "c1"}, {"text": "hi"}).is_empty
 
 
 @pytest.mark.parametrize("value", [object(), {object()}, float("nan"), "\ud800"])

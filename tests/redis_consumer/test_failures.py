@@ -185,6 +185,7 @@ def test_the_last_allowed_failure_makes_a_dead_letter_with_all_that_is_known() -
         "error_type": "ValueError",
         "error": "bad day",
         "attempts": "4",
+        "shared_sync.types": '{"json": ["attempts"]}',
     }
 
 

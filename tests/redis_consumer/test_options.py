@@ -54,7 +54,6 @@ from shared_sync.protocol.process_identity import ONE_BY_ONE, ProcessIdentity
         ("connect_seconds", -1),
         ("connect_seconds", "forever"),
         ("connect_seconds", float("nan")),
-        ("carry_fields", ("client_id",)),
         ("result_channel", "results:{client_id.__class__}"),
         ("result_stream", STREAM),
         ("result_stream", "out:{id.__class__}"),

@@ -11,6 +11,8 @@ from helpers import Clock, Figures
 from shared_sync import Result
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.errors import ConsumerStateError, ResultTimeout
+from shared_sync.redis_producer import recent
+from shared_sync.redis_producer.recent import RecentResults
 from shared_sync.redis_producer.waiting import Waiting
 
 
@@ -78,3 +80,34 @@ def test_closing_ends_the_waits_but_leaves_what_has_come(waiting: Waiting) -> No
         with pytest.raises(ConsumerStateError, match="was closed before the result of"):
             awaited.wait(None)
     assert ended.wait(None) == done("2-0")
+
+
+def test_of_jobs_with_keys_a_result_is_found_that_came_between_two_calls(
+    waiting: Waiting, clock: Clock
+) -> None:
+    waiting.keep_recent()
+    for _ in range(2):  # the second time the handle of the first was dropped
+        waiting.receive(Result("1-0", "progress"))
+        waiting.receive(done("1-0"))
+        assert waiting.add("1-0", 0.0).wait(0) == done("1-0")
+        gc.collect()
+    clock.now += recent.KEPT_SECONDS + 1
+    waiting.receive(done("2-0"))
+    with pytest.raises(ResultTimeout):
+        waiting.add("1-0", 0.0).wait(0)
+
+
+def test_recent_results_take_a_bounded_part_of_memory(clock: Clock) -> None:
+    kept = RecentResults(clock)
+    for number in range(recent.MOST + 1):
+        kept.add(done(f"{number}-1"))
+    assert (kept.find("0-1"), kept.find("1-1")) == (None, done("1-1"))
+    large = Result("1-2", "done", {"audio": bytes(recent.MOST_BYTES - 10), "n": [1]})
+    kept.add(large)
+    kept.add(large)
+    assert kept.find("1-1") is None
+    assert kept.find("2-1") is not None
+    assert kept.find("1-2") is large
+    kept.add(Result("1-3", "done", {"text": 20 * "x"}))
+    assert kept.find("1-2") is None
+    assert kept.find("1-3") is not None
