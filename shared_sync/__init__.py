@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from shared_sync.policies import RetryPolicy
     from shared_sync.processors import ProcessorContext
     from shared_sync.redis_consumer import RedisStreamConsumer
-    from shared_sync.redis_producer import Job, RedisStreamProducer
+    from shared_sync.redis_producer import Job, JobHandle, RedisStreamProducer
     from shared_sync.result_listener import Result, ResultListener
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobFailed",
+    "JobHandle",
     "Message",
     "ProcessorContext",
     "RedisStreamConsumer",
@@ -83,6 +84,7 @@ _MODULES = {
     "Job": "redis_producer",
     "JobCancelled": "errors",
     "JobFailed": "errors",
+    "JobHandle": "redis_producer",
     "Message": "message",
     "ProcessorContext": "processors",
     "RedisStreamConsumer": "redis_consumer",

@@ -29,6 +29,7 @@ MODULES = {
     "RedisStreamProducer": "shared_sync.redis_producer",
     "JobCancelled": "shared_sync.errors",
     "JobFailed": "shared_sync.errors",
+    "JobHandle": "shared_sync.redis_producer",
     "Reject": "shared_sync.errors",
     "Result": "shared_sync.result_listener",
     "ResultListener": "shared_sync.result_listener",

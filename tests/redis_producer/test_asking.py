@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -124,10 +125,14 @@ def test_requests_wait_for_the_thread_that_listens_while_all_connections_are_in_
         assert len(reply_streams(client)) == 2
 
 
-def test_requests_to_a_limited_queue_wait_for_the_thread_that_listens(redis_url: str) -> None:
+def test_requests_to_a_limited_queue_wait_for_the_thread_that_listens(
+    redis_url: str, client: redis.Redis
+) -> None:
     with (
         PlainWorker(redis_url, double),
         RedisStreamProducer(redis_url, STREAM, max_queue_depth=10) as producer,
     ):
         assert producer.request({"n": 6}, timeout=10).fields == {"twice": 12}
         assert "results" in [thread.name for thread in threading.enumerate()]
+    ((_, fields),) = client.xrange(STREAM)
+    assert json.loads(fields[b"shared_sync.options"])["expires_seconds"] == 10
