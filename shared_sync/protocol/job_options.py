@@ -8,7 +8,7 @@ no such field.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,7 +82,8 @@ def _parse(value: str | bytes) -> JobOptions:
         raise _invalid("is no JSON object")
     expires = content.get("expires_seconds")
     if expires is not None and not _is_length(expires):
-        raise _invalid(f"has an 'expires_seconds' that is no number above 0: {repr(expires)[:40]}")
+        shown = repr(expires)[:40]
+        raise _invalid(f"has an 'expires_seconds' that is no number above 0, or too large: {shown}")
     return JobOptions(
         _text(content, "reply_to"),
         _text(content, "id"),
@@ -131,11 +132,20 @@ def _text(content: dict[str, object], name: str) -> str:
     value = content.get(name, "")
     if not isinstance(value, str):
         raise _invalid(f"has a {name!r} that is no text: {repr(value)[:40]}")
+    try:
+        value.encode()  # JSON can also hold half a character, which Redis cannot be sent
+    except UnicodeEncodeError:
+        raise _invalid(f"has a {name!r} that is no valid Unicode: {ascii(value)[:40]}") from None
     return value
 
 
 def _is_length(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    """Whether it is a positive number that fits a float: JSON has larger whole ones."""
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and 0 < value <= sys.float_info.max
+    )
 
 
 def _invalid(fault: str) -> InvalidMessage:

@@ -116,14 +116,14 @@ def parse(entry_id: str, items: Sequence[bytes]) -> Result:
 def _restore(stored: dict[str, Any], types: str | bytes, items: Sequence[bytes]) -> None:
     """Give values the type that they had; those that do not fit theirs stay what they are."""
     try:
-        kinds = {kind: list(names) for kind, names in json.loads(types).items()}
+        kinds = {kind: [*map(str, names)] for kind, names in json.loads(types).items()}
     except (ValueError, RecursionError, TypeError, AttributeError):
         return
     for name in kinds.get("json", ()):
         if isinstance(stored.get(name), str):
             with suppress(ValueError, RecursionError):
                 stored[name] = json.loads(stored[name])
-    as_bytes = {str(name).encode() for name in kinds.get("bytes", ())}
+    as_bytes = {name.encode(errors="replace") for name in kinds.get("bytes", ())}
     for place in range(0, len(items) - 1, 2):
         if items[place] in as_bytes:
             stored[_text(items[place])] = items[place + 1]

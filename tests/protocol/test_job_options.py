@@ -41,6 +41,10 @@ def test_names_of_later_releases_are_ignored() -> None:
         ('{"expires_seconds": 0}', "no number above 0"),
         ('{"expires_seconds": true}', "no number above 0"),
         ('{"expires_seconds": NaN}', "no number above 0"),
+        (f'{{"expires_seconds": 1{"0" * 400}}}', "too large: 1000"),
+        ('{"id": "a\\ud800"}', "'id' that is no valid Unicode"),
+        ('{"reply_to": "{jobs}:replies:\\ud800"}', "'reply_to' that is no valid Unicode"),
+        ('{"traceparent": "\\ud800"}', "'traceparent' that is no valid Unicode"),
     ],
 )
 def test_options_that_cannot_be_read_are_refused_with_the_field_and_the_remedy(

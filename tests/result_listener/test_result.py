@@ -44,7 +44,11 @@ def test_an_entry_without_types_has_text_and_what_is_no_text_stays_bytes() -> No
     assert result.fields == {"count": "7", "audio": b"\xff"}
 
 
-@pytest.mark.parametrize("faulty", [b"{", b"[]", b'{"json": 1}', b"\xff", b'"x"'])
+@pytest.mark.parametrize(
+    "faulty",
+    [b"{", b"[]", b'{"json": 1}', b"\xff", b'"x"', b'{"json": [["count"]]}',
+     b'{"bytes": ["\\ud800"]}'],
+)  # fmt: skip
 def test_types_that_cannot_be_read_leave_text(faulty: bytes) -> None:
     entry = items(message_id="1-0", status="done", count="7")
     assert parse("2-0", [*entry, b"shared_sync.types", faulty]).fields == {"count": "7"}
