@@ -236,10 +236,10 @@ class Reader:
             self._in_flight.admit(
                 self.slot, self._source, found.entries, into=self.outbox.hand_back
             )
-            self._note_marks(found.marks, brought=bool(found.entries))
             self._owes_a_read = any(entry.left_by is None for entry in found.entries)
             for lost in found.given_up:
                 self.outbox.add(self._delivery.never_arrived(lost))
+        self._note_marks(found.marks, brought=bool(found.entries))
 
     def _most_to_recover(self, most: int) -> int:
         """Return how many of so many to take over; siblings that wait are left their share.
@@ -308,11 +308,15 @@ class Reader:
         if self._clock() > self._marks.stale_at:
             self._settle_and_check()
 
-    def _settle_and_check(self) -> None:
-        """Settle what has ended, and ask which of those that wait are cancelled."""
+    def _settle_and_check(self) -> tuple[float, float]:
+        """Settle what has ended, and ask which of those that wait are cancelled.
+
+        Returns the time, and when to ask again.
+        """
         self._marks.refresh(self.slot.waiting.copy(), self.outbox.exchange)
         if self.outbox.is_held_up or not self._marks.is_on:
             self.outbox.flush()
+        return self._clock(), self._marks.stale_at
 
     def _read_more(self, count: int) -> None:
         """Read messages behind those in the slot, `count` at most, to run together with them."""
@@ -340,10 +344,10 @@ class Reader:
         run = self._run_and_replace if self._processor.may_be_replaced else self._run
         jobs, longest = 0, 0.0
         began = now = self._clock()
+        stale_at = self._marks.stale_at
         while not pauses.is_held:
-            if now > self._marks.stale_at and slot.waiting:
-                self._settle_and_check()
-                now = self._clock()
+            if now > stale_at and slot.waiting:
+                now, stale_at = self._settle_and_check()
             attempt = slot.start_next(now)
             if attempt is None:
                 break
@@ -357,8 +361,7 @@ class Reader:
                 if seconds >= LONG_SECONDS:
                     self.outbox.connection.close_if_stale()
                 if slot.waiting:
-                    self._settle_and_check()
-                    now = self._clock()
+                    now, stale_at = self._settle_and_check()
         self._prefetch.learn(
             jobs=jobs,
             seconds=now - began,

@@ -167,8 +167,8 @@ class Slot(Activity):
         waiting = self.waiting
         try:
             entry = waiting[0]
-            self._attempts += 1
-            attempt = self.attempt = Attempt((entry,), self._attempts, now)
+            number = self._attempts = self._attempts + 1
+            attempt = self.attempt = Attempt((entry,), number, now)
             waiting.popleft()
         except IndexError:  # there was none, or a sibling was quicker
             if self.attempt is not None:

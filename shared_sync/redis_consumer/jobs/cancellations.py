@@ -62,7 +62,10 @@ class Cancellations:
 class KnownMarks:
     """The marks of cancelled messages that a thread knows of: none."""
 
-    ids: Collection[str] = ()
+    def __init__(self) -> None:
+        # Owned by its thread; read for each message that starts.
+        self.ids: Collection[str] = ()
+        """Marked ids; nearly always none. Those of all messages in the slot are among them."""
 
     def has(self, entry: Entry) -> bool:
         """Return whether a message is cancelled, for all that is known."""
@@ -79,12 +82,12 @@ class Marks(KnownMarks):
     def __init__(
         self, shared: Cancellations, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        super().__init__()
         # Fixed after construction.
         self._shared = shared
         self._clock = clock
+        self._command = shared.commands.marks()
         # Owned by the reader's thread.
-        self.ids = ()
-        """Marked ids; nearly always none. Those of all messages in the slot are among them."""
         self._forwarded: frozenset[Mark] = frozenset()
         """The same for messages that other streams have forwarded."""
         self.stale_at = -math.inf
@@ -124,7 +127,7 @@ class Marks(KnownMarks):
             and self._clock() - self._empty_at < GAP_SECONDS
         ):
             return None
-        return shared.commands.marks()
+        return self._command
 
     def has_read(self, reply: Any, waiting: Sequence[Entry], call: Call, *, brought: bool) -> None:
         """Note the reply to the command behind a read, behind which these messages wait.
@@ -132,6 +135,9 @@ class Marks(KnownMarks):
         It is None if no command was sent. `brought` says whether the read has brought any message.
         """
         now = self._clock()
+        if brought and reply == [] and not self._shared.forwarded.were_met:  # as nearly always
+            self.ids, self.stale_at = (), now + FRESH_SECONDS
+            return
         self.forget()  # until all is known
         if not brought:
             self._empty_at = now
@@ -158,7 +164,7 @@ class Marks(KnownMarks):
             return
         entries = tuple(waiting)
         try:
-            reply = call(shared.commands.marks())
+            reply = call(self._command)
         except (RedisRefused, RedisAccessDenied) as error:
             reply = error
         self.has_read(reply, entries, call, brought=True)
