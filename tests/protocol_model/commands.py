@@ -10,6 +10,7 @@ from typing import TypeGuard
 from protocol_model.messages import LEASE, MAX_CRASHES, OWN_IDLE, Ending, Place
 from protocol_model.recovery import Recovery, Step
 from protocol_model.world import TICK_MS, Consumer, Side, World
+from shared_sync.protocol import progress
 from shared_sync.protocol.messages import (
     DONE,
     Address,
@@ -22,6 +23,8 @@ from shared_sync.protocol.messages import (
     Output,
     Park,
 )
+from shared_sync.protocol.progress import Report
+from shared_sync.protocol.replies import parse_reported
 from shared_sync.protocol.scan import Found, Position, Predecessor
 
 
@@ -158,6 +161,44 @@ def _settle(world: World, consumer: Consumer, outcomes: Mapping[int, Outcome]) -
     return settled
 
 
+def report(world: World, consumer: Consumer, number: int, reply: str) -> None:
+    """Report progress of a message."""
+    world.reports += 1
+    delivery = consumer.in_flight[number]
+    world.send(consumer, partial(_report, world, consumer, number, delivery, world.reports), reply)
+
+
+def _report(world: World, consumer: Consumer, number: int, delivery: int, sequence: int) -> None:
+    process, worker = f"{consumer.name}x{consumer.born}", consumer.worker
+    kept = progress.store(None, {})
+    reported = Report(world.ids[number], delivery, process, sequence, kept, Answer())
+
+    def real() -> str:
+        reply = parse_reported(worker.connection.call(*worker.commands.report(reported)))
+        return "sent" if reply.is_sent else "sent before" if reply.is_owned else "not owned"
+
+    expected = partial(
+        consumer.side.model.report, consumer.name, number, delivery, process, sequence
+    )
+    what = f"{consumer.name} reports progress of {number} in delivery {delivery}: {sequence}"
+    world.compare(what, expected, real)
+
+
+def drop_progress(world: World, consumer: Consumer) -> None:
+    """Forget the progress of messages that have ended."""
+    worker = consumer.worker
+
+    def real() -> list[int]:
+        dropped: list[int] = worker.connection.call(*worker.commands.drop_progress(world.reports))
+        return dropped
+
+    def act() -> None:
+        what = f"{consumer.name} drops progress"
+        world.compare(what, consumer.side.model.drop_progress, real)
+
+    world.send(consumer, act, "received")
+
+
 def hand_back(world: World, consumer: Consumer, numbers: Sequence[int], reply: str) -> None:
     """Return messages, without waiting for the reply."""
     for number in numbers:
@@ -284,6 +325,10 @@ def _check_entry(side: Side, number: int, entry: Entry) -> None:
     assert entry.history.decode().lstrip("\t") == lines(side.model.history.get(number, ()))
     unrecorded = message.failures - side.model.recorded_failures(number)
     assert entry.crashes == max(0, message.crashes + unrecorded)
+    stored_by, sequence = side.model.progress.get(number, ("", 0))
+    assert entry.progress.split(b" ")[:2] == (
+        [stored_by.encode(), b"%d" % sequence] if stored_by else [b""]
+    )
 
 
 def pending_numbers(world: World, side: Side) -> set[int]:

@@ -158,6 +158,18 @@ def ends(
     commands.settle(world, consumer, finishes, reply)
 
 
+@event_of(lambda one: one.is_at_work, 5, which=WHICH, reply=REPLY)
+def reports_progress(world: World, consumer: Consumer, which: int, reply: str) -> None:
+    (number,) = some(consumer.undecided, which, 1)
+    commands.report(world, consumer, number, reply)
+
+
+@event_of(lambda one: one.is_awake and not one.left, 1)
+def drops_progress(world: World, consumer: Consumer) -> None:
+    """The progress of messages that have ended, of whichever consumer."""
+    commands.drop_progress(world, consumer)
+
+
 @event_of(
     lambda one: one.is_at_work,
     10,

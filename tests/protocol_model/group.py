@@ -82,6 +82,8 @@ class Group:
         """What a caller has received that waits."""
         self.outputs: list[int] = []
         """The messages that have emitted something, once for each output."""
+        self.progress: dict[int, tuple[str, int]] = {}
+        """Which process has stored the progress of each message, and with which number."""
         self._stream = stream
         self._keeps_lost_bodies = keeps_lost_bodies
         stream.groups.append(self)
@@ -319,6 +321,26 @@ class Group:
         self.forget(number)
         self._stream.drop_unless_needed(number)
         return -1 if lost else 1
+
+    def report(self, name: str, number: int, delivery: int, process: str, sequence: int) -> str:
+        self.check_exists()
+        message = self.messages[number]
+        is_owned = message.place is Place.PENDING and message.owner == name
+        if not is_owned or message.deliveries != delivery:
+            return "not owned"
+        stored_by, newest = self.progress.get(number, ("", 0))
+        if stored_by == process and newest >= sequence:
+            return "sent before"
+        self.progress[number] = (process, sequence)
+        return "sent"
+
+    def drop_progress(self) -> list[int]:
+        """Return how many messages with progress had ended, and how many are left."""
+        self.check_exists()
+        ended = [one for one in self.progress if self.messages[one].place not in DELIVERED]
+        for number in ended:
+            del self.progress[number]
+        return [len(ended), len(self.progress)]
 
     def forget(self, number: int) -> None:
         self.history.pop(number, None)

@@ -114,6 +114,7 @@ class World:
         self.texts: list[bytes] = []
         self.stream = Stream()
         self.failures = 0
+        self.reports = 0
         self.late: list[Late] = []
         self.has_failed = False
         """Whether the model and the server differ."""
