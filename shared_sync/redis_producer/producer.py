@@ -14,10 +14,11 @@ from typing import Any, Final
 from shared_sync.common import arguments
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
+from shared_sync.common.log_once import LogOnce
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.connection.scripts import Command
-from shared_sync.errors import ResultTimeout, SharedSyncError
+from shared_sync.errors import RedisAccessDenied, ResultTimeout, SharedSyncError
 from shared_sync.protocol import cancelling, scheduling
 from shared_sync.protocol.keys import StreamKeys, check_stream_name
 from shared_sync.redis_producer.asking import Askers
@@ -118,6 +119,7 @@ class RedisStreamProducer:
             most=max_connections,
         )
         self._recorder = GuardedRecorder(metrics, own_logger)
+        self._log_denial = LogOnce(own_logger, logging.WARNING)
         surroundings = Surroundings(
             redis_url, stream_name, credential_provider, self._recorder, own_logger
         )
@@ -353,8 +355,16 @@ class RedisStreamProducer:
             job_id = awaited.job_id
             with suppress(ResultTimeout):
                 return awaited.wait(max(0.0, deadline - time.monotonic()))
-        with suppress(SharedSyncError):
+        try:
             self._cancel_awaited(job_id)
+        except RedisAccessDenied as denied:
+            self._log_denial(
+                "a request has timed out, and this user may not cancel it, so it may still run "
+                "until it expires: %s. This is logged once",
+                denied,
+            )
+        except SharedSyncError:
+            pass  # it expires
         raise ResultTimeout(job_id, timeout)
 
     def cancel(self, message_id: str) -> str:

@@ -393,7 +393,9 @@ def test_a_link_that_is_dropped_silently_is_replaced(
 # --- rights and arguments -----------------------------------------------------------------------
 
 
-def test_a_listener_needs_few_rights(own_server: EmbeddedRedis, received: Received) -> None:
+def test_listeners_and_requests_need_few_rights(
+    own_server: EmbeddedRedis, received: Received, caplog: pytest.LogCaptureFixture
+) -> None:
     with redis.Redis.from_url(own_server.url) as admin:
         rights = "+xread +xrevrange +evalsha +script|load +pexpire +xadd +xdel +del"
         admin.execute_command(
@@ -411,9 +413,14 @@ def test_a_listener_needs_few_rights(own_server: EmbeddedRedis, received: Receiv
                 admin.client_kill_filter(_id=one)
             answer(admin, "3-0")
             received.wait_for("1-0", "2-0", "3-0")
-        with RedisStreamProducer(url, "jobs") as producer, PlainWorker(own_server.url, double):
-            assert producer.request({"n": 1}, timeout=10).ok
-            assert producer.submit({"n": 1}).result(timeout=10).ok
+        with RedisStreamProducer(url, "jobs") as producer:
+            with PlainWorker(own_server.url, double):
+                assert producer.request({"n": 1}, timeout=10).ok
+                assert producer.submit({"n": 1}).result(timeout=10).ok
+            for _ in range(2):
+                with pytest.raises(ResultTimeout):
+                    producer.request({"n": 1}, timeout=0.05)
+    assert caplog.text.count("this user may not cancel it") == 1
 
 
 @pytest.mark.parametrize(
