@@ -1,7 +1,7 @@
 """A speech service with three gateways, whose workers, Redis and gateways are killed; then count.
 
     python benchmarks/gateway_scene.py [--requests N] [--rate N] [--lease S] [--reply-ttl S]
-                                       [--redis-server PATH] [--keep]
+                                       [--isolation thread|process] [--redis-server PATH] [--keep]
 
 Clients send requests through three gateways. Two speech-to-text workers turn audio into text and
 hand it on to a translation worker, whose result goes back to the gateway that asked. Meanwhile
@@ -228,8 +228,13 @@ class Scene:
 
     def _start_worker(self, name: str) -> None:
         role = name.partition("-")[0]
-        lease = self._options.lease
-        given = {"role": role, "url": self._server.url, "name": name, "lease_seconds": lease}
+        given = {
+            "role": role,
+            "url": self._server.url,
+            "name": name,
+            "lease_seconds": self._options.lease,
+            "isolation": self._options.isolation,
+        }
         self._workers[name] = Process(self._folder, name, **given)
 
     def _start_gateway(self, name: str, first: int) -> None:
@@ -263,6 +268,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=12.0, help="requests a second")
     parser.add_argument("--lease", type=float, default=2.0, metavar="SECONDS")
     parser.add_argument("--reply-ttl", type=float, default=10.0, metavar="SECONDS")
+    parser.add_argument("--isolation", default="thread", choices=("thread", "process"))
     parser.add_argument("--redis-server", type=Path, metavar="PATH")
     parser.add_argument("--keep", action="store_true", help="keep the logs and journals")
     options = parser.parse_args()

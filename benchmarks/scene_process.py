@@ -16,10 +16,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from shared_sync import RedisStreamConsumer, RedisStreamProducer, Result, current_message
 from shared_sync.errors import RedisUnavailable, ResultTimeout
+
+Isolation: TypeAlias = Literal["thread", "process"]
 
 AUDIO, TEXTS = "{speech}:audio", "{speech}:texts"
 AUDIO_BYTES = 32_000
@@ -57,7 +59,7 @@ def translate(_: str, job: dict[str, Any]) -> dict[str, str]:
 WORKERS = {"stt": (AUDIO, transcribe), "translation": (TEXTS, translate)}
 
 
-def work(role: str, url: str, name: str, lease_seconds: float) -> None:
+def work(role: str, url: str, name: str, lease_seconds: float, isolation: Isolation) -> None:
     """Process messages until SIGTERM."""
     stream, processor = WORKERS[role]
     RedisStreamConsumer(
@@ -70,6 +72,7 @@ def work(role: str, url: str, name: str, lease_seconds: float) -> None:
         threads=4,
         binary_fields=("audio",),
         lease_seconds=lease_seconds,
+        isolation=isolation,
     ).start_consuming()
 
 
