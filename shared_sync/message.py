@@ -168,9 +168,9 @@ class Message:
 
         Either both happen or neither: if the attempt fails, nothing is published. `forward_reply`
         hands the caller on: whoever processes the new message answers the one who waits for this
-        one, which sends no reply of its own then. The caller's stream, the id that the caller
-        knows, and what is left of `expires_seconds` go with it. That needs a stream with the same
-        hash tag, such as `{jobs}:translate` for the stream `jobs`.
+        one, which has no result of its own then, whatever the processor returns. The caller's
+        stream, the id that the caller knows, and what is left of `expires_seconds` go with it. That
+        needs a stream with the same hash tag, such as `{jobs}:translate` for the stream `jobs`.
 
         Never blocks. Raises `InvalidMessage` for fields that cannot be stored,
         `ConfigurationError` for a stream that cannot be written in the same step, and

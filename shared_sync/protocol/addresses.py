@@ -152,13 +152,10 @@ class Addresses:
         summary = f"field {OPTIONS!r} asks for a reply to what does not begin with {begin}"
         return Fault(InvalidMessage(text, field=OPTIONS), summary)
 
-    def route(self, fields: Fields, *, ignores_caller: bool = False) -> Route:
-        """Return where the result of a message goes; nowhere if that cannot be known.
-
-        `ignores_caller` says that another message answers the caller.
-        """
+    def route(self, fields: Fields) -> Route:
+        """Return where the result of a message goes; nowhere if that cannot be known."""
         options = _NO_OPTIONS
-        if OPTIONS in fields and not ignores_caller:
+        if OPTIONS in fields:
             try:
                 options = JobOptions.parse(fields[OPTIONS])
             except InvalidMessage:

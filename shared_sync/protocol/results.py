@@ -74,18 +74,19 @@ class Results:
     ) -> Finish:
         """Return the end of a message that is done, with what its processor has emitted.
 
-        There is nothing to publish for None, unless a caller waits for the answer. With
-        `forwards_reply` another message answers the caller.
+        There is nothing to publish for None, unless a caller waits for the answer; nor with
+        `forwards_reply`, as another message answers under the same id then.
 
         Raises `InvalidResult` if the result has no form, or has not run, and what its own methods
         raise while it is read, such as that of a mapping which is loaded only then.
 
         What the processor returns wins over what is carried along under the same name.
         """
+        if forwards_reply:
+            refuse_unstarted(result)
+            return Finish(entry.id, entry=entry, outputs=outputs)
         has_options = OPTIONS in fields
-        route = (
-            self._addresses.route(fields, ignores_caller=forwards_reply) if has_options else None
-        )
+        route = self._addresses.route(fields) if has_options else None
         if result is None:
             if route is None or not route.options.reply_to:
                 return Finish(entry.id, entry=entry, outputs=outputs)
@@ -148,9 +149,9 @@ class Results:
             content["progress"] = value
         return self._answer(fields, route, {**content, **own})
 
-    def address(self, fields: Fields, *, ignores_caller: bool = False) -> Address | None:
+    def address(self, fields: Fields) -> Address | None:
         """Return where the result of a message goes, if not to the fixed result stream."""
-        return self._addresses.route(fields, ignores_caller=ignores_caller).address
+        return self._addresses.route(fields).address
 
     def _check_carried(self, binary_fields: Sequence[str]) -> None:
         unprintable = sorted(set(self._carry) & set(binary_fields)) if self._has_channel else []

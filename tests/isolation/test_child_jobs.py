@@ -101,11 +101,14 @@ def test_what_a_message_emits_comes_with_its_result() -> None:
 
 
 def test_a_message_knows_its_options_and_its_processor_does_not_see_them() -> None:
-    def process(_: str, fields: dict[str, Any]) -> list[object]:
+    known: list[object] = []
+
+    def process(_: str, fields: dict[str, Any]) -> None:
         message = current_message()
         assert fields == message.fields == {"text": "hello"}
         message.emit("{jobs}:next", {"a": "b"}, forward_reply=True)
-        return [message.reply_to, message.traceparent, message.expires_at, message.resume_data]
+        known.extend((message.reply_to, message.traceparent))
+        known.extend((message.expires_at, message.resume_data))
 
     sent = "1700000000000-0"
     answer = new_jobs().run(LoadedProcessor(process), job_of((sent, ASKED)))
@@ -113,8 +116,7 @@ def test_a_message_knows_its_options_and_its_processor_does_not_see_them() -> No
     assert forwards_reply
     assert JobOptions.parse(output.items[-1]).reply_to == ASKED.reply_to
     assert JobOptions.parse(output.items[-1]).id == sent
-    result = dict(zip(answer.parts[::2], answer.parts[1::2], strict=False))[b"result"]
-    assert result == b'["{jobs}:replies:a", "00-1", 1700000030.0, null]'
+    assert known == ["{jobs}:replies:a", "00-1", 1700000030.0, None]
 
 
 @pytest.mark.parametrize("result", [None, "text"])

@@ -486,11 +486,15 @@ def test_what_was_emitted_ends_with_its_message() -> None:
 def test_a_message_that_hands_its_caller_on_does_not_answer_it() -> None:
     fields = asked(reply_to=REPLIES, id="s-1")
     results = make(stream="r")
-    finish = results.success(ENTRY, fields, None, OUTPUTS, forwards_reply=True)
-    assert (finish.items, finish.address) == ((), None)
-    finish = results.success(ENTRY, fields, "own", OUTPUTS, forwards_reply=True)
-    assert as_dict(finish) == {"message_id": "1-0", "status": "done", "result": "own"}
-    assert finish.address is None
+    for result in (None, "own"):
+        finish = results.success(ENTRY, fields, result, OUTPUTS, forwards_reply=True)
+        assert (finish.items, finish.address, finish.outputs) == ((), None, OUTPUTS)
+    plain = make(stream="r", channel="c").success(
+        ENTRY, FIELDS, "own", OUTPUTS, forwards_reply=True
+    )
+    assert (plain.items, plain.channel) == ((), "")
+    with pytest.raises(InvalidResult):
+        results.success(ENTRY, fields, (n for n in "ab"), OUTPUTS, forwards_reply=True)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class EncodedResults(Results):
         """Return the result, which has come out of `ProcessRunner.run()`, with its address."""
         if not isinstance(result, Finish):
             return super().success(entry, fields, result, outputs, forwards_reply=forwards_reply)
-        address = self.address(fields, ignores_caller=forwards_reply) if result.items else None
+        address = self.address(fields) if result.items else None
         if address is not None or outputs:
             result.redirect(address, outputs)
         return result
