@@ -9,7 +9,7 @@ from deliveries import ID, POLICY, Deliveries, entry, metadata, raising, result_
 
 from shared_sync.errors import JobCancelled, Retry
 from shared_sync.message import current_message
-from shared_sync.protocol.job_options import JobOptions
+from shared_sync.protocol.job_options import OPTIONS, JobOptions
 from shared_sync.protocol.messages import Bury, Entry, Finish, Outcome, Park
 from shared_sync.redis_consumer.slot import Attempt
 
@@ -107,6 +107,26 @@ def test_cancelled_comes_before_expired_and_both_before_crashes_and_bad_input(
     assert end_of(deliveries.attempt(message))["status"] == "cancelled"
     deliveries = Deliveries(nothing, channel="results:{client}")
     assert isinstance(deliveries.attempt(message), Bury)
+
+
+@pytest.mark.parametrize(
+    "options", [b"garbage", b'{"reply_to": "elsewhere"}', b'{"expires_seconds": -1}', b"\xff"]
+)
+@pytest.mark.parametrize("where", [{"stream": "results:{gateway}"}, {"channel": "results:{x}"}])
+def test_a_message_ends_early_although_its_options_or_fields_cannot_be_read(
+    options: bytes, where: dict[str, Any]
+) -> None:
+    for items in ([b"text", b"hello"], [b"\xff", b"hello"]):
+        deliveries = Deliveries(nothing, max_age_seconds=1.0, **where)
+        message = entry(*items, OPTIONS.encode(), options)
+        outcome = deliveries.attempt(message)
+        assert isinstance(outcome, Finish)
+        assert outcome.status == "expired"
+        deliveries.marks.ids = {ID}
+        outcome = deliveries.attempt(message)
+        assert isinstance(outcome, Finish)
+        assert outcome.status == "cancelled"
+        assert not deliveries.calls
 
 
 @pytest.mark.parametrize("error", [JobCancelled(), ValueError("late"), Retry(5), SystemExit(1)])
