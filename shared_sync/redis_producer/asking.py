@@ -107,7 +107,7 @@ class Asker:
         for entry in entries:
             self._source.delivered(entry.id)
             result = parse(entry.id, entry.items)
-            if result.id == job_id and result.is_final:
+            if final is None and result.id == job_id and result.is_final:
                 final = result
         return final
 

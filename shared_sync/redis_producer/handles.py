@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from shared_sync.common import arguments
+from shared_sync.errors import ConsumerStateError
 from shared_sync.redis_producer.waiting import Awaited
 from shared_sync.result_listener.result import Result
 
@@ -26,6 +28,7 @@ class JobHandle:
         self._awaited = awaited
         self._cancel = cancel
         self._status = status
+        self._process = os.getpid()
 
     @property
     def id(self) -> str:
@@ -50,10 +53,16 @@ class JobHandle:
 
         Raises:
             ResultTimeout: It has not come in time. The job goes on.
-            ConsumerStateError: The producer was closed before it came.
+            ConsumerStateError: The producer was closed before it came. Or this is another process,
+                such as a fork, to which it never comes.
         """
         if timeout is not None:
             arguments.number("timeout", timeout, 0)
+        if not self.done and os.getpid() != self._process:
+            raise ConsumerStateError(
+                f"the result of {self.id!r} goes to process {self._process}, which has submitted "
+                "the job; wait for it there, or submit the job in this process"
+            )
         return self._awaited.wait(timeout)
 
     def cancel(self) -> str:

@@ -326,6 +326,8 @@ class RedisStreamProducer:
             SharedSyncError: As `publish()` does.
         """
         arguments.number("timeout", timeout, 0.001, 86_400)
+        if block_seconds != 0.0:
+            _moment_after(block_seconds)  # a wrong one is refused even if it is not needed
         began = time.monotonic()
         deadline = began + timeout
         asked = None
@@ -375,6 +377,7 @@ class RedisStreamProducer:
         `unknown`: the stream has no such message. Cancelling again is harmless. Blocks for two
         round trips; raises `RedisUnavailable` or `RedisRefused`.
         """
+        arguments.text("message_id", message_id)
         with self._connections.connection() as connection:
             return cancelling.cancel(connection, self._keys, message_id)
 
@@ -384,6 +387,7 @@ class RedisStreamProducer:
 
     def status(self, message_id: str) -> str:
         """Return how far a message is, as `cancel()` does, and change nothing."""
+        arguments.text("message_id", message_id)
         with self._connections.connection() as connection:
             return cancelling.status(connection, self._keys, message_id)
 

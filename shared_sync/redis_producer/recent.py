@@ -25,10 +25,10 @@ class RecentResults:
         self._bytes = 0
 
     def add(self, result: Result) -> None:
-        """Keep a result; forget old ones, and the oldest if there are too many."""
+        """Keep the first result of a job; forget old ones, and the oldest if there are too many."""
+        if result.id in self._kept:
+            return
         size = sum(_size(value) for value in result.fields.values())
-        if (earlier := self._kept.pop(result.id, None)) is not None:
-            self._bytes -= earlier[1]
         self._kept[result.id] = (result, size, self._clock())
         self._bytes += size
         while self._kept and self._is_over(next(iter(self._kept.values()))):

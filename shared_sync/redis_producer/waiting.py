@@ -34,7 +34,9 @@ class Awaited:
         """The last progress that has come."""
 
     def add(self, result: Result) -> None:
-        """Note a result."""
+        """Note a result. The first final one counts: each group of a stream sends one."""
+        if self.final is not None:
+            return
         if result.is_final:
             self.final = result
             self.end()

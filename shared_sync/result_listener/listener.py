@@ -212,6 +212,7 @@ class ResultListener:
             ConsumerStateError: The listener has a handler, or was stopped.
         """
         self._check_no_handler("waited for")
+        arguments.text("message_id", message_id)
         if timeout is not None:
             arguments.number("timeout", timeout, 0)
         began = time.monotonic()

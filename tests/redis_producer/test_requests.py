@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +16,15 @@ from helpers import Figures, eventually, in_a_fork
 from plain_workers import PlainWorker, double, reply_streams
 from producers import STREAM, other_connections, together
 
-from shared_sync import RedisStreamProducer, Reject, Result
+from shared_sync import RedisStreamProducer, Reject, Result, ResultListener
 from shared_sync.connection.embedded import EmbeddedRedis
-from shared_sync.errors import ConsumerStateError, JobFailed, RedisUnavailable, ResultTimeout
+from shared_sync.errors import (
+    ConfigurationError,
+    ConsumerStateError,
+    JobFailed,
+    RedisUnavailable,
+    ResultTimeout,
+)
 from shared_sync.redis_producer.asking import MOST_ASKERS
 
 
@@ -179,6 +186,29 @@ def test_a_fork_waits_for_its_own_results(
     assert in_a_fork(ask) == {"twice": 4}
     assert reply_streams(client) == before
     assert producer.request({"n": 3}, timeout=10).fields == {"twice": 6}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_told_that_a_result_goes_to_its_parent(
+    producer: RedisStreamProducer,
+) -> None:
+    handle = producer.submit({"n": 1})
+
+    def wait() -> str:
+        with pytest.raises(ConsumerStateError) as caught:
+            handle.result()
+        return str(caught.value)
+
+    assert f"goes to process {os.getpid()}, which has submitted" in in_a_fork(wait)
+
+
+@pytest.mark.parametrize("wrong", [None, "", b"1-0", 5, "\ud800"])
+def test_what_is_no_id_is_refused_before_anything_is_sent(
+    producer: RedisStreamProducer, wrong: Any
+) -> None:
+    for ask in (producer.cancel, producer.status, ResultListener("redis://h", STREAM).wait):
+        with pytest.raises(ConfigurationError, match=r"^message_id must be"):
+            ask(wrong)
 
 
 def test_redis_may_restart_while_results_are_waited_for(own_server: EmbeddedRedis) -> None:

@@ -54,6 +54,19 @@ def test_a_result_that_comes_later_is_found_and_all_handles_of_a_job_have_it(
     assert first.wait(0) == waiting.add("1-0", 0.0).wait(0) == done("1-0")
 
 
+def test_the_first_final_result_counts_as_each_group_of_a_stream_sends_one(
+    waiting: Waiting,
+) -> None:
+    waiting.keep_recent()
+    awaited = waiting.add("1-0", 0.0)
+    for late in (done("1-0"), Result("1-0", "progress"), Result("1-0", "dead")):
+        waiting.receive(late)
+        assert (awaited.wait(0), awaited.progress) == (done("1-0"), None)
+    del awaited
+    gc.collect()
+    assert waiting.add("1-0", 0.0).wait(0) == done("1-0")
+
+
 def test_results_of_dropped_handles_and_of_strangers_are_kept_no_longer_than_a_publication(
     waiting: Waiting,
 ) -> None:
