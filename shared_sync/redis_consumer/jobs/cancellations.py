@@ -20,6 +20,9 @@ from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.jobs.forwarded import Call, ForwardedMessages, Mark
 from shared_sync.redis_consumer.slot import Attempt, Slot
 
+FIRST_READS: Final = 10
+"""In so many reads a reader looks for forwarded messages; later only once some were met."""
+
 FRESH_SECONDS: Final = 0.02
 """For how long a reader starts what waits in its slot without asking again what is cancelled."""
 
@@ -90,6 +93,7 @@ class Marks(KnownMarks):
         # Owned by the reader's thread.
         self._forwarded: frozenset[Mark] = frozenset()
         """The same for messages that other streams have forwarded."""
+        self._first_reads = FIRST_READS
         self.stale_at = -math.inf
         """When what waits in the slot has to be asked about again, on the reader's clock."""
         self._empty_at = -math.inf
@@ -103,7 +107,7 @@ class Marks(KnownMarks):
     @property
     def look_at_each(self) -> bool:
         """Whether the messages that wait have to be known to read the marks."""
-        return self._shared.forwarded.were_met
+        return self._shared.forwarded.were_met or self._first_reads > 0
 
     def has(self, entry: Entry) -> bool:
         if super().has(entry):
@@ -135,7 +139,7 @@ class Marks(KnownMarks):
         It is None if no command was sent. `brought` says whether the read has brought any message.
         """
         now = self._clock()
-        if brought and reply == [] and not self._shared.forwarded.were_met:  # as nearly always
+        if brought and reply == [] and not self.look_at_each:  # as nearly always
             self.ids, self.stale_at = (), now + FRESH_SECONDS
             return
         self.forget()  # until all is known
@@ -145,8 +149,9 @@ class Marks(KnownMarks):
             self._shared.refused(reply)
             reply = ()
         self._note(reply or (), waiting, call)
-        forwarded = self._shared.forwarded
-        self._forwarded = forwarded.cancelled(waiting, call) if forwarded.were_met else frozenset()
+        if self.look_at_each:
+            self._first_reads = max(0, self._first_reads - brought)
+            self._forwarded = self._shared.forwarded.cancelled(waiting, call)
         if not self._shared.is_on:
             self.stale_at = math.inf
         elif brought or reply is not None:

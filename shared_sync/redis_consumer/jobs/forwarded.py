@@ -31,7 +31,7 @@ Mark = tuple[str, str]
 class ForwardedMessages:
     """Says which forwarded messages are cancelled. Safe from any thread.
 
-    Nothing is asked until the first forwarded message was met, and then only about such messages.
+    Only such messages are asked about.
     """
 
     def __init__(self, commands: GroupCommands, logger: Logger) -> None:
@@ -56,6 +56,8 @@ class ForwardedMessages:
 
     def cancelled(self, entries: Iterable[Entry], call: Call) -> frozenset[Mark]:
         """Ask which of these messages are cancelled. Raises what `call` raises for an outage."""
+        if not self._may_ask:
+            return frozenset()
         asked: defaultdict[str, list[str]] = defaultdict(list)
         for entry in entries:
             if mark := self.mark_of(entry):

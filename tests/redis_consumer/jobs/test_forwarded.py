@@ -23,7 +23,12 @@ from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.job_options import OPTIONS, JobOptions
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer.in_flight import InFlight
-from shared_sync.redis_consumer.jobs.cancellations import Cancellations, CancelWatch, Marks
+from shared_sync.redis_consumer.jobs.cancellations import (
+    FIRST_READS,
+    Cancellations,
+    CancelWatch,
+    Marks,
+)
 from shared_sync.redis_producer import JobHandle
 
 FIRST, NEXT = "{speech}:audio", "{speech}:texts"
@@ -56,23 +61,33 @@ def shared() -> Cancellations:
     return Cancellations(commands, GuardedLogger(logging.getLogger("tests.forwarded")))
 
 
-def test_nothing_is_asked_until_a_forwarded_message_was_met_and_then_only_about_such(
+def test_only_about_forwarded_messages_is_asked_and_from_the_first_one_on(
     shared: Cancellations,
 ) -> None:
     marks, server = Marks(shared), Server("5-0")
     own = entry("1-0", "scheduled-1", reply_to="{jobs}:replies:1")
     plain = Entry("2-0", [b"n", b"1"])
-    for one in (own, plain, entry("3-0", "")):
-        assert not marks.has(one)
-        assert not marks.look_at_each
+    marks.has_read((), [own, plain, entry("3-0", "")], server.call, brought=True)
+    assert not server.asked
     forwarded, other = entry("4-0", "5-0"), entry("5-0", "6-0")
-    assert not marks.has(forwarded)
-    assert marks.look_at_each
     marks.has_read((), [own, plain, forwarded, other], server.call, brought=True)
     ((*_, key, _tidy, first, second),) = server.asked
     assert (key, first, second) == (ELSEWHERE, "5-0", "6-0")
     assert marks.has(forwarded)
     assert not marks.has(other), "its own id in this stream is that of another job in the other one"
+
+
+def test_a_reader_that_has_met_none_stops_looking_until_it_meets_one(
+    shared: Cancellations,
+) -> None:
+    marks, server = Marks(shared), Server()
+    for _ in range(FIRST_READS):
+        assert marks.look_at_each
+        marks.has_read((), [Entry("2-0", [b"n", b"1"])], server.call, brought=True)
+    assert not marks.look_at_each
+    marks.has(entry("4-0", "5-0"))
+    assert marks.look_at_each
+    assert not server.asked
 
 
 def test_a_forwarded_message_that_runs_is_told(shared: Cancellations) -> None:
@@ -93,6 +108,8 @@ def test_without_the_right_nobody_asks_again_and_the_log_says_so_once(
     shared: Cancellations, caplog: pytest.LogCaptureFixture
 ) -> None:
     marks, waiting = Marks(shared), [entry("4-0", "5-0")]
+    for _ in range(FIRST_READS):
+        marks.has_read((), [], Server().call, brought=True)
     marks.has(waiting[0])
     marks.has_read((), waiting, Server(error=RedisRefused("busy", code="BUSY")).call, brought=True)
     assert marks.look_at_each
@@ -113,13 +130,15 @@ def producer(redis_url: str) -> Iterator[RedisStreamProducer]:
 def test_a_handle_cancels_its_job_at_the_next_stage_where_it_waits_or_runs(
     redis_url: str, client: redis.Redis, producer: RedisStreamProducer
 ) -> None:
+    ran: list[str] = []
     runs = threading.Event()
 
     def forward(_: str, fields: dict[str, Any]) -> None:
         current_message().emit(NEXT, fields, forward_reply=True)
 
     def work(_: str, fields: dict[str, Any]) -> str:
-        if fields["n"] == "0":
+        ran.append(fields["n"])
+        if fields["n"] == "1":
             runs.set()
             assert current_message().cancelled.wait(30)
             current_message().raise_if_cancelled()
@@ -139,12 +158,13 @@ def test_a_handle_cancels_its_job_at_the_next_stage_where_it_waits_or_runs(
 
     with ExitStack() as stack:
         stack.enter_context(consumer(FIRST, forward))
-        running, waiting, other = forwarded(3)
+        gone, running, waiting, other = forwarded(4)
+        cancel(gone)
         cancel(waiting)
         stack.enter_context(consumer(NEXT, work))
         assert runs.wait(10)
         cancel(running)
-        assert [one.result(30).status for one in (running, waiting, other)] == [
-            *("cancelled", "cancelled", "done"),
-        ]
+        statuses = [one.result(30).status for one in (gone, running, waiting, other)]
+        assert statuses == ["cancelled", "cancelled", "cancelled", "done"]
+    assert ran == ["1", "3"]
     assert client.pttl(f"{FIRST}:cancelled:forwarded") > 0
