@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from shared_sync import values
@@ -94,12 +94,20 @@ class ControlSource(Protocol):
         """Return what stands behind the message of this id. Any thread may call it."""
 
 
-@dataclass(slots=True)
-class Message:
+class _HasSource:
+    """Keeps the source of a message apart from what it consists of: that is copied and compared."""
+
+    __slots__ = ("_source",)
+    _source: ControlSource | None
+    """Finds what stands behind the message, when that is asked for."""
+
+
+@dataclass(slots=True, init=False)
+class Message(_HasSource):
     """One message, as a processor receives it.
 
-    Made by a program itself, as in a test of its processor, it has no consumer: it is never
-    cancelled, and `report_progress()` and `emit()` raise `ConsumerStateError`.
+    Made by a program itself, as in a test of its processor, or copied, it has no consumer: it is
+    never cancelled, and `report_progress()` and `emit()` raise `ConsumerStateError`.
     """
 
     id: str
@@ -112,8 +120,20 @@ class Message:
     """How often the message has been started: 1 for the first time. Failures and crashes count,
     being handed back does not."""
 
-    _source: ControlSource | None = field(default=None, repr=False, compare=False)
-    """Finds what stands behind the message, when that is asked for."""
+    def __init__(
+        self,
+        id: str,
+        fields: dict[str, str | bytes],
+        attempt: int,
+        source: ControlSource | None = None,
+    ) -> None:
+        self.id = id
+        self.fields = fields
+        self.attempt = attempt
+        self._source = source  # type: ignore[misc]  # a slot of the base class
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Message, (self.id, self.fields, self.attempt)
 
     @property
     def cancelled(self) -> CancelledEvent:

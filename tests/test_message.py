@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -225,6 +228,21 @@ def test_a_message_does_nothing_more_once_its_processor_has_returned() -> None:
     with pytest.raises(ConsumerStateError, match="has ended"):
         kept[0].emit("next", {"a": "b"})
     assert not kept[0].cancelled.is_set()
+
+
+def test_a_message_that_runs_can_be_copied_and_sent_to_another_process() -> None:
+    copies: list[Message] = []
+
+    def process(_id: str, _fields: dict[str, str | bytes]) -> None:
+        message = current_message()
+        copies.extend((copy.deepcopy(message), pickle.loads(pickle.dumps(message))))
+        copies.append(Message(**dataclasses.asdict(message)))
+
+    message = Message("1-0", {"a": "b"}, 2)
+    run(process, message)
+    assert copies == [message] * 3
+    with pytest.raises(ConsumerStateError, match="made by hand"):
+        copies[0].emit("next", {"a": "b"})
 
 
 def test_a_message_made_by_hand_has_no_consumer() -> None:
