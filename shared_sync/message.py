@@ -330,13 +330,13 @@ def _unfit(name: str, value: object, owner: str, error: Exception) -> InvalidMes
 
 
 def encode_fields(
-    fields: Mapping[str, object], owner: str = "", kinds: dict[str, list[str]] | None = None
+    fields: Mapping[str, object], owner: str = "", kinds: list[str] | None = None
 ) -> list[bytes]:
     """Return the names and values of a message, alternating, as XADD takes them.
 
     Raises `InvalidMessage` for fields that cannot be written; `owner` is what the places that it
-    names begin with. Names of values that are stored as JSON or as bytes are added to `kinds`,
-    under `JSON` and `BYTES`.
+    names begin with. For each value that is stored as JSON or as bytes, `JSON` or `BYTES` and the
+    name are added to `kinds`.
     """
     if type(fields) is not dict and not isinstance(fields, Mapping):
         raise InvalidMessage(
@@ -357,7 +357,7 @@ def encode_fields(
             else:
                 encoded, kind = _encode(name, value, owner)
                 if kind and kinds is not None:
-                    kinds.setdefault(kind, []).append(name)
+                    kinds += (kind, name)
         except UnicodeEncodeError:
             encoded_name = encode_value(name, name)
             encoded = encode_value(name, value, owner=owner)

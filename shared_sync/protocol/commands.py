@@ -106,7 +106,7 @@ class GroupCommands:
     def finish_with_outputs(self, outcomes: Sequence[Finish]) -> Command:
         """End messages of any kind, with all that they publish; the reply is for `parse_settled()`.
 
-        For those that are not `is_plain`, as `finish_with_results()` is quicker.
+        For those with something `special`: `finish_with_results()` is quicker.
         """
         keys = [*self._common_keys(), self.keys.holders, self.keys.cancelled]
         first = len(keys) + 1

@@ -123,6 +123,14 @@ EXPIRED: Final = "expired"
 CANCELLED: Final = "cancelled"
 
 
+class Special(NamedTuple):
+    """What few messages have at their end."""
+
+    status: str
+    address: Address | None
+    outputs: Sequence[Output]
+
+
 class Finish:
     """The message has ended, and has a result to publish, whose parts are those of an `Answer`.
 
@@ -130,17 +138,14 @@ class Finish:
     """
 
     __slots__ = (
-        "address",
         "adds_header",
         "channel",
         "entry",
         "id",
-        "is_plain",
         "items",
-        "outputs",
         "payload",
         "size",
-        "status",
+        "special",
     )
 
     def __init__(
@@ -156,16 +161,10 @@ class Finish:
         outputs: Sequence[Output] = (),
     ) -> None:
         self.id = id
-        self.status = status
-        """How the message has ended: "done", "expired" or "cancelled"."""
         self.items = items
-        self.address = address
-        """Where the items go; None for the consumer's own result stream."""
-        self.outputs = outputs
-        """What the processor has emitted, in order."""
-        self.is_plain = status == DONE and address is None and not outputs
-        """Whether it is done, and all that it publishes goes to the consumer's own result stream
-        and to a channel, as most often."""
+        self.special: Special | None = None
+        """None for most messages: they are done, and all that is published goes to the consumer's
+        own result stream and to a channel."""
         self.channel = channel
         self.payload = payload
         self.adds_header = adds_header
@@ -174,17 +173,35 @@ class Finish:
         size = len(payload)
         for item in items:  # quicker than sum() for the few items of a result
             size += len(item)
-        self.size = size + _size_of(outputs) if outputs else size
+        self.size = size
         """Bytes that are published."""
         self.entry = entry
         """The message, if it is kept in case that Redis never takes the result."""
+        if status != DONE or address is not None or outputs:
+            self._set(status, address, outputs)
+
+    def _set(self, status: str, address: Address | None, outputs: Sequence[Output]) -> None:
+        self.special = Special(status, address, outputs)
+        self.size += _size_of(outputs)
 
     def redirect(self, address: Address | None, outputs: Sequence[Output]) -> None:
         """Let the result go to an address, and add what the processor has emitted."""
-        self.address = address
-        self.outputs = outputs
-        self.is_plain = self.status == DONE and address is None and not outputs
-        self.size += _size_of(outputs)
+        self._set(self.status, address, outputs)
+
+    @property
+    def status(self) -> str:
+        """How the message has ended: "done", "expired" or "cancelled"."""
+        return DONE if self.special is None else self.special.status
+
+    @property
+    def address(self) -> Address | None:
+        """Where the items go; None for the consumer's own result stream."""
+        return None if self.special is None else self.special.address
+
+    @property
+    def outputs(self) -> Sequence[Output]:
+        """What the processor has emitted, in order."""
+        return () if self.special is None else self.special.outputs
 
     def with_header(self) -> Sequence[bytes]:
         """Return all items of the result."""
@@ -204,7 +221,7 @@ class Finish:
     @property
     def is_empty(self) -> bool:
         """Whether it is done with nothing to publish, so that its id is all that is needed."""
-        return self.is_plain and not (self.items or self.adds_header or self.channel)
+        return self.special is None and not (self.items or self.adds_header or self.channel)
 
 
 def _size_of(outputs: Sequence[Output]) -> int:

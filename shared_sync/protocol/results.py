@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from json import JSONEncoder
+from functools import lru_cache
 from typing import Final
 
 from shared_sync import values
@@ -17,7 +18,6 @@ from shared_sync.protocol.messages import DONE, Address, Answer, Entry, Finish, 
 Fields = Mapping[str, str | bytes]
 
 _TYPES_NAME: Final = TYPES.encode()
-_quoted: Final = JSONEncoder().encode
 
 ENVELOPE: Final = frozenset({"message_id", "status", TYPES})
 """Fields of every result. Nothing else may have these names: waiting programs rely on them."""
@@ -82,31 +82,44 @@ class Results:
 
         What the processor returns wins over what is carried along under the same name.
         """
+        has_more = outputs or forwards_reply or OPTIONS in fields
+        if has_more or result is None or not self.wanted:
+            return self._special_success(entry, fields, result, outputs, forwards_reply)
+        own, owner = (result, RESULT) if type(result) is dict else _fields_of(result)
+        try:
+            if self._is_plain and not ("message_id" in own or "status" in own or TYPES in own):
+                # The usual result, the shortest way: keywords would double the time of the call.
+                kinds: list[str] = []
+                items = encode_fields(own, owner, kinds) if own else []
+                if kinds:
+                    items += _types_of(tuple(kinds))
+                return Finish(entry.id, items, "", b"", True, entry)
+            return self._finish(entry, fields, self._addresses.route(fields), own, owner)
+        except InvalidMessage as error:
+            values.close_unstarted(values.find_unstarted(RESULT, result))
+            raise InvalidResult(str(error), field=error.field) from None
+
+    def _special_success(
+        self,
+        entry: Entry,
+        fields: Fields,
+        result: object,
+        outputs: Sequence[Output],
+        forwards_reply: bool,
+    ) -> Finish:
+        """As `success()`, if there is more to it than a result."""
         if forwards_reply:
             refuse_unstarted(result)
             return Finish(entry.id, entry=entry, outputs=outputs)
-        has_options = OPTIONS in fields
-        route = self._addresses.route(fields) if has_options else None
-        if result is None:
-            if route is None or not route.options.reply_to:
-                return Finish(entry.id, entry=entry, outputs=outputs)
-            result = {}
-        elif not self.wanted and (route is None or not route.to_stream):
+        route = self._addresses.route(fields)
+        if result is None and not route.options.reply_to:
+            return Finish(entry.id, entry=entry, outputs=outputs)
+        if not self.wanted and not route.to_stream:
             refuse_unstarted(result)
             return Finish(entry.id, entry=entry, outputs=outputs)
-        own, owner = (result, RESULT) if type(result) is dict else _fields_of(result)
+        own, owner = ({}, RESULT) if result is None else _fields_of(result)
         try:
-            is_named_apart = ENVELOPE.isdisjoint(own)
-            if is_named_apart and self._is_plain and not has_options and not outputs:
-                # The usual result, the shortest way: keywords would double the time of the call.
-                items = _encode(own, owner) if own else ()
-                return Finish(entry.id, items, "", b"", True, entry)
-            if not is_named_apart:
-                own = self._rename(own)
-            if route is None:
-                route = self._addresses.route(fields)
-            content = {**self._envelope(entry.id, fields, DONE, route), **own}
-            return self._finish(entry, fields, route, content, owner, outputs=outputs)
+            return self._finish(entry, fields, route, own, owner, outputs=outputs)
         except InvalidMessage as error:
             values.close_unstarted(values.find_unstarted(RESULT, result))
             raise InvalidResult(str(error), field=error.field) from None
@@ -115,8 +128,7 @@ class Results:
         """Return the end of a message that does not run: `status` is "expired" or "cancelled"."""
         route = self._addresses.route(fields)
         small = self._small(fields)
-        content = {**self._envelope(entry.id, small, status, route), "reason": reason}
-        return self._finish(entry, small, route, content, status=status)
+        return self._finish(entry, small, route, {"reason": reason}, status=status)
 
     def death(self, message_id: str, fields: Fields, metadata: Metadata) -> Answer:
         """Return the answer for a message that became a dead letter.
@@ -217,12 +229,15 @@ class Results:
         entry: Entry,
         fields: Fields,
         route: Route,
-        content: Mapping[str, object],
+        own: Mapping[str, object],
         owner: str = "",
         *,
         status: str = DONE,
         outputs: Sequence[Output] = (),
     ) -> Finish:
+        if not ENVELOPE.isdisjoint(own):
+            own = self._rename(own)
+        content = {**self._envelope(entry.id, fields, status, route), **own}
         answer = self._answer(fields, route, content, owner)
         return Finish(
             entry.id,
@@ -237,12 +252,24 @@ class Results:
 
 
 def _encode(content: Mapping[str, object], owner: str) -> list[bytes]:
-    """Return the items of a result. The last one names the values that are not text, if any."""
-    kinds: dict[str, list[str]] = {}
+    """Return the items of a result."""
+    kinds: list[str] = []
     items = encode_fields(content, owner, kinds)
     if kinds:
-        items += (_TYPES_NAME, _quoted(kinds).encode())
+        items += _types_of(tuple(kinds))
     return items
+
+
+@lru_cache(maxsize=1000)
+def _types_of(kinds: tuple[str, ...]) -> tuple[bytes, bytes]:
+    """The last field of a result, which names the values that are not text.
+
+    Many results have fields of the same names and types.
+    """
+    names: dict[str, list[str]] = {}
+    for kind, name in zip(kinds[::2], kinds[1::2], strict=True):
+        names.setdefault(kind, []).append(name)
+    return _TYPES_NAME, json.dumps(names).encode()
 
 
 def _fields_of(result: object) -> tuple[Mapping[str, object], str]:

@@ -160,9 +160,11 @@ class Delivery:
                 return self._results.success(
                     entry, fields, result, tuple(job.outputs), forwards_reply=job.forwards_reply
                 )
-        if self._wants_results or OPTIONS in fields:
+        if OPTIONS in fields:
             finish = self._results.success(entry, fields, result)
             return None if finish.is_empty else finish
+        if self._wants_results:
+            return None if result is None else self._results.success(entry, fields, result)
         if not has_run(result):
             refuse_unstarted(result)
         return None

@@ -408,7 +408,9 @@ class Reader:
             else:
                 outbox.add(outcome)
                 ended_at = self._clock()
-                if isinstance(outcome, Finish) and outcome.status == DONE:
+                if isinstance(outcome, Finish) and (
+                    outcome.special is None or outcome.status == DONE
+                ):
                     self._result_bytes += outcome.size
                 else:
                     slot.unsuccessful += 1

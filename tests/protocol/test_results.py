@@ -445,7 +445,7 @@ def test_results_carry_the_id_that_the_caller_knows_and_its_trace() -> None:
 def test_a_message_that_does_not_run_ends_with_an_entry_where_results_go(status: str) -> None:
     nowhere = make().ended(ENTRY, FIELDS, status, "why")
     assert (nowhere.status, nowhere.items, nowhere.address) == (status, (), None)
-    assert not nowhere.is_plain
+    assert nowhere.special is not None
     everywhere = make(stream="r", channel="c", carry=("client_id",)).ended(
         ENTRY, FIELDS, status, "why"
     )
@@ -477,7 +477,7 @@ def test_progress_goes_where_the_result_will_go() -> None:
 
 def test_what_was_emitted_ends_with_its_message() -> None:
     finish = make().success(ENTRY, FIELDS, None, OUTPUTS)
-    assert (finish.outputs, finish.is_plain, finish.items) == (OUTPUTS, False, ())
+    assert (finish.outputs, finish.items) == (OUTPUTS, ())
     finish = make(stream="r").success(ENTRY, FIELDS, {"n": 1}, OUTPUTS)
     assert as_dict(finish) == {"message_id": "1-0", "status": "done", "n": "1"}
     assert finish.outputs == OUTPUTS

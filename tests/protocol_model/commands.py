@@ -117,7 +117,7 @@ def _together(outcomes: Mapping[int, Outcome]) -> list[list[int]]:
 
 
 def _has_ending(outcome: Outcome) -> TypeGuard[Finish]:
-    return isinstance(outcome, Finish) and not outcome.is_plain
+    return isinstance(outcome, Finish) and outcome.special is not None
 
 
 def _ending_of(side: Side, number: int, finish: Finish) -> Ending:

@@ -256,11 +256,11 @@ class Outbox:
             by_type: dict[type, list[Any]] = {Finish: [], Park: [], Bury: [], Fault: []}
             for outcome in self._outcomes:
                 by_type[type(outcome)].append(outcome)
-            plain = [one for one in by_type[Finish] if one.is_plain]
+            plain = [one for one in by_type[Finish] if one.special is None]
             for finishes in chunks_of_results(plain):
                 parcels.append(self._parcel(commands.finish_with_results(finishes), finishes))
             if len(plain) < len(by_type[Finish]):
-                others = [one for one in by_type[Finish] if not one.is_plain]
+                others = [one for one in by_type[Finish] if one.special is not None]
                 for finishes in chunks_of_outputs(others, self._alone):
                     parcels.append(self._parcel(commands.finish_with_outputs(finishes), finishes))
             for parks in chunks(by_type[Park], MOST_OUTCOMES):
@@ -392,5 +392,5 @@ class Outbox:
 def _stays_at_home(outcome: Outcome) -> bool:
     """Return whether an outcome is written to streams of the consumer itself only."""
     if isinstance(outcome, Finish):
-        return outcome.is_plain
+        return outcome.special is None
     return not isinstance(outcome, Bury) or outcome.answer.address is None

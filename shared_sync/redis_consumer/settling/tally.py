@@ -103,7 +103,7 @@ class Tally:
         kind = type(first)
         if isinstance(first, Finish):
             done = len(outcomes)
-            if not first.is_plain:
+            if first.special is not None:
                 done = self._count_statuses([one.status for one in outcomes])  # type: ignore[union-attr]
             else:
                 self._recorder.increment_counter("jobs_processed", done)
