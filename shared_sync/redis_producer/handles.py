@@ -48,8 +48,10 @@ class JobHandle:
     def result(self, timeout: float | None = None) -> Result:
         """Return the final result, whatever its status is; it may be asked for again.
 
-        Blocks up to `timeout` seconds; None for ever. `result().raise_for_status()` raises an error
-        for a job that is not done.
+        Blocks up to `timeout` seconds; None for ever, which it may be: if Redis has lost its data,
+        or was away for longer than `reply_ttl_seconds`, the result may never come. In doubt, ask
+        for the `status()`. `result().raise_for_status()` raises an error for a job that is not
+        done.
 
         Raises:
             ResultTimeout: It has not come in time. The job goes on.

@@ -71,7 +71,7 @@ class ResultListener:
             start on.
         remove: Remove each result from the stream once it was received. Only for a stream that
             nobody else reads, such as one for each gateway; then everything that is there is
-            received.
+            received. If the process dies, the next one may receive its last results again.
         reply_ttl_seconds: How long a stream of replies lives without its listener, 1 or more.
         max_kept: How many results wait in memory for an iteration or `wait()`, and 64 MiB at most.
             If results are iterated over, further ones stay in Redis until there is room. If not,
