@@ -15,6 +15,7 @@ from shared_sync.common.log_once import LogOnce
 from shared_sync.common.loop import Loop
 from shared_sync.common.outage import Outage
 from shared_sync.connection.connection import Connect, Connection
+from shared_sync.connection.remedies import is_about_key
 from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
 from shared_sync.message import decode_fields
 from shared_sync.protocol import progress
@@ -246,7 +247,10 @@ class ProgressSender:
             reported = parse_reported(self._connection.receive())
         except RedisRefused as error:
             reported = Reported(is_sent=False, is_owned=True, refusals=[error])
-        except RedisAccessDenied as error:  # as with each further report of this message
+        except RedisAccessDenied as error:
+            if not is_about_key(error):
+                raise
+            # As with each further report of this message.
             reported = Reported(is_sent=False, is_owned=False, refusals=[error])
         with self._lock:
             reporting.confirmed = report.sequence
