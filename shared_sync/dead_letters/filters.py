@@ -10,6 +10,7 @@ from shared_sync.dead_letters.letter import DeadLetter
 from shared_sync.errors import ConfigurationError
 from shared_sync.protocol.dead_letter_commands import SHORT_FIELD, Row
 from shared_sync.protocol.dead_letter_layout import pairs_of_message
+from shared_sync.protocol.keys import id_milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,8 @@ class DeadLetterFilter:
 
     def matches(self, letter: DeadLetter, now: float) -> bool:
         """Return whether a dead letter matches, apart from its fields. `now` is a Unix time."""
-        age = now - letter.time
+        # What another program has written has no time, but the server's in its id.
+        age = now - (letter.time or id_milliseconds(letter.id) / 1000)
         return (
             self.reason.casefold() in letter.reason.casefold()
             and self.error.casefold() in f"{letter.error_type}: {letter.error}".casefold()

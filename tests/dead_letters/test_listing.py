@@ -190,6 +190,15 @@ def test_a_filter_finds_what_is_all_of_it(
     assert [one.id for one in letters.list(where=where, limit=1)] == ids(letters, where)[:1]
 
 
+def test_a_letter_without_a_time_is_as_old_as_its_id_says(
+    letters: DeadLetters, client: redis.Redis
+) -> None:
+    client.xadd(DEAD, {"dead.reason": "of another program"}, id="1700000000000-0")
+    new = client.xadd(DEAD, {"dead.reason": "of another program"})
+    assert ids(letters, DeadLetterFilter(older_than_seconds=3600)) == ["1700000000000-0"]
+    assert ids(letters, DeadLetterFilter(newer_than_seconds=3600)) == [new.decode()]
+
+
 FIELDS: list[dict[str, Any]] = [
     {"client": "42", "n": 1},
     {"client": "42", "n": 2, "audio": LARGE},
