@@ -124,11 +124,16 @@ class Asker:
         """End its use by another thread, for good."""
         self._connection.interrupt()
 
-    def close(self) -> None:
-        """Remove the stream, and close the connection."""
-        with suppress(SharedSyncError):
-            self._source.leave(self._connection)
-        self._connection.close()
+    def close(self, *, removes_stream: bool = True) -> bool:
+        """Remove the stream, and close the connection. Return whether Redis answers."""
+        try:
+            if removes_stream:
+                self._source.leave(self._connection)
+        except SharedSyncError:
+            return False
+        finally:
+            self._connection.close()
+        return removes_stream
 
 
 class _Here:
@@ -172,13 +177,17 @@ class Askers:
             here.free.release()
 
     def close(self) -> None:
-        """Remove the streams, and end the waits. May be used again."""
+        """Remove the streams, and end the waits. May be used again.
+
+        If Redis does not answer, the streams are left, and expire.
+        """
         here = self._here.get()
         for asker in list(here.lent):
             asker.interrupt()
+        answers = True
         while here.idle:
             with suppress(IndexError):
-                here.idle.pop().close()
+                answers = here.idle.pop().close(removes_stream=answers)
 
     def _take(self, here: _Here) -> Asker:
         try:

@@ -394,8 +394,8 @@ class RedisStreamProducer:
     def close(self) -> None:
         """Close the connections that are not in use, and end the waits for results.
 
-        Blocks until the stream of replies is removed, for 10 s at most. The producer may be used
-        again.
+        Blocks until the streams of replies are removed; if Redis does not answer, for 20 s at most.
+        The producer may be used again.
         """
         self._askers.close()
         self._replies.close()

@@ -15,8 +15,10 @@ from plain_workers import PlainWorker, double, reply_streams
 from producers import STREAM, other_connections
 
 from shared_sync import RedisStreamProducer, Result
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConsumerStateError, InvalidMessage, RedisRefused, ResultTimeout
+from shared_sync.protocol.result_streams import OwnStream
 from shared_sync.redis_producer import asking
 
 
@@ -96,6 +98,31 @@ def test_closing_the_producer_ends_a_request(
     producer.close()
     assert isinstance(asked.end().error, ConsumerStateError)
     eventually(lambda: reply_streams(client) == [])
+
+
+def test_closing_asks_a_redis_that_is_away_only_once(
+    own_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that does not answer keeps each of up to 8 connections waiting for seconds."""
+    asked_for: list[str] = []
+    leave = OwnStream.leave
+
+    def note_and_leave(source: OwnStream, connection: Connection) -> None:
+        asked_for.append(source.key)
+        leave(source, connection)
+
+    with (
+        RedisStreamProducer(own_server.url, STREAM) as producer,
+        redis.Redis.from_url(own_server.url) as client,
+    ):
+        asked = [Asked(lambda: producer.request({"n": 6}, timeout=20)) for _ in range(3)]
+        eventually(lambda: client.xlen(STREAM) == 3)
+        with PlainWorker(own_server.url, double):
+            assert all(one.end().result for one in asked)
+        own_server.kill()
+        monkeypatch.setattr(OwnStream, "leave", note_and_leave)
+        producer.close()
+    assert len(asked_for) == 1
 
 
 def test_what_cannot_be_published_is_an_error_and_the_next_request_works(
