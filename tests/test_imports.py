@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "shared_sync"
 LEVELS: tuple[set[str], ...] = (
-    {"errors", "values"},
+    {"errors", "job_control", "values"},
     {"common", "message"},
     {"policies", "metrics", "connection", "batching", "circuit_breaker"},
     {"processors"},
