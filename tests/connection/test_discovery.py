@@ -19,11 +19,19 @@ from protocol_client import interrupted_wait, make_connection
 from redis.crc import key_slot
 from servers import MASTER, Cluster, Sentinels, Servers, sentinel
 
-from shared_sync import DeadLetters, Job, RedisStreamConsumer, RedisStreamProducer, Reject
+from shared_sync import (
+    DeadLetters,
+    Job,
+    RedisStreamConsumer,
+    RedisStreamProducer,
+    Reject,
+    current_message,
+)
 from shared_sync.connection import discovery
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError, RedisAccessDenied, RedisUnavailable
+from shared_sync.protocol.keys import StreamKeys
 
 STREAM, GROUP = "jobs", "workers"
 RESULTS = "{jobs}:results"
@@ -99,14 +107,19 @@ def test_producer_consumer_and_dead_letters_work(servers: Servers) -> None:
     def processor(_: str, job: dict[str, str]) -> dict[str, str]:
         if job["n"] == "3":
             raise Reject("an odd one")
+        if job["n"] == "11":
+            current_message().emit("{jobs}:next", job)
         return job
 
+    caller = StreamKeys.of(STREAM).reply("ab12")
     with RedisStreamProducer(servers.url, STREAM) as producer:
         ids = producer.publish_many({"n": n} for n in range(10))
         later = Job({"n": 10}, delay_seconds=0.01, deduplicate_key="{a} tag")
         ids += producer.publish_many([later])
         assert producer.publish_many([later]) == ids[-1:]
-    client = servers.admin(servers.master())
+        client = servers.admin(servers.master())
+        client.xgroup_create(caller, "unused", mkstream=True)
+        asked = producer.publish({"n": 11}, reply_to=caller)
     pool = RedisStreamConsumer(
         servers.url, STREAM, GROUP, "c1", LOGGER, processor, threads=2, result_stream=RESULTS
     )
@@ -115,6 +128,9 @@ def test_producer_consumer_and_dead_letters_work(servers: Servers) -> None:
         eventually(lambda: client.xlen(STREAM) == 0)
         answered = {fields[b"message_id"].decode() for _, fields in client.xrange(RESULTS)}
         assert answered == set(ids)
+        ((_, reply),) = client.xrange(caller)
+        assert reply[b"message_id"].decode() == asked
+        assert client.xlen("{jobs}:next") == 1
         (letter,) = letters
         assert letter.message_id == ids[3]
         letters.replay([letter.id])
