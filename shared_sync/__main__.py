@@ -1,7 +1,7 @@
 """python -m shared_sync: demo | cancel | dead-letters.
 
 demo           transcribe real speech through a Redis Stream, to see the library work
-cancel         cancel messages, or say how far they are
+cancel         cancel messages, or show their state
 dead-letters   list, show, replay, purge, export or import messages that were given up on
 """
 

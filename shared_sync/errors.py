@@ -12,7 +12,7 @@ SharedSyncError
 │   └── GroupMissing        the stream or its consumer group does not exist any more
 ├── DeadLetterMissing       there is no dead letter with that id
 ├── ResultTimeout           the result of a message has not arrived in time
-├── JobFailed               a message has ended without being done: dead, expired or cancelled
+├── JobFailed               a message is dead, expired or cancelled
 ├── ConsumerStateError      a call that does not fit the state of the consumer or listener
 ├── ConsumerBroken          the consumer cannot go on; the text says why
 │   ├── ConsumerIdInUse     another live process of the group has this consumer id
@@ -81,15 +81,15 @@ class InvalidBatch(SharedSyncError):
 class QueueFull(SharedSyncError):
     """The stream holds its maximum of messages, so nothing more was published.
 
-    The group that needs the oldest of them holds them back. What is not known about it is None,
-    such as without the right to ask.
+    The error names the group that keeps the stream full, which is the one that needs the oldest
+    entry. An attribute is None if it is not known, such as without the right to ask.
 
     Attributes:
         stream: The name of the stream.
         limit: The maximum, `max_queue_depth` of the producer.
-        group: The name of the group that holds messages back; empty if the stream has no group.
-        entries: How many messages that group has still to finish. None before Redis 7.0.
-        oldest_seconds: For how long the oldest of them has been there.
+        group: The name of the group; empty if the stream has no group.
+        entries: How many messages this group has not finished. None before Redis 7.0.
+        oldest_seconds: The age of the oldest of them.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class QueueFull(SharedSyncError):
         why = ""
         if group:
             number = "messages" if entries is None else f"{entries} messages"
-            why = f"; group {group!r} has {number} still to finish"
+            why = f"; group {group!r} has not finished {number}"
             if oldest_seconds is not None:
-                why += f", the oldest for {_length(oldest_seconds)}"
+                why += f", the oldest is {_length(oldest_seconds)} old"
         elif group == "":
             why = ", and no group reads it"
         super().__init__(
@@ -121,7 +121,7 @@ class QueueFull(SharedSyncError):
 
 
 def _length(seconds: float) -> str:
-    """A length of time for people to read."""
+    """Return a duration in words."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:
@@ -188,7 +188,7 @@ class ResultTimeout(SharedSyncError):
 
     Attributes:
         message_id: The id of the message; empty if it is not known.
-        timeout_seconds: How long the caller has waited.
+        timeout_seconds: How long the call has waited.
     """
 
     def __init__(self, message_id: str, timeout_seconds: float) -> None:
@@ -203,12 +203,12 @@ class ResultTimeout(SharedSyncError):
 
 
 class JobFailed(SharedSyncError):
-    """A message has ended without being done. Raised by `Result.raise_for_status()`.
+    """A message is dead, expired or cancelled. Raised by `Result.raise_for_status()`.
 
     Attributes:
         message_id: The id of the message.
-        status: How it has ended: "dead", "expired" or "cancelled".
-        reason: Why, as its result says.
+        status: "dead", "expired" or "cancelled".
+        reason: The reason in its result.
         error_type: The type of the last error of a dead message; empty if there was none.
         error: The text of that error.
     """
@@ -376,10 +376,10 @@ class CircuitOpen(Directive):
 
 
 class JobCancelled(Directive):
-    """The message was cancelled, so it ends here, with the status "cancelled" and uncharged.
+    """The message was cancelled. It ends with the status "cancelled", and nothing is charged.
 
-    `message.raise_if_cancelled()` raises it. In a processor, let it through. Raised for a message
-    that nobody has cancelled, it ends the message in the same way.
+    `message.raise_if_cancelled()` raises it; a processor does not catch it. A processor may also
+    raise it itself, to end a message that nobody has cancelled in the same way.
     """
 
     def __init__(self, text: str = "the message was cancelled") -> None:

@@ -1,4 +1,4 @@
-"""What a message that runs needs of whoever runs it, in a thread or in a child process."""
+"""JobControl: what a running `Message` needs from the thread or the child process that runs it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ class CancelledEvent(Protocol):
         """Return whether the message is cancelled."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the message is cancelled, or for so many seconds; return whether it is."""
+        """Block until the message is cancelled, or until the timeout; return `is_set()`."""
 
 
 class JobControl(Protocol):
-    """What stands behind a `Message` that runs: its methods and properties go here.
+    """Carries out the methods and properties of a running `Message`.
 
     Any thread may call any method.
     """
 
     @property
     def cancelled(self) -> CancelledEvent:
-        """Is set once the message is cancelled."""
+        """The event that is set once the message is cancelled."""
 
     @property
     def resume_data(self) -> dict[str, Any] | None:
@@ -32,11 +32,11 @@ class JobControl(Protocol):
 
     @property
     def reply_to(self) -> str:
-        """The stream of the one who waits for the result, or ''."""
+        """The reply stream of the caller, or ''."""
 
     @property
     def traceparent(self) -> str:
-        """The trace that the message belongs to, or ''."""
+        """The trace of the message, or ''."""
 
     @property
     def expires_at(self) -> float | None:
@@ -46,11 +46,11 @@ class JobControl(Protocol):
         """Send progress, as `Message.report_progress()` says."""
 
     def emit(self, stream: str, fields: Mapping[str, object], *, forward_reply: bool) -> None:
-        """Keep a message to publish, as `Message.emit()` says."""
+        """Keep a message until it is published, as `Message.emit()` says."""
 
 
 class ControlSource(Protocol):
-    """Finds what stands behind messages: most are never asked for more than their fields."""
+    """Makes the `JobControl` of a message on demand: most processors only use the fields."""
 
     def control(self, message_id: str) -> JobControl:
-        """Return what stands behind the message of this id. Any thread may call it."""
+        """Return the control of the message with this id. Any thread may call it."""

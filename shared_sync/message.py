@@ -46,19 +46,20 @@ Fields = dict[str, "str | bytes"]
 
 
 class _HasSource:
-    """Keeps the source of a message apart from what it consists of: that is copied and compared."""
+    """Holds the source of a message, which is neither copied nor compared."""
 
     __slots__ = ("_source",)
     _source: ControlSource | None
-    """Finds what stands behind the message, when that is asked for."""
+    """Makes the control of the message, when it is first needed."""
 
 
 @dataclass(slots=True, init=False)
 class Message(_HasSource):
     """One message, as a processor receives it.
 
-    Made by a program itself, as in a test of its processor, or copied, it has no consumer: it is
-    never cancelled, and `report_progress()` and `emit()` raise `ConsumerStateError`.
+    You can also make one yourself, to test a processor, or copy one. Such a message has no
+    consumer: it is never cancelled, and `report_progress()` and `emit()` raise
+    `ConsumerStateError`.
     """
 
     id: str
@@ -88,17 +89,16 @@ class Message(_HasSource):
 
     @property
     def cancelled(self) -> CancelledEvent:
-        """Is set once somebody has cancelled the message, which running work learns within about
-        one heartbeat (2 s at most).
+        """An event that is set once the message is cancelled.
 
-        It has `is_set()` and `wait(timeout)`, as a `threading.Event`. A processor that returns
-        nevertheless has done its work: the message is done.
+        It is set with the next heartbeat, within 2 s. It has `is_set()` and `wait(timeout)`, like a
+        `threading.Event`. If the processor returns nevertheless, the message is done.
         """
         control = self._control()
         return threading.Event() if control is None else control.cancelled
 
     def raise_if_cancelled(self) -> None:
-        """Raise `JobCancelled` if the message is cancelled. Let it through: it ends the message.
+        """Raise `JobCancelled` if the message is cancelled. Do not catch it: it ends the message.
 
         Never blocks.
         """
@@ -107,27 +107,27 @@ class Message(_HasSource):
             raise JobCancelled(f"message {self.id} was cancelled")
 
     def report_progress(self, value: float | None = None, /, **fields: object) -> None:
-        """Tell those who wait for the result how far the work is: a number from 0 to 1, and fields.
+        """Report the progress of the work: a number from 0 to 1, and any fields.
 
-        A result with status `progress` goes where the final result will go: to the caller's own
-        stream, `result_stream` or `result_channel`. At most `progress_per_second` of the consumer
-        are sent: of progress that comes faster the newest is sent, and always the last before the
-        end. All arrive in their order, and none after the final result, nor once another worker
-        has taken the message over.
+        A result with the status `progress` goes to the same place as the final result: the caller's
+        reply stream, `result_stream` or `result_channel`. The consumer sends at most
+        `progress_per_second` reports a second: if you report faster, it sends only the newest. It
+        always sends the last one before the final result. Reports arrive in order, and none arrives
+        after the final result or after another worker has taken the message over.
 
-        What was sent last is the `resume_data` of the next attempt, if this one does not succeed.
+        If this attempt does not succeed, the last report is the `resume_data` of the next attempt.
 
-        Never blocks on Redis and raises nothing for it: progress that Redis does not take is
-        dropped. Raises `InvalidMessage` for what cannot be stored, and `ConsumerStateError` if the
+        Never waits for Redis and raises no error of Redis: reports that Redis refuses are dropped.
+        Raises `InvalidMessage` for values that cannot be stored, and `ConsumerStateError` if the
         message has no consumer or has ended.
         """
         self._required("report_progress()").report_progress(value, fields)
 
     @property
     def resume_data(self) -> dict[str, Any] | None:
-        """What an earlier attempt has sent last with `report_progress()`, or None.
+        """The last report of an earlier attempt, or None.
 
-        A dict of `progress` and the fields, with the types that they had.
+        A dict with `progress` and the reported fields, which keep their types.
         """
         control = self._control()
         return None if control is None else control.resume_data
@@ -137,11 +137,13 @@ class Message(_HasSource):
     ) -> None:
         """Publish a message to another stream when this one is done, in the same step.
 
-        Either both happen or neither: if the attempt fails, nothing is published. `forward_reply`
-        hands the caller on: whoever processes the new message answers the one who waits for this
-        one, which has no result of its own then, whatever the processor returns. The caller's
-        stream, the id that the caller knows, and what is left of `expires_seconds` go with it. That
-        needs a stream with the same hash tag, such as `{jobs}:translate` for the stream `jobs`.
+        Both happen or neither: if the attempt fails, nothing is published.
+
+        With `forward_reply=True` the result of the new message goes to the caller of this one, and
+        this message has no result, whatever the processor returns. The new message gets the
+        caller's reply stream, the id by which the caller knows the job, and the rest of
+        `expires_seconds`. This needs a stream with the same hash tag, such as `{jobs}:translate`
+        for the stream `jobs`.
 
         Never blocks. Raises `InvalidMessage` for fields that cannot be stored,
         `ConfigurationError` for a stream that cannot be written in the same step, and
@@ -151,13 +153,13 @@ class Message(_HasSource):
 
     @property
     def reply_to(self) -> str:
-        """The stream of the one who waits for the result; "" if it goes to `result_stream`."""
+        """The reply stream of the caller; "" if the result goes to `result_stream`."""
         control = self._control()
         return "" if control is None else control.reply_to
 
     @property
     def traceparent(self) -> str:
-        """The trace that the message belongs to, as its publisher has given it, or ""."""
+        """The W3C trace context that the publisher has given, or ""."""
         control = self._control()
         return "" if control is None else control.traceparent
 
@@ -180,23 +182,21 @@ class Message(_HasSource):
 
 
 class Running:
-    """What a thread runs just now: the parts of a `Message`, or nothing.
+    """The message that a thread is running, from which `current_message()` makes a `Message`.
 
-    Whatever runs the processor in a thread writes here what `current_message()` returns there. The
-    message itself is made only if it is asked for. A context variable would do the same, at ten
-    times the cost.
+    The runner of the thread sets it. Only the parts are stored, because few processors ask for the
+    message. A context variable would do the same, at ten times the cost.
     """
 
     __slots__ = ("control_of", "is_batch", "parts")
 
     def __init__(self) -> None:
         self.is_batch = False
-        """Whether it runs several messages together, so that none is the current one."""
+        """Whether the thread runs a batch, so that no message is the current one."""
         self.parts: tuple[str, Fields, int, object] | None = None
         """The id, fields and attempt of the message, and what `control_of` is called with."""
         self.control_of: Callable[[Any], ControlSource | None] = _has_no_control
-        """Returns what finds the control of the message that runs. Called if the message is asked
-        for."""
+        """Returns the control source of the running message. Called when the message is made."""
 
 
 def _has_no_control(_: object) -> None:

@@ -1,4 +1,4 @@
-"""python -m shared_sync cancel: cancel messages, or only say how far they are."""
+"""python -m shared_sync cancel: cancel messages, or show their state."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "cancel",
         help="cancel messages",
-        description="Cancels messages of a stream, for all of its groups, and prints how far each "
-        "was: scheduled, waiting, parked, running, ended, or unknown. What has not started never "
-        "starts; a message that runs is told; what has ended stays as it is.",
+        description="Cancels messages of a stream, for all of its groups, and prints the state "
+        "that each had: scheduled, waiting, parked, running, ended, or unknown. A message that has "
+        "not started never starts; the processor of a running message is notified; nothing changes "
+        "for a message that has ended.",
     )
     parser.set_defaults(run=run)
     add_redis(parser)
-    parser.add_argument("--stream", required=True, help="the stream they were published to")
+    parser.add_argument("--stream", required=True, help="the stream of the messages")
     parser.add_argument(
-        "--status", action="store_true", help="only say how far they are, and cancel nothing"
+        "--status", action="store_true", help="only print the states, and cancel nothing"
     )
     parser.add_argument("ids", nargs="+", metavar="ID")
 

@@ -32,12 +32,14 @@ def add_parser(commands: Commands) -> None:
     )
     parser.set_defaults(run=run)
     add_redis(parser)
-    parser.add_argument("--stream", required=True, help="the stream they were published to")
+    parser.add_argument("--stream", required=True, help="the stream of the messages")
     parser.add_argument("--group", required=True, help="the consumer group that gave them up")
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="list|show|replay|purge|export|import"
     )
-    letter_filters.add(actions.add_parser("list", help="one line for each, oldest first"))
+    letter_filters.add(
+        actions.add_parser("list", help="print a line for each dead letter, oldest first")
+    )
     show = actions.add_parser("show", help="everything about some of them")
     show.add_argument("ids", nargs="+", metavar="ID")
     for action, help_text in (
@@ -50,10 +52,10 @@ def add_parser(commands: Commands) -> None:
         which.add_argument("ids", nargs="*", default=[], metavar="ID")
         which.add_argument("--all", action="store_true", help="all that exist now")
         letter_filters.add(chosen)
-    export = actions.add_parser("export", help="write them to a file, and leave them")
+    export = actions.add_parser("export", help="write dead letters to a file")
     export.add_argument("file", metavar="FILE", help="'-' for the standard output")
     letter_filters.add(export)
-    imported = actions.add_parser("import", help="add those of a file that are not there yet")
+    imported = actions.add_parser("import", help="add the dead letters of a file, each once")
     imported.add_argument("file", metavar="FILE", help="'-' for the standard input")
 
 
@@ -64,16 +66,16 @@ def run(options: argparse.Namespace) -> int:
     where = letter_filters.read(options)
     if options.action in ("replay", "purge"):
         if not (options.ids or options.all or where):
-            options.usage_error("give ids, or --all, or options that say which")
+            options.usage_error("give ids, --all, or a filter such as --reason")
         if options.ids and where:
-            options.usage_error("give ids, or options that say which, and not both")
+            options.usage_error("give ids or a filter such as --reason, not both")
     with DeadLetters(
         options.redis_url,
         options.stream,
         options.group,
         credential_provider=read_credentials(options),
     ) as letters:
-        # With ids, `show` and `replay` fail anyway; and a file may be for a group that is to come.
+        # With ids, `show` and `replay` fail anyway. An import may be for a group of the future.
         names_letters = getattr(options, "ids", ()) and options.action != "purge"
         if not names_letters and options.action != "import" and not len(letters):
             letters.check_group()

@@ -1,4 +1,4 @@
-"""Command-line options that say which dead letters are meant."""
+"""Command-line options that select dead letters."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options that `read()` reads."""
-    group = parser.add_argument_group("which", "those that are all of this")
-    group.add_argument("--reason", metavar="TEXT", help="their reason contains the text")
+    group = parser.add_argument_group(
+        "filters", "select the dead letters that meet every given condition"
+    )
+    group.add_argument("--reason", metavar="TEXT", help="the reason contains the text")
     group.add_argument(
-        "--error", metavar="TEXT", help="type or text of their last error contains the text"
+        "--error", metavar="TEXT", help="the type or text of the last error contains the text"
     )
     for option, help_text in (
-        ("--older-than", "given up on before that, such as 90s, 15m, 2h or 7d ago"),
-        ("--newer-than", "given up on within that time"),
+        ("--older-than", "given up on longer ago than this, such as 90s, 15m, 2h or 7d"),
+        ("--newer-than", "given up on within this time"),
     ):
         group.add_argument(option, type=_seconds, metavar="AGE", help=help_text)
     group.add_argument(
@@ -31,18 +33,18 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=_pair,
         action="append",
         metavar="NAME=VALUE",
-        help="the message has a field of this value; may be given several times",
+        help="the message has this field with exactly this value; may be repeated",
     )
     group.add_argument(
         "--message",
         action="append",
         metavar="ID",
-        help="the message had this id in its stream; may be given several times, for any of them",
+        help="the message had this id in its stream; may be repeated to select several messages",
     )
 
 
 def read(options: argparse.Namespace) -> DeadLetterFilter | None:
-    """Return what the options say, None if they say nothing or there are no such options."""
+    """Return the filter that the options give; None if there are no such options."""
     if "reason" not in options:
         return None
     from shared_sync.dead_letters import DeadLetterFilter  # noqa: PLC0415 - loads Redis

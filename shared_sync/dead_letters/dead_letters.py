@@ -24,11 +24,11 @@ from shared_sync.protocol.keys import Keys
 
 
 class Imported(NamedTuple):
-    """What became of the dead letters in a file."""
+    """How many dead letters of a file were added, and how many were present before."""
 
     added: int
     present: int
-    """Those that were there already."""
+    """Dead letters that the group had already."""
 
 
 class DeadLetters:
@@ -100,12 +100,12 @@ class DeadLetters:
     ) -> Iterator[DeadLetter]:
         """Every dead letter that matches `where`, oldest first.
 
-        Fetched up to 100 at a time, one round trip each, and of large ones as many as make 4 MB: so
-        they block the server for some 30 ms only, and are never all in memory.
+        One round trip fetches up to 100 of them, and at most 4 MB of large ones, so that the server
+        is blocked for some 30 ms only and they are never all in memory.
 
-        Without `with_fields` their messages stay on the server, and `fields` is empty. The server
-        does not read them either, unless they were never listed since a worker of an earlier
-        release wrote them.
+        With `with_fields=False` the messages stay on the server, and `fields` is empty. The server
+        does not read the messages either, except for dead letters that a worker of an earlier
+        release wrote and that are listed for the first time.
         """
         return self._reader.iterate("", PAGE, with_fields, where)
 
@@ -119,8 +119,8 @@ class DeadLetters:
     ) -> Sequence[DeadLetter]:
         """Up to `limit` dead letters that match, oldest first, beginning behind the id `after`.
 
-        As many round trips as `iterate()` needs for them. Raises `ConfigurationError` if `limit` is
-        less than 1.
+        Needs as many round trips as `iterate()`. Raises `ConfigurationError` if `limit` is less
+        than 1.
         """
         arguments.whole_number("limit", limit, 1)
         most = min(limit, PAGE) if where is None else PAGE
@@ -138,12 +138,12 @@ class DeadLetters:
     def replay(self, ids: Iterable[str], *, by_message_id: bool = False) -> Sequence[str]:
         """Publish the messages again as new ones, and return their new ids. One round trip each.
 
-        A replayed message has no failures and no crashes. Each moves in one step, so that none is
-        lost or published twice, also if the connection breaks or this process dies. One of
-        thousands of fields, or with a field named `dead.*`, needs three round trips and passes
-        through this process. With `by_message_id`, `ids` are those that the messages had in their
-        stream. Raises `DeadLetterMissing` for the first id that is not there; those before it have
-        been replayed.
+        A replayed message has no failures and no crashes. Each is published and removed in one
+        step, so that none is lost or published twice, even if the connection breaks or this process
+        dies. A message with thousands of fields, or with a field named `dead.*`, needs three round
+        trips and passes through this process. With `by_message_id=True`, `ids` are the ids that the
+        messages had in their stream. Raises `DeadLetterMissing` for the first id that is not there;
+        the messages before it have been replayed.
         """
         replayer = Replayer(self._connections, self._keys)
         letter_ids = self._reader.letters_of(ids) if by_message_id else ids
@@ -169,9 +169,9 @@ class DeadLetters:
     ) -> int:
         """Write the dead letters that match to a file, and return how many there were.
 
-        They stay where they are. The file has one JSON object a line (see `files.py`). If it is
-        given by its name, it is there when all of them are in it, and not before. One round trip
-        for each dead letter, which passes through this process.
+        The dead letters stay in Redis. The file has one line with a JSON object for each of them
+        (see `files.py`). A file that is given by its name appears only when it is complete. Needs
+        one round trip for each dead letter, which passes through this process.
         """
         if not isinstance(file, (str, os.PathLike)):
             return self._write(file, where)
@@ -189,11 +189,11 @@ class DeadLetters:
     def import_from(self, file: str | os.PathLike[str] | BinaryIO) -> Imported:
         """Add the dead letters of a file that `export_to()` has written. One round trip each.
 
-        Those that are there already are left alone, so a file may be imported again, also if this
-        was interrupted. The group need not be the one that they were exported from. A dead letter
-        keeps its id, and so its age, unless later ones were given before; then it has its old id in
-        `imported_from`. Raises `ConfigurationError` for a line that is no dead letter; those before
-        it are imported.
+        Dead letters that the group already has are skipped, so a file may be imported again, also
+        after an interruption. It may come from another group. A dead letter keeps its id, and with
+        it its age, unless the group has had dead letters with later ids; then `imported_from` has
+        the old id. Raises `ConfigurationError` for a line that is not a dead letter; the lines
+        before it are imported.
         """
         if isinstance(file, (str, os.PathLike)):
             with open(file, "rb") as opened:

@@ -1,4 +1,4 @@
-"""Dead letters in files: one JSON object a line, with everything that a dead letter has.
+"""Dead letters in files: one line with a JSON object for each complete dead letter.
 
     {"id": "1700000000000-0", "fields": [["client", "42"], ["audio", {"base64": "UklGRg=="}]],
      "metadata": [["dead.id", "1699999999999-0"], ["dead.reason", "failed 5 times"]]}
@@ -31,7 +31,7 @@ class ExportedLetter:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What it has in common with itself in another file, or after it was imported."""
+        """The same for a dead letter in any file, and after it was imported."""
         stored = parse([*self.message, *self.metadata])
         return stored.imported_from or self.id, stored.metadata.message_id
 
@@ -47,9 +47,9 @@ def line_of(letter_id: str, items: Sequence[bytes]) -> bytes:
 
 
 def read(lines: Iterable[bytes]) -> Iterator[ExportedLetter]:
-    """Return the dead letters of a file; empty lines are passed over.
+    """Return the dead letters of a file; empty lines are skipped.
 
-    Raises `ConfigurationError`, which gives the number of the line, if one is no dead letter.
+    Raises `ConfigurationError`, which gives the number of the line, if one is not a dead letter.
     """
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -62,8 +62,8 @@ def read(lines: Iterable[bytes]) -> Iterator[ExportedLetter]:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigurationError(
                 f"line {number} is not an exported dead letter ({type(error).__name__}: {error}); "
-                "those before it are imported. Mend the line, and import the file again: that "
-                "adds nothing twice"
+                "the lines before it are imported. Correct the line, and import the file again: "
+                "nothing is added twice"
             ) from None
         yield found
 

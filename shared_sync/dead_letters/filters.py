@@ -1,4 +1,4 @@
-"""DeadLetterFilter: which dead letters are meant."""
+"""DeadLetterFilter: selects dead letters."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from shared_sync.protocol.keys import id_milliseconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterFilter:
-    """Dead letters that are all of what is given here.
+    """Selects the dead letters that meet every given condition.
 
         letters.iterate(where=DeadLetterFilter(reason="bad input", fields={"client": "42"}))
 
-    Fields of up to 256 bytes are known without reading the messages. To compare a longer value, the
-    server reads the messages, which takes 30 ms for one of 10 MB.
+    Values of up to 256 bytes are compared without reading the messages. For longer values the
+    server reads the messages, which takes 30 ms for a message of 10 MB.
 
     Raises:
         ConfigurationError: An argument cannot work.
     """
 
     reason: str = ""
-    """Text that the reason contains, in upper or lower case."""
+    """Text that the reason contains; case is ignored."""
 
     error: str = ""
-    """Text that the type or the text of the last error contains, in upper or lower case."""
+    """Text that the type or text of the last error contains; case is ignored."""
 
     older_than_seconds: float | None = None
-    """They were given up on before this time, by the clock of this machine."""
+    """The message was given up on longer ago than this, by the clock of this machine."""
 
     newer_than_seconds: float | None = None
-    """They were given up on within this time."""
+    """The message was given up on within this time."""
 
     fields: Mapping[str, str | bytes] = field(default_factory=dict)
-    """Fields of the message and their whole values, as text or as bytes."""
+    """Names of fields of the message and their exact values, as text or as bytes."""
 
     message_ids: Collection[str] = ()
-    """Ids that the messages had in their stream; those of one message may be several."""
+    """Ids that the messages had in their stream. One message may have several dead letters."""
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` for an argument that cannot work."""
@@ -67,7 +67,7 @@ class DeadLetterFilter:
         )
 
     def matches_fields(self, row: Row) -> bool | None:
-        """Return whether the fields match; None if the row has not those that decide."""
+        """Return whether the fields match; None if the row lacks the fields that decide."""
         if not self.fields:
             return True
         known = pairs_of_message(row.items)

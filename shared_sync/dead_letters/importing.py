@@ -15,7 +15,7 @@ from shared_sync.protocol.dead_letter_layout import IMPORTED_FROM, parse
 from shared_sync.protocol.keys import Keys
 
 MOST_TRIES: Final = 100
-"""How often a dead letter is tried if others are written, or the connection breaks, each time."""
+"""How often to try one dead letter while others are written or the connection breaks."""
 
 
 class Importer:
@@ -32,13 +32,13 @@ class Importer:
         # Owned by the thread.
         self._known: set[tuple[str, str]] = set()
         self._newest = ""
-        """The newest dead letter that this has seen."""
+        """The id of the newest dead letter that was read."""
         self._has_looked = False
 
     def add(self, exported: ExportedLetter) -> bool:
         """Add a dead letter, and return whether it was not there. Blocks and raises as Redis does.
 
-        If the connection breaks, it is not known whether the letter was added; then this looks.
+        If the connection breaks, this reads the dead letters to find out whether it was added.
         """
         if not self._has_looked:
             self._look()
@@ -57,12 +57,12 @@ class Importer:
                 return True
             self._look()
         raise RedisUnavailable(
-            f"dead letters were added all the time, so that {exported.id} was not imported; "
+            f"other dead letters were added at each try, so {exported.id} was not imported; "
             "import the file again"
         )
 
     def _look(self) -> None:
-        """Read which dead letters were added since the last look."""
+        """Read the dead letters that were added since the last call."""
         for row in self._rows(self._newest):
             there = letter.parse_row(row)
             self._known.add((there.imported_from or there.id, there.message_id))

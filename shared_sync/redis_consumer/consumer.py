@@ -108,18 +108,18 @@ class RedisStreamConsumer:
         binary_fields: Fields whose values stay bytes, such as audio.
         result_stream: Stream that gets an entry for each result: the fields of a mapping, or the
             field `result` for anything else, with `message_id`, `status` and `carry_fields`.
-            A message that dies leaves an entry with status `dead`. It may name fields of the
-            message that are filled in, such as `results:{gateway}`. In a cluster it must have the
+            A message that dies leaves an entry with status `dead`. The name may contain fields of
+            the message in braces, such as `results:{gateway}`. In a cluster it must have the
             slot of the stream, as `{audio:jobs}:results` has that of `audio:jobs`.
         result_channel: Channel to publish the same as JSON, such as `results:{client_id}`,
             filled from the message's fields.
-        result_max_entries: Most entries of the result stream that are kept; the oldest ones above
-            that are deleted within some seconds, read or not. None for no limit.
-        result_ttl_seconds: How long results are kept there, 1 or more. None for ever.
-        dead_max_entries: Most dead letters that are kept, as for results. None for no limit.
-        dead_ttl_seconds: How long dead letters are kept, 1 or more. None for ever.
-        progress_per_second: How many reports of progress are sent for a message in a second at
-            most, up to 1000. Of those that come faster the newest is sent.
+        result_max_entries: How many entries the result stream keeps at most. The oldest beyond
+            that are deleted within some seconds, even if nobody has read them. None for no limit.
+        result_ttl_seconds: How long results are kept there, 1 or more. None for no limit.
+        dead_max_entries: How many dead letters are kept at most. None for no limit.
+        dead_ttl_seconds: How long dead letters are kept, 1 or more. None for no limit.
+        progress_per_second: How many reports of progress are sent for each message per second at
+            most, up to 1000. If a processor reports faster, only the newest report is sent.
         carry_fields: Fields of the message that go along with its result; neither `message_id`
             nor `status`, which every result has.
         lease_seconds: How long after its last heartbeat a consumer counts as dead, so that its
@@ -129,11 +129,11 @@ class RedisStreamConsumer:
             `math.inf` for never. Choose more than the longest job of a library that still works in
             the same group.
         retry: How often and when to try a failing message again.
-        max_age_seconds: After how long a message that was not started expires: it ends with the
-            status `expired`, also if it waits for a retry or was left behind by a dead worker. It
-            counts from the time in the message's id. A message whose publisher has set a shorter
-            time expires after that. None for as long as its publisher says.
-        dead_letter_expired: Whether a message that has expired becomes a dead letter, too.
+        max_age_seconds: A message that is older than this, by the time in its id, is not started
+            any more, not even for a retry or after its worker has died: it ends with the status
+            `expired`. If its publisher has set a shorter time, that counts. None for no limit of
+            the consumer.
+        dead_letter_expired: Whether expired messages become dead letters.
         max_crashes: Times a message may take its process down before it is a dead letter.
         job_deadline_seconds: How long a message may run. One that runs longer has failed and is
             given to others; its thread, which cannot be stopped, counts as stuck, and the
@@ -176,7 +176,8 @@ class RedisStreamConsumer:
             child imports the processor, so that must be a function at the top level of a module,
             or an import path. "thread" runs it in the thread itself.
         kill_grace_seconds: How long a child may take to end after SIGTERM, until it gets SIGKILL,
-            and for closing its processor. As long a cancelled job may go on before it is ended.
+            and for closing its processor; and how long a cancelled job may continue before its
+            child is ended.
         max_memory_mb: A child that is larger between two messages is replaced by a new one, in MB
             of resident memory. None for no limit.
         circuit_breakers: The circuit breakers that the processor uses, to be shown in health and

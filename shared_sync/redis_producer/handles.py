@@ -1,4 +1,4 @@
-"""JobHandle: a job that was published, and whose result comes back to this process."""
+"""JobHandle: a published job whose result comes back to this process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shared_sync.result_listener.result import Result
 class JobHandle:
     """A job whose result comes back to this process. Safe from any thread.
 
-    `RedisStreamProducer.submit()` returns it. A result is kept as long as the handle is; if you
-    drop the handle, its result is dropped as well.
+    `RedisStreamProducer.submit()` returns it. The result is kept as long as the handle; if you drop
+    the handle, its result is dropped as well.
     """
 
     def __init__(
@@ -32,31 +32,31 @@ class JobHandle:
 
     @property
     def id(self) -> str:
-        """The id of the job, which results and logs have as well."""
+        """The id of the job, as in its result."""
         return self._awaited.job_id
 
     @property
     def done(self) -> bool:
-        """Whether the final result has come, so that `result()` returns at once."""
+        """Whether the final result has arrived, so that `result()` returns at once."""
         return self._awaited.final is not None
 
     @property
     def progress(self) -> Result | None:
-        """The last progress that has come; None before the first."""
+        """The newest progress that has arrived; None before the first."""
         return self._awaited.progress
 
     def result(self, timeout: float | None = None) -> Result:
-        """Return the final result, whatever its status is; it may be asked for again.
+        """Return the final result, whatever its status is. May be called again.
 
-        Blocks up to `timeout` seconds; None for ever, which it may be: if Redis has lost its data,
-        or was away for longer than `reply_ttl_seconds`, the result may never come. In doubt, ask
-        for the `status()`. `result().raise_for_status()` raises an error for a job that is not
-        done.
+        Blocks up to `timeout` seconds. None for no limit: then this may block for ever, because the
+        result may never arrive if Redis lost its data or was away for longer than
+        `reply_ttl_seconds`. If in doubt, call `status()`. `result().raise_for_status()` raises an
+        error for a job that is not done.
 
         Raises:
-            ResultTimeout: It has not come in time. The job goes on.
-            ConsumerStateError: The producer was closed before it came. Or this is another process,
-                such as a fork, to which it never comes.
+            ResultTimeout: The result has not arrived in time. The job continues.
+            ConsumerStateError: The producer was closed before the result arrived, or this is
+                another process than the one that published the job, such as a fork.
         """
         if timeout is not None:
             arguments.number("timeout", timeout, 0)
@@ -68,18 +68,17 @@ class JobHandle:
         return self._awaited.wait(timeout)
 
     def cancel(self) -> str:
-        """Cancel the job, and return how far it was, as `RedisStreamProducer.cancel()` does.
+        """Cancel the job, and return the state in which it was, as the producer's `cancel()` does.
 
-        Nothing is sent, and "ended" returned, if the final result has come. Until then "ended" may
-        also mean that the job was forwarded to another stream; then it is cancelled there.
+        If the final result has arrived, this only returns "ended". Otherwise "ended" may also mean
+        that the job was forwarded to another stream; then it is cancelled there.
         """
         return "ended" if self.done else self._cancel(self.id)
 
     def status(self) -> str:
-        """Return how far the job is, as `RedisStreamProducer.status()` does.
+        """Return the state of the job, as `RedisStreamProducer.status()` does.
 
-        Once the final result has come it is that of the result, such as "done", and nothing is
-        sent.
+        If the final result has arrived, this returns its status, such as "done", and asks nobody.
         """
         final = self._awaited.final
         return self._status(self.id) if final is None else final.status

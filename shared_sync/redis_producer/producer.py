@@ -45,20 +45,20 @@ class RedisStreamProducer:
             message_id = producer.publish({"client_id": "c1", "audio": wav_bytes})
 
     A message counts as accepted when its id has been returned. A call that raises
-    `RedisUnavailable` may have published or not: the connection broke before the reply. Publishing
-    again may then publish twice, so the processor must tolerate a message that is run twice, as it
-    must anyway. With a `deduplicate_key` publishing again publishes nothing twice, and the producer
-    does that by itself; without one it sends nothing twice.
+    `RedisUnavailable` may or may not have published: the connection broke before the reply.
+    Publishing again may then publish twice, so the processor must tolerate a message that is run
+    twice, as it must anyway. With a `deduplicate_key` the message is published once, and the
+    producer itself sends it again; without a key it sends nothing twice.
 
     Connections are opened as needed, one for each thread that publishes at the same time, up to
-    `max_connections`. One that was not used for 2 s is asked for an answer before it is used, and
-    after 30 s it is opened anew, because firewalls silently drop idle connections. The producer may
-    be used after a fork: the forked process opens connections of its own.
+    `max_connections`. Because firewalls silently drop idle connections, a connection is checked
+    before use if it was idle for 2 s, and replaced if it was idle for 30 s. The producer may be
+    used after a fork: the forked process opens its own connections.
 
-    `submit()` and `request()` bring the result back, over streams of replies to this process. The
-    first `submit()` makes one, and starts a thread that reads it. A request reads its result
-    itself, over a connection and a stream of its own, of which there are up to 8. `close()` removes
-    them.
+    `submit()` and `request()` bring results back to this process through reply streams. The first
+    `submit()` creates a reply stream and starts a thread that reads it. A request reads its result
+    itself, over one of up to 8 connections, each with its own reply stream. `close()` removes all
+    of them.
 
     Args:
         redis_url: `redis://[user:password@]host:port/db`, `rediss://...`, `unix:///path`,
@@ -68,15 +68,15 @@ class RedisStreamProducer:
         max_queue_depth: Raise `QueueFull` instead of publishing if the stream holds this many
             messages; finished messages do not count. None for no limit. The server checks the
             limit with each message, so it holds for all producers of the stream together.
-        timeout_seconds: Longest wait for a reply of the server; for a connection of the producer's
-            own, if all are in use; and for one to be opened, 5 s at most.
+        timeout_seconds: Longest wait for a reply of the server; for a free connection, if all are
+            in use; and for a new connection, 5 s at most.
         max_connections: Connections that may be open at a time, in each process. A thread that
             needs one more waits up to `timeout_seconds`, then `RedisUnavailable` is raised.
         credential_provider: Is asked for user and password at each connect, as for a consumer.
-        reply_ttl_seconds: How long the stream of replies lives after this process has died; 1 or
-            more. If Redis is away for longer, results that come meanwhile are lost.
+        reply_ttl_seconds: How long a reply stream stays after this process has died; 1 or more. If
+            Redis is away for longer, the results of that time are lost.
         metrics: Counts `jobs_sent` and `results_received`, and measures `job_round_trip`.
-        logger: Logs when the stream of replies cannot be read; None for
+        logger: Logs when a reply stream cannot be read; None for
             `logging.getLogger("shared_sync")`.
 
     Raises:
@@ -150,25 +150,25 @@ class RedisStreamProducer:
 
         Text is stored as UTF-8, bytes as they are, anything else as JSON; dates, paths and some
         more as text. Field names may begin neither with `dead.` nor with `shared_sync.`. Blocks up
-        to `timeout_seconds` for the reply, as long again where it has to connect, and as long again
+        to `timeout_seconds` for the reply, as long again if it has to connect, and as long again
         while `max_connections` threads publish.
 
         Args:
             fields: Names and values.
-            expires_seconds: A message that has not been started by then is not run any more, and
-                ends with the status `expired`. The time begins when it is on the stream.
-            reply_to: The stream to which its result goes, in place of the workers' result stream.
+            expires_seconds: How long after it was added to the stream the message may still be
+                started. After that it is not run, and ends with the status `expired`.
+            reply_to: The reply stream that gets its result, instead of the workers' result stream.
             traceparent: The W3C trace context of the caller, for the processor and the result.
-            deduplicate_key: The first message with this key is published. Those that follow within
-                `deduplicate_seconds` are not: their calls return the id of the first. If a reply is
-                lost, the producer sends the message again, for up to `timeout_seconds`.
-            deduplicate_seconds: For how long the key is remembered.
-            delay_seconds: Publish the message so much later. A consumer of the stream does that, up
-                to 2 s late. The id then begins with `scheduled-`, and results have it as their
-                `message_id`.
-            at: Publish the message at that time, in the same way: a datetime with a time zone, or
+            deduplicate_key: Only the first message with this key is published. Further calls within
+                `deduplicate_seconds` publish nothing and return the id of the first message. If a
+                reply is lost, the producer sends the message again, for up to `timeout_seconds`.
+            deduplicate_seconds: How long the server remembers the key.
+            delay_seconds: Publish the message after this time. A consumer of the stream publishes
+                it, up to 2 s late. The returned id then begins with `scheduled-`, and results carry
+                it as their `message_id`.
+            at: Publish the message at this time, in the same way: a datetime with a time zone, or
                 seconds since 1970.
-            block_seconds: Wait up to so long for room while the stream holds `max_queue_depth`
+            block_seconds: How long to wait for room while the stream holds `max_queue_depth`
                 messages.
 
         Raises:
@@ -180,7 +180,7 @@ class RedisStreamProducer:
         """
         wait_until = _moment_after(block_seconds)
         options = (expires_seconds, reply_to, traceparent, deduplicate_key, delay_seconds, at)
-        if options == _NO_OPTIONS and self._max_queue_depth is None:  # as most often: much quicker
+        if options == _NO_OPTIONS and self._max_queue_depth is None:  # the usual case, much quicker
             return self._publish_alone(encode(fields))
         job = Job(
             fields,
@@ -212,14 +212,15 @@ class RedisStreamProducer:
     ) -> list[str]:
         """Publish messages in order, up to 100 or 4 MiB a round trip, and return their ids.
 
-        A message is a mapping of names to values, or a `Job`, which has options beside them. Each
-        round trip blocks as `publish()` does, and raises the same errors; all together wait up to
-        `block_seconds` for room. Nothing is published after the first error. What was accepted
-        before stays published: the error's `published` has the ids, which belong to the first
-        messages in order. After `RedisUnavailable` the batch that was being sent may have been
-        published too; it is repeated only if each of its messages has a `deduplicate_key`. What the
-        iteration over `messages` raises is passed on unchanged. A list or tuple is encoded while
-        the server works on the messages before; anything else is read when it is needed.
+        A message is a mapping of names to values, or a `Job`, which also has options. Each round
+        trip blocks as `publish()` does, and raises the same errors; the whole call waits up to
+        `block_seconds` for room. Nothing is published after the first error. Messages that were
+        accepted before it stay published: the error's `published` has their ids, in order. After
+        `RedisUnavailable` the batch that was being sent may have been published, too; the producer
+        repeats it only if each of its messages has a `deduplicate_key`. Errors of the iteration
+        over `messages` are passed on unchanged. The messages of a list or tuple are encoded while
+        the server works on the batch before; any other iterable is read when the next batch is
+        needed.
         """
         wait_until = _moment_after(block_seconds)
         published: list[str] = []
@@ -249,15 +250,15 @@ class RedisStreamProducer:
         return published
 
     def scheduled(self) -> Iterator[ScheduledJob]:
-        """The jobs that are to be published later, by time: their ids and times.
+        """Return the ids and times of the scheduled jobs, in the order of their times.
 
-        One round trip asks for 100 of them; it blocks and raises as `publish()` does. Jobs that are
-        published or scheduled meanwhile may be missing.
+        Fetches 100 jobs with each round trip, which blocks and raises as `publish()` does. Jobs
+        that are published or scheduled during the iteration may be missing.
         """
         return list_scheduled(self._connections, self._keys)
 
     def count_scheduled(self) -> int:
-        """Return how many jobs are to be published later. Blocks and raises as `publish()` does."""
+        """Return the number of scheduled jobs. Blocks and raises as `publish()` does."""
         with self._connections.connection() as connection:
             return scheduling.count(connection, self._keys)
 
@@ -275,14 +276,15 @@ class RedisStreamProducer:
     ) -> JobHandle:
         """Publish one message whose result comes back to this process, and return its handle.
 
-        The result goes to this process alone, in place of the workers' result stream. The arguments
-        are those of `publish()`, which also says how long this blocks and what it raises. The first
-        call blocks longer by the time to connect, and one after a pause of a second by a round
-        trip, as the stream of replies must exist.
+        The result goes to this process only, instead of the workers' result stream. The arguments
+        and errors are those of `publish()`, and so is the time that this blocks, with two
+        exceptions: the first call also connects the thread that reads the results, and a call after
+        a pause of a second needs another round trip, to make sure that the reply stream exists.
 
-        A call that is made again with its `deduplicate_key` returns a handle of the same job, also
-        after an error, and if the result has come within the last 5 minutes. If another process has
-        published the key, that one gets the result, and the handle waits in vain.
+        Calling this again with the same `deduplicate_key` returns a handle for the same job, also
+        after an error, and also if its result has arrived within the last 5 minutes. If another
+        process published the key, that process gets the result, and `result()` of this handle
+        raises `ResultTimeout`.
         """
         awaited = self._submit(
             fields,
@@ -315,14 +317,15 @@ class RedisStreamProducer:
         traceparent: str | None = None,
         block_seconds: float = 0.0,
     ) -> Result:
-        """Publish one message, wait for its final result, and return that, whatever its status is.
+        """Publish one message, wait for its final result, and return it, whatever its status is.
 
-        The message expires with the `timeout`, and is cancelled when that has passed, as nobody
-        waits for it any more. `request(...).raise_for_status()` raises an error unless it is done.
+        The message expires after the `timeout`. When the timeout has passed, this also cancels it,
+        because nobody waits for it any more. `request(...).raise_for_status()` raises an error
+        unless the message is done.
 
         Raises:
-            ResultTimeout: The result has not come within `timeout` seconds.
-            ConsumerStateError: The producer was closed before it came.
+            ResultTimeout: The result has not arrived within `timeout` seconds.
+            ConsumerStateError: The producer was closed before the result arrived.
             SharedSyncError: As `publish()` does.
         """
         arguments.number("timeout", timeout, 0.001, 86_400)
@@ -370,12 +373,12 @@ class RedisStreamProducer:
         raise ResultTimeout(job_id, timeout)
 
     def cancel(self, message_id: str) -> str:
-        """Cancel a message for all groups, and return how far it was.
+        """Cancel a message for all groups, and return the state in which it was.
 
         `scheduled`, `waiting` or `parked`: it will not run, and ends with the status `cancelled`.
-        `running`: its processor learns it within a second or so. `ended`: nothing has changed.
-        `unknown`: the stream has no such message. Cancelling again is harmless. Blocks for two
-        round trips; raises `RedisUnavailable` or `RedisRefused`.
+        `running`: its processor is notified within 2 s. `ended`: nothing changes. `unknown`: the
+        stream has no such message. Cancelling again is harmless. Blocks for two round trips; raises
+        `RedisUnavailable` or `RedisRefused`.
         """
         arguments.text("message_id", message_id)
         with self._connections.connection() as connection:
@@ -386,16 +389,16 @@ class RedisStreamProducer:
             return cancelling.cancel(connection, self._keys, message_id, is_awaited=True)
 
     def status(self, message_id: str) -> str:
-        """Return how far a message is, as `cancel()` does, and change nothing."""
+        """Return the state of a message, as `cancel()` does, and change nothing."""
         arguments.text("message_id", message_id)
         with self._connections.connection() as connection:
             return cancelling.status(connection, self._keys, message_id)
 
     def close(self) -> None:
-        """Close the connections that are not in use, and end the waits for results.
+        """Close the connections that are not in use, and end all waits for results.
 
-        Blocks until the streams of replies are removed; if Redis does not answer, for 20 s at most.
-        The producer may be used again.
+        Blocks until the reply streams are removed; if Redis does not answer, for 20 s at most. The
+        producer may be used again.
         """
         self._askers.close()
         self._replies.close()
@@ -414,7 +417,7 @@ class RedisStreamProducer:
 
 
 def _moment_after(block_seconds: float) -> float:
-    """The moment of the monotonic clock that is so many seconds from now."""
+    """Return the time of the monotonic clock after this many seconds."""
     if block_seconds != 0.0:
         arguments.number("block_seconds", block_seconds, 0, 86_400)
     return time.monotonic() + block_seconds

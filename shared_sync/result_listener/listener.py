@@ -34,48 +34,49 @@ _ID: Final = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 class ResultListener:
-    """Receives the results that workers write to a stream, in a thread of its own.
+    """Receives the results that workers write to a stream, in its own thread.
 
         with ResultListener("redis://localhost:6379/0", "audio:transcripts") as results:
             for result in results:
                 print(result.id, result.status, result.fields)
 
-    Each result is received once: by the `handler`, if there is one; else by the iteration, or by
-    `wait()`, whichever takes it first. Several listeners of the same stream receive all results
-    each. If Redis is away, listening goes on where it was as soon as Redis answers, with Sentinel
-    and in a cluster as well.
+    Each result is received once: by the `handler`, if there is one; otherwise by the iteration or
+    by `wait()`, whichever takes it first. Several listeners of the same stream each receive all
+    results. If Redis is away, the listener continues where it was when Redis is back, also with
+    Sentinel and in a cluster.
 
-    With `replies=True` the listener makes a stream of its own, whose name is `reply_to`, for the
-    results of jobs that are published with it:
+    With `replies=True` the listener creates a reply stream, whose name is `reply_to`, for the
+    results of jobs that are published with this name:
 
         with ResultListener(redis_url, "audio:jobs", show, replies=True) as results:
             producer.publish({"audio": wav_bytes}, reply_to=results.reply_to)
 
-    Nobody else reads that stream. It is removed when the listener stops, and if the process dies it
-    expires `reply_ttl_seconds` later. So if Redis, or the process, stands still for longer, results
-    that come meanwhile are lost. `RedisStreamProducer.submit()` and `request()` do all of this by
-    themselves.
+    Nobody else reads the reply stream. It is removed when the listener stops, and expires
+    `reply_ttl_seconds` after the process has died. If Redis or the process stands still for longer,
+    the results of that time are lost. `RedisStreamProducer.submit()` and `request()` do all of this
+    for you.
 
-    Any thread may call any method, and several may iterate and wait. A forked process listens by
-    itself as soon as it uses the listener, to a stream of replies of its own.
+    Any thread may call any method, and several threads may iterate and wait. A forked process
+    starts its own listener, with its own reply stream, as soon as it uses this object.
 
     Args:
         redis_url: The same as for a `RedisStreamConsumer`.
         stream: The stream of results: `result_stream` of the consumers. With `replies=True` the
             stream of the jobs.
-        handler: Is called with each result, in the listener's thread, one after the other, so let
-            it return soon. What it raises is logged and counted, and the next result follows.
-        replies: Listen to a stream of replies of this process's own.
-        after: Receive what was written after the entry with this id, such as `last_id` of an
-            earlier process; "0-0" for everything that is there. None for what is written from the
-            start on.
-        remove: Remove each result from the stream once it was received. Only for a stream that
-            nobody else reads, such as one for each gateway; then everything that is there is
-            received. If the process dies, the next one may receive its last results again.
-        reply_ttl_seconds: How long a stream of replies lives without its listener, 1 or more.
-        max_kept: How many results wait in memory for an iteration or `wait()`, and 64 MiB at most.
-            If results are iterated over, further ones stay in Redis until there is room. If not,
-            the oldest are dropped, as nobody may wait for them; the log says so.
+        handler: Is called with each result, in the listener's thread. The next result waits until
+            it returns. Its errors are logged and counted.
+        replies: Create a reply stream for this process, and listen to it.
+        after: Receive the results behind the entry with this id, such as `last_id` of an earlier
+            listener; "0-0" for all results in the stream. None for results that are written after
+            the start.
+        remove: Remove each result from the stream when it was received, and begin with the oldest.
+            Only for a stream that nobody else reads, such as one for each gateway. If the process
+            dies, the next listener may receive its last results again.
+        reply_ttl_seconds: How long a reply stream stays without its listener, 1 or more.
+        max_kept: How many results are kept in memory for an iteration or `wait()`, 64 MiB at most.
+            When it is full, a listener that is iterated over leaves further results in Redis until
+            there is room. Otherwise it drops the oldest, because nobody may wait for them, and logs
+            that.
         metrics: Counts `results_received`, and errors of the handler.
         logger: None for `logging.getLogger("shared_sync")`.
         credential_provider: Is asked for user and password at each connect, as for a consumer.
@@ -108,7 +109,7 @@ class ResultListener:
             )
         if after is not None and (replies or remove):
             raise ConfigurationError(
-                "with replies=True or remove=True all that is in the stream is received; leave "
+                "with replies=True or remove=True every result in the stream is received; leave "
                 "out after"
             )
         arguments.number("reply_ttl_seconds", reply_ttl_seconds, 1, 86_400)
@@ -135,7 +136,7 @@ class ResultListener:
             own_logger,
         )
         self._connections = ConnectionPool(self._surroundings.connector)
-        """For those who ask for `reply_to`."""
+        """For calls of `reply_to`."""
         self._listenings = PerProcess(self._new_listening)
 
     def _new_listening(self) -> Listening:
@@ -156,11 +157,12 @@ class ResultListener:
 
     @property
     def reply_to(self) -> str:
-        """The stream of replies of this process, which exists. Starts the listener.
+        """The name of the reply stream of this process. Starts the listener.
 
-        Ask for it anew for each job: if Redis has not shown within the last second that the stream
-        exists, this asks it, and makes the stream again. Blocks and raises as `start()` does.
-        Raises `ConsumerStateError` if the listener was made without `replies=True`.
+        Read this property again for each job: it makes sure that the stream still exists, with a
+        round trip if the last check was more than a second ago, and creates it again if needed.
+        Blocks and raises as `start()` does. Raises `ConsumerStateError` if the listener was made
+        without `replies=True`.
         """
         if not self._replies:
             raise ConsumerStateError(
@@ -171,29 +173,29 @@ class ResultListener:
 
     @property
     def last_id(self) -> str:
-        """The id of the entry that was received last; "0-0" before the first."""
+        """The id of the newest entry that was received; "0-0" before the first."""
         return self._listenings.get().last_id or self._after or NO_ID
 
     def start(self) -> None:
-        """Connect, and begin to listen; does nothing if it listens already.
+        """Connect, and start listening; does nothing if the listener was started before.
 
-        What is written after this has returned is received. An iteration, `wait()` and `reply_to`
-        call this themselves. Blocks up to 5 s to connect. Raises `RedisUnavailable` or
-        `RedisRefused`, and may be called again then; `ConsumerStateError` after `stop()`.
+        Results that are written after this has returned are received. An iteration, `wait()` and
+        `reply_to` call this themselves. Blocks up to 5 s to connect. After `RedisUnavailable` or
+        `RedisRefused` it may be called again. Raises `ConsumerStateError` after `stop()`.
         """
         self._started()
 
     def stop(self, timeout: float = STOP_SECONDS) -> bool:
-        """End the listening, iterations and waits, and return whether the thread has ended.
+        """Stop listening, end all iterations and waits, and return whether the thread has ended.
 
-        Waits up to `timeout` seconds for the handler to return, and for a stream of replies to be
-        removed. A handler may call it, which does not wait. Safe in a signal handler.
+        Waits up to `timeout` seconds for the handler to return and for the reply stream to be
+        removed. The handler itself may call this; then it does not wait. Safe in a signal handler.
         """
         self._connections.close()
         return self._listenings.get().stop(timeout)
 
     def __iter__(self) -> Iterator[Result]:
-        """Every result as it comes, progress as well, until the listener is stopped.
+        """Every result as it arrives, progress included, until the listener is stopped.
 
         Raises `ConsumerStateError` if there is a handler, which receives all of them.
         """
@@ -203,12 +205,12 @@ class ResultListener:
         return iter(inbox.take, None)
 
     def wait(self, message_id: str, timeout: float | None = None) -> Result:
-        """Return the final result of a message, also if it came before this was called.
+        """Return the final result of a message, even if it arrived before this was called.
 
-        Its progress is dropped. Blocks up to `timeout` seconds; None for ever.
+        Progress of the message is dropped. Blocks up to `timeout` seconds; None for no limit.
 
         Raises:
-            ResultTimeout: It has not come in time.
+            ResultTimeout: The result has not arrived in time.
             ConsumerStateError: The listener has a handler, or was stopped.
         """
         self._check_no_handler("waited for")

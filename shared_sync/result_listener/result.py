@@ -20,25 +20,25 @@ _FACTS: Final = {
     "cancelled": ("reason",),
     PROGRESS: ("progress",),
 }
-"""The fields of an entry that say more about its status, beside those of the message."""
+"""For each status, the fields of an entry that become attributes of the `Result`."""
 
 
 @dataclass(slots=True)
 class Result:
-    """What became of a message, or how far it has come."""
+    """What became of a message, or its progress."""
 
     id: str
     """The id of the message: what `publish()` returned. Empty if the entry names no message."""
 
     status: str
-    """"done", "dead", "expired" or "cancelled"; "progress" if it is not the final result."""
+    """"done", "dead", "expired" or "cancelled"; "progress" if this is not the final result."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What the processor returned or reported, and the carried fields of the message.
 
-    Text, numbers, booleans, None, lists, mappings and bytes as the processor returned them. A
-    worker of an earlier release stores everything but bytes as text. What a processor returns that
-    is no mapping stands in the field `result`.
+    Text, numbers, booleans, None, lists, mappings and bytes have the types that the processor
+    returned. From a worker of an earlier release everything but bytes is text. If the processor
+    returned something else than a mapping, it is in the field `result`.
     """
 
     reason: str = ""
@@ -54,7 +54,7 @@ class Result:
     """How often a dead message was started."""
 
     progress: float | None = None
-    """How far the message has come, from 0 to 1, if the processor has said so."""
+    """The reported progress, from 0 to 1; None if the processor gave no number."""
 
     traceparent: str = ""
     """The W3C trace context of the publisher, if the message had one."""
@@ -73,7 +73,7 @@ class Result:
         return self.status != PROGRESS
 
     def raise_for_status(self) -> Result:
-        """Raise `JobFailed` if the message is dead, expired or cancelled; else return this."""
+        """Raise `JobFailed` if the message is dead, expired or cancelled; else return `self`."""
         if self.ok or not self.is_final:
             return self
         raise JobFailed(
@@ -114,7 +114,7 @@ def parse(entry_id: str, items: Sequence[bytes]) -> Result:
 
 
 def _restore(stored: dict[str, Any], types: str | bytes, items: Sequence[bytes]) -> None:
-    """Give values the type that they had; those that do not fit theirs stay what they are."""
+    """Restore the types of values. A value that does not fit its type stays as it is."""
     try:
         kinds = {kind: [*map(str, names)] for kind, names in json.loads(types).items()}
     except (ValueError, RecursionError, TypeError, AttributeError):
@@ -130,7 +130,7 @@ def _restore(stored: dict[str, Any], types: str | bytes, items: Sequence[bytes])
 
 
 def _text(raw: bytes) -> str:
-    """The text in UTF-8; what is none is escaped."""
+    """Decode UTF-8; bytes that are not UTF-8 are escaped."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -138,7 +138,7 @@ def _text(raw: bytes) -> str:
 
 
 def _number(value: Any, kind: type[Any]) -> Any:
-    """The number in a field, which earlier releases store as text; None if there is none."""
+    """Return the number in a field, which may be stored as text; None if there is none."""
     if value is None or isinstance(value, bool):
         return None
     with suppress(ValueError, TypeError, OverflowError):

@@ -61,7 +61,7 @@ def test_the_error_names_the_group_that_holds_messages_back_how_many_and_for_how
     with RedisStreamProducer(redis_url, STREAM, max_queue_depth=3) as producer:
         error = refused(producer)
     number = "3 " if counts_unread(client) else ""
-    assert f"group 'slow' has {number}messages still to finish, the oldest for 60 min" in str(error)
+    assert f"group 'slow' has not finished {number}messages, the oldest is 60 min old" in str(error)
     assert error.group == "slow"
     assert error.entries == (3 if counts_unread(client) else None)
     assert error.oldest_seconds == pytest.approx(3600, abs=60)
