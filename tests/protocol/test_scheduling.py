@@ -143,6 +143,7 @@ def test_a_cancelled_job_is_published_with_a_mark_so_that_the_worker_that_reads_
         b'{"cancelled": true, "id": "a"}',
         b'{"id": "b"}',
     ]
+    assert not client.exists(KEYS.cancelled), "every read would fetch the mark for a day"
 
 
 def test_jobs_that_the_server_refuses_stay_scheduled_and_are_logged_once(

@@ -19,13 +19,13 @@ write_even_when_full(scheduled)  -- this and the next must not be refused below
 redis.call('HDEL', messages, '')
 
 -- The worker that reads a cancelled job finds that in the options, the last field: a reader that has
--- waited knows no marks.
-local function with_mark(items, id)
-  local mark = redis.pcall('ZSCORE', cancelled, id)
+-- waited knows no marks. Returns whether it stands there.
+local function add_mark(items, id)
+  local mark, added = redis.pcall('ZSCORE', cancelled, id), 0
   if type(mark) == 'string' then
-    items[#items] = items[#items]:gsub('^{', '{"cancelled": true, ', 1)
+    items[#items], added = items[#items]:gsub('^{', '{"cancelled": true, ', 1)
   end
-  return items
+  return added > 0
 end
 
 for n = 2, #ARGV do
@@ -34,9 +34,10 @@ for n = 2, #ARGV do
   if time and tonumber(time) <= now then
     local packed = redis.call('HGET', messages, id)
     local is_readable, items = pcall(cmsgpack.unpack, packed or '')
-    local entry_id
+    local entry_id, has_mark
     if is_readable and type(items) == 'table' and #items > 0 then
-      entry_id = redis.pcall('XADD', stream, '*', unpack(with_mark(items, id)))
+      has_mark = add_mark(items, id)
+      entry_id = redis.pcall('XADD', stream, '*', unpack(items))
     else
       lost[#lost + 1] = id
     end
@@ -45,6 +46,7 @@ for n = 2, #ARGV do
     else
       if entry_id then
         redis.pcall('SET', KEYS[FIRST + n - 1], entry_id, 'PX', kept_ms)  -- an optional right
+        if has_mark then redis.pcall('ZREM', cancelled, id) end  -- else it stays for a day
         count, bytes = count + 1, bytes + #packed
       end
       redis.call('ZREM', scheduled, id)
