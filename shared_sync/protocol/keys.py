@@ -174,10 +174,12 @@ def cancelled_where_published(stream: str, reply_to: str) -> str:
     """Return the key of another stream with the cancelled jobs that it has forwarded.
 
     That stream is the one whose stream of replies a message of `stream` names; '' if that is its
-    own.
+    own, or if the message may not name it.
     """
     prefix = reply_to.rpartition(REPLIES)[0]
-    return "" if prefix in ("", _with_hash_tag(stream)) else _cancelled_forwarded(prefix)
+    if prefix in ("", _with_hash_tag(stream)) or not may_reply_to(stream, reply_to):
+        return ""
+    return _cancelled_forwarded(prefix)
 
 
 def check_stream_name(stream: object) -> None:

@@ -6,7 +6,13 @@ import pytest
 from redis.crc import key_slot
 
 from shared_sync.errors import ConfigurationError
-from shared_sync.protocol.keys import Keys, StreamKeys, age_seconds, may_reply_to
+from shared_sync.protocol.keys import (
+    Keys,
+    StreamKeys,
+    age_seconds,
+    cancelled_where_published,
+    may_reply_to,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +80,11 @@ def test_a_message_may_have_its_result_written_to_streams_of_replies_only() -> N
     foreign = [StreamKeys.of("jobs").reply("ab12"), "replies:ab12", ":replies:{eu}", "", "{eu}"]
     for name in (*own, *hidden, *foreign, keys.reply(""), "{}{eu}:replies:a"):
         assert not may_reply_to(keys.stream, name), name
+
+
+def test_cancelled_jobs_are_looked_up_only_where_a_message_may_have_its_result_written() -> None:
+    first = StreamKeys.of("first:{eu}")
+    found = cancelled_where_published("next:{eu}", first.reply("ab12"))
+    assert found == first.cancelled_forwarded
+    for name in (StreamKeys.of("next:{eu}").reply("a"), "other:replies:a", ":replies:{eu}", ""):
+        assert cancelled_where_published("next:{eu}", name) == "", name
