@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -54,6 +55,8 @@ class DetachedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not be
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         if not self.isEnabledFor(level):
             return
+        if options.get("exc_info") is True:  # only this thread knows which error it handles
+            options["exc_info"] = sys.exc_info()
         unfinished = [thread for thread in self._unfinished if thread.is_alive()]
         if len(unfinished) >= MOST_LINES:
             self._dropped += 1

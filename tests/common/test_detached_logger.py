@@ -55,6 +55,19 @@ def test_a_line_is_written_when_the_call_returns(logger: DetachedLogger, handler
     assert len(handler.records) == 20
 
 
+def test_the_error_that_is_handled_is_written_with_its_traceback(
+    logger: DetachedLogger, handler: Handler
+) -> None:
+    handled = None
+    try:
+        int("no number")
+    except ValueError as error:
+        handled = error
+        logger.exception("a handler failed")
+    assert handled
+    assert handler.records[0].exc_info == (ValueError, handled, handled.__traceback__)
+
+
 def test_a_handler_that_blocks_is_waited_for_once_and_then_gets_what_there_is_room_for(
     logger: DetachedLogger, handler: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

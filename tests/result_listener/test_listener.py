@@ -128,6 +128,7 @@ def test_what_a_handler_raises_is_counted_and_the_next_result_follows(
                 call()
     assert figures.counters == {"results_received": 2, "errors.SystemExit": 1}
     assert "result of message 1-0" in caplog.text
+    assert "SystemExit: no such client" in caplog.text
 
 
 def test_a_later_process_goes_on_after_the_last_id_of_an_earlier_one(
