@@ -1,4 +1,4 @@
-"""Progress that a processor reports in a child: sent to the parent, and the last kept for it."""
+"""Progress that a processor reports in a child process: sent to the parent at once."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Check = Callable[[LiveJob, "float | None", Mapping[str, object]], None]
 
 
 class ChildProgress:
-    """Sends the progress of the messages of one job after the other. Any thread may report.
+    """Sends the progress of messages to the parent. Any thread may report.
 
-    What is sent is with the parent even if this process dies. If the parent takes nothing, it is
-    dropped; the last progress of each message goes with the answer.
+    Progress that was sent survives the death of this process. If the parent receives nothing,
+    progress is dropped; the last of each message is sent again with the outcome.
     """
 
     def __init__(self, check: Check, send: Callable[[Sequence[Any]], None]) -> None:
@@ -34,14 +34,14 @@ class ChildProgress:
         self._last: dict[str, tuple[str, int, str]] = {}
 
     def begin(self, job_number: int) -> None:
-        """Begin a job, whose number the parent has given."""
+        """Note the start of a job with the number that the parent has given."""
         self._job_number = job_number
         if self._last:
             with self._lock:
                 self._last.clear()
 
     def report(self, job: LiveJob, value: float | None, fields: Mapping[str, object]) -> None:
-        """Send progress. Blocks for a second at most, the first time that the parent takes none.
+        """Send progress. Blocks for up to 1 s the first time that the parent receives nothing.
 
         Raises `InvalidMessage` for what cannot be stored.
         """
@@ -49,12 +49,12 @@ class ChildProgress:
         self._check(job, value, fields)
         content = progress.store(value, fields).decode()
         message_id = job.entry.id
-        with self._lock:  # what comes later is sent later
+        with self._lock:  # so that reports are sent in order
             self._sequence += 1
             self._last[message_id] = (message_id, self._sequence, content)
             self._send((self._job_number, message_id, self._sequence, content))
 
     def last(self) -> list[tuple[str, int, str]]:
-        """Return the last progress of each message of the job: its id, a number, the content."""
+        """Return the last progress of each message: id, sequence number, content."""
         with self._lock:
             return list(self._last.values())

@@ -1,4 +1,4 @@
-"""Where the result of a message goes: its caller's stream, the consumer's own, a channel."""
+"""Where the result of a message goes: a reply stream, the result stream, a channel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_OPTIONS: Final = JobOptions()
 class Template:
     """A name with fields of a message in braces, such as `results:{client_id}`.
 
-    `literal` is text that is not filled in although it has braces: the hash tag of a stream.
+    `literal` is text in braces that is taken literally: the hash tag of a stream.
     """
 
     def __init__(self, argument: str, template: str, literal: str = "") -> None:
@@ -55,7 +55,7 @@ class Template:
 
 
 def result_stream_template(stream: str, result_stream: str) -> Template:
-    """Return the template of a consumer's result stream; braces that are a hash tag are literal.
+    """Return the template of a consumer's result stream; a hash tag is taken literally.
 
     Raises `ConfigurationError` if it is malformed.
     """
@@ -63,7 +63,7 @@ def result_stream_template(stream: str, result_stream: str) -> Template:
 
 
 class Fault(NamedTuple):
-    """Why the result of a message could not go where it has to."""
+    """Why the result of a message could not be written to its address."""
 
     error: InvalidMessage
     summary: str
@@ -71,17 +71,17 @@ class Fault(NamedTuple):
 
 
 class Route(NamedTuple):
-    """Where the result of one message goes, and how it is labelled."""
+    """Where the result of one message goes, and the options of the message."""
 
     options: JobOptions = _NO_OPTIONS
     to_stream: bool = False
-    """Whether an entry of a stream is written."""
+    """Whether the result is written to a stream."""
     address: Address | None = None
-    """Its stream; None for the consumer's own result stream."""
+    """The stream; None for the consumer's result stream."""
 
 
 class Addresses:
-    """Knows where results go. Safe from any thread.
+    """Finds where results go. Safe from any thread.
 
     `stream` is the one that the consumer reads.
     """
@@ -102,7 +102,7 @@ class Addresses:
         self._fixed = Route(to_stream=self._is_fixed)
         named = [one for one in (self._channel, self._template) if one is not None]
         self.fields = tuple(dict.fromkeys(name for one in named for name in one.fields))
-        """Fields of a message that name its channel or its result stream."""
+        """Fields of a message that are filled into the channel or the result stream."""
         self.wanted = result_stream is not None or result_channel is not None
         """Whether the results of messages without options go anywhere."""
         self.is_simple = self._template is None and self._channel is None
@@ -116,7 +116,7 @@ class Addresses:
                 )
 
     def find_fault(self, fields: Fields) -> Fault | None:
-        """Return why the result of a message could not go where it has to, if so."""
+        """Return why the result of a message could not be written, or None if it can."""
         fault = self._fault_of_options(fields[OPTIONS]) if OPTIONS in fields else None
         if fault is not None or not self.fields:
             return fault
@@ -131,8 +131,8 @@ class Addresses:
                 return Fault(InvalidMessage(text, field=missing), text)
         if template is not None and is_reserved(self._stream, template.fill(fields)):
             text = (
-                f"result_stream {template.text!r}, filled from the message, is a key of the jobs "
-                "themselves; publish the message with other values"
+                f"result_stream {template.text!r}, filled from the message, is a key of the "
+                "library; publish the message with other values"
             )
             return Fault(InvalidMessage(text, field=template.fields[0]), text)
         return None
@@ -146,8 +146,8 @@ class Addresses:
             return None
         begin = f"'{{{hash_tag(self._stream)}}}:replies:'"
         text = (
-            f"field {OPTIONS!r} asks for a reply to {options.reply_to[:200]!r}, which is no stream "
-            f"of replies; name one that begins with {begin}"
+            f"field {OPTIONS!r} asks for a reply to {options.reply_to[:200]!r}, which is not a "
+            f"reply stream; name one that begins with {begin}"
         )
         summary = f"field {OPTIONS!r} asks for a reply to what does not begin with {begin}"
         return Fault(InvalidMessage(text, field=OPTIONS), summary)
@@ -172,7 +172,7 @@ class Addresses:
         return Route(options, True, Address(name))
 
     def channel(self, fields: Fields) -> str:
-        """Return the channel of a message's result; empty for none, and if it cannot be known."""
+        """Return the channel of a message's result; empty if there is none, or it is unknown."""
         channel = self._channel
         if channel is None or any(name not in fields for name in channel.fields):
             return ""

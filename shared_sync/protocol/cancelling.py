@@ -1,4 +1,4 @@
-"""Cancelling a message, and saying how far it is, from outside of the consumers."""
+"""Cancelling a message and finding its state, for programs outside of the consumers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from shared_sync.protocol import groups
 from shared_sync.protocol.keys import Keys, StreamKeys
 
 KEEP_SECONDS: Final = 86_400.0
-"""How long a message is remembered as cancelled that no worker has met: a day."""
+"""How long the mark of a cancelled message is kept if no worker reads the message."""
 
 KEEP_FORWARDED_SECONDS: Final = 600.0
-"""The same for a job that another stream may have been given."""
+"""The same for a job that may have been forwarded to another stream."""
 
 SCHEDULED: Final = "scheduled"
 WAITING: Final = "waiting"
@@ -22,7 +22,7 @@ PARKED: Final = "parked"
 RUNNING: Final = "running"
 ENDED: Final = "ended"
 UNKNOWN: Final = "unknown"
-"""No entry of the stream is known for the id."""
+"""The stream has no message with this id."""
 
 
 def cancel(
@@ -33,19 +33,19 @@ def cancel(
     *,
     is_awaited: bool = False,
 ) -> str:
-    """Cancel a message for all groups, and return how far it was. Takes two round trips.
+    """Cancel a message for all groups, and return its state before. Takes two round trips.
 
-    A worker that meets the message ends it. What has ended stays as it is. Cancelling again is
-    harmless. `is_awaited` says that its final result has not come: if it has ended in this stream,
-    it may have been forwarded to another one, where it is cancelled then. Raises what the
-    connection raises.
+    The worker that takes the message ends it. Nothing changes for a message that has ended.
+    Cancelling again is harmless. `is_awaited` says that the final result has not arrived: if the
+    message has ended in this stream, it may have been forwarded, and is also cancelled in the other
+    stream. Raises errors of the connection.
     """
     keep_forwarded: int | str = round(KEEP_FORWARDED_SECONDS * 1000) if is_awaited else ""
     return _call(connection, keys, message_id, round(keep_seconds * 1000), keep_forwarded)
 
 
 def status(connection: Connection, keys: StreamKeys, message_id: str) -> str:
-    """Return how far a message is, and change nothing. Takes two round trips."""
+    """Return the state of a message, and change nothing. Takes two round trips."""
     return _call(connection, keys, message_id, "")
 
 
@@ -66,8 +66,8 @@ def _call(
 
 
 def _group_names(connection: Connection, stream: str) -> list[str]:
-    """Return the groups whose parked messages are to be due at once."""
+    """Return the groups of the stream, in which a parked message becomes due at once."""
     try:
         return groups.group_names(connection, stream)
-    except RedisRefused:  # there is no stream; or a right is missing, and the script says which
+    except RedisRefused:  # there is no stream, or a right is missing, which the script will name
         return []

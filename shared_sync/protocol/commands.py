@@ -21,8 +21,8 @@ from shared_sync.protocol.scan import START, Predecessor, ScanRequest
 SHORTEST_BLOCK_MS: Final = 10
 LONGEST_GRACE_MS: Final = 5000
 MOST_MARKS: Final = 100
-"""Marks of cancelled messages that are fetched along with a read. If there are more, the messages
-that a read has brought are asked about by their ids."""
+"""The most marks of cancelled messages that are fetched with a read. If there are more, they are
+looked up by the ids of the messages that the read has brought."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class GroupCommands:
     """Whether the process has read one message at a time so far, although it may read more."""
 
     result_streams: ResultStreams | None = None
-    """Where streams of results are noted that messages name; None where nothing limits them."""
+    """Remembers the result streams that messages name; None if no retention is set."""
 
     def create_group(self) -> Command:
         """Create the group from id 0, so that what was published before is processed too."""
@@ -68,8 +68,8 @@ class GroupCommands:
     def marked(self, ids: Iterable[str], *, key: str = "", tidy_from: int = -1) -> Command:
         """Ask which of the ids are marked as cancelled; the reply is for `parse_marked()`.
 
-        `key` has the marks, if not that of the stream. `tidy_from` is the rank at which to go on
-        removing marks that nobody needs, -1 not to.
+        `key` has the marks; empty for the key of the stream. `tidy_from` is the rank at which to
+        continue removing marks that are not needed; -1 to remove none.
         """
         keys = [self.keys.stream, key or self.keys.cancelled]
         return scripts.call("marked", keys, tidy_from, *ids)
@@ -104,9 +104,9 @@ class GroupCommands:
         return scripts.call("finish_with_results", keys, self.keys.group, *form, *ids, *answers)
 
     def finish_with_outputs(self, outcomes: Sequence[Finish]) -> Command:
-        """End messages of any kind, with all that they publish; the reply is for `parse_settled()`.
+        """End messages with all that they publish; the reply is for `parse_settled()`.
 
-        For those with something `special`: `finish_with_results()` is quicker.
+        For outcomes with something `special`; for others `finish_with_results()` is quicker.
         """
         keys = [*self._common_keys(), self.keys.holders, self.keys.cancelled]
         first = len(keys) + 1
@@ -199,14 +199,14 @@ class GroupCommands:
         return scripts.call("progress", keys, *self._who(), *facts, *ways, *answer.items)
 
     def forget_progress(self, ids: Iterable[str]) -> Command:
-        """Forget the progress of messages that have ended."""
+        """Remove the stored progress of messages that have ended."""
         return ("HDEL", self.keys.progress, *ids)
 
     def drop_progress(self, first: int) -> Command:
-        """Forget a step of the progress of messages that others have ended.
+        """Remove the stored progress of messages that were ended by others, in a step.
 
-        `first` is the number of the message at which to begin. The reply is how many were
-        forgotten, and how many messages have progress stored then.
+        `first` is the index of the message at which to begin. The reply is the number of removed
+        messages, and of messages that still have stored progress.
         """
         keys = [self.keys.stream, self.keys.progress]
         return scripts.call("drop_progress", keys, self.keys.group, first)
@@ -297,7 +297,7 @@ class GroupCommands:
     # --- inside ---
 
     def _note(self, address: Address | None) -> None:
-        """Note a stream of results, unless it belongs to a caller, with whom it expires."""
+        """Remember a result stream, for retention. Reply streams expire by themselves."""
         if self.result_streams is not None and address is not None and address.may_create:
             self.result_streams.note(address.stream)
 

@@ -1,8 +1,8 @@
 """The options of a message: one field that says where its result goes, and when it expires.
 
-The field holds a JSON object. Only what is set stands in it, and unknown names are ignored, so
-that producers and workers of different releases can share a stream. A message without options has
-no such field.
+The field holds a JSON object. It contains only options that are set, and unknown names are ignored,
+so that producers and workers of different releases can share a stream. A message without options
+has no such field.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from shared_sync.errors import InvalidMessage
 from shared_sync.protocol import dead_letter_layout
 
 PREFIX: Final = "shared_sync."
-"""What the names of the library's own fields begin with. Nothing else may be named so."""
+"""Prefix of the library's own fields. Fields of users may not begin with it."""
 
 OPTIONS: Final = "shared_sync.options"
 """The field of a message that holds its options."""
 
 TYPES: Final = "shared_sync.types"
-"""The field of a result that names those of its values that are not text."""
+"""The field of a result that names the values which are not text."""
 
 LARGEST_CACHED: Final = 1000
-"""Options that are longer are parsed at each call."""
+"""Longer options are not cached."""
 
 _NAME: Final = OPTIONS.encode()
 _REMEDY: Final = "publish the message with RedisStreamProducer, or without this field"
@@ -35,14 +35,14 @@ _REMEDY: Final = "publish the message with RedisStreamProducer, or without this 
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """What a publisher asks for beside the fields of a message."""
+    """What a publisher asks for besides the fields of a message."""
 
     reply_to: str = ""
-    """The stream that gets the result, instead of the consumer's own; empty for that one."""
+    """The reply stream that gets the result; empty for the consumer's result stream."""
     id: str = ""
-    """The id by which the publisher knows the job; empty if that is the id of its entry."""
+    """The id by which the publisher knows the job; empty if it is the id of the entry."""
     expires_seconds: float | None = None
-    """Seconds after which the message is not started any more, from the time in its entry's id."""
+    """Age, by the time in the entry's id, from which on the message is not started any more."""
     traceparent: str = ""
     """The W3C trace context of the publisher; empty if there is none."""
     cancelled: bool = False
@@ -104,7 +104,7 @@ def without_options(fields: Mapping[str, str | bytes]) -> dict[str, str | bytes]
 
 
 def options_of(items: Sequence[bytes]) -> JobOptions:
-    """Return the options among the names and values of a message; none if they cannot be read."""
+    """Return the options in the items of a message; empty options if they cannot be read."""
     if _NAME in items:
         for place in range(0, len(items) - 1, 2):
             if items[place] == _NAME:
@@ -116,7 +116,7 @@ def options_of(items: Sequence[bytes]) -> JobOptions:
 
 
 def check_names(fields: Iterable[object]) -> None:
-    """Raise `InvalidMessage` if the name of a field is one that only the library itself gives."""
+    """Raise `InvalidMessage` if the name of a field has a prefix that the library reserves."""
     for name in fields:
         if isinstance(name, str) and name.startswith((PREFIX, dead_letter_layout.PREFIX)):
             begin, whose = PREFIX, "the fields of the library itself do"

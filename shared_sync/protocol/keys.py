@@ -58,21 +58,21 @@ NEARLY_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 2}"
 
 
 REPLIES: Final = ":replies:"
-"""What the name of every stream of replies has in it, behind the hash tag."""
+"""The part of the name of a reply stream that follows the name of the stream."""
 
 _GROUP_KEYS: Final = frozenset(
     ("presence", "holders", "due", "history", "dead", "dead_index", "outage", "kept", "progress")
 )
-"""How the names of the keys of groups end."""
+"""The last parts of the names of the keys of a group."""
 
 
 @dataclass(frozen=True)
 class StreamKeys:
-    """The names of a stream's keys that belong to no group."""
+    """The names of the keys that all groups of a stream share."""
 
     stream: str
     prefix: str
-    """The stream's name with a hash tag, with which the names of its other keys begin."""
+    """The stream's name with a hash tag, which is the prefix of its keys."""
     cancelled: str
     cancelled_forwarded: str
     scheduled: str
@@ -93,7 +93,7 @@ class StreamKeys:
         )
 
     def reply(self, token: str) -> str:
-        """Return the stream with the results for one waiting process."""
+        """Return the reply stream with this token."""
         return f"{self.prefix}{REPLIES}{token}"
 
     def published(self, deduplicate_key: str) -> str:
@@ -144,7 +144,7 @@ class Keys:
         )
 
     def replayed(self, token: str) -> str:
-        """Return the key with the last dead letter that a call of `replay()` has replayed."""
+        """Return the key of the dead letter that a call of `replay()` has replayed last."""
         return f"{self.dead}:replayed:{token}"
 
     def all(self) -> tuple[str, ...]:
@@ -171,10 +171,10 @@ def _cancelled_forwarded(prefix: str) -> str:
 
 
 def cancelled_where_published(stream: str, reply_to: str) -> str:
-    """Return the key of another stream with the cancelled jobs that it has forwarded.
+    """Return the key with the cancelled forwarded jobs of another stream.
 
-    That stream is the one whose stream of replies a message of `stream` names; '' if that is its
-    own, or if the message may not name it.
+    That stream is the one whose reply stream a message of `stream` names; '' if that is its own,
+    or if the message may not name it.
     """
     prefix = reply_to.rpartition(REPLIES)[0]
     if prefix in ("", _with_hash_tag(stream)) or not may_reply_to(stream, reply_to):
@@ -189,9 +189,9 @@ def check_stream_name(stream: object) -> None:
 
 
 def hash_tag(name: str) -> str:
-    """Return the part of a key's name that decides about its slot in a cluster, which may be all.
+    """Return the part of a key's name that decides about its slot in a cluster.
 
-    This is the same as the server does.
+    Without a hash tag this is the whole name, as in the server.
     """
     opening = name.find("{")
     closing = name.find("}", opening)
@@ -202,10 +202,10 @@ _LONGEST_CACHED: Final = 4096
 
 
 def may_reply_to(stream: str, name: str) -> bool:
-    """Return whether a message of the stream may have its result written to a key of that name.
+    """Return whether a message of the stream may name this key as `reply_to`.
 
-    Only streams of replies may be named, of this stream or of another with its hash tag, and no key
-    of a group. It is called several times for each message, and many have the same answer.
+    It must be a reply stream, of this stream or of another one with the same hash tag, and not a
+    key of a group. Cached, because it is called several times for each message.
     """
     if len(name) > _LONGEST_CACHED:  # nor is it kept
         return _may_reply_to.__wrapped__(stream, name)
@@ -222,9 +222,9 @@ def _may_reply_to(stream: str, name: str) -> bool:
 
 
 def is_reserved(stream: str, name: str) -> bool:
-    """Return whether a key of that name is the stream itself, or may be one that belongs to it.
+    """Return whether this name is, or may be, that of the stream itself or of one of its keys.
 
-    Results with names that publishers choose may not go there. Streams of replies are let through.
+    A result stream that a message names may not have such a name. Reply streams are allowed.
     """
     if name == stream:
         return True

@@ -1,4 +1,4 @@
-"""A message that runs: what its processor has asked for, and what others tell the processor."""
+"""LiveJob: the state of a running message, and what its processor can do with it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from shared_sync.protocol.messages import Entry, Output
 from shared_sync.protocol.progress import parse
 
 SHORTEST_EXPIRY_SECONDS = 0.001
-"""What is left to a message that is emitted when its time is over."""
+"""The expiry of a forwarded message whose time is already over."""
 
 
 class ProgressSink(Protocol):
-    """Takes the progress that messages report. Any thread may call it."""
+    """Takes the reports of running messages. Any thread may call it."""
 
     def report(self, job: LiveJob, value: float | None, fields: Mapping[str, object]) -> None:
-        """Send progress of a message, or drop it. Never waits for Redis.
+        """Send a report of a message, or drop it. Never waits for Redis.
 
         Raises `InvalidMessage` for what cannot be stored.
         """
@@ -37,7 +37,7 @@ class ProgressSink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What the messages of one subscription need besides themselves."""
+    """What all messages of one subscription share."""
 
     keys: Keys
     is_cluster: bool
@@ -48,8 +48,7 @@ class JobContext:
     """After how long every message expires; None for never."""
 
     def check_target(self, stream: str, *, forward_reply: bool) -> None:
-        """Raise `ConfigurationError` if a message of the stream cannot be written in the step that
-        settles one of this subscription."""
+        """Raise `ConfigurationError` if a processor of this subscription cannot emit there."""
         check_stream_name(stream)
         own = self.keys.stream
         tag = f"{{{hash_tag(own)}}}"
@@ -68,9 +67,9 @@ class JobContext:
 
 
 class LiveJob:
-    """One message from when somebody first asks for it until its attempt has ended.
+    """The `JobControl` of one message in one attempt. Made when it is first needed.
 
-    It is the `JobControl` of its message. Any thread may call any method.
+    Any thread may call any method.
     """
 
     __slots__ = (
@@ -87,28 +86,28 @@ class LiveJob:
         # Fixed after construction.
         self.entry = entry
         self._cancelled: dict[None, threading.Event] = {}
-        """Has one event once somebody needs it. Only `setdefault()` changes this, which is atomic:
-        an event takes three times as long to make as all the rest."""
+        """Holds one event once it is needed, because an event takes three times as long to make as
+        the rest of this object. Only `setdefault()` changes this, which is atomic."""
         # Set by the reader's thread, before the processor runs.
         self.context = context
-        # Changed by the threads of the processor; read by the reader's thread when that has ended.
+        # Changed by threads of the processor; read by the reader's thread after it has returned.
         self.outputs: list[Output] = []
-        """What it has emitted, in order; only `append()` changes it."""
+        """The emitted messages, in order; only `append()` changes the list."""
         self.forwards_reply = False
-        """Whether another message answers the caller in this one's place."""
+        """Whether the result of an emitted message goes to the caller instead of this one's."""
         self._options: JobOptions | None = None
         # Set by the reader's thread.
         self.has_ended = False
-        """Whether its attempt has ended, so that nothing more is taken."""
+        """Whether the attempt has ended, so that the message can do nothing more."""
 
     def control(self, message_id: str) -> LiveJob:
-        """Return this job: it stands behind its message."""
+        """Return this object, as a `ControlSource` for its only message."""
         del message_id
         return self
 
     @property
     def cancelled(self) -> threading.Event:
-        """Is set by whoever learns that the message is cancelled."""
+        """The event that is set once the message is cancelled."""
         event = self._cancelled.get(None)
         return self._cancelled.setdefault(None, threading.Event()) if event is None else event
 
@@ -120,7 +119,7 @@ class LiveJob:
 
     @property
     def options(self) -> JobOptions:
-        """The options of the message. Those that cannot be read have let no message run."""
+        """The options of the message. They can be read: otherwise it would be a dead letter."""
         options = self._options
         if options is None:
             options = self._options = options_of(self.entry.items)
@@ -128,12 +127,12 @@ class LiveJob:
 
     @property
     def reply_to(self) -> str:
-        """The stream of the one who waits for the result, or ''."""
+        """The reply stream of the caller, or ''."""
         return self.options.reply_to
 
     @property
     def traceparent(self) -> str:
-        """The trace that the message belongs to, or ''."""
+        """The trace of the message, or ''."""
         return self.options.traceparent
 
     @property
@@ -145,10 +144,10 @@ class LiveJob:
         return self._expires_at(context, self.options.expires_seconds, context.max_age_seconds)
 
     def _expires_at(self, context: JobContext, *limits: float | None) -> float | None:
-        """When the first of these limits has passed, counted from the time in the message's id."""
+        """Return when the shortest of these limits ends, counted from the time in the id."""
         known = [limit for limit in limits if limit is not None]
         if not known or age_seconds(self.entry.id, context.server_time()) is None:
-            return None  # the publisher has chosen an id that is no time, or there is no limit
+            return None  # there is no limit, or the publisher chose an id that is not a time
         return id_milliseconds(self.entry.id) / 1000 + min(known)
 
     @property
@@ -158,13 +157,13 @@ class LiveJob:
         return parse(stored) if stored else None
 
     def report_progress(self, value: float | None, fields: Mapping[str, object]) -> None:
-        """Send progress, as `Message.report_progress()` says."""
+        """Send a report, as `Message.report_progress()` says."""
         context = self._running_context("report_progress()")
         if context.progress is not None:
             context.progress.report(self, value, fields)
 
     def emit(self, stream: str, fields: Mapping[str, object], *, forward_reply: bool) -> None:
-        """Keep a message to publish, as `Message.emit()` says."""
+        """Keep a message until it is published, as `Message.emit()` says."""
         context = self._running_context("emit()")
         context.check_target(stream, forward_reply=forward_reply)
         check_names(fields)
@@ -177,11 +176,11 @@ class LiveJob:
             self.forwards_reply = True
 
     def end(self) -> None:
-        """Take nothing more: the processor has returned, or has raised an error."""
+        """Note that the processor has returned or raised, so the message can do nothing more."""
         self.has_ended = True
 
     def _forwarded(self, context: JobContext) -> JobOptions:
-        """The options of a message that answers the caller in this one's place."""
+        """Return the options of a message whose result goes to the caller of this one."""
         own = self.options
         left, expires_at = None, self._expires_at(context, own.expires_seconds)
         if expires_at is not None:

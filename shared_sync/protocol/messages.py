@@ -32,7 +32,7 @@ class Entry:
 
     __slots__ = ("deliveries", "history", "id", "items", "left_by")
     progress = b""
-    """What is stored of the progress of an earlier attempt."""
+    """The stored progress of an earlier attempt."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Entry:
 
 
 class ResumableEntry(Entry):
-    """A message of which an earlier attempt has reported progress."""
+    """A message whose earlier attempt has reported progress."""
 
     __slots__ = ("progress",)
 
@@ -95,8 +95,8 @@ class Address(NamedTuple):
 
     stream: str
     may_create: bool = True
-    """Whether the stream is created if it does not exist. A stream of replies is created by those
-    who wait for them: if it is gone, so are they, and the result is dropped."""
+    """Whether the stream is created if it does not exist. A reply stream is only created by its
+    caller: if it is gone, the caller has ended, and the result is dropped."""
 
 
 class Output(NamedTuple):
@@ -185,12 +185,12 @@ class Finish:
         self.size += _size_of(outputs)
 
     def redirect(self, address: Address | None, outputs: Sequence[Output]) -> None:
-        """Let the result go to an address, and add what the processor has emitted."""
+        """Set the address of the result, and the emitted messages."""
         self._set(self.status, address, outputs)
 
     @property
     def status(self) -> str:
-        """How the message has ended: "done", "expired" or "cancelled"."""
+        """The status of the result: "done", "expired" or "cancelled"."""
         return DONE if self.special is None else self.special.status
 
     @property
@@ -200,7 +200,7 @@ class Finish:
 
     @property
     def outputs(self) -> Sequence[Output]:
-        """What the processor has emitted, in order."""
+        """The messages that the processor has emitted, in order."""
         return () if self.special is None else self.special.outputs
 
     def with_header(self) -> Sequence[bytes]:
@@ -211,7 +211,7 @@ class Finish:
 
     @property
     def known_as(self) -> str:
-        """The id that the result has if it is another one than that of the message, or ''."""
+        """The id in the result if it differs from the id of the message, or ''."""
         items = self.items
         if not items or items[0] != b"message_id":
             return ""
@@ -220,7 +220,7 @@ class Finish:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is done with nothing to publish, so that its id is all that is needed."""
+        """Whether it is done with nothing to publish, so that settling needs only its id."""
         return self.special is None and not (self.items or self.adds_header or self.channel)
 
 

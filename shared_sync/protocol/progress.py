@@ -1,7 +1,7 @@
-"""Progress that a processor reports: checked, stored for the next attempt, and read from there.
+"""The form of reported progress: checked, stored for the next attempt, and read again.
 
-What is stored of a message is `<token> <sequence> <JSON>`. The token is that of the process which
-has reported it; its sequence numbers grow, so progress that arrives twice or late is recognized.
+The stored form is `<token> <sequence> <JSON>`. Each process has its own token and increasing
+sequence numbers, by which a report that arrives twice or late is recognized.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VALUE: Final = "progress"
 """The field with the number."""
 
 RESERVED: Final = frozenset({"message_id", "status", "traceparent", VALUE})
-"""Fields that reported progress has anyway."""
+"""Fields that every report has, which the processor may not set."""
 
 _BYTES: Final = "shared_sync.bytes"
 """The only name in a JSON object that stands for bytes, in base64."""
@@ -29,23 +29,23 @@ _BYTES: Final = "shared_sync.bytes"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
-    """Progress of one message, on its way to Redis."""
+    """A report of one message, on its way to Redis."""
 
     message_id: str
     delivery: int
-    """The delivery whose attempt has reported it: 1 for the first."""
+    """The number of the delivery whose attempt has reported: 1 for the first."""
     token: str
-    """Says which process has reported it: letters and digits."""
+    """Identifies the process that has reported."""
     sequence: int
-    """Grows with each report of the process."""
+    """Increases with each report of the process."""
     stored: bytes
-    """What the next attempt gets, for `parse()`."""
+    """The stored form for the next attempt."""
     answer: Answer
-    """What goes to those who wait for the result."""
+    """What is published."""
 
 
 def check(value: object, fields: Mapping[str, object]) -> None:
-    """Raise `InvalidMessage`, which says why, if this cannot be reported."""
+    """Raise `InvalidMessage`, with the reason, if this cannot be reported."""
     if value is not None and not _is_share(value):
         raise InvalidMessage(
             f"report_progress() takes a number from 0 to 1, or None, not {value!r:.40}"
@@ -53,7 +53,7 @@ def check(value: object, fields: Mapping[str, object]) -> None:
     for name in fields:
         if name in RESERVED:
             raise InvalidMessage(
-                f"report_progress() cannot have a field {name!r}, which all progress has already; "
+                f"report_progress() cannot have a field {name!r}, which every report has already; "
                 "give it another name",
                 field=name,
             )
@@ -63,7 +63,7 @@ def check(value: object, fields: Mapping[str, object]) -> None:
 
 
 def store(value: float | None, fields: Mapping[str, object]) -> bytes:
-    """Return progress as it is stored. Raises `InvalidMessage` for a value without a form."""
+    """Return the JSON of a report. Raises `InvalidMessage` for a value that cannot be stored."""
     content: dict[str, object] = {VALUE: value}
     for name, own in fields.items():
         if isinstance(own, (bytes, bytearray, memoryview)):
@@ -74,9 +74,9 @@ def store(value: float | None, fields: Mapping[str, object]) -> bytes:
 
 
 def parse(stored: bytes) -> dict[str, Any] | None:
-    """Return the number and the fields of progress as the script has stored it.
+    """Return the number and the fields of a report as the script has stored it.
 
-    None if there is none, or if it is not readable.
+    None if there is none, or if it cannot be read.
     """
     try:
         _, _, content = stored.split(b" ", 2)
@@ -86,7 +86,7 @@ def parse(stored: bytes) -> dict[str, Any] | None:
 
 
 def content_of(stored: bytes | str) -> dict[str, Any]:
-    """Return the number and the fields of progress as `store()` has written them."""
+    """Return the number and the fields of a report as `store()` has encoded them."""
     content = dict(json.loads(stored))
     for name, own in content.items():
         if isinstance(own, dict) and own.keys() == {_BYTES}:

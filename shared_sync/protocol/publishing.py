@@ -14,7 +14,7 @@ from shared_sync.protocol.keys import StreamKeys
 
 @dataclass(frozen=True, slots=True)
 class Placing:
-    """When a message is published, and how often."""
+    """When a message is published, and by which key it is published only once."""
 
     deduplicate_key: str = ""
     """Messages with the same key are published once; empty for no key."""
@@ -27,7 +27,7 @@ class Placing:
 
 
 AT_ONCE = Placing()
-"""A message that is published now, each time."""
+"""A message that is published now, without a key."""
 
 
 def publish(
@@ -47,7 +47,7 @@ def publish_jobs(
     placings: Iterable[Placing],
     max_queue_depth: int | None,
 ) -> Command:
-    """Add or schedule messages in order, each as its placing says; for `parse_published()`."""
+    """Add or schedule messages in order, by their placings; for `parse_published()`."""
     names = [keys.stream, keys.scheduled, keys.scheduled_messages]
     arguments: list[object] = ["" if max_queue_depth is None else max_queue_depth]
     shared = len(names)

@@ -14,7 +14,7 @@ REFUSED: Final = -2
 """The result of an outcome that Redis refused."""
 
 DROPPED: Final = 2
-"""The result of an outcome that ended its message, while the reply to its caller was dropped."""
+"""The reply to an outcome that ended its message, while its result was dropped."""
 
 _FINAL: Final = (
     "exhausted the last possible ID",
@@ -33,8 +33,8 @@ class Settled:
     """What became of the outcomes that one command settled."""
 
     results: Sequence[int]
-    """One for each outcome: 1 if it ended or parked its message, 2 if besides the reply to its
-    caller was dropped, 0 if the message was no longer this consumer's, -1 if its body was gone, -2
+    """One for each outcome: 1 if it ended or parked its message, 2 if its result was
+    dropped as well, 0 if the message was no longer this consumer's, -1 if its body was gone, -2
     if it was refused."""
     refusals: Mapping[int, SharedSyncError] = field(default_factory=dict)
     """Why outcomes were refused, by their place among the results."""
@@ -58,18 +58,18 @@ def parse_settled(reply: Any) -> Settled:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What became of progress."""
+    """What became of a report of progress."""
 
     is_sent: bool
-    """Whether this call has sent it."""
+    """Whether this call has sent the report."""
     is_owned: bool
     """Whether the message is still this consumer's, in the same delivery."""
     refusals: Sequence[SharedSyncError]
-    """Why the stream or the channel has not taken it, although it is kept."""
+    """Why the stream or the channel refused it, although it is kept for the next attempt."""
 
 
 def parse_reported(reply: Any) -> Reported:
-    """Return what the script that sends progress says."""
+    """Parse the reply of the script that sends progress."""
     outcome, *refused = reply
     refusals = [driver_errors.refusal(one) for one in refused]
     return Reported(outcome == 1, outcome != 0, [one for one in refusals if one is not None])
@@ -135,13 +135,13 @@ class HeartbeatReply:
     now_ms: int
     """The server's time."""
     cancelled: int
-    """How many marks of cancelled messages the stream has."""
+    """The number of marks of cancelled messages."""
     next_scheduled_ms: int | None
-    """How long until the next scheduled job is to be published, in ms; None if there is none."""
+    """Time until the next scheduled job, in ms; None if there is none."""
     progress: int
-    """How many messages of the group have progress stored."""
+    """The number of messages of the group with stored progress."""
     scheduled: int
-    """How many jobs of the stream are scheduled."""
+    """The number of scheduled jobs of the stream."""
 
 
 def parse_heartbeat(reply: Any) -> HeartbeatReply:
@@ -165,7 +165,7 @@ def parse_heartbeat(reply: Any) -> HeartbeatReply:
 
 
 def parse_marked(reply: Any) -> tuple[list[str], int]:
-    """Return which messages are cancelled, and the rank at which to go on removing marks."""
+    """Return which ids are cancelled, and the rank at which to continue removing marks."""
     ids, rank = reply
     return [text_of(one) for one in ids], rank
 

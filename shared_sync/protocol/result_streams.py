@@ -1,9 +1,9 @@
-"""Reading streams of results: each entry once and in order, over connections that break.
+"""Reading streams of results: each entry once and in order, although connections break.
 
-Others write to these streams while they are read here, so this needs no consumer group. What has
-been delivered is remembered by its id. After the connection broke, some entries are read again and
-those that are known are left out: another server may have taken over, which had not received the
-last entries of the old one, and whose clock is behind.
+No consumer group is needed, because one thread reads all entries of the stream. It remembers the
+ids of the entries that it has delivered. Over a new connection it reads the last entries again and
+skips the delivered ones: the new connection may lead to a replica that took over without the last
+entries of the old master, and whose clock is behind.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from shared_sync.protocol.keys import NO_ID, id_is_after, id_milliseconds
 from shared_sync.protocol.messages import Entry, parse_read
 
 MOST_REMEMBERED: Final = 10_000
-"""Of so many entries it is remembered that they were delivered."""
+"""How many delivered entries are remembered."""
 
 MARGIN_MS: Final = 10_000
-"""How far behind the last entry reading goes on over a new connection."""
+"""How far back reading starts over a new connection."""
 
 RENEWALS: Final = 3
-"""How often a stream of replies is renewed in the time that it lives."""
+"""How often a reply stream is renewed within its time to live."""
 
 CONFIRMED_SECONDS: Final = 1.0
-"""For so long after Redis has shown that a stream of replies exists, that is not asked again."""
+"""How long after a check a reply stream is assumed to exist."""
 
 Report = Callable[..., None]
 """Logs a line: a format and its arguments."""
 
 
 class ResultSource(Protocol):
-    """A stream of results. One thread at a time calls the methods, each with its connection."""
+    """A stream of results. One thread at a time calls the methods, with its connection."""
 
     key: str
 
     def open(self, connection: Connection) -> None:
-        """Connect, and find where to read, or make the stream."""
+        """Connect, and find where to start reading, or create the stream."""
 
     def read(self, connection: Connection, most: int, block_ms: int) -> list[Entry]:
-        """Return the next entries that were not delivered, up to `most`.
+        """Return the next entries that were not delivered yet, up to `most`.
 
         Blocks up to `block_ms` for the first one, unless the connection is interrupted.
         """
@@ -54,14 +54,14 @@ class ResultSource(Protocol):
         """Note that an entry was delivered, so that it is not read again."""
 
     def keep(self, connection: Connection) -> None:
-        """Do what must be done from time to time while nothing is read."""
+        """Do the regular work of `read()` without reading, such as renewing the stream."""
 
     def leave(self, connection: Connection) -> None:
-        """Do what is left, after the last read."""
+        """Clean up after the last read."""
 
 
 class Remembered:
-    """The texts that were added last."""
+    """The last `most` texts that were added."""
 
     def __init__(self, most: int = MOST_REMEMBERED) -> None:
         self._most = most
@@ -71,7 +71,7 @@ class Remembered:
         return text in self._texts
 
     def add(self, text: str) -> str | None:
-        """Remember a text; return the oldest, which is forgotten, if there are too many."""
+        """Add a text; if there are too many, remove the oldest and return it."""
         self._texts[text] = None
         if len(self._texts) <= self._most:
             return None
@@ -85,21 +85,21 @@ class Remembered:
 
 
 class SharedStream:
-    """A stream that others read, too, so that nothing in it is changed."""
+    """A stream that others may read, too, so nothing in it is changed."""
 
     def __init__(self, key: str, *, after: str | None, report: Report) -> None:
-        """Read what comes after the entry `after`; None for what is added from now on."""
+        """Read the entries behind the id `after`; None for entries that are added from now on."""
         # Fixed after construction.
         self.key = key
         self._report = report
         # Owned by the reading thread.
         self._position = after
         self._floor = after or NO_ID
-        """Nothing up to this id is delivered: it came before, or its delivery is forgotten."""
+        """No entry up to this id is delivered: it is too old, or was delivered and forgotten."""
         self._delivered = Remembered()
         self._connects = 0
         self._may_ask = True
-        """Whether this user may ask for the last id of a stream."""
+        """Whether this user has the right to ask for the last id of the stream."""
 
     def open(self, connection: Connection) -> None:
         connection.open()
@@ -132,21 +132,21 @@ class SharedStream:
         pass
 
     def _place(self, connection: Connection, position: str) -> str:
-        """Where to go on reading over a new connection."""
+        """Return the id behind which to read over a new connection."""
         last = self._last_id(connection)
         if last is None:
             if position != NO_ID:
                 self._report(
                     "the stream %r of results is gone, perhaps because Redis has lost its data; "
-                    "listening goes on with the first result of a new one",
+                    "listening continues with the first result of a new stream",
                     self.key,
                 )
             self._begin_anew()
         elif id_is_after(position, last):
             self._report(
                 "the stream %r ends at %s, before the last result that was received (%s), so Redis "
-                "has lost data; listening goes on with what is new, and what cannot be told from "
-                "that is received again",
+                "has lost data; listening continues with new results, and some earlier ones may be "
+                "received again",
                 self.key,
                 last,
                 position,
@@ -163,7 +163,7 @@ class SharedStream:
         self._floor = NO_ID
 
     def _last_id(self, connection: Connection) -> str | None:
-        """The id of the entry that was added last; None if there is no stream."""
+        """Return the id of the entry that was added last; None if there is no stream."""
         if self._may_ask:
             try:
                 facts = connection.call("XINFO", "STREAM", self.key)
@@ -175,20 +175,20 @@ class SharedStream:
                 if "no such key" in str(refused):
                     return None
                 raise
-        # The last entry may have been removed, so that the position is ahead without a loss.
+        # If the last entry was removed, the position is ahead of the newest without a loss.
         newest = self._newest(connection)
         return newest if newest else self._position
 
     def _newest(self, connection: Connection) -> str:
-        """The id of the last entry that is there; empty if there is none."""
+        """Return the id of the newest entry in the stream; empty if it has no entries."""
         entries = connection.call("XREVRANGE", self.key, "+", "-", "COUNT", 1)
         return entries[0][0].decode() if entries else ""
 
 
 class OwnStream:
-    """A stream that nobody else reads: what was delivered is removed, in the trip of the next read.
+    """A stream that nobody else reads: each read also removes what was delivered before.
 
-    It is always read from its beginning, so no entry is missed whatever its id is.
+    It is always read from its beginning, so no entry is missed, whatever its id is.
     """
 
     def __init__(
@@ -199,9 +199,9 @@ class OwnStream:
         report: Report,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ttl_ms` is how long the stream lives without its reader, who makes it and deletes it.
+        """`ttl_ms` is the time to live of a reply stream, which its reader creates and deletes.
 
-        None if others make it, and it lives for ever.
+        None for a stream that others create and that does not expire.
         """
         # Fixed after construction.
         self.key = key
@@ -212,25 +212,25 @@ class OwnStream:
         self._delivered = Remembered()
         self._to_remove: list[str] = []
         self._connects = 0
-        # What the upkeep that was sent last does: whether it renews, how many entries it removes.
+        # Whether the upkeep that was sent last renews, and how many entries it removes.
         self._renews = False
         self._removes = 0
-        # Written by the reading thread, and by whoever confirms; an old value does no harm.
+        # Written by the reading thread, and by any thread in `confirm()`; an old value is safe.
         self._was_made = False
         self._is_another = False
-        """Whether it was made anew, so that its ids may be those of entries of the one before."""
+        """Whether the stream was created again, so that earlier ids may be used again."""
         self._renew_at = 0.0
         self._confirmed_at = -math.inf
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the stream certainly existed a moment ago."""
+        """Whether the stream existed within the last CONFIRMED_SECONDS."""
         return self._clock() - self._confirmed_at < CONFIRMED_SECONDS
 
     def confirm(self, call: Callable[..., Any]) -> None:
-        """Make a stream of replies if it does not exist. Any thread may call it.
+        """Create the reply stream if it does not exist. Any thread may call it.
 
-        `call` sends a command over a connection of that thread's own, and returns the reply.
+        `call` sends a command over a connection of the calling thread, and returns the reply.
         """
         if self._ttl_ms is not None:
             self._renewed(call(*self._renewal()))
@@ -246,7 +246,7 @@ class OwnStream:
         return self.receive(connection)
 
     def reopen(self, connection: Connection) -> None:
-        """Open a connection that is not open, or was opened since the stream was confirmed."""
+        """Open the connection, or confirm the stream if the connection was opened since then."""
         if not connection.is_open or connection.connects != self._connects:
             self.open(connection)
 
@@ -258,14 +258,14 @@ class OwnStream:
         connection.send([*before, *upkeep, _read(self.key, NO_ID, most, block_ms)])
 
     def receive(self, connection: Connection) -> list[Entry]:
-        """Return what the read that was sent has found, as `read()` does."""
+        """Return the entries of the read that was sent, as `read()` does."""
         self._receive_upkeep(connection)
         entries = parse_read(connection.receive_blocked())
         self._forget_former()
         if entries:
             self._confirmed_at = self._clock()
         unknown = [entry for entry in entries if entry.id not in self._delivered]
-        if len(unknown) < len(entries):  # else they would be returned by every read
+        if len(unknown) < len(entries):  # otherwise every read would return them
             self._to_remove += [entry.id for entry in entries if entry.id in self._delivered]
         return unknown
 
@@ -287,7 +287,7 @@ class OwnStream:
             connection.call("XDEL", self.key, *self._to_remove)
 
     def _upkeep(self) -> list[Command]:
-        """The commands that are due, of which `_receive_upkeep()` receives the replies."""
+        """Return the commands that are due; `_receive_upkeep()` receives their replies."""
         self._forget_former()
         commands: list[Command] = []
         self._renews = self._ttl_ms is not None and self._clock() >= self._renew_at
@@ -318,9 +318,9 @@ class OwnStream:
         if made and self._was_made:
             self._is_another = True
             self._report(
-                "the stream of replies %r was gone and is made anew; results that came meanwhile "
-                "are lost. Either Redis has lost its data, or for longer than the stream lives "
-                "Redis was away, this process stood still, or a handler ran",
+                "the reply stream %r was gone and is created again; results of that time are lost. "
+                "Either Redis has lost its data, or for longer than reply_ttl_seconds Redis was "
+                "away, this process stood still, or a handler ran",
                 self.key,
             )
         self._was_made = True

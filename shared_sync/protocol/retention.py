@@ -1,4 +1,4 @@
-"""Deletes, step by step, results and dead letters that are more or older than they may be."""
+"""Deletes results and dead letters beyond the limits of their number and age, in steps."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ RETENTION_SECONDS: Final = 10.0
 
 RESULTS_IN_A_STEP: Final = 1000
 LETTERS_IN_A_STEP: Final = 100
-"""Dead letters may have megabytes each, which take a millisecond to free."""
+"""A dead letter may have megabytes, which take a millisecond to free."""
 
 STREAMS_IN_A_STEP: Final = 20
 
 MOST_STREAMS: Final = 10_000
-"""Most streams of results that are remembered; above that, the one noted first is forgotten."""
+"""Most streams of results that are remembered; beyond that the oldest is forgotten."""
 
 ROUNDS_UNTIL_FORGOTTEN: Final = 2
-"""A stream that was noted may not be written yet. So one that does not exist is forgotten only
-after so many rounds in which no result was sent there."""
+"""Rounds without a result for a stream after which it is forgotten if it does not exist. In an
+earlier round the result may still be on its way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is kept of the entries of a stream. None for no limit."""
+    """Limits of the entries of a stream. None for no limit."""
 
     max_entries: int | None = None
     ttl_seconds: float | None = None
@@ -60,29 +60,29 @@ class ResultStreams:
     """The streams to which a process has sent results. Any thread may call any method."""
 
     def __init__(self, fixed: str | None = None) -> None:
-        """`fixed` is the stream of a consumer whose results all go to one."""
+        """`fixed` is the stream of a consumer whose results all go to the same stream."""
         # Fixed after construction.
         self.fixed = fixed
         # Each step on the dictionary is atomic.
         self._rounds: dict[str, int] = {}
-        """How many rounds began since a result was sent to a stream."""
+        """By stream: the rounds since a result was sent there."""
 
     def note(self, stream: str) -> None:
-        """Remember that a result is sent to a stream."""
+        """Remember a stream to which a result is sent."""
         rounds = self._rounds
         if stream not in rounds and len(rounds) >= MOST_STREAMS:
             rounds.pop(next(iter(rounds.copy())), None)
         rounds[stream] = 0
 
     def begin_round(self) -> list[str]:
-        """Return all streams."""
+        """Return the streams that this round visits."""
         streams = list(self._rounds.copy())
         for stream in streams:
             self._rounds[stream] = self._rounds.get(stream, 0) + 1
         return streams if self.fixed is None else [self.fixed, *streams]
 
     def gone(self, stream: str) -> None:
-        """Forget a stream that does not exist, unless a result is perhaps on its way there."""
+        """Forget a stream that does not exist, unless a result may be on its way there."""
         if self._rounds.get(stream, 0) >= ROUNDS_UNTIL_FORGOTTEN:
             self._rounds.pop(stream, None)
 
@@ -112,7 +112,7 @@ class Retention:
         # Owned by the thread.
         self._next_round = clock()
         self._waiting: deque[str] = deque()
-        """Streams that this round has still to visit, or to visit again."""
+        """Streams that this round has not finished."""
         self._is_denied = False
 
     @property
@@ -121,7 +121,7 @@ class Retention:
         return bool(self._waiting)
 
     def check(self, connection: Connection) -> None:
-        """Make a step, if a round is due or has not ended. Blocks and raises as `call_all()`."""
+        """Make a step if a round is due or in progress. Blocks and raises as `call_all()`."""
         if not self._waiting:
             if self._is_denied or self._clock() < self._next_round:
                 return

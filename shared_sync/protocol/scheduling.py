@@ -1,4 +1,4 @@
-"""Scheduled jobs: publishing those whose time has come, and listing them."""
+"""Scheduled jobs: publishing them at their time, and listing them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ STEP: Final = 100
 """The most jobs that are published or listed in one round trip."""
 
 MOST_STEPS: Final = 10
-"""Steps that follow each other before the heartbeat thread does its other work."""
+"""Steps in a row before the heartbeat thread does its other work."""
 
 SHORTEST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 1.0
-"""Of the pauses between two looks at jobs that are due. All consumers of a stream look, and one of
-them publishes; those that come too late look more rarely."""
+"""Limits of the pause between two checks. All consumers of a stream check which jobs are due, and
+one of them publishes; those that are too late check less often."""
 
 _KEEP_MS: Final = 3_600_000
 """How long the entry of a job that was published can be found by the job's id."""
@@ -50,20 +50,20 @@ class ScheduledJobs:
         # Owned by the thread.
         self._next_look = math.inf
         self._in_vain = 0
-        """How often in a row others have published what was due."""
+        """How often in a row other consumers were faster."""
         self._refusal = ""
-        """What was refused last, so that it is logged once."""
+        """The last refusal, so that it is logged once."""
 
     @property
     def interval_seconds(self) -> float:
-        """How long until the next look; infinite if nothing is scheduled."""
+        """Time until the next check; infinite if nothing is scheduled."""
         return max(0.0, self._next_look - self._clock())
 
     def check(self, connection: Connection, next_ms: int | None) -> None:
-        """Publish what is due. Blocks as the connection does; raises `RedisUnavailable`.
+        """Publish the jobs that are due. Blocks as the connection does; raises `RedisUnavailable`.
 
-        `next_ms` is how long after the heartbeat just before a job is to be published. A job is
-        published up to a second after its time, and later if the server refuses it.
+        `next_ms` is the time from the last heartbeat to the next job; None if there is none. A job
+        is published up to a second after its time, and later if the server refuses it.
         """
         if next_ms is None:
             self._next_look = math.inf
@@ -76,7 +76,7 @@ class ScheduledJobs:
         self._next_look = self._clock() + max(wait, SHORTEST_PAUSE_SECONDS)
 
     def _extra_seconds(self) -> float:
-        """How much later than at the time of a job to look, because others have been faster."""
+        """Return how much later than the next job to check, because others were faster."""
         if not self._in_vain:
             return 0.0
         return backoff.exponential(
@@ -88,7 +88,7 @@ class ScheduledJobs:
         )
 
     def _publish_due(self, connection: Connection) -> int | None:
-        """Publish what is due, and return how many ms later the next job is, or None for none."""
+        """Publish the jobs that are due; return the ms until the next job, or None for none."""
         next_ms, count = 0, 0
         for _ in range(MOST_STEPS):
             try:
@@ -105,10 +105,10 @@ class ScheduledJobs:
     def _step(
         self, connection: Connection
     ) -> tuple[int, int, SharedSyncError | None, Sequence[bytes]]:
-        """Publish a step of what is due.
+        """Publish up to STEP jobs that are due.
 
-        Return how many jobs it has published, how many ms later the next one is due or -1 for none,
-        what the server has refused, and which jobs have no message.
+        Return the number of published jobs, the ms until the next job or -1 for none, the refusal
+        of the server, and the ids of jobs whose message is lost.
         """
         keys = self._keys
         first = connection.call("ZRANGE", keys.scheduled, 0, STEP - 1)
@@ -122,7 +122,7 @@ class ScheduledJobs:
         for job_id in lost:
             self._logger.error(
                 "%s of stream %s is not published: its message in %s is gone or cannot be read. "
-                "Something else has changed that key",
+                "Another program has changed this key",
                 text_of(job_id),
                 self._keys.stream,
                 self._keys.scheduled_messages,
@@ -130,7 +130,7 @@ class ScheduledJobs:
         text = "" if refusal is None else str(refusal)
         if text and text != self._refusal:
             self._logger.error(
-                "scheduled jobs of stream %s are not published, because Redis refuses that: %s. "
+                "scheduled jobs of stream %s are not published, because Redis refuses them: %s. "
                 "They stay scheduled and are tried again; this is logged once",
                 self._keys.stream,
                 text,
@@ -147,9 +147,9 @@ def count(connection: Connection, keys: StreamKeys | Keys) -> int:
 def read_page(
     connection: Connection, keys: StreamKeys, start_ms: int, skip: int
 ) -> list[tuple[str, int]]:
-    """Return up to 100 jobs with their times in ms, by time, from `start_ms` on.
+    """Return up to 100 jobs with their times in ms, in the order of their times.
 
-    Of those at that time it leaves out the first `skip`.
+    Starts at the time `start_ms`, and skips the first `skip` jobs.
     """
     rows: list[Any] = connection.call(
         *("ZRANGEBYSCORE", keys.scheduled, start_ms, "+inf", "WITHSCORES", "LIMIT", skip, STEP)

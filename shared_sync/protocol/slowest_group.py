@@ -1,4 +1,4 @@
-"""The group that keeps the entries of a full stream."""
+"""Finds the group that keeps a stream full."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SlowestGroup:
 
     name: str
     entries: int | None
-    """How many entries it has still to finish; None before Redis 7.0."""
+    """How many entries the group has not finished; None before Redis 7.0."""
     oldest_seconds: float | None
     """The age of the oldest of them; None if it is not known."""
 
@@ -24,7 +24,7 @@ class SlowestGroup:
 def find(connection: Connection, stream: str) -> SlowestGroup | None:
     """Return the slowest group of a stream, or None if it has none.
 
-    One round trip, which reads one whole message. Raises what the connection raises.
+    Takes one round trip, which reads one whole message. Raises errors of the connection.
     """
     now_ms, *found = connection.call(*scripts.call("slowest_group", [stream]))
     if not found:

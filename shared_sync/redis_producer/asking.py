@@ -1,9 +1,9 @@
-"""Publishing a job and reading its result over one connection, which is the quickest way.
+"""Publishing a job and reading its result over the same connection, which is the quickest way.
 
-A thread that waits for one result reads it itself: no other thread has to be woken, and the job and
-the read travel together. Each such connection has a stream of replies of its own, and serves one
-thread at a time; there are a few of them. Whoever finds none free submits and waits for the thread
-that listens, as do all who want a handle.
+The requesting thread reads its result itself: no other thread has to be woken, and the job and the
+read are sent together. There are a few such connections. Each has its own reply stream and serves
+one thread at a time. A request that finds all of them in use is submitted like any other job, and
+the listening thread of the producer reads its result.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from shared_sync.result_listener.listening import BLOCK_SECONDS, MOST, Surroundi
 from shared_sync.result_listener.result import Result, parse
 
 MOST_ASKERS: Final = 8
-"""The most connections, and streams of replies, of those who read their results themselves."""
+"""The most connections for requests, each with its own reply stream."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
 
 MakeCommand = Callable[[str], Command]
-"""Returns the command that publishes a job whose result goes to the stream of this name."""
+"""Takes the name of a reply stream, and returns the command that publishes the job."""
 
 
 class Asker:
-    """One connection with its stream of replies. For one thread at a time."""
+    """A connection with its own reply stream. For one thread at a time."""
 
     def __init__(self, surroundings: Surroundings, ttl_seconds: float) -> None:
-        # Nothing is reported: a stream that has expired while nobody asked is missed by nobody.
+        # Not reported: if the stream expires between two requests, no result is lost.
         self._source = surroundings.new_replies(ttl_seconds, report=lambda *_: None)
         self._connection = Connection(surroundings.connector())
         self._returned_at = time.monotonic()
 
     def prepare(self) -> None:
-        """See to it that the connection and the stream are there. Blocks and raises as they do."""
+        """Make sure that the connection and the reply stream exist. Raises as the connection."""
         unused_seconds = time.monotonic() - self._returned_at
         if unused_seconds > KEEP_SECONDS:
             self._connection.close()
@@ -58,10 +58,10 @@ class Asker:
             self._source.confirm(self._connection.call)
 
     def ask(self, make_command: MakeCommand, deadline: float) -> tuple[str, Result | None]:
-        """Publish a job, and return its id and its final result; None after the deadline.
+        """Publish a job, and return its id and its final result, which is None after the deadline.
 
-        Raises what the connection raises before the job is known to be published, among it
-        `NotRun`, after which it is not.
+        Raises errors of the connection until it is known that the job was published. After `NotRun`
+        it was certainly not published.
         """
         connection, source = self._connection, self._source
         command = make_command(source.key)
@@ -74,7 +74,7 @@ class Asker:
         return job_id, self._await(job_id, deadline)
 
     def _await(self, job_id: str, deadline: float) -> Result | None:
-        """Read until the result is there. Goes on through outages."""
+        """Read until the result has arrived. Continues after outages."""
         connection, source = self._connection, self._source
         was_sent, failures = True, 0
         while not connection.interrupted:
@@ -102,7 +102,7 @@ class Asker:
         raise ConsumerStateError(f"the producer was closed before the result of {job_id!r} came")
 
     def _take(self, entries: Sequence[Entry], job_id: str) -> Result | None:
-        """The final result of the job among these. The others are of no use to anybody any more."""
+        """Return the final result of the job; drop results of requests that have timed out."""
         final = None
         for entry in entries:
             self._source.delivered(entry.id)
@@ -112,7 +112,7 @@ class Asker:
         return final
 
     def give_back(self) -> None:
-        """Note that nobody uses it now."""
+        """Note that the connection is idle from now on."""
         self._returned_at = time.monotonic()
 
     @property
@@ -121,7 +121,7 @@ class Asker:
         return self._connection.interrupted
 
     def interrupt(self) -> None:
-        """End its use by another thread, for good."""
+        """End a request of another thread. The connection cannot be used again."""
         self._connection.interrupt()
 
     def close(self, *, removes_stream: bool = True) -> bool:
@@ -137,17 +137,17 @@ class Asker:
 
 
 class _Here:
-    """The askers of one process. Any thread appends, pops, adds and discards, without a lock."""
+    """The connections of one process. All operations on these collections are atomic."""
 
     def __init__(self) -> None:
         self.free = threading.BoundedSemaphore(MOST_ASKERS)
-        """How many more may be lent."""
+        """How many more connections may be in use."""
         self.idle: deque[Asker] = deque()
         self.lent: set[Asker] = set()
 
 
 class Askers:
-    """Lends askers, each to one thread at a time. Safe from any thread, and in a fork."""
+    """Lends the connections for requests. Safe from any thread, and in a fork."""
 
     def __init__(self, surroundings: Surroundings, ttl_seconds: float) -> None:
         # Fixed after construction.
@@ -156,10 +156,10 @@ class Askers:
         self._here: PerProcess[_Here] = PerProcess(_Here)
 
     def ask(self, make_command: MakeCommand, deadline: float) -> tuple[str, Result | None] | None:
-        """Publish a job, wait, and return its id and its result; None if nothing was published.
+        """Publish a job, wait, and return its id and its result, which is None after the deadline.
 
-        That is if all askers are in use, or another server is to be asked. The result is None after
-        the deadline. Raises what the connection raises.
+        Returns None if nothing was published, because all connections are in use or another server
+        must be asked. Raises errors of the connection.
         """
         here = self._here.get()
         if not here.free.acquire(blocking=False):
@@ -177,9 +177,9 @@ class Askers:
             here.free.release()
 
     def close(self) -> None:
-        """Remove the streams, and end the waits. May be used again.
+        """Remove the reply streams, and end all waits. May be used again.
 
-        If Redis does not answer, the streams are left, and expire.
+        If Redis does not answer, the reply streams are left to expire.
         """
         here = self._here.get()
         for asker in list(here.lent):
@@ -207,7 +207,7 @@ class Askers:
 
 
 def _block_ms(deadline: float) -> int:
-    """How long to wait in one read, ms; the shortest wait that servers keep well is 10."""
+    """How long one read blocks, in ms. Servers do not keep times below 10 ms well."""
     left = min(BLOCK_SECONDS, deadline - time.monotonic())
     return max(10, int(left * 1000))
 

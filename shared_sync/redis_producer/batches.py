@@ -1,4 +1,4 @@
-"""Messages that are sent together: encoded, and as many as go in one round trip."""
+"""Batches: encoded messages that are sent in one round trip."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is sent in one round trip."""
+    """The messages of one round trip."""
 
     messages: list[list[bytes]]
-    """Names and values in turn, of each message; empty if nothing is to be sent any more."""
+    """The names and values of each message, in turn; empty after the last message."""
 
     placings: Mapping[int, Placing]
-    """How to publish those messages, by their place among all, that have a key or a time."""
+    """The placings of messages with a key or a time, by their index in `messages`."""
 
     error: Exception | None = None
-    """Why nothing more is sent, if it is not the end of the messages."""
+    """The error that ended the messages early, if any."""
 
     def command(self, keys: StreamKeys, max_queue_depth: int | None) -> Command:
         """Return the command that publishes the messages."""
@@ -39,15 +39,17 @@ class Batch:
         return publishing.publish_jobs(keys, self.messages, placings, max_queue_depth)
 
     def remembered_seconds(self) -> float:
-        """For how long the server knows all of these messages again, so that sending them again
-        publishes none twice; 0 if one of them has no key."""
+        """Return for how long these messages may be sent again without being published twice.
+
+        0 if one of them has no key.
+        """
         placings = self.placings.values()
         if len(placings) < len(self.messages):
             return 0.0
         return min(one.deduplicate_ms if one.deduplicate_key else 0 for one in placings) / 1000
 
     def behind(self, count: int) -> Batch:
-        """Return the messages behind the first `count`."""
+        """Return a batch without the first `count` messages."""
         placings = {place - count: one for place, one in self.placings.items() if place >= count}
         return Batch(self.messages[count:], placings)
 
@@ -59,9 +61,10 @@ def batch_of(job: Job, stream: str) -> Batch:
 
 
 def next_batch(messages: Iterator[Mapping[str, object] | Job], stream: str) -> Batch:
-    """Encode the next messages. If one of them cannot be stored or read, none of the batch is sent.
+    """Encode the next messages. If one of them cannot be stored or read, the batch is empty.
 
-    Its error is in the batch and is not raised, as the reply to the batch before may be on its way.
+    Its error is in the batch instead of being raised, because the reply to the previous batch may
+    not have arrived yet.
     """
     batch: list[list[bytes]] = []
     placings: dict[int, Placing] = {}
@@ -78,6 +81,6 @@ def next_batch(messages: Iterator[Mapping[str, object] | Job], stream: str) -> B
             size += sum(map(len, items))
             if len(batch) == BATCH or size >= MAX_BATCH_BYTES:
                 break
-    except Exception as error:  # noqa: BLE001 - raised when the batch is wanted
+    except Exception as error:  # noqa: BLE001 - raised when the batch is used
         return Batch([], {}, error)
     return Batch(batch, placings)

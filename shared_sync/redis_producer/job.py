@@ -22,13 +22,13 @@ DEDUPLICATE_SECONDS: Final = 300.0
 """For how long a `deduplicate_key` is remembered, unless another time is given."""
 
 LONGEST_SECONDS: Final = 10 * 366 * 86_400.0
-"""Of a delay, of the time in which a job expires, and of remembering a key."""
+"""The longest delay, expiry, and time to remember a key."""
 
 LATEST: Final = 1e11
 """A time in seconds since 1970: the year 5138."""
 
 _RESERVED: Final = (job_options.PREFIX, dead_letter_layout.PREFIX)
-"""What names begin with that `check_names()` refuses. To ask here takes a tenth of the time."""
+"""Prefixes that `check_names()` refuses. Checking them here first takes a tenth of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Job:
 
         producer.publish_many([Job({"text": "hello"}, expires_seconds=30), {"text": "plain"}])
 
-    The options are those of `publish()`, which says what they mean.
+    The options are the same as the arguments of `publish()`.
     """
 
     fields: Mapping[str, object]
@@ -62,7 +62,7 @@ def encode(fields: Mapping[str, object]) -> list[bytes]:
 
 
 def encode_job(job: Job, stream: str) -> tuple[list[bytes], Placing]:
-    """Return the names and values of a job for a stream, and when and how often to publish it.
+    """Return the names and values of a job for a stream, and its placing.
 
     Raises `InvalidMessage` for fields that cannot be stored, and `ConfigurationError` for an option
     that cannot work.
@@ -78,7 +78,7 @@ def encode_job(job: Job, stream: str) -> tuple[list[bytes], Placing]:
         options = (stream, placing.scheduled_id, job.reply_to, job.expires_seconds, job.traceparent)
         try:
             items += (_OPTIONS_NAME, _options_item(*options))
-        except TypeError:  # an option that cannot be the key of a cache, so a check refuses it
+        except TypeError:  # an option that cannot be hashed; the checks refuse it
             items += (_OPTIONS_NAME, _options_item.__wrapped__(*options))
     return items, placing
 
@@ -96,13 +96,13 @@ def _options_item(
 ) -> bytes:
     """Check the options of a job, and return them as they are stored.
 
-    Kept for the next job, as those of one process mostly have the same.
+    Cached, because most jobs of a process have the same options.
     """
     if reply_to is not None:
         arguments.text("reply_to", reply_to)
         if not keys.may_reply_to(stream, reply_to):
             raise ConfigurationError(
-                f"reply_to {reply_to!r} is no stream of replies of {stream!r}; give a name that "
+                f"reply_to {reply_to!r} is not a reply stream of {stream!r}; give a name that "
                 f"begins with {keys.StreamKeys.of(stream).reply('')!r}, as submit() does"
             )
     if traceparent is not None:
@@ -155,5 +155,5 @@ def _due(job: Job) -> str:
 
 
 def _new_id() -> str:
-    """The id of a scheduled job. Its time is that of this machine, and only for people to read."""
+    """Return an id for a scheduled job. The time in it is only for people to read."""
     return f"scheduled-{math.floor(1000 * time.time())}-{secrets.randbits(48)}"

@@ -1,4 +1,4 @@
-"""Results that came lately, for jobs that are published again under their key."""
+"""Recent results, for jobs that are published again with the same `deduplicate_key`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from shared_sync.result_listener.result import Result
 
 MOST: Final = 1_000
 MOST_BYTES: Final = 16 * 1024 * 1024
-"""The values of all results that are kept are no larger than this."""
+"""Limit of the size of all values together."""
 KEPT_SECONDS: Final = 300.0
 
 
 class RecentResults:
-    """Keeps the newest final results for a while. For one thread at a time."""
+    """Keeps recent final results. For one thread at a time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._kept: OrderedDict[str, tuple[Result, int, float]] = OrderedDict()
-        """Each with its size and the moment at which it came, by the id of the job."""
+        """By the id of the job: the result, its size, and when it arrived."""
         self._bytes = 0
 
     def add(self, result: Result) -> None:
-        """Keep the first result of a job; forget old ones, and the oldest if there are too many."""
+        """Keep the first result of a job; remove results that are too old or too many."""
         if result.id in self._kept:
             return
         size = sum(_size(value) for value in result.fields.values())

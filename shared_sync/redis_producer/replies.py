@@ -1,4 +1,4 @@
-"""The stream of replies of a producer: one for each process, made when it is first needed."""
+"""The reply stream of a producer: one for each process, created when it is first needed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ STOP_SECONDS = 10.0
 
 
 class _Here:
-    """What listens in one process."""
+    """The listening thread of one process, and what it feeds."""
 
     def __init__(self) -> None:
-        # Both are replaced, and begun with, under the lock.
+        # Guarded by the lock.
         self.lock = threading.Lock()
         self.listening: Listening | None = None
         self.waiting: Waiting | None = None
@@ -26,7 +26,7 @@ class _Here:
 class Replies:
     """Listens for the results of submitted jobs. Safe from any thread.
 
-    A forked process has a stream of its own. Once closed, it begins anew when it is used again.
+    A forked process gets its own reply stream. After `close()` the next use creates a new one.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Replies:
         self._here: PerProcess[_Here] = PerProcess(_Here)
 
     def begin(self) -> tuple[str, Waiting, int]:
-        """Begin to publish a job: return the stream of replies, which exists, and who waits.
+        """Begin a publication: return the name of the reply stream, its `Waiting`, and a number.
 
-        The caller ends what it has begun there, `waiting.end(number)`, after `waiting.add()`.
-        Raises `RedisUnavailable` or `RedisRefused` if there is no such stream.
+        The reply stream exists then. After `waiting.add()`, call `waiting.end(number)`. Raises
+        `RedisUnavailable` or `RedisRefused` if the stream could not be created.
         """
         here = self._here.get()
         with here.lock:

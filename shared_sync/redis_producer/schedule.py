@@ -12,19 +12,19 @@ from shared_sync.protocol.keys import StreamKeys
 
 @dataclass(frozen=True, slots=True)
 class ScheduledJob:
-    """A job that is to be published later."""
+    """A job that will be published later."""
 
     id: str
     """The id that `publish()` has returned."""
 
     at: float
-    """When it is to be published, in seconds since 1970."""
+    """When it will be published, in seconds since 1970."""
 
 
 def list_scheduled(connections: ConnectionPool, keys: StreamKeys) -> Iterator[ScheduledJob]:
-    """Every scheduled job of a stream, by time, from pages that are asked for as they are needed.
+    """Return the scheduled jobs of a stream in the order of their times, fetched page by page.
 
-    Raises what the connection raises.
+    Raises errors of the connection.
     """
     start_ms, skip = 0, 0
     while True:

@@ -1,4 +1,4 @@
-"""Sending batches: repeating what may be repeated, and waiting for room."""
+"""Sending batches: repeating them if that is safe, and waiting for room."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from shared_sync.redis_producer.batches import Batch
 
 SHORTEST_PAUSE_SECONDS: Final = 0.02
 LONGEST_PAUSE_SECONDS: Final = 0.25
-"""Of the pauses between two tries. They keep the processes of a service from asking together."""
+"""Limits of the random pause between two tries, which keeps processes from trying at once."""
 
 FRESH_SECONDS: Final = 1.0
-"""For how long it is known which group holds messages back. It takes a round trip to ask, and a
-gateway may be refused many times a second."""
+"""How long the slowest group is remembered. Finding it takes a round trip, and a full stream may
+refuse a gateway many times a second."""
 
 _UNKNOWN: Final = SlowestGroup("", None, None)
 
@@ -47,7 +47,7 @@ class Sender:
         self._timeout_seconds = timeout_seconds
         # Replaced as a whole by any thread.
         self._slowest: tuple[float, SlowestGroup | None] = (-math.inf, None)
-        """When it was last asked which group holds messages back, and which it was."""
+        """When the slowest group was found, and which it was."""
 
     def send(
         self,
@@ -59,8 +59,8 @@ class Sender:
     ) -> None:
         """Publish all messages of a batch, and add their ids to `published`.
 
-        While the server works on them for the first time, `meanwhile` is called. Until the moment
-        `wait_until` of the monotonic clock it waits for room. Raises as `publish_many()` does.
+        Calls `meanwhile` once, while the server works on the first try. Waits for room until
+        `wait_until` on the monotonic clock. Raises as `publish_many()` does.
         """
         tries = 0
         while batch.messages:
@@ -80,7 +80,7 @@ class Sender:
             time.sleep(min(_pause(tries), left))
 
     def _queue_full(self) -> QueueFull:
-        """The error for a full stream, which names the group that holds messages back."""
+        """Return the error for a full stream, which names the group that keeps it full."""
         assert self._max_queue_depth is not None  # noqa: S101 - else all were accepted
         now = time.monotonic()
         found_at, slowest = self._slowest
@@ -104,10 +104,10 @@ class Sender:
     def _exchange(
         self, command: Command, remembered_seconds: float, meanwhile: Callable[[], object]
     ) -> tuple[list[str], SharedSyncError | None]:
-        """Send a command that publishes, and return the ids and what was refused.
+        """Send a command that publishes, and return the ids and the refusal, if any.
 
-        If the server remembers all messages, the command is repeated after a reply was lost: once
-        in any case, and again until the producer's timeout has passed since the first try.
+        If all messages have a `deduplicate_key`, the command is repeated after a lost reply: at
+        least once, and until the producer's timeout has passed since the first try.
         """
         began, tries = time.monotonic(), 0
         while True:
@@ -127,7 +127,7 @@ class Sender:
     def _exchange_once(
         self, command: Command, meanwhile: Callable[[], object]
     ) -> tuple[list[str], SharedSyncError | None]:
-        # Lent for one round trip: the messages may come from an iteration that publishes as well.
+        # Lent for one round trip only, because the iteration over the messages may publish as well.
         with self._connections.connection() as connection:
             connection.send([command])
             meanwhile()
@@ -139,7 +139,7 @@ class Sender:
 
 
 def _pause(tries: int) -> float:
-    """Seconds to wait after so many tries in vain."""
+    """Return the seconds to wait after this many failed tries."""
     return backoff.exponential(
         tries,
         base_seconds=SHORTEST_PAUSE_SECONDS,

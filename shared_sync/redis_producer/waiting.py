@@ -1,4 +1,4 @@
-"""The jobs of one process whose results are waited for."""
+"""The jobs of one process that wait for their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared_sync.result_listener.result import Result
 
 
 class Awaited:
-    """What has come for one job. Any thread may wait; `Waiting` writes, with its lock."""
+    """The results of one job. Any thread may wait; `Waiting` writes, with its lock."""
 
     __slots__ = ("__weakref__", "_has_ended", "_open", "final", "job_id", "progress", "sent_at")
 
@@ -23,18 +23,18 @@ class Awaited:
         # Fixed after construction.
         self.job_id = job_id
         self.sent_at = sent_at
-        # Held until it has ended. An event takes several times as long to make and to set.
+        # Held until the job has ended. An event takes several times as long to make and to set.
         self._open = threading.Lock()
         self._open.acquire()
         # Written with the lock of `Waiting`; any thread may read.
         self._has_ended = False
         self.final: Result | None = None
-        """The final result, if it has come."""
+        """The final result, if it has arrived."""
         self.progress: Result | None = None
-        """The last progress that has come."""
+        """The newest progress that has arrived."""
 
     def add(self, result: Result) -> None:
-        """Note a result. The first final one counts: each group of a stream sends one."""
+        """Take a result. Only the first final one counts: each group of the stream sends one."""
         if self.final is not None:
             return
         if result.is_final:
@@ -44,7 +44,7 @@ class Awaited:
             self.progress = result
 
     def end(self) -> None:
-        """End the waits."""
+        """End all waits."""
         if not self._has_ended:
             self._has_ended = True
             self._open.release()
@@ -55,7 +55,7 @@ class Awaited:
             limit = -1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)
             if not self._open.acquire(timeout=limit):
                 raise ResultTimeout(self.job_id, timeout or 0.0)
-            self._open.release()  # for the next who waits
+            self._open.release()  # for the next thread that waits
         if self.final is None:
             raise ConsumerStateError(
                 f"the producer was closed before the result of {self.job_id!r} came"
@@ -66,10 +66,10 @@ class Awaited:
 class Waiting:
     """Gives each result to those who wait for it. Safe from any thread.
 
-    A result may come before the id of its job is known here. So what comes while a job is being
-    published is kept until that is over. Other results that nobody waits for are dropped: their
-    handles are gone. Once a job was published under a key, the newest results are kept for a while:
-    the same call may be made again, after an error or by somebody else, and returns the same id.
+    A result may arrive before the call that publishes its job has returned the id. Therefore
+    results that arrive during a publication are kept until it ends. Other results without a handle
+    are dropped. Once a job was published with a `deduplicate_key`, recent results are kept as well,
+    because the same call may be repeated and then returns the same id.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class Waiting:
         self._lock = threading.Lock()
         self._awaited: weakref.WeakValueDictionary[str, Awaited] = weakref.WeakValueDictionary()
         self._publishing: dict[int, None] = {}
-        """The numbers of the jobs that are being published, in their order."""
+        """The numbers of the publications in progress, in order."""
         self._next_number = 0
         self._early: deque[tuple[int, Result]] = deque()
-        """Each with the number of the job that is published next."""
+        """Results without a handle, each with the number of the next publication."""
         self._recent: RecentResults | None = None
         self._is_closed = False
 
@@ -96,7 +96,7 @@ class Waiting:
                 self._recent = RecentResults(self._clock)
 
     def begin(self) -> int:
-        """Begin to publish a job; return the number of that."""
+        """Begin a publication, and return its number."""
         with self._lock:
             number = self._next_number
             self._next_number += 1
@@ -104,16 +104,16 @@ class Waiting:
         return number
 
     def end(self, number: int) -> None:
-        """End what began: the job was added, or was not published."""
+        """End a publication: the job was added, or was not published."""
         with self._lock:
             del self._publishing[number]
             if self._early:
                 first = next(iter(self._publishing), self._next_number)
                 while self._early and self._early[0][0] <= first:
-                    self._early.popleft()  # it came before any of these was published
+                    self._early.popleft()  # it arrived before any of these publications began
 
     def add(self, job_id: str, sent_at: float) -> Awaited:
-        """Wait for the results of a job, as long as what is returned is referred to."""
+        """Keep the results of a job for as long as the returned object is referenced."""
         with self._lock:
             awaited = self._awaited.get(job_id)
             if awaited is None:
@@ -129,7 +129,7 @@ class Waiting:
         return awaited
 
     def receive(self, result: Result) -> None:
-        """Take a result that has come."""
+        """Take a result that has arrived."""
         with self._lock:
             if self._recent is not None and result.is_final:
                 self._recent.add(result)

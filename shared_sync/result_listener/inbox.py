@@ -1,4 +1,4 @@
-"""Results that have been received and not been taken yet."""
+"""Results that were received and not taken yet."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Final
 from shared_sync.result_listener.result import Result
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""The values of all results that are kept are no larger than this, unless it is a single one."""
+"""Limit of the size of all kept values. A single result may be larger."""
 
 
 class Inbox:
     """Keeps results in their order until they are taken. Safe from any thread.
 
-    It is full once it has `most` results, or MOST_BYTES. If results are taken in their order, by
-    `take()`, whoever fills it waits for room. If they are only waited for by id, nobody may ever
-    take some of them, so the oldest are dropped.
+    It is full with `most` results, or with `most_bytes`. If results are taken in order, by
+    `take()`, the thread that fills the inbox waits for room. If they are only waited for by id,
+    some may never be taken, so the oldest are dropped.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Inbox:
         self._changed = threading.Condition(threading.RLock())
         self._kept: OrderedDict[int, tuple[Result, int]] = OrderedDict()
         self._numbers: dict[str, list[int]] = {}
-        """The numbers of the results that are kept, by the id of their message."""
+        """By the id of a message: the numbers of its kept results."""
         self._next_number = 0
         self._bytes = 0
         self._waits: dict[str, list[_Wait]] = {}
@@ -46,16 +46,16 @@ class Inbox:
         self.dropped = 0
 
     def __len__(self) -> int:
-        """How many results are kept."""
+        """The number of kept results."""
         return len(self._kept)
 
     def read_in_order(self) -> None:
-        """Drop nothing from now on, as results are taken in their order."""
+        """Drop nothing from now on, because results are taken in order."""
         with self._changed:
             self._is_read_in_order = True
 
     def wait_for_room(self, seconds: float) -> int:
-        """Return for how many results there is room; 0 if there is none after so many seconds."""
+        """Return for how many results there is room; 0 if there is none within `seconds`."""
         deadline = self._clock() + seconds
         with self._changed:
             while not self._is_closed and self._is_read_in_order and self._is_full():
@@ -66,7 +66,7 @@ class Inbox:
             return self._most - len(self._kept) if self._is_read_in_order else self._most
 
     def put(self, result: Result, size: int) -> None:
-        """Add a result whose values have `size` bytes, or give it to those who wait for it."""
+        """Add a result whose values have `size` bytes, or pass it to threads that wait for it."""
         with self._changed:
             waits = self._waits.pop(result.id, None) if result.is_final else None
             if waits is not None:
@@ -84,7 +84,7 @@ class Inbox:
             self._changed.notify_all()
 
     def take(self) -> Result | None:
-        """Return the oldest result, and wait for one; None once the inbox is closed."""
+        """Wait for a result, and return the oldest; None once the inbox is closed."""
         with self._changed:
             self._is_read_in_order = True
             while not self._is_closed:
@@ -120,7 +120,7 @@ class Inbox:
         return self._is_closed
 
     def close(self) -> None:
-        """End all waits. What is kept cannot be taken in order any more."""
+        """End all waits. Kept results can still be waited for by id, but not taken in order."""
         with self._changed:
             self._is_closed = True
             for waits in self._waits.values():
@@ -143,7 +143,7 @@ class Inbox:
         return None
 
     def _forget(self, message_id: str) -> None:
-        """Remove the results of a message, such as its progress, once its final one is taken."""
+        """Remove the kept results of a message after its final one was taken, such as progress."""
         for number in list(self._numbers.get(message_id, ())):
             self._remove(number)
 

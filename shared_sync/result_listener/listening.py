@@ -1,4 +1,4 @@
-"""The listening of one process: a thread that reads a stream of results and hands them out."""
+"""The listening thread of one process: reads a stream of results and passes them on."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ BLOCK_SECONDS: Final = 2.0
 """Longest wait of one read."""
 REPLY_TIMEOUT_SECONDS: Final = BLOCK_SECONDS + REPLY_MARGIN_SECONDS
 REPLY_TTL_SECONDS: Final = 60.0
-"""How long a stream of replies lives without its listener, unless another time is given."""
+"""How long a reply stream stays without its listener, unless another time is given."""
 MOST: Final = 100
 """The most entries of one read."""
 LARGE_BYTES: Final = 4 * 1024 * 1024
-"""About as much is read at once."""
+"""The approximate limit of the size of one read."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 2.0
 """The longest pause between two attempts to reach Redis."""
@@ -45,17 +45,17 @@ Handler = Callable[[Result], object]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a listening is given by whoever uses it."""
+    """What a producer or a listener passes to the thread that reads its results."""
 
     redis_url: str
     stream: str
-    """A key of the slot in which the results are, for a cluster."""
+    """A key in the slot of the results, for a cluster."""
     credential_provider: CredentialProvider | None
     recorder: GuardedRecorder
     logger: DetachedLogger
 
     def connector(self) -> Connect:
-        """Return what makes the connections. Raises `ConfigurationError` for a wrong address."""
+        """Return the function that connects. Raises `ConfigurationError` for a wrong address."""
         return connector_of_process(
             self.redis_url,
             key=self.stream,
@@ -65,9 +65,9 @@ class Surroundings:
         )
 
     def new_replies(self, ttl_seconds: float, report: Report | None = None) -> OwnStream:
-        """Return a stream of replies to this process, with a name of its own.
+        """Return a reply stream with a new name.
 
-        `report` logs that it was lost; None for a warning.
+        `report` logs that the stream was lost; None to log a warning.
         """
         key = StreamKeys.of(self.stream).reply(secrets.token_hex(8))
         return OwnStream(key, ttl_ms=int(ttl_seconds * 1000), report=report or self.logger.warning)
@@ -104,14 +104,14 @@ class Listening:
         # Owned by the thread, once it has started.
         self._most = MOST
         self._finals = Remembered()
-        """The final results that were handed out, of a stream that nobody else reads."""
+        """The final results that were passed on, if nobody else reads the stream."""
         # Written by the thread; any thread may read.
         self.last_id: str | None = None
-        """The id of the entry that was handed out last."""
+        """The id of the entry that was passed on last."""
         self._dropped = 0
 
     def start(self) -> None:
-        """Connect and begin to read, unless it was done. Blocks up to the limits of a connection.
+        """Connect and start reading, if that was not done. Blocks up to the limits of a connection.
 
         Raises `RedisUnavailable` or `RedisRefused`; it may be called again then.
         """
@@ -126,10 +126,10 @@ class Listening:
                 self._loop.start()
 
     def reply_to(self, connections: ConnectionPool) -> str:
-        """Return the name of the stream of replies, once it exists. Starts the listening.
+        """Return the name of the reply stream, which exists then. Starts the listening.
 
-        If Redis has not shown within the last second that the stream exists, it is asked over one
-        of the `connections`. Blocks and raises as `start()` and they do.
+        If the last check was more than a second ago, checks over one of the `connections` that the
+        stream exists. Blocks and raises as `start()` and the connections do.
         """
         self.start()
         if isinstance(self.source, OwnStream) and not (
@@ -151,7 +151,7 @@ class Listening:
         return self._loop.join(time.monotonic() + timeout)
 
     def abandon(self) -> None:
-        """Let the thread end after its read. Never blocks, so that a finalizer may call it."""
+        """Let the thread end after its current read. Never blocks, so a finalizer may call it."""
         self._stop.set()
 
     def _step(self) -> None:
@@ -173,11 +173,11 @@ class Listening:
             self._most = max(1, min(MOST, LARGE_BYTES * len(entries) // max(1, size)))
 
     def _hand_out(self, entry: Entry) -> int:
-        """Hand out the result in an entry; return the size of its values."""
+        """Pass on the result in an entry; return the size of its values."""
         size = sum(map(len, entry.items))
         result = parse(entry.id, entry.items)
         if result.is_final and isinstance(self.source, OwnStream) and result.id:
-            # If a server has lost the end of a message, the message is run and answered again.
+            # If a server has lost an outcome, the message runs again and has another result.
             final = f"{result.id} {result.status}"
             if final in self._finals:
                 return size
@@ -192,8 +192,8 @@ class Listening:
         except BaseException as error:  # of any kind: no result may keep others from arriving
             self._recorder.record_error(error)
             self._logger.exception(
-                "the handler of results failed for the result of message %s, which is not given "
-                "to it again",
+                "the handler failed for the result of message %s; this result is not passed to it "
+                "again",
                 result.id,
             )
         return size
@@ -202,8 +202,8 @@ class Listening:
         dropped = self.inbox.dropped
         if dropped and not self._dropped:
             self._logger.warning(
-                "results that nobody takes fill the memory that is set aside for them, and the "
-                "oldest are dropped; take all of them, give the listener a handler, or raise "
+                "results that nobody takes are dropped, the oldest first, as there are max_kept or "
+                "64 MiB of them; take all results, give the listener a handler, or raise "
                 "max_kept. This is logged once"
             )
         self._dropped = dropped
@@ -216,7 +216,7 @@ class Listening:
                 self._availability.failed(NAME, error)
         else:
             self._recorder.record_error(error)
-            self._logger.error("the listener for results failed and goes on", exc_info=error)
+            self._logger.error("the listener for results failed and continues", exc_info=error)
         return backoff.exponential(
             failures,
             base_seconds=FIRST_PAUSE_SECONDS,

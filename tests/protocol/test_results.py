@@ -501,9 +501,9 @@ def test_a_message_that_hands_its_caller_on_does_not_answer_it() -> None:
     ("value", "told"),
     [
         ("[", "no JSON object"),
-        (JobOptions(reply_to="jobs").to_item().decode(), "no stream of replies"),
-        (JobOptions(reply_to="{jobs}:g:replies:dead").to_item().decode(), "no stream of replies"),
-        (JobOptions(reply_to="{other}:replies:1").to_item().decode(), "no stream of replies"),
+        (JobOptions(reply_to="jobs").to_item().decode(), "is not a reply stream"),
+        (JobOptions(reply_to="{jobs}:g:replies:dead").to_item().decode(), "is not a reply stream"),
+        (JobOptions(reply_to="{other}:replies:1").to_item().decode(), "is not a reply stream"),
     ],
 )
 def test_options_that_cannot_be_followed_are_bad_input_and_its_answer_goes_to_the_result_stream(
@@ -566,7 +566,7 @@ def test_no_message_may_have_its_result_written_to_a_key_of_the_jobs(name: str) 
     fields = {"client_id": name}
     fault = results.find_fault(fields)
     assert fault is not None
-    assert "is a key of the jobs themselves" in str(fault.error)
+    assert "is a key of the library" in str(fault.error)
     assert results.death("1-0", fields, metadata("bad input")) == Answer()
 
 

@@ -158,7 +158,7 @@ def test_jobs_that_the_server_refuses_stay_scheduled_and_are_logged_once(
         jobs.check(connection, 0)
     assert client.zcard(KEYS.scheduled) == client.hlen(KEYS.scheduled_messages) == 1
     (line,) = caplog.messages
-    assert "stream jobs are not published, because Redis refuses that: WRONGTYPE" in line
+    assert "stream jobs are not published, because Redis refuses them: WRONGTYPE" in line
     client.delete(KEYS.stream)
     jobs.check(connection, 0)
     assert client.xlen(KEYS.stream) == 1

@@ -248,7 +248,7 @@ def test_a_stream_of_replies_that_is_gone_is_made_anew_and_that_is_logged(
         eventually(lambda: client.exists(address))
         answer(client, "1-0", stream=results.reply_to)
         received.wait_for("1-0")
-    assert "is made anew" in caplog.text
+    assert "is created again" in caplog.text
 
 
 def test_a_fork_has_a_stream_of_replies_of_its_own(

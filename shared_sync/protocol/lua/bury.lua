@@ -2,11 +2,11 @@
 -- KEYS: stream, history, due, dead, holders, index of the dead letters, and the stream of the error
 --       result if there is one
 -- ARGV: group, consumer, identity, id, failure (one JSON line, or ''), number of metadata items,
---       items ..., number of error result items, items ..., channel, payload, what that stream is:
---       'own' is the consumer's own result stream, 'other' another one, 'caller' that of a caller,
---       which must exist
+--       items ..., number of error result items, items ..., channel, payload, kind of
+--       that stream: 'own' for the consumer's result stream, 'caller' for a reply stream, which must
+--       exist, 'other' for any other
 -- Returns {{outcome}, '', '' or the refusal of the error result or the channel}: 1 if it is a dead
--- letter now, 2 if besides the reply to its caller was dropped, 0 if it is no longer this
+-- letter now, 2 if its error result was dropped as well, 0 if it is no longer this
 -- consumer's, -1 if its entry is gone. A message is buried without an error result that its stream
 -- will never take.
 
@@ -36,7 +36,7 @@ local whose_results = ARGV[result_count + result_items + 3]
 
 local unpublished, outcome = '', 1
 
--- Write the error result. Returns its id, nil if it was not taken and never will be, or the refusal.
+-- Write the error result. Returns its id, nil if its stream will never take it, or another refusal.
 local function add_result()
   local added
   if whose_results == 'caller' then

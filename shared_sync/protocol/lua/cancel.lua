@@ -1,14 +1,14 @@
--- Cancel a message, or only say how far it is.
--- KEYS: stream, cancelled, scheduled, the key with the id of the entry that a job of this id has been
---       published as, cancelled forwarded jobs, then the due times of each group that is named
--- ARGV: id, for how many ms the mark is kept or '' to change nothing, the same for a job that may have
+-- Cancel a message, or only return its state.
+-- KEYS: stream, cancelled, scheduled, `published` of this id (the entry of a scheduled job), the
+--       cancelled forwarded jobs, then `due` of each group in ARGV
+-- ARGV: id, how many ms the mark is kept or '' to change nothing, the same for a job that may have
 --       been forwarded to another stream, group ...
--- Returns how far it is: 'scheduled', 'waiting', 'parked', 'running' or 'ended'; 'unknown' if no entry
--- is known for the id.
+-- Returns the state: 'scheduled', 'waiting', 'parked', 'running' or 'ended'; 'unknown' if the stream
+-- has no such message.
 --
--- The message is marked, and whichever worker meets it ends it. Until then it stays where it is, but for
--- one that waits for its time: a parked message is due now, and so is a scheduled one. A job that has
--- left the stream may have been forwarded: then the workers of the other stream find the mark.
+-- This only marks the message; the worker that takes it ends it. A parked or scheduled message becomes
+-- due now, so that it ends soon. A job that has left the stream may have been forwarded: then the
+-- workers of the other stream read the mark.
 
 local STEP = 100  -- most expired marks that a call removes
 
@@ -45,8 +45,8 @@ if type(entry_id) ~= 'string' then
 end
 
 local groups = redis.call('XLEN', stream) > 0 and groups_of(stream) or {}
-local place = place_of(stream, groups, entry_id, true)
-if keep and place ~= 'ended' then
+local state = state_of(stream, groups, entry_id, true)
+if keep and state ~= 'ended' then
   mark(entry_id)
   for n = 4, #ARGV do
     local due = KEYS[n + 2]
@@ -54,5 +54,5 @@ if keep and place ~= 'ended' then
     if at and tonumber(at) > now then redis.call('ZADD', due, now, entry_id) end
   end
 end
-if keep_forwarded and place == 'ended' then add_mark(forwarded, id, keep_forwarded) end
-return place
+if keep_forwarded and state == 'ended' then add_mark(forwarded, id, keep_forwarded) end
+return state

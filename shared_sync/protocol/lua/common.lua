@@ -180,7 +180,7 @@ local function prepare_to_end(stream, group, history, due)
   return groups, has_history
 end
 
--- How a script says that it will refuse an entry at each try.
+-- A part of a refusal that will be the same at each try.
 local NEVER_TAKEN = 'which never takes an entry'
 
 -- Whether a server that has refused an entry will refuse it at each try. Other refusals can be
@@ -313,10 +313,10 @@ local function hand_back(stream, due, group, id, deliveries, now)
   return true
 end
 
--- How far a message is, over all groups of its stream: 'running' in a consumer, 'parked', 'waiting' to be
--- read, or 'ended'. The first of these counts that is true in any group. `looks` also says of a
--- waiting one whether its entry is there, which reads it.
-local function place_of(stream, groups, id, looks)
+-- Return the state of a message over all groups of its stream: 'running', 'parked', 'waiting' to be read,
+-- or 'ended'. The first of these that is true in any group counts. With `checks_entry` a waiting message
+-- is read, and 'ended' is returned if it does not exist.
+local function state_of(stream, groups, id, checks_entry)
   local is_parked, is_waiting = false, #groups == 0
   for _, info in ipairs(groups) do
     local owner = pending_entry(stream, info['name'], id)
@@ -325,9 +325,9 @@ local function place_of(stream, groups, id, looks)
     is_waiting = is_waiting or not owner and id_is_after(id, info['last-delivered-id'])
   end
   if is_parked then return 'parked' end
-  if is_waiting and not looks then return 'waiting' end
+  if is_waiting and not checks_entry then return 'waiting' end
   if not is_waiting and #groups > 1 then return 'ended' end
-  -- In the only group a delivered entry that is there is unfinished, as `restore()` says.
+  -- If the stream has one group, a delivered entry that still exists is unfinished; see `restore()`.
   local entries = redis.pcall('XRANGE', stream, id, id)
   if entries.err then return is_waiting and 'waiting' or 'ended' end
   if #entries == 0 then return 'ended' end

@@ -1,4 +1,4 @@
--- Remove the progress of messages that are not pending any more, in a step.
+-- Remove the progress of messages that are not pending any more, up to 100 in a call.
 -- KEYS: stream, progress
 -- ARGV: group, at which of the messages to begin
 -- Returns how many were removed, and how many are left.

@@ -1,23 +1,23 @@
--- End messages whose entries go to streams of their own, or that have ended without being done.
+-- End messages that write to several streams or to a reply stream, or that are expired or cancelled.
 -- KEYS: stream, history, due, holders, cancelled, then the streams that are written to
--- ARGV: group, consumer, identity, which of KEYS is the consumer's own result stream (0 for none),
+-- ARGV: group, consumer, identity, index in KEYS of the consumer's own result stream (0 for none),
 --       then for each message: id, the id that its caller knows, 'owned' or '', number of entries,
---       for each entry: which of KEYS, 'existing' or '', number of items, field, value, ...;
+--       for each entry: index in KEYS, 'existing' or '', number of items, field, value, ...;
 --       then channel ('' for none), payload
--- Returns {outcomes, '' or the refusal of an entry, '' or that of a channel}. An outcome is 1 for a
--- message that this call ended, 2 for one whose reply was dropped besides, 0 for one that had ended
--- before, and the refusal of the server as text for one with an entry that was refused. That message
--- stays pending; those behind it go on.
+-- Returns {outcomes, '' or the refusal of an entry, '' or the refusal of a channel}. The outcome of a
+-- message is 1 if this call ended it, 2 if this call ended it and dropped its result, 0 if it had ended
+-- before, or the refusal of an entry as text. A refused message stays pending, and the messages behind
+-- it are settled.
 --
--- Of each message all entries are written or none, in the order in which they are given, so that a
--- call which is repeated writes nothing twice. The reply to a caller is the one that may be dropped:
--- its stream must be 'existing'. If it is gone, so is the caller.
+-- The entries of a message are written all or none, in their order, so a repeated call writes nothing
+-- twice. Only the entry for a reply stream may be dropped: its stream must be 'existing', because if
+-- the stream is gone, its caller has ended.
 --
--- A message that is 'owned' ends only if it is still this consumer's: it did not run here. One that is
--- done ends whoever has it now.
+-- A message that is 'owned' did not run: it ends only if it is still this consumer's. A message that is
+-- done ends whichever consumer it is pending for now.
 --
 -- On a full server the entries of a message are refused if they are larger than the entry that it
--- frees; finish_with_results.lua says why, and why they are not if nobody has left any unread.
+-- frees; finish_with_results.lua gives the reason and the exception.
 
 local FIRST_MESSAGE = 5
 local MOST_BYTES = 1048576
@@ -33,7 +33,7 @@ local allowance = is_full and MOST_BYTES or 0
 local groups, has_history = prepare_to_end(stream, group, history, due)
 local name_is_lost  -- asked once, and only for messages that are 'owned'
 
--- The message at this place of ARGV, and the place behind it.
+-- Return the message at this index of ARGV, and the index behind it.
 local function parse(i)
   local message = {id = ARGV[i], known_as = ARGV[i + 1], is_owned = ARGV[i + 2] ~= '', entries = {}}
   local count = tonumber(ARGV[i + 3])
@@ -48,8 +48,7 @@ local function parse(i)
   return message, i + 2
 end
 
--- Whether the message is pending, and may be ended by this call. One that is not pending any more has
--- ended before.
+-- Return whether the message is pending and this call may end it. If it is not pending, it has ended.
 local function may_end(message)
   local id = message.id
   if message.is_owned and name_is_lost == nil then

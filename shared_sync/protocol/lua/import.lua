@@ -1,9 +1,9 @@
--- Add a dead letter that was exported, unless another one was added since the caller has looked.
+-- Add a dead letter from a file, unless the index has a letter that the caller has not seen.
 -- KEYS: dead, index
--- ARGV: id that it had, id of the newest letter in the index that the caller has seen or '', number of
---       items that are added if it gets another id, these items ..., its items ...
--- Returns its id, or nil if there are newer letters than the caller has seen. It keeps its id if no
--- letter has had a later one.
+-- ARGV: old id of the letter, id of the newest letter that the caller has seen or '', number of items
+--       that are added if it gets a new id, these items ..., its items ...
+-- Returns the id, or nil if there is a letter that the caller has not seen. The letter keeps its old
+-- id, unless the stream has had a later one.
 
 local dead, index = KEYS[1], KEYS[2]
 local id, seen, extra = ARGV[1], ARGV[2], tonumber(ARGV[3])

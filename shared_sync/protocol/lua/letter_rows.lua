@@ -1,17 +1,17 @@
--- List dead letters, oldest first, without their messages, until there are enough of them or large
--- ones had to be read. Adds to the index those that are not in it.
+-- List dead letters, oldest first, without their messages. Letters that are not in the index are read
+-- and added to it; if these are large, the list ends early.
 -- KEYS: dead, index
--- ARGV: id behind which to begin or '', most letters, most bytes to read (of the last letter that is
---       read more are)
--- Returns {1 if there may be more or 0, {id, bytes, which fields are left out, names and values as a
--- list or as netstrings} ...}; these are of the short fields of the message and of the metadata.
+-- ARGV: id behind which to begin or '', most letters, most bytes to read (the last letter that is read
+--       may exceed it)
+-- Returns {1 if there may be more or 0, {id, bytes, which fields are left out, items} ...}. The items,
+-- a list or netstrings, are the short fields of the message and the metadata.
 
 local dead, index, cursor = KEYS[1], KEYS[2], ARGV[1]
 local most, room = tonumber(ARGV[2]), tonumber(ARGV[3])
-local place = cursor == '' or place_of(cursor)
-if not place then return redis.error_reply('ERR Invalid stream ID specified') end
+local prefix = cursor == '' or member_prefix(cursor)
+if not prefix then return redis.error_reply('ERR Invalid stream ID specified') end
 
-local from = cursor == '' and '-' or '[' .. place .. '!'
+local from = cursor == '' and '-' or '[' .. prefix .. '!'
 local members = redis.pcall('ZRANGE', index, from, '+', 'BYLEX', 'LIMIT', 0, most)
 if members.err then members = {} end
 local indexed = redis.pcall('ZCARD', index)
@@ -36,7 +36,7 @@ while #found <= most and room > 0 do
     redis.pcall('ZREM', index, member)
     next_member = next_member + 1
   else
-    -- Is there a letter in front of the next one of the index? This reads nothing if there is none.
+    -- Is there a letter in front of the next letter of the index? If not, this reads nothing.
     local letter =
       first(cursor == '' and '-' or '(' .. cursor, id and '(' .. id or '+')
     if letter then

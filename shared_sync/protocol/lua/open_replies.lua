@@ -1,5 +1,5 @@
 
--- Make the stream of replies of one waiting process, or let it live on.
+-- Create the reply stream of one process, or renew it.
 -- KEYS: the stream
 -- ARGV: how long it lives, ms
 -- Returns 1 if it was made, so that what was in an earlier one is lost; 0 if it was there.

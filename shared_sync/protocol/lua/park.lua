@@ -4,7 +4,7 @@
 -- ARGV: group, consumer, identity, then for each message: id, failure (one JSON line, or '' after
 --       a crash), delay in ms, the delivery that failed, another id by which it may be cancelled or ''
 -- Returns {outcomes, '', ''}: for each message 1 if it is parked, 0 if it is no longer this
--- consumer's, -1 if its entry is gone. One that is cancelled is due at once.
+-- consumer's, -1 if its entry is gone. A cancelled message is due at once.
 --
 -- A call can arrive late, on a connection that was given up: after it was repeated, and after this
 -- very consumer has taken the message again. The delivery then shows that the call is about an

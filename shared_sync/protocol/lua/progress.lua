@@ -1,12 +1,12 @@
--- Send progress of a message that runs, and keep it for the message's next attempt.
--- KEYS: stream, progress, holders, and the stream that gets the progress if there is one
--- ARGV: group, consumer, identity, id, the delivery whose attempt reports it, token of the process,
---       sequence number, what to keep, '1' if the stream may be created or '', channel or '', payload,
---       then names and values
+-- Send progress of a running message, and keep it for the next attempt.
+-- KEYS: stream, progress, holders, and the stream that gets the progress, if any
+-- ARGV: group, consumer, identity, id, number of the delivery, token of the process, sequence number,
+--       the form to keep, '1' if the stream may be created or '', channel or '', payload, then names
+--       and values
 -- Returns {1 if it was sent, 2 if this or later progress had been sent before, 0 if the message is not
--- this consumer's any more; '' or the refusal of the stream; '' or that of the channel}.
+-- this consumer's any more; '' or the refusal of the stream; '' or the refusal of the channel}.
 --
--- A call can arrive late or twice, as in park.lua. What is kept says which process has sent it and its
+-- A call can arrive late or twice, as in park.lua. The kept form begins with the token and the sequence
 -- number, so progress never goes backwards. The first write may be refused on a full server: then
 -- nothing is sent.
 

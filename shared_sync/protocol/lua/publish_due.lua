@@ -1,12 +1,11 @@
 -- Publish scheduled jobs whose time has come.
--- KEYS: stream, scheduled, the messages of scheduled jobs, cancelled, then the key with the id of the
---       entry that each job has been published as
--- ARGV: for how many ms that id is kept, ids of the first jobs, of which some may be due later
--- Returns {how many were published, ms until the time of the next job or -1, '' or what was
--- refused, ids of those whose message is gone or cannot be read}.
+-- KEYS: stream, scheduled, the messages of scheduled jobs, cancelled, then `published` of each job
+-- ARGV: how many ms `published` is kept, ids of the first jobs, some of which may not be due yet
+-- Returns {number of published jobs, ms until the next job or -1, '' or a refusal, ids of jobs whose
+-- message is gone or cannot be read}.
 --
--- A job that is not scheduled any more was published by somebody else. What a full server is asked
--- for here it gets back at once.
+-- A job that is not scheduled any more was published by another consumer. This also runs on a full
+-- server, because it frees the memory that it needs at once.
 
 local MOST_BYTES = 4 * 1024 * 1024  -- a call ends with the message that reaches this size
 local FIRST = 4  -- keys in front of those of the jobs
@@ -18,8 +17,8 @@ local now, count, bytes, refusal, lost = now_ms(), 0, 0, '', {}
 write_even_when_full(scheduled)  -- this and the next must not be refused below
 redis.call('HDEL', messages, '')
 
--- The worker that reads a cancelled job finds that in the options, the last field: a reader that has
--- waited knows no marks. Returns whether it stands there.
+-- A cancelled job is marked in its options, the last field, because a reader that has blocked for a
+-- message has not read the marks. Returns whether the mark was added.
 local function add_mark(items, id)
   local mark, added = redis.pcall('ZSCORE', cancelled, id), 0
   if type(mark) == 'string' then

@@ -1,13 +1,11 @@
--- Add messages in order as publish.lua does, where some have a key that publishes only once, or a
--- time at which they are to be published.
--- KEYS: stream, scheduled, the messages of scheduled jobs, then the key `published` of each message
---       that has one
--- ARGV: most entries the stream may hold ('' for no limit), then for each message: place of its
---       `published` behind the others or 0, for how many ms that is kept, id of the scheduled job or
---       '', when to publish it in ms since 1970 or '+' and ms from now, number of items, field, value,
---       ...
--- Returns {ids of the accepted, '' or the text of the refusal}. The id of a message whose key has
--- published before is the one that it got then. Scheduled jobs do not count for the limit.
+-- Add messages in order as publish.lua does; some have a deduplicate key, or are scheduled.
+-- KEYS: stream, scheduled, the messages of scheduled jobs, then `published` of each deduplicate key
+-- ARGV: most entries the stream may hold ('' for no limit), then for each message: index of its
+--       `published` behind the first three KEYS or 0, how many ms that is kept, id of the scheduled job
+--       or '', when to publish it in ms since 1970 or '+' and ms from now, number of items, field,
+--       value, ...
+-- Returns {ids of the accepted messages, '' or the text of the refusal}. If the key of a message was
+-- used before, its id is that of the earlier message. The limit does not apply to scheduled jobs.
 
 local SHARED_KEYS = 3
 local stream, scheduled, messages = KEYS[1], KEYS[2], KEYS[3]
@@ -18,14 +16,14 @@ local now
 
 local function refusal_of(reply) return type(reply) == 'table' and reply.err or nil end
 
--- The time in ms at which a job is to be published. It may have passed.
+-- Return the time in ms at which a job is published. It may have passed.
 local function time_of(due)
   if due:sub(1, 1) ~= '+' then return due end
   now = now or now_ms()
   return now + tonumber(due)
 end
 
--- Keep a job until its time. Returns the refusal of the server, which has changed nothing then.
+-- Keep a job until its time. Returns the refusal of the server, after which nothing has changed.
 local function schedule(id, due, items)
   local refusal = refusal_of(pcall('ZADD', scheduled, 'XX', 0, ''))
     or refusal_of(pcall('HSET', messages, id, cmsgpack.pack(items)))
@@ -33,12 +31,12 @@ local function schedule(id, due, items)
   return refusal
 end
 
--- Returns the id that was given to the message, or nil and the refusal; '' if there is no room.
+-- Return the id of the message, or nil and the refusal, which is '' if there is no room.
 local function accept(published, kept_ms, id, due, items)
   if published then
     local before = pcall('GET', published)
     if before then return not refusal_of(before) and before or nil, refusal_of(before) end
-    -- Whether the key may be written is tried before anything is: this changes nothing.
+    -- Try whether the key may be written, before anything is written. This changes nothing.
     local refusal = refusal_of(pcall('SET', published, '', 'XX', 'PX', kept_ms))
     if refusal then return nil, refusal end
   end

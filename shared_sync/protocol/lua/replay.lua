@@ -4,8 +4,8 @@
 -- Returns the new message's id, nil if there is no such dead letter, 0 if its fields are packed or
 -- too many for a script, so that replay_large.lua has to move it, or the text of the refusal.
 --
--- The record has the ids of the dead letter and the message. If the reply is lost, the caller asks
--- again with the same record, and is told the same id. Without the right to write it, nil.
+-- The record holds the ids of the dead letter and of the new message. If the reply is lost, the caller
+-- calls this again with the same record and gets the same id; nil if it has no right to the record.
 
 local MAX_ITEMS = 7000  -- Lua's unpack ends at about 8000 values
 

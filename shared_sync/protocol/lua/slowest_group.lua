@@ -1,8 +1,8 @@
--- Find the group of a stream that needs the oldest entry, so that all behind it stay. Only reads.
+-- Find the group of a stream that needs the oldest entry, and so keeps the stream full. Only reads.
 -- KEYS: stream
--- Returns {now, its name, messages that it has pending, that it has not read or -1 if the server does
--- not know, id of the oldest entry that it needs or '' if this user may not read it}, or {now} if the
--- stream has no group.
+-- Returns {now, name, number of pending messages, number of unread messages or -1 if the server does
+-- not know it, id of the oldest entry that the group needs or '' if this user may not read it}, or
+-- {now} if the stream has no group.
 
 local stream = KEYS[1]
 

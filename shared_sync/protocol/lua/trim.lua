@@ -1,8 +1,8 @@
--- Delete some of the oldest entries of a stream, beyond a number of entries or an age.
--- KEYS: stream, and if these are dead letters, their index
+-- Delete the oldest entries of a stream beyond a limit of their number or age, in a limited step.
+-- KEYS: stream, and for dead letters their index
 -- ARGV: most entries to keep or '', longest age in ms or '', most entries to delete now, '1' to remove
---       the stream if it is left without entries and groups, or ''
--- Returns {how many it deleted, 1 if there is no such stream (any more) or 0, the refusal or ''}.
+--       a stream without entries and groups, or ''
+-- Returns {number of deleted entries, 1 if the stream does not exist (any more) or 0, refusal or ''}.
 
 local stream, index = KEYS[1], KEYS[2]
 local keep, longest_age, step = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -25,14 +25,14 @@ end
 
 if keep and length > keep then trim('MAXLEN', math.max(keep, length - step)) end
 if longest_age and length > 0 and deleted < step and refusal == '' then
-  -- Whole nodes of the stream go in a step of limited size, and what is left is less than a node.
+  -- '~' deletes whole nodes, within the limit of the step; the rest is less than a node.
   local oldest = now_ms() - longest_age
   if trim('MINID', '~', oldest, 'LIMIT', step) == 0 and refusal == '' then trim('MINID', oldest) end
 end
 length = length - deleted
 
--- The oldest ones of the index go with the letters. Without the right to its commands it keeps them,
--- and whoever lists the letters removes them.
+-- Also remove the letters from the index. Without the right to do so they stay in the index until
+-- somebody lists the letters.
 if index and deleted > 0 then
   local indexed = redis.pcall('ZCARD', index)
   local surplus = type(indexed) == 'number' and math.min(indexed - length, step) or 0

@@ -1,1 +1,1 @@
-"""What a message can do while it runs: learn of its cancellation, report progress, emit."""
+"""Cancellation, expiry and progress of messages."""

@@ -1,4 +1,4 @@
-"""Cancelled messages: what a reader knows of them, and telling those that run."""
+"""Cancelled messages: reading their marks, and notifying those that run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FIRST_READS: Final = 10
 """In so many reads a reader looks for forwarded messages; later only once some were met."""
 
 FRESH_SECONDS: Final = 0.02
-"""For how long a reader starts what waits in its slot without asking again what is cancelled."""
+"""How long a reader starts messages of its slot before it reads the marks again."""
 
 GAP_SECONDS: Final = 0.005
-"""A wait for a message that begins so soon after the stream was found empty does not ask what is
-cancelled: what arrives meanwhile goes to the reader at once, before anybody could cancel it."""
+"""A blocking read that starts so soon after the stream was found empty does not read the marks: a
+message that arrives goes to the reader at once, before anybody could cancel it."""
 
 
 def ids_of(entry: Entry) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ def ids_of(entry: Entry) -> tuple[str, ...]:
 
 
 class Cancellations:
-    """What all threads of a subscription share about cancelled messages. Safe from any thread."""
+    """What the threads of a subscription share about cancelled messages. Safe from any thread."""
 
     def __init__(self, commands: GroupCommands, logger: Logger) -> None:
         # Fixed after construction.
@@ -47,39 +47,40 @@ class Cancellations:
         self._log_refusal = LogOnce(logger, logging.WARNING)
         # Written by any thread, each time as a whole.
         self.is_on = True
-        """Whether this user may read which messages are cancelled, for all that is known."""
+        """Whether this user may read the marks, as far as is known."""
         self.exist = False
-        """Whether there were any marks at the last heartbeat."""
+        """Whether there were marks at the last heartbeat."""
 
     def refused(self, error: SharedSyncError) -> None:
-        """Note that the marks could not be read. Without the right nobody tries again."""
+        """Note that the marks could not be read. If a right is missing, they are not read again."""
         if isinstance(error, RedisAccessDenied):
             self.is_on = self.exist = False
         self._log_refusal(
-            "it is unknown which messages are cancelled, so they are processed as all others: %s; "
+            "cancelled messages cannot be recognized and are processed: %s; "
             "grant the worker's user +zrange and +zscore on the key. This is logged once",
             error,
         )
 
 
 class KnownMarks:
-    """The marks of cancelled messages that a thread knows of: none."""
+    """The marks that a thread knows; without a reader there are none."""
 
     def __init__(self) -> None:
         # Owned by its thread; read for each message that starts.
         self.ids: Collection[str] = ()
-        """Marked ids; nearly always none. Those of all messages in the slot are among them."""
+        """Marked ids, with those of all cancelled messages in the slot; nearly always empty."""
 
     def has(self, entry: Entry) -> bool:
-        """Return whether a message is cancelled, for all that is known."""
+        """Return whether a message is cancelled, as far as is known."""
         return bool(self.ids) and any(one in self.ids for one in ids_of(entry))
 
 
 class Marks(KnownMarks):
-    """The marks of cancelled messages as one reader has last seen them. For its thread.
+    """The marks that one reader has read last. For its thread.
 
-    They travel behind each read, and in the reply of recovery, so that they cost no round trip of
-    their own. Only if there are very many, or if what was read waits for longer, they do.
+    They are read together with messages, and by recovery, which costs no additional round trip.
+    Another round trip is needed only if there are very many marks, or if messages wait in the slot
+    for longer than FRESH_SECONDS.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class Marks(KnownMarks):
         self._command = shared.commands.marks()
         # Owned by the reader's thread.
         self._forwarded: frozenset[Mark] = frozenset()
-        """The same for messages that other streams have forwarded."""
+        """The marks of messages that other streams have forwarded."""
         self._first_reads = FIRST_READS
         self.stale_at = -math.inf
-        """When what waits in the slot has to be asked about again, on the reader's clock."""
+        """When the marks must be read again before a message of the slot starts, on the clock."""
         self._empty_at = -math.inf
         """When the stream was last found empty."""
 
@@ -106,7 +107,7 @@ class Marks(KnownMarks):
 
     @property
     def look_at_each(self) -> bool:
-        """Whether the messages that wait have to be known to read the marks."""
+        """Whether the marks of each waiting message are read, because some were forwarded."""
         return self._shared.forwarded.were_met or self._first_reads > 0
 
     def has(self, entry: Entry) -> bool:
@@ -115,12 +116,12 @@ class Marks(KnownMarks):
         mark = self._shared.forwarded.mark_of(entry)
         return mark is not None and mark in self._forwarded
 
-    # --- what travels along ---
+    # --- reading marks together with messages ---
 
     def to_send(self, *, waits: bool) -> Command | None:
-        """Return the command that goes behind a read, None if none is needed.
+        """Return the command to send behind a read; None if none is needed.
 
-        `waits` says that the read waits for a message. An idle reader then asks nothing.
+        `waits` says that the read blocks for a message. An idle reader then sends nothing.
         """
         shared = self._shared
         if not shared.is_on:
@@ -134,9 +135,9 @@ class Marks(KnownMarks):
         return self._command
 
     def has_read(self, reply: Any, waiting: Sequence[Entry], call: Call, *, brought: bool) -> None:
-        """Note the reply to the command behind a read, behind which these messages wait.
+        """Take the reply to the command behind a read; None if no command was sent.
 
-        It is None if no command was sent. `brought` says whether the read has brought any message.
+        `waiting` are the messages in the slot. `brought` says whether the read brought messages.
         """
         now = self._clock()
         if brought and reply == [] and not self.look_at_each:  # as nearly always
@@ -158,11 +159,11 @@ class Marks(KnownMarks):
             self.stale_at = now + FRESH_SECONDS
 
     def forget(self) -> None:
-        """Note that nothing is known of what waits in the slot."""
+        """Read the marks again before the next message of the slot starts."""
         self.stale_at = -math.inf
 
     def refresh(self, waiting: Iterable[Entry], call: Call) -> None:
-        """Ask again which messages are cancelled, before those that wait are started."""
+        """Read the marks again, before waiting messages are started."""
         shared = self._shared
         if not shared.is_on:
             self.stale_at = math.inf
@@ -186,7 +187,7 @@ class Marks(KnownMarks):
 
 
 class CancelWatch:
-    """Tells messages that run that they are cancelled, and removes old marks. For one thread."""
+    """Notifies running messages that are cancelled, and removes old marks. For one thread."""
 
     def __init__(self, shared: Cancellations, in_flight: InFlight) -> None:
         # Fixed after construction.
@@ -196,7 +197,7 @@ class CancelWatch:
         self._tidy_from = 0
 
     def check(self, marks: int, call: Call) -> None:
-        """Look at the messages that run, if there are so many marks. Raises what `call` raises."""
+        """Check the running messages, if there are `marks`. Raises errors of `call`."""
         shared = self._shared
         shared.exist = marks > 0 and shared.is_on
         if shared.forwarded.were_met:

@@ -1,4 +1,4 @@
-"""Messages that end without being run: cancelled ones, and those that have expired."""
+"""Ending messages that are cancelled or have expired."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared_sync.redis_consumer.slot import Attempt
 
 
 class EarlyEnds:
-    """Says which messages must not start, or were cancelled while they ran. For one thread."""
+    """Decides which messages end as cancelled or expired. For one thread."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class EarlyEnds:
         self._logger = logger
 
     def before_start(self, entry: Entry, fields: Mapping[str, str | bytes]) -> Finish | Bury | None:
-        """Return the end of a message that must not start any more; None if it may."""
+        """Return the outcome of a message that must not start; None if it may start."""
         if options_of(entry.items).cancelled or self._marks.has(entry):
             return self.cancelled(entry, fields)
         if self._expiry.seconds_left(entry) <= 0:
@@ -51,8 +51,8 @@ class EarlyEnds:
         return job is not None and job.is_cancelled
 
     def cancelled(self, entry: Entry, fields: Mapping[str, str | bytes]) -> Finish:
-        """Return the end of a message that was cancelled."""
-        self._logger.debug("message %s ends, as it was cancelled", entry.id)
+        """Return the outcome of a message that was cancelled."""
+        self._logger.debug("message %s was cancelled and ends", entry.id)
         return self._results.ended(entry, dict(fields), CANCELLED, CANCELLED)
 
     def longest_delay_seconds(self, entry: Entry) -> float:
@@ -63,7 +63,7 @@ class EarlyEnds:
         reason = f"expired after {self._expiry.limit_seconds(entry):g} s"
         finish = self._results.ended(entry, dict(fields), EXPIRED, reason)
         if not self._dead_letter_expired:
-            self._logger.debug("message %s ends, as it has %s", entry.id, reason)
+            self._logger.debug("message %s ends: %s", entry.id, reason)
             return finish
         self._recorder.increment_counter("jobs_expired")
         answer = Answer(finish.items, finish.channel, finish.payload, finish.address)

@@ -1,4 +1,4 @@
-"""When a message expires: as its publisher says, or because of its age."""
+"""When a message expires: by its own option, or by the `max_age_seconds` of the consumer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from shared_sync.protocol.keys import age_seconds
 from shared_sync.protocol.messages import Entry
 
 MARGIN_SECONDS: Final = 0.05
-"""How much longer a retry is parked than until its message expires: clocks differ by a little."""
+"""How long after the expiry of its message a retry becomes due, because clocks differ a little."""
 
 
 class Expiry:
     """Says which messages have expired. Safe from any thread.
 
-    The time counts from the one in the entry's id, which the server has given, and by the server's
-    clock. An id that its publisher has chosen and that is no time never expires.
+    The age counts from the time in the entry's id, by the server's clock. If the publisher chose an
+    id that is not a time, the message never expires.
     """
 
     def __init__(self, max_age_seconds: float | None, now: Callable[[], float]) -> None:
@@ -27,7 +27,7 @@ class Expiry:
         self._now = now
 
     def limit_seconds(self, entry: Entry) -> float:
-        """Return after how long a message expires; infinite for never."""
+        """Return the age at which a message expires; infinite for never."""
         own, of_all = options_of(entry.items).expires_seconds, self.max_age_seconds
         return min(
             math.inf if own is None else own,
@@ -35,7 +35,7 @@ class Expiry:
         )
 
     def seconds_left(self, entry: Entry) -> float:
-        """Return how long a message may still be started: 0 or less once it has expired."""
+        """Return the time until a message expires; 0 or less once it has expired."""
         limit = self.limit_seconds(entry)
         if limit == math.inf:
             return limit

@@ -1,7 +1,7 @@
-"""Messages that another stream has forwarded, and that those who wait for them have cancelled.
+"""Cancelled messages that were forwarded from another stream.
 
-Who waits knows the stream to which the job was published, and cancels it there. That leaves a mark
-at that stream, which `reply_to` names.
+The caller knows the stream to which it has published the job, and cancels the job there. The mark
+is at that stream, whose name is a part of `reply_to`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from shared_sync.protocol.messages import Entry
 from shared_sync.protocol.replies import parse_marked
 
 Call = Callable[[Command], Any]
-"""Sends a command and returns its reply; raises what the connection raises."""
+"""Sends a command and returns its reply. Raises errors of the connection."""
 
 Mark = tuple[str, str]
-"""A key with marks of forwarded jobs, and the id of a job there."""
+"""A key with marks of forwarded jobs, and the id of a job."""
 
 
 class ForwardedMessages:
@@ -44,7 +44,7 @@ class ForwardedMessages:
         self._may_ask = True
 
     def mark_of(self, entry: Entry) -> Mark | None:
-        """Return where a message would be marked by the one who waits for it; None for most."""
+        """Return the mark that the caller would set; None for a message that was not forwarded."""
         options = options_of(entry.items)
         if not (options.id and options.reply_to):
             return None
@@ -55,7 +55,7 @@ class ForwardedMessages:
         return key, options.id
 
     def cancelled(self, entries: Iterable[Entry], call: Call) -> frozenset[Mark]:
-        """Ask which of these messages are cancelled. Raises what `call` raises for an outage."""
+        """Return the marks that exist for these messages. Raises errors of an outage."""
         if not self._may_ask:
             return frozenset()
         asked: defaultdict[str, list[str]] = defaultdict(list)
@@ -76,8 +76,8 @@ class ForwardedMessages:
         if isinstance(error, RedisAccessDenied):
             self._may_ask = self.were_met = False
         self._log_refusal(
-            "it is unknown which messages were cancelled after another stream had forwarded them: "
-            "%s; grant the worker's user +zscore on %s. This is logged once",
+            "forwarded messages that were cancelled cannot be recognized and are processed: %s; "
+            "grant the worker's user +zscore on %s. This is logged once",
             error,
             key,
         )

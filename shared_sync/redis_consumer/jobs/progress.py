@@ -1,4 +1,4 @@
-"""Sends the progress that running messages report: one thread for each pool that has any."""
+"""Sends the progress of running messages, in one thread for each pool."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_REPORTS: Final = 100
 
 IDLE_SECONDS: Final = 60.0
 PAUSE_SECONDS: Final = 1.0
-"""Until progress is sent again after Redis did not answer."""
+"""How long to wait before the next try if Redis did not answer."""
 
 STOP_SECONDS: Final = 0.5
 """How long stopping waits for the thread, which may be waiting for a reply."""
@@ -42,7 +42,7 @@ EndJobs = Callable[[Iterable[LiveJob], Outbox], None]
 
 
 def end_no_jobs(jobs: Iterable[LiveJob], outbox: Outbox) -> None:
-    """Let messages do nothing more, where none reports progress."""
+    """`EndJobs` without a `ProgressSender`."""
     for job in jobs:
         job.end()
 
@@ -55,11 +55,11 @@ class _Reporting:
     def __init__(self, newest: Report) -> None:
         self.newest = newest
         self.confirmed = 0
-        """The sequence number of the newest report that Redis has answered."""
+        """The sequence number of the newest report to which Redis has replied."""
         self.next_at = 0.0
         """When the next report may be sent, on the clock."""
         self.is_lost = False
-        """Whether nothing more is sent: another worker has the message, or the user may not."""
+        """Whether nothing more is sent: another worker has the message, or a right is missing."""
 
 
 class _Stop:
@@ -81,10 +81,10 @@ class _Stop:
 
 
 class ProgressSender:
-    """Takes the reports of running messages, and sends the newest of each as often as it may.
+    """Takes the reports of running messages, and sends the newest of each at the allowed rate.
 
-    The thread is started when the first message reports anything. Any thread may call any method;
-    none but the sender's own waits for Redis.
+    The first report starts the thread. Any thread may call any method; only the sender's own thread
+    waits for Redis.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ProgressSender:
         logger: Logger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`per_second` is how many reports of one message are sent in a second at most."""
+        """`per_second` is the maximal number of reports of one message in a second."""
         # Fixed after construction.
         self._connection = Connection(connect)
         self._commands = commands
@@ -128,7 +128,7 @@ class ProgressSender:
         self._sequence = 0
         self._reporting: dict[LiveJob, _Reporting] = {}
         self._waiting: dict[LiveJob, _Reporting] = {}
-        """Those with a report that is to be sent, in the order in which they have asked."""
+        """Jobs with an unsent report, in the order of their reports."""
 
     # --- for the threads of the processors, and of the readers ---
 
@@ -158,9 +158,9 @@ class ProgressSender:
             self._stop.wake.set()
 
     def end(self, jobs: Iterable[LiveJob], outbox: Outbox) -> None:
-        """Take nothing more of messages whose attempt has ended.
+        """End jobs whose attempt has ended.
 
-        What they have reported last, and is not known to be sent, goes with their outcome.
+        A last report that was not confirmed is sent together with the outcome.
         """
         for job in jobs:
             job.end()
@@ -180,8 +180,8 @@ class ProgressSender:
             self._loop.start()
         except RuntimeError as error:
             self._log_no_thread(
-                "there is no thread for progress (%s), so only the last is sent, together with "
-                "what becomes of its message. This is logged once",
+                "the thread for progress cannot be started (%s), so only the last report of each "
+                "message is sent, together with its outcome. This is logged once",
                 error,
             )
 
@@ -193,7 +193,7 @@ class ProgressSender:
         return self._loop.join(time.monotonic() + STOP_SECONDS)
 
     def abandon(self) -> None:
-        """In a forked process: leave everything to the other one."""
+        """In a forked process: do nothing, because the original process has the thread."""
         self._stop.set()
         self._loop.abandon()
 
@@ -223,7 +223,7 @@ class ProgressSender:
         return due, wait_seconds
 
     def _send(self, due: list[tuple[LiveJob, _Reporting, Report]]) -> None:
-        """Send reports in one round trip. Raises what the connection raises; they wait then."""
+        """Send reports in one round trip. After an error of the connection they are kept."""
         answered = 0
         try:
             self._connection.close_if_stale()
@@ -232,7 +232,7 @@ class ProgressSender:
                 self._receive(reporting, report)
                 answered += 1
                 if not self._connection.is_open:
-                    break  # the server denies that stream; the other reports are sent again
+                    break  # the server refuses this stream; the other reports are sent again
         finally:
             with self._lock:
                 for job, reporting, _ in due[answered:]:
@@ -260,7 +260,8 @@ class ProgressSender:
             self._recorder.increment_counter("progress_sent")
         for refusal in reported.refusals:
             self._log_refusal(
-                "progress of message %s was dropped: %s. Messages go on; this is logged once",
+                "progress of message %s was dropped: %s. The message itself is not affected; this "
+                "is logged once",
                 report.message_id,
                 refusal,
             )

@@ -1,4 +1,4 @@
-"""What stands behind the messages of an attempt in a thread, made for those that ask for it."""
+"""Finds the `LiveJob` of each message of an attempt in a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress that was reported in a child, on its way to those who wait for it."""
+"""Reports the progress that a child process has sent."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from shared_sync.redis_consumer.slot import Attempt
 
 
 class ReceivedProgress:
-    """Reports the progress of the attempts of one reader, as its children have reported it.
+    """Reports the progress that the children of one reader have sent.
 
-    It comes in two ways: at once, through a thread that receives it, and the last of each message
-    once more with the answer. Whichever is later is left out, so that all stays in its order.
+    Progress arrives in two ways: at once, through the thread that reads the side channel, and the
+    last of each message again with the outcome. The one that arrives second is dropped, so all
+    reports stay in order.
     """
 
     def __init__(self, context: JobContext) -> None:
@@ -26,21 +27,21 @@ class ReceivedProgress:
         self._context = context
         # Written by the reader's thread.
         self._attempt: Attempt | None = None
-        # Guarded by the lock, so that all is reported in its order.
+        # Guarded by the lock, so that reports stay in order.
         self._lock = threading.RLock()
         renew_lock_in_forks(self)
         self._newest: dict[str, tuple[int, int]] = {}
-        """By the ids of messages, the numbers of the attempt and of what was reported last."""
+        """By the id of a message: the number of the attempt, and that of the last report."""
 
     def begin(self, attempt: Attempt) -> None:
-        """An attempt is about to run."""
+        """Note that an attempt is about to run."""
         if self._newest:
             with self._lock:
                 self._newest.clear()
         self._attempt = attempt
 
     def receive(self, header: Sequence[Any]) -> None:
-        """Report what a child has sent while an attempt runs; nothing if that has ended."""
+        """Report progress from a child, if its attempt is still running."""
         attempt_number, *reported = header
         with self._lock:
             attempt = self._attempt
@@ -48,7 +49,7 @@ class ReceivedProgress:
                 self._report(attempt, reported)
 
     def end(self, last: Sequence[Sequence[Any]] = ()) -> None:
-        """The attempt has ended, with this as the last progress of its messages."""
+        """Note that the attempt has ended, with the last progress of its messages."""
         attempt, self._attempt = self._attempt, None
         if last and attempt is not None:
             with self._lock:
@@ -66,7 +67,7 @@ class ReceivedProgress:
             return
         job = attempt.job(entry)
         job.context = self._context
-        # It was checked in the child, and may come too late.
+        # It was checked in the child; the attempt may have ended meanwhile.
         with suppress(SharedSyncError, ValueError, RecursionError):
             fields = progress.content_of(content)
             job.report_progress(fields.pop(progress.VALUE, None), fields)

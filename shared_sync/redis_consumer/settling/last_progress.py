@@ -1,4 +1,4 @@
-"""The last progress of messages whose attempt has ended, on its way to Redis with the outcome."""
+"""Sending the last progress of a message together with its outcome."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from shared_sync.protocol.replies import parse_reported
 from shared_sync.redis_consumer.settling.parcels import MOST_OUTCOMES, Parcel, chunks
 
 MOST_TRIES: Final = 3
-"""How often a report is sent whose reply does not come: it may be why the connection breaks."""
+"""How often to send a report without getting a reply: the report may break the connection."""
 
 
 class LastProgress:
-    """What the messages in one outbox have reported last. For the thread that uses the outbox.
+    """The last reports of the messages in one outbox. For the thread that uses the outbox.
 
-    Nothing here holds up an outcome: what Redis refuses is dropped.
+    A report never holds up an outcome: if Redis refuses it, it is dropped.
     """
 
     def __init__(self, commands: GroupCommands, recorder: Recorder) -> None:
@@ -29,19 +29,19 @@ class LastProgress:
         self._tries: dict[Report, int] = {}
         """How often each report was sent."""
         self._reported: set[str] = set()
-        """The messages that have reported anything in the attempt that has ended."""
+        """Messages that have reported progress in the attempt that has ended."""
 
     def __bool__(self) -> bool:
         return bool(self._reported or self._tries)
 
     def add(self, message_id: str, last: Report | None) -> None:
-        """Put in a message, and the report that is to be sent."""
+        """Add a message that has reported progress, and its report that is still to be sent."""
         self._reported.add(message_id)
         if last is not None:
             self._tries[last] = 0
 
     def reports(self) -> list[Parcel]:
-        """Return what sends the reports, before the outcomes of their messages."""
+        """Return the parcels with the reports, to be sent before the outcomes."""
         parcels = []
         for report, tries in list(self._tries.items()):
             if tries == MOST_TRIES:
@@ -53,9 +53,9 @@ class LastProgress:
         return parcels
 
     def ends(self, ended: Collection[str]) -> list[Parcel]:
-        """Return what forgets the progress of messages that have ended, behind their outcomes.
+        """Return the parcels that remove the stored progress of messages that have ended.
 
-        What the others have reported stays for their next attempt.
+        To be sent behind the outcomes. The progress of other messages stays for the next attempt.
         """
         self._reported.intersection_update(ended)
         return [
