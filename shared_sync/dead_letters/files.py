@@ -57,7 +57,7 @@ def read(lines: Iterable[bytes]) -> Iterator[ExportedLetter]:
         try:
             letter = json.loads(line)
             found = ExportedLetter(
-                str(letter["id"]), _items(letter["fields"]), _items(letter["metadata"])
+                _text(letter["id"]), _items(letter["fields"]), _items(letter["metadata"])
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigurationError(
@@ -66,6 +66,13 @@ def read(lines: Iterable[bytes]) -> Iterator[ExportedLetter]:
                 "nothing is added twice"
             ) from None
         yield found
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"the id is {value!r}")
+    value.encode()  # raises for halves of characters, which JSON can hold
+    return value
 
 
 def _pairs(items: Sequence[bytes]) -> list[list[Any]]:

@@ -126,6 +126,8 @@ def test_a_file_has_a_line_for_each_that_a_person_can_read(
         b"[]",
         b"5",
         b'{"id": "1-1"}',
+        b'{"id": ["1-1"], "fields": [], "metadata": []}',
+        b'{"id": "\\ud800", "fields": [], "metadata": []}',
         b'{"id": "1-1", "fields": [["a"]], "metadata": []}',
         b'{"id": "1-1", "fields": [["a", {"base64": "%"}]], "metadata": []}',
         b'{"id": "1-1", "fields": [["a", 5]], "metadata": []}',
