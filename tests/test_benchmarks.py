@@ -512,7 +512,7 @@ def test_the_gateway_scene_finds_nothing_wrong(redis_server: EmbeddedRedis) -> N
     assert value("requests of living gateways", output) == value("results", output) != "0"
 
 
-def test_the_books_of_a_gateway_say_what_is_wrong(module: Import, tmp_path: Path) -> None:
+def test_the_journal_of_a_gateway_shows_its_mistakes(module: Import, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     done = {"event": "ended", "status": "done", "right": True, "moment": 2.0}
     missing = {**done, "status": "missing", "right": False}

@@ -10,7 +10,7 @@ from shared_sync import RedisStreamProducer
 from shared_sync.__main__ import main
 
 
-def test_the_command_says_how_far_each_message_is_and_cancels_those_that_have_not_ended(
+def test_the_command_prints_the_state_of_each_message_and_cancels_unfinished_ones(
     redis_url: str,
     producer: RedisStreamProducer,
     client: redis.Redis,

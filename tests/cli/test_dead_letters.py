@@ -117,14 +117,14 @@ def test_options_say_which_are_listed_replayed_and_purged(
         ("list", "--field", "client"),
     ],
 )
-def test_options_that_leave_open_which_are_meant_are_refused(
+def test_replay_and_purge_without_a_selection_are_refused(
     where: tuple[str, ...], arguments: tuple[str, ...]
 ) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         main([*where, *arguments])
 
 
-def test_they_go_into_a_file_and_come_back(
+def test_letters_are_exported_to_a_file_and_imported_again(
     redis_url: str,
     command: Callable[..., str],
     client: redis.Redis,

@@ -138,7 +138,7 @@ def test_a_connection_that_was_idle_for_a_moment_is_used_once_the_server_has_ans
     assert client.info("commandstats")["cmdstat_ping"]["calls"] == 2
 
 
-def test_a_link_that_swallows_what_is_sent_is_replaced_long_before_the_timeout(
+def test_a_connection_that_swallows_commands_is_replaced_long_before_the_timeout(
     redis_server: EmbeddedRedis, clock: Clock, client: redis.Redis
 ) -> None:
     with closing(Proxy(redis_server.port)) as proxy:
@@ -151,7 +151,7 @@ def test_a_link_that_swallows_what_is_sent_is_replaced_long_before_the_timeout(
 
 
 @pytest.mark.parametrize(("rights", "different"), [(["+client"], 3), (["+client", "+time"], 1)])
-def test_a_user_who_may_not_ping_asks_for_the_time_or_opens_an_idle_connection_anew(
+def test_without_the_right_to_ping_time_is_sent_or_an_idle_connection_replaced(
     own_server: EmbeddedRedis, clock: Clock, rights: list[str], different: int
 ) -> None:
     with redis.Redis.from_url(own_server.url, protocol=2) as admin:

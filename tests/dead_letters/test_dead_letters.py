@@ -268,7 +268,7 @@ def test_large_ones_are_read_a_few_at_a_time(
     assert max(map(len, re.findall(r"\.+", calls))) <= 5, commands
 
 
-def test_large_ones_in_the_index_are_listed_without_being_read(
+def test_large_letters_in_the_index_are_listed_without_being_read(
     redis_url: str, letters: DeadLetters, client: redis.Redis
 ) -> None:
     bury(redis_url, *({"audio": b"x" * LARGE, "n": n} for n in range(12)))

@@ -80,7 +80,7 @@ def test_what_is_exported_and_imported_is_the_same(
     assert replayed == [letter.fields for letter in before]
 
 
-def test_beside_newer_ones_they_get_new_ids_once(
+def test_letters_older_than_existing_ones_get_new_ids_once(
     redis_url: str, letters: DeadLetters, client: redis.Redis, file: Path
 ) -> None:
     old = [*fill(redis_url, client)]
@@ -104,7 +104,7 @@ def test_beside_newer_ones_they_get_new_ids_once(
     assert len(letters) == 6
 
 
-def test_a_file_has_a_line_for_each_that_a_person_can_read(
+def test_a_file_has_a_readable_line_for_each_dead_letter(
     redis_url: str, letters: DeadLetters
 ) -> None:
     (message_id,) = bury(redis_url, {"client": "größer", "audio": b"\xff"})

@@ -67,7 +67,7 @@ def test_letters_of_earlier_releases_are_listed_and_join_the_index(
     assert [letter.size > len(LARGE) for letter in first] == [True, True, False, False]
 
 
-def test_what_others_removed_is_listed_no_more_and_leaves_the_index(
+def test_letters_that_others_removed_are_not_listed_and_leave_the_index(
     redis_url: str, letters: DeadLetters, client: redis.Redis
 ) -> None:
     bury(redis_url, *({"audio": LARGE, "n": n} for n in range(6)))
@@ -175,7 +175,7 @@ def test_a_page_begins_behind_any_id(redis_url: str, letters: DeadLetters) -> No
         (DeadLetterFilter(reason="failed", message_ids=["1-1"]), ""),
     ],
 )
-def test_a_filter_finds_what_is_all_of_it(
+def test_a_filter_selects_letters_that_meet_every_condition(
     letters: DeadLetters, client: redis.Redis, where: DeadLetterFilter, found: str
 ) -> None:
     now, failed = time.time(), "failed 5 times"

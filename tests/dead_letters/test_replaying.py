@@ -65,7 +65,7 @@ def test_a_message_is_replayed_by_the_id_that_it_had(
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_if_the_reply_is_lost_the_id_is_asked_for_again(
+def test_a_replay_whose_reply_is_lost_returns_the_id_when_repeated(
     letters: DeadLetters, proxy: Proxy, client: redis.Redis, is_packed: bool
 ) -> None:
     packed, small = write(client, 2)
@@ -82,7 +82,7 @@ def test_if_the_reply_is_lost_the_id_is_asked_for_again(
         letters.replay([packed if is_packed else small])
 
 
-def test_without_the_right_to_note_it_a_lost_reply_is_an_error_and_nothing_is_doubled(
+def test_without_the_right_to_record_a_replay_a_lost_reply_is_an_error_and_nothing_is_doubled(
     redis_url: str, proxy: Proxy, client: redis.Redis
 ) -> None:
     write(client, 3)

@@ -119,7 +119,7 @@ def _caught(ledger: Ledger, message: Message) -> object:
 
 
 @pytest.mark.parametrize("fault_kind", ["cut before", "reply lost", "held up"])
-def test_a_finish_with_outputs_that_is_lost_or_late_stands_once(
+def test_outputs_of_a_finish_that_is_repeated_or_late_are_written_once(
     ledger: Ledger, proxy: Proxy, make_pool: MakePool, fault_kind: str
 ) -> None:
     asked = ask(ledger.client, 40)

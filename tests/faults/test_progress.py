@@ -50,7 +50,7 @@ def test_nothing_of_a_frozen_worker_arrives_once_its_heir_has_begun(
     assert float(progress[begun]["resumed"]) == progress_of(client, "old")[-1]
 
 
-def test_what_a_killed_worker_has_reported_last_is_where_the_next_one_goes_on(
+def test_the_next_worker_continues_from_the_last_progress_of_a_killed_worker(
     crew: Crew, producer: RedisStreamProducer, client: redis.Redis, admin: GroupAdmin
 ) -> None:
     producer.publish({"number": 0, "acts": "report never/report finish"})

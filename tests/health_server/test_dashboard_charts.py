@@ -50,7 +50,9 @@ def test_throughput_is_the_growth_per_second(page: Page, worker: Worker) -> None
     page.shows("0.2/s", ".chart[aria-label^=Failures] .legend")
 
 
-def test_what_nobody_wants_any_more_is_drawn_once_there_is_any(page: Page, worker: Worker) -> None:
+def test_expired_cancelled_and_dropped_are_drawn_once_there_are_any(
+    page: Page, worker: Worker
+) -> None:
     charts = "return [...document.querySelectorAll('.chart:not([hidden])')].map((c) => c.ariaLabel)"
     never = {"jobs_expired": 0, "jobs_cancelled": 0, "replies_dropped": 0, "scheduled": 0}
     worker.past(lambda place: {"jobs_processed": place, "queue_depth": 1, **never}, 30)

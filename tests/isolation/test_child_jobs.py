@@ -75,13 +75,13 @@ def emitted_in(answer: Frame) -> dict[int, tuple[bool, list[Output]]]:
     return found
 
 
-def test_a_message_that_asks_for_nothing_costs_nothing_in_the_answer() -> None:
+def test_a_message_that_uses_no_feature_adds_nothing_to_the_frame() -> None:
     answer = run_one(new_jobs(), lambda *_: "done")
     assert set(answer.header) == {"outcomes"}
     assert answer.parts == (b"result", b"done", b"")
 
 
-def test_what_a_message_emits_comes_with_its_result() -> None:
+def test_emitted_messages_come_with_the_result() -> None:
     def process(*_: object) -> str:
         current_message().emit("next", {"text": "a", "audio": b"\xff" * 20_000})
         current_message().emit("other", {"n": 1})
@@ -143,7 +143,7 @@ def test_each_message_of_a_batch_has_outputs_of_its_own() -> None:
     }, "what a message that has failed has emitted is dropped"
 
 
-def test_what_a_message_that_fails_has_emitted_is_dropped() -> None:
+def test_messages_emitted_by_a_failed_attempt_are_dropped() -> None:
     def process(*_: object) -> None:
         current_message().emit("next", {"text": "a"})
         raise ValueError("bad")
@@ -183,7 +183,7 @@ def test_cancelling_reaches_a_message_that_runs_and_one_that_is_about_to() -> No
     )
 
 
-def test_of_a_batch_each_message_is_cancelled_on_its_own() -> None:
+def test_each_message_of_a_batch_is_cancelled_on_its_own() -> None:
     jobs = new_jobs()
 
     def process(messages: Sequence[Message]) -> list[object]:

@@ -161,7 +161,7 @@ def test_a_parent_is_not_held_up_by_a_child_that_takes_nothing(
     assert parent.send_at_once(frames.CANCEL, ["1-1"])
 
 
-def test_progress_arrives_in_order_unless_the_parent_takes_nothing(
+def test_progress_arrives_in_order_unless_the_parent_receives_nothing(
     ends: tuple[SideChannel, Channel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(side_channel, "WAIT_SECONDS", 0.05)

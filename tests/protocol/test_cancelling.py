@@ -32,7 +32,7 @@ def marked(worker: Worker, *ids: str, tidy_from: int = 0) -> tuple[list[str], in
     return parse_marked(worker.connection.call(*command))
 
 
-def test_each_message_is_told_how_far_it_is_and_only_what_has_not_ended_is_marked(
+def test_the_state_of_each_message_is_returned_and_only_unfinished_messages_are_marked(
     connection: Connection, worker: Worker, client: redis.Redis
 ) -> None:
     ended, parked, running, waiting = worker.publish(*[[b"n", b"1"]] * 4)
@@ -55,7 +55,7 @@ def test_each_message_is_told_how_far_it_is_and_only_what_has_not_ended_is_marke
     assert sorted(marks(client)) == sorted([parked, running, waiting, "no-id"])
 
 
-def test_a_job_that_somebody_waits_for_and_that_has_ended_here_may_have_been_forwarded(
+def test_an_awaited_job_that_has_ended_is_also_marked_as_forwarded(
     connection: Connection, worker: Worker, client: redis.Redis, admin: GroupAdmin
 ) -> None:
     ended, waiting = worker.publish(*[[b"n", b"1"]] * 2)
@@ -108,7 +108,7 @@ def test_recovery_says_which_messages_are_cancelled_if_it_takes_any(
     assert found.marks == [b"job-1"]
 
 
-def test_what_runs_in_one_group_is_running_and_what_one_has_still_to_read_is_not_ended(
+def test_a_message_is_running_if_it_runs_in_any_group_and_unfinished_if_any_group_must_read_it(
     connection: Connection, worker: Worker
 ) -> None:
     other = Worker(connection, "o1", keys=Keys.of(KEYS.stream, "others"))

@@ -145,7 +145,7 @@ def test_the_reply_of_a_dead_message_goes_to_its_caller(
     assert texts(client, "results:g1") == ["dead"]
 
 
-def test_a_message_is_buried_without_the_answer_that_its_named_stream_never_takes(
+def test_a_message_is_buried_without_a_result_that_its_stream_never_takes(
     worker: Worker, admin: GroupAdmin, client: redis.Redis, taken: list[str]
 ) -> None:
     client.set("results:g1", "text")
@@ -159,7 +159,7 @@ def test_a_message_is_buried_without_the_answer_that_its_named_stream_never_take
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_if_one_entry_is_refused_none_is_left_and_the_message_stays_pending(
+def test_if_one_entry_is_refused_no_entry_is_written_and_the_message_stays_pending(
     worker: Worker, admin: GroupAdmin, client: redis.Redis, taken: list[str], place: int, waits: str
 ) -> None:
     client.set("{jobs}:text", "no stream")
@@ -203,7 +203,7 @@ def test_a_message_that_has_not_run_ends_only_if_it_is_still_this_consumers(
     assert worker.settle(expired) == [1]
 
 
-def test_what_another_consumer_has_recorded_of_a_message_stays(
+def test_records_of_another_consumer_about_a_message_stay(
     worker: Worker, other: Worker, admin: GroupAdmin, taken: list[str]
 ) -> None:
     worker.park(taken[0])
@@ -250,7 +250,7 @@ def test_the_mark_of_a_message_that_has_ended_goes_unless_another_group_needs_it
     assert client.zrange(KEYS.cancelled, 0, -1) == [taken[1].encode()]
 
 
-def test_history_and_due_time_of_a_message_that_has_ended_go(
+def test_history_and_due_time_of_an_ended_message_are_removed(
     worker: Worker, admin: GroupAdmin, taken: list[str]
 ) -> None:
     worker.park(taken[0], delay_ms=0)
@@ -271,7 +271,7 @@ def full(client: redis.Redis, taken: list[str], waits: str) -> Iterator[list[str
     client.config_set("maxmemory", 0)
 
 
-def test_a_full_server_takes_what_frees_more_and_what_its_reader_waits_for(
+def test_a_full_server_accepts_outcomes_that_free_memory_or_whose_result_is_awaited(
     worker: Worker, client: redis.Redis, full: list[str]
 ) -> None:
     (message_id, *_) = full

@@ -18,7 +18,7 @@ def test_options_are_read_as_they_were_written(options: JobOptions) -> None:
     assert JobOptions.parse(options.to_item().decode()) == options
 
 
-def test_only_what_is_set_is_written() -> None:
+def test_only_options_that_are_set_are_written() -> None:
     assert json.loads(JobOptions(reply_to="{s}:replies:1").to_item()) == {
         "reply_to": "{s}:replies:1"
     }

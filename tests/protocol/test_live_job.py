@@ -65,7 +65,7 @@ def test_what_is_emitted_is_kept_in_its_order() -> None:
     assert not job.forwards_reply
 
 
-def test_whoever_gets_a_forwarded_message_knows_the_caller() -> None:
+def test_a_forwarded_message_has_the_caller_of_the_first_one() -> None:
     asked = JobOptions(reply_to="{jobs}:replies:a", expires_seconds=30, traceparent="00-1")
     job = new_job(asked, age_seconds=12.0)
     message_of(job).emit("{jobs}:next", {"text": "a"}, forward_reply=True)
@@ -83,7 +83,7 @@ def test_without_forwarding_only_the_trace_goes_on() -> None:
     assert options_in(job.outputs[0]) == JobOptions(traceparent="00-1")
 
 
-def test_a_caller_cannot_be_handed_on_to_a_stream_with_another_hash_tag() -> None:
+def test_a_job_cannot_be_forwarded_to_a_stream_with_another_hash_tag() -> None:
     job = new_job()
     with pytest.raises(ConfigurationError, match=r"'\{jobs\}:next'"):
         message_of(job).emit("next", {"text": "a"}, forward_reply=True)
@@ -126,7 +126,7 @@ def test_a_message_knows_its_caller_trace_and_expiry() -> None:
     assert (plain.reply_to, plain.traceparent, plain.expires_at) == ("", "", None)
 
 
-def test_cancelling_wakes_whoever_waits_for_it() -> None:
+def test_cancelling_wakes_threads_that_wait_for_it() -> None:
     job = new_job()
     message = message_of(job)
     message.raise_if_cancelled()

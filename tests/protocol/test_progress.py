@@ -88,7 +88,7 @@ def test_the_next_attempt_gets_the_last_progress(
     assert entries[taken[0]].deliveries == 2
 
 
-def test_a_stream_of_replies_that_is_gone_is_not_made_anew(
+def test_a_worker_does_not_create_a_reply_stream_that_is_gone(
     worker: Worker, admin: GroupAdmin, taken: list[str]
 ) -> None:
     gone = Answer([b"progress", b"0.5"], address=Address("{jobs}:replies:a", may_create=False))
@@ -160,7 +160,7 @@ def test_what_is_stored_has_the_values_that_were_reported() -> None:
 
 
 @pytest.mark.parametrize("stored", [b"", b"ab 1 ", b"ab 1 [1]", b"x", b'ab 1 {"a": "\xff"}'])
-def test_what_cannot_be_read_is_no_progress(stored: bytes) -> None:
+def test_unreadable_progress_is_ignored(stored: bytes) -> None:
     assert progress.parse(stored) is None
 
 
@@ -171,13 +171,13 @@ def test_progress_is_a_number_from_0_to_1(value: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["status", "progress", "shared_sync.types", "dead.id"])
-def test_a_field_of_progress_has_a_name_of_its_own(name: str) -> None:
+def test_a_field_of_progress_may_not_have_a_reserved_name(name: str) -> None:
     with pytest.raises(InvalidMessage, match="another name") as caught:
         progress.check(0.5, {name: "x"})
     assert caught.value.field == name
 
 
-def test_a_field_of_progress_without_a_form_is_refused() -> None:
+def test_a_field_of_progress_that_cannot_be_stored_is_refused() -> None:
     with pytest.raises(InvalidMessage, match="'text'"):
         progress.check(None, {"text": object()})
     progress.check(1, {"text": "x"})

@@ -31,7 +31,7 @@ def read(source: OwnStream, connection: Connection) -> list[bytes]:
     return [entry.items[1] for entry in entries]
 
 
-def test_what_was_delivered_is_removed_with_the_next_read_and_not_read_again(
+def test_delivered_results_are_removed_with_the_next_read_and_not_read_again(
     source: OwnStream, connection: Connection, client: redis.Redis
 ) -> None:
     add(client, "5-0", "a")
@@ -55,7 +55,7 @@ def test_an_entry_with_a_smaller_id_than_the_last_is_read(
     assert read(source, connection) == [b"b"]
 
 
-def test_a_stream_that_is_made_anew_may_have_the_ids_of_the_one_before(
+def test_a_stream_that_is_created_again_may_use_earlier_ids_again(
     source: OwnStream, connection: Connection, client: redis.Redis
 ) -> None:
     add(client, "5-0", "a")
@@ -66,7 +66,7 @@ def test_a_stream_that_is_made_anew_may_have_the_ids_of_the_one_before(
     assert read(source, connection) == [b"b"]
 
 
-def test_the_oldest_is_forgotten() -> None:
+def test_the_oldest_text_is_forgotten() -> None:
     remembered = Remembered(most=2)
     assert [remembered.add(text) for text in "abca"] == [None, None, "a", "b"]
     assert [text in remembered for text in "abc"] == [True, False, True]

@@ -270,7 +270,7 @@ def test_a_channel_cannot_carry_binary_fields(options: dict[str, Any]) -> None:
         make(stream="r", binary=("audio",), **options)
 
 
-def test_fields_are_carried_to_a_caller_also_where_there_is_no_other_place_for_results() -> None:
+def test_fields_are_carried_to_a_caller_even_without_a_result_stream() -> None:
     results = make(carry=("client_id",))
     fields = asked(reply_to=REPLIES) | {"client_id": "c1"}
     assert b"c1" in results.success(ENTRY, fields, {"text": "hi"}).items
@@ -379,7 +379,7 @@ def test_the_last_field_names_the_values_that_are_not_text(
     assert types_of(make(stream="r", channel="c").success(ENTRY, FIELDS, "x")) == {}
 
 
-def test_types_cover_carried_fields_and_ends_and_stay_out_of_channels() -> None:
+def test_types_are_named_for_carried_fields_and_every_status_but_not_in_channels() -> None:
     results = make(stream="r", carry=("audio",), binary=("audio",))
     answer = results.success(ENTRY, {"audio": b"\xff"}, {"n": 1})
     assert types_of(answer) == {"bytes": ["audio"], "json": ["n"]}
@@ -412,7 +412,7 @@ def asked(**options: Any) -> dict[str, str | bytes]:
 
 @pytest.mark.parametrize("stream", [None, "results"])
 @pytest.mark.parametrize("result", ["hello", None])
-def test_a_caller_gets_the_result_instead_of_the_result_stream_and_an_answer_even_for_none(
+def test_a_caller_gets_the_result_instead_of_the_result_stream_even_if_it_is_none(
     stream: str | None, result: str | None
 ) -> None:
     finish = make(stream=stream).success(ENTRY, asked(reply_to=REPLIES), result)
@@ -455,7 +455,7 @@ def test_a_message_that_does_not_run_ends_with_an_entry_where_results_go(status:
     assert caller.address == Address(REPLIES, may_create=False)
 
 
-def test_a_dead_message_answers_its_caller() -> None:
+def test_a_caller_gets_the_result_of_a_dead_message() -> None:
     answer = make(stream="r").death("1-0", asked(reply_to=REPLIES), metadata("crashed"))
     assert answer.address == Address(REPLIES, may_create=False)
     assert as_dict(answer)["reason"] == "crashed"
@@ -475,7 +475,7 @@ def test_progress_goes_where_the_result_will_go() -> None:
         results.progress("1-0", FIELDS, None, {"score": object()})
 
 
-def test_what_was_emitted_ends_with_its_message() -> None:
+def test_emitted_messages_are_published_when_their_message_ends() -> None:
     finish = make().success(ENTRY, FIELDS, None, OUTPUTS)
     assert (finish.outputs, finish.items) == (OUTPUTS, ())
     finish = make(stream="r").success(ENTRY, FIELDS, {"n": 1}, OUTPUTS)
@@ -483,7 +483,7 @@ def test_what_was_emitted_ends_with_its_message() -> None:
     assert finish.outputs == OUTPUTS
 
 
-def test_a_message_that_hands_its_caller_on_does_not_answer_it() -> None:
+def test_a_message_that_forwards_its_job_has_no_result() -> None:
     fields = asked(reply_to=REPLIES, id="s-1")
     results = make(stream="r")
     for result in (None, "own"):
@@ -506,7 +506,7 @@ def test_a_message_that_hands_its_caller_on_does_not_answer_it() -> None:
         (JobOptions(reply_to="{other}:replies:1").to_item().decode(), "is not a reply stream"),
     ],
 )
-def test_options_that_cannot_be_followed_are_bad_input_and_its_answer_goes_to_the_result_stream(
+def test_options_that_cannot_be_followed_are_bad_input_whose_result_goes_to_the_result_stream(
     value: str, told: str
 ) -> None:
     results, fields = make(stream="r"), {**FIELDS, OPTIONS: value}

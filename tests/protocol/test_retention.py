@@ -92,7 +92,7 @@ def test_the_newest_entries_are_kept_and_the_rest_goes_in_steps(
 
 
 @pytest.mark.parametrize("size", [1, 5000], ids=["many in a node", "one in a node"])
-def test_what_is_older_than_its_time_goes_and_nothing_younger(
+def test_only_entries_older_than_the_limit_are_deleted(
     connection: Connection, client: redis.Redis, size: int
 ) -> None:
     ages = [60_000] * 350 + [500] * 30
@@ -115,7 +115,7 @@ def test_both_limits_hold_together(connection: Connection, client: redis.Redis) 
     assert ids(client, "results") == entries[8:]
 
 
-def test_the_index_loses_the_letters_that_go_and_those_before_it_was_kept_are_no_part_of_it(
+def test_trimmed_letters_leave_the_index_although_earlier_letters_are_not_in_it(
     connection: Connection, client: redis.Redis
 ) -> None:
     fill(client, KEYS.dead, [9000] * 30)
@@ -126,7 +126,7 @@ def test_the_index_loses_the_letters_that_go_and_those_before_it_was_kept_are_no
     assert client.zrange(KEYS.dead_index, 0, -1) == [b"27", b"28", b"29"]
 
 
-def test_each_stream_of_a_template_is_limited_and_goes_when_nothing_is_left_of_it(
+def test_each_stream_of_a_template_is_limited_and_removed_when_it_is_empty(
     connection: Connection, client: redis.Redis
 ) -> None:
     for name in ("old", "read by a group", "young"):
@@ -173,7 +173,7 @@ def test_streams_that_messages_name_are_noted_and_those_of_callers_are_not(
     assert noted.begin_round() == ["results:a", "results:b"]
 
 
-def test_of_very_many_streams_the_first_are_forgotten() -> None:
+def test_beyond_the_limit_the_oldest_streams_are_forgotten() -> None:
     streams = ResultStreams("fixed")
     for number in range(MOST_STREAMS + 5):
         streams.note(str(number))
@@ -200,7 +200,7 @@ def test_without_the_right_nothing_is_deleted_and_the_log_says_so_once(
     assert not scene.retention.is_busy
 
 
-def test_a_key_that_is_no_stream_stops_nothing(
+def test_a_key_of_another_type_does_not_stop_retention(
     connection: Connection, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     client.set("results", "something else")

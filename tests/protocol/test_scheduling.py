@@ -48,7 +48,7 @@ def test_without_jobs_there_is_nothing_to_wait_for(
     assert client.keys() == []
 
 
-def test_the_next_look_is_at_the_time_of_the_next_job(
+def test_the_next_check_is_at_the_time_of_the_next_job(
     jobs: ScheduledJobs, connection: Connection, clock: Clock, client: redis.Redis
 ) -> None:
     schedule(connection, "later", due="+3600000")
@@ -107,7 +107,7 @@ class Repeating:
         return self._connection.call(*command)
 
 
-def test_what_is_sent_again_publishes_nothing_twice(
+def test_sending_again_publishes_nothing_twice(
     jobs: ScheduledJobs, connection: Connection, client: redis.Redis
 ) -> None:
     schedule(connection, "a", "b")
@@ -116,7 +116,7 @@ def test_what_is_sent_again_publishes_nothing_twice(
     assert not client.exists(KEYS.scheduled, KEYS.scheduled_messages)
 
 
-def test_a_consumer_that_comes_too_late_looks_more_rarely_until_it_publishes_again(
+def test_a_consumer_that_is_too_late_checks_less_often_until_it_publishes_again(
     jobs: ScheduledJobs,
 ) -> None:
     def looks(count: int) -> float:

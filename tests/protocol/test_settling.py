@@ -436,7 +436,7 @@ def test_a_full_server_still_ends_messages_and_renews_leases(
         assert client.xlen("jobs") == 3
 
 
-def test_a_dead_letter_stands_in_the_index_and_of_a_large_one_all_but_its_long_fields(
+def test_the_index_has_each_dead_letter_and_the_short_fields_of_large_ones(
     worker: Worker, client: redis.Redis
 ) -> None:
     long = b"x" * 100_000

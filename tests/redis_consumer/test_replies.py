@@ -36,7 +36,7 @@ def ask(client: redis.Redis, fields: dict[str, str], **options: Any) -> str:
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_a_caller_gets_its_result_and_its_processor_sees_nothing_of_it(
+def test_a_caller_gets_its_result_and_the_processor_does_not_see_the_options(
     make: Make, client: redis.Redis, waits: str, isolation: Any
 ) -> None:
     make(
@@ -54,7 +54,7 @@ def test_a_caller_gets_its_result_and_its_processor_sees_nothing_of_it(
     assert result["message_id"] == plain
 
 
-def test_callers_are_answered_whatever_becomes_of_their_messages_and_those_that_are_gone_are_not(
+def test_every_outcome_has_a_result_for_its_caller_unless_the_caller_is_gone(
     make: Make, client: redis.Redis, waits: str
 ) -> None:
     figures = Figures()
@@ -120,7 +120,7 @@ def test_what_a_processor_emits_is_published_with_its_result_and_the_next_stage_
     assert results(client, waits) == []
 
 
-def test_messages_of_a_batch_answer_their_callers_and_emit_each_for_itself(
+def test_each_message_of_a_batch_emits_and_has_a_result_for_its_caller(
     redis_url: str, client: redis.Redis, waits: str
 ) -> None:
     seen: list[dict[str, Any]] = []

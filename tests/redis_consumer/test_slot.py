@@ -81,7 +81,7 @@ def test_the_thread_of_a_reader_is_the_one_that_says_so() -> None:
     assert slot.thread_id == thread.ident
 
 
-def test_all_who_ask_for_a_job_of_an_attempt_get_the_same() -> None:
+def test_all_threads_get_the_same_job_of_an_attempt() -> None:
     entries = [Entry("1-0", []), Entry("2-0", [])]
     attempt = Attempt(entries, 1, 0.0)
     assert attempt.jobs is None

@@ -57,7 +57,7 @@ def test_threads_that_publish_with_the_same_key_publish_once(
     assert returned == 8 * ids(client)
 
 
-def test_what_was_published_before_needs_no_room(redis_url: str, client: redis.Redis) -> None:
+def test_a_key_that_was_published_before_needs_no_room(redis_url: str, client: redis.Redis) -> None:
     with RedisStreamProducer(redis_url, STREAM, max_queue_depth=1) as producer:
         first = producer.publish({"n": 1}, deduplicate_key="k")
         assert producer.publish({"n": 1}, deduplicate_key="k") == first

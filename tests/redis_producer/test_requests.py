@@ -60,7 +60,7 @@ def test_many_threads_get_their_own_results(
     assert sum(map(client.xlen, streams)) <= len(streams), "what was read is removed"
 
 
-def test_a_handle_has_the_result_when_it_has_come_and_knows_progress(
+def test_a_handle_has_the_result_once_it_has_arrived_and_the_newest_progress(
     redis_url: str, producer: RedisStreamProducer
 ) -> None:
     gate = threading.Event()
@@ -203,7 +203,7 @@ def test_a_forked_process_is_told_that_a_result_goes_to_its_parent(
 
 
 @pytest.mark.parametrize("wrong", [None, "", b"1-0", 5, "\ud800"])
-def test_what_is_no_id_is_refused_before_anything_is_sent(
+def test_an_argument_that_is_not_an_id_is_refused_before_anything_is_sent(
     producer: RedisStreamProducer, wrong: Any
 ) -> None:
     for ask in (producer.cancel, producer.status, ResultListener("redis://h", STREAM).wait):
@@ -228,7 +228,7 @@ def test_redis_may_restart_while_results_are_waited_for(own_server: EmbeddedRedi
     assert [result.fields["twice"] for result in results] == [2 * n for n in range(20)]
 
 
-def test_a_stream_of_replies_that_is_gone_is_made_before_the_next_job_is_published(
+def test_a_reply_stream_that_is_gone_is_created_before_the_next_job_is_published(
     producer: RedisStreamProducer, redis_url: str, client: redis.Redis, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("shared_sync.protocol.result_streams.CONFIRMED_SECONDS", 0.0)
@@ -247,7 +247,7 @@ def test_a_stream_of_replies_that_is_gone_is_made_before_the_next_job_is_publish
 # --- with workers of this library ---------------------------------------------------------------
 
 
-def test_workers_answer_each_request_whatever_becomes_of_it(
+def test_each_request_has_a_result_whatever_its_outcome(
     make: Make, producer: RedisStreamProducer, client: redis.Redis
 ) -> None:
     returned: dict[str, object] = {

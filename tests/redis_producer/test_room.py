@@ -67,7 +67,7 @@ def test_the_error_names_the_group_that_holds_messages_back_how_many_and_for_how
     assert error.oldest_seconds == pytest.approx(3600, abs=60)
 
 
-def test_it_is_asked_once_a_second_who_holds_messages_back(
+def test_the_slowest_group_is_looked_up_once_a_second(
     redis_url: str, client: redis.Redis, hour_old: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.xgroup_create(STREAM, "slow", "0")

@@ -69,7 +69,9 @@ def test_a_time_is_given_in_seconds_or_with_a_zone(
     assert [(job.id, job.at) for job in producer.scheduled()] == [(job_id, at)]
 
 
-def test_no_delay_is_no_schedule(producer: RedisStreamProducer, client: redis.Redis) -> None:
+def test_a_delay_of_zero_publishes_at_once(
+    producer: RedisStreamProducer, client: redis.Redis
+) -> None:
     assert [producer.publish({"n": 1}, delay_seconds=0)] == ids(client)
 
 
@@ -113,7 +115,7 @@ def test_many_jobs_run_once_each_however_many_consumers_publish_them(
     assert sorted(map(int, numbers)) == [*range(350)]
 
 
-def test_jobs_are_published_once_by_a_consumer_whose_link_is_cut_while_it_does(
+def test_jobs_are_published_once_although_the_connection_of_the_consumer_is_cut(
     redis_server: EmbeddedRedis, producer: RedisStreamProducer, client: redis.Redis, make: Make
 ) -> None:
     numbers: list[str] = []

@@ -85,7 +85,7 @@ def test_results_of_dropped_handles_and_of_strangers_are_kept_no_longer_than_a_p
     assert not waiting._early
 
 
-def test_closing_ends_the_waits_but_leaves_what_has_come(waiting: Waiting) -> None:
+def test_closing_ends_waits_but_keeps_results_that_have_arrived(waiting: Waiting) -> None:
     open_one, ended = waiting.add("1-0", 0.0), waiting.add("2-0", 0.0)
     waiting.receive(done("2-0"))
     waiting.close()
@@ -95,7 +95,7 @@ def test_closing_ends_the_waits_but_leaves_what_has_come(waiting: Waiting) -> No
     assert ended.wait(None) == done("2-0")
 
 
-def test_of_jobs_with_keys_a_result_is_found_that_came_between_two_calls(
+def test_a_result_that_arrived_between_two_calls_with_the_same_key_is_found(
     waiting: Waiting, clock: Clock
 ) -> None:
     waiting.keep_recent()

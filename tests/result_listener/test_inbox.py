@@ -29,7 +29,7 @@ def test_a_result_that_came_before_it_is_waited_for_is_returned_and_its_progress
     assert len(inbox) == 1
 
 
-def test_all_who_wait_for_a_result_get_it_and_it_is_not_kept() -> None:
+def test_all_waiting_threads_get_a_result_and_it_is_not_kept() -> None:
     inbox = Inbox(10)
     got: list[Result | None] = []
     threads = [threading.Thread(target=lambda: got.append(inbox.wait_for("1-0", 10)))] * 1
@@ -57,7 +57,7 @@ def test_the_oldest_is_dropped_while_nobody_takes_them_in_order(most: int, most_
     assert inbox.wait_for("2-0", 0) == done("2-0")
 
 
-def test_none_is_dropped_once_they_are_taken_in_order() -> None:
+def test_no_result_is_dropped_once_results_are_taken_in_order() -> None:
     inbox = Inbox(2)
     inbox.read_in_order()
     for number in range(2):

@@ -110,7 +110,7 @@ def test_waiting_returns_a_result_that_came_before_or_comes_later(
             results.wait("5-0")
 
 
-def test_what_a_handler_raises_is_counted_and_the_next_result_follows(
+def test_an_error_of_the_handler_is_counted_and_the_next_result_follows(
     redis_url: str, client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     figures, received = Figures(), Received()
@@ -144,7 +144,7 @@ def test_a_later_process_goes_on_after_the_last_id_of_an_earlier_one(
         received.wait_for("1-0", "2-0")
 
 
-def test_what_was_received_is_removed_if_that_is_asked_for(
+def test_received_results_are_removed_if_remove_is_set(
     redis_url: str, client: redis.Redis, received: Received
 ) -> None:
     answer(client, "1-0")
@@ -207,7 +207,7 @@ def test_replies_are_received_removed_and_their_stream_expires_unless_it_is_rene
     assert client.keys("*") == []
 
 
-def test_a_stream_of_replies_is_renewed(redis_url: str, client: redis.Redis) -> None:
+def test_a_reply_stream_is_renewed(redis_url: str, client: redis.Redis) -> None:
     with ResultListener(redis_url, "jobs", replies=True, reply_ttl_seconds=1) as results:
         address = results.reply_to
         client.persist(address)
@@ -239,7 +239,7 @@ def test_replies_are_received_whatever_their_ids_are(
     received.wait_for("1-0", "2-0")
 
 
-def test_a_stream_of_replies_that_is_gone_is_made_anew_and_that_is_logged(
+def test_a_reply_stream_that_is_gone_is_created_again_and_logged(
     redis_url: str, client: redis.Redis, received: Received, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ResultListener(redis_url, "jobs", received, replies=True, reply_ttl_seconds=1) as results:
@@ -251,7 +251,7 @@ def test_a_stream_of_replies_that_is_gone_is_made_anew_and_that_is_logged(
     assert "is created again" in caplog.text
 
 
-def test_a_fork_has_a_stream_of_replies_of_its_own(
+def test_a_fork_has_its_own_reply_stream(
     replies: ResultListener, client: redis.Redis, redis_url: str
 ) -> None:
     def listen() -> tuple[str, str]:
@@ -335,7 +335,7 @@ def test_a_server_that_restarts_with_its_data_costs_and_doubles_no_result(
 
 
 @pytest.mark.parametrize("new_ids", [["15-0"], ["15-0", "30-0"]])
-def test_a_stream_that_has_lost_its_last_entries_is_received_from_there_on(
+def test_after_a_loss_of_the_last_entries_new_entries_are_received(
     redis_url: str,
     client: redis.Redis,
     received: Received,
@@ -361,7 +361,7 @@ def test_a_stream_that_has_lost_its_last_entries_is_received_from_there_on(
     assert ("ends at 15-0" in caplog.text) == (len(new_ids) == 1)
 
 
-def test_a_stream_that_is_gone_is_begun_anew(
+def test_a_stream_that_is_gone_is_read_from_its_new_beginning(
     redis_url: str, client: redis.Redis, received: Received, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ResultListener(redis_url, STREAM, received):
@@ -375,7 +375,7 @@ def test_a_stream_that_is_gone_is_begun_anew(
         received.wait_for("1-0", "2-0")
 
 
-def test_a_link_that_is_dropped_silently_is_replaced(
+def test_a_silently_dropped_connection_is_replaced(
     redis_server: EmbeddedRedis,
     client: redis.Redis,
     received: Received,

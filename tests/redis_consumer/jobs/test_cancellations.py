@@ -75,7 +75,7 @@ def test_marks_of_a_read_say_which_messages_are_cancelled_by_either_id(marks: Ma
     assert not marks.has(entry("1-0"))
 
 
-def test_where_there_are_very_many_marks_the_messages_that_wait_are_asked_about(
+def test_if_there_are_very_many_marks_the_waiting_messages_are_looked_up(
     marks: Marks,
 ) -> None:
     server = Server([[b"job-2"], -1])
@@ -113,7 +113,7 @@ def test_an_idle_reader_asks_nothing_unless_there_are_marks_or_it_was_away(
     assert marks.to_send(waits=True) == asked
 
 
-def test_what_a_wait_without_a_question_brings_may_start_and_what_siblings_had_may_not(
+def test_a_message_of_a_blocking_read_may_start_and_one_from_a_sibling_may_not(
     marks: Marks, clock: Clock
 ) -> None:
     marks.has_read(None, [], Server().call, brought=False)
@@ -123,7 +123,7 @@ def test_what_a_wait_without_a_question_brings_may_start_and_what_siblings_had_m
 
 
 @pytest.mark.parametrize("travels", [True, False])
-def test_without_the_right_nobody_asks_again_and_the_log_says_so_once(
+def test_without_the_right_marks_are_not_read_again_and_the_log_says_so_once(
     marks: Marks, shared: Cancellations, caplog: pytest.LogCaptureFixture, travels: bool
 ) -> None:
     for _ in range(2):
@@ -143,7 +143,7 @@ def test_another_refusal_turns_nothing_off(marks: Marks, shared: Cancellations) 
     assert marks.to_send(waits=False) == shared.commands.marks()
 
 
-def test_what_runs_is_told_by_the_heartbeat_and_old_marks_are_visited_in_turn(
+def test_running_messages_are_notified_by_the_heartbeat_and_old_marks_checked_in_turn(
     shared: Cancellations,
 ) -> None:
     in_flight = InFlight()

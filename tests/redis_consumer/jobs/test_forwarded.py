@@ -61,7 +61,7 @@ def shared() -> Cancellations:
     return Cancellations(commands, GuardedLogger(logging.getLogger("tests.forwarded")))
 
 
-def test_only_about_forwarded_messages_is_asked_and_from_the_first_one_on(
+def test_only_forwarded_messages_are_looked_up_from_the_first_one_on(
     shared: Cancellations,
 ) -> None:
     marks, server = Marks(shared), Server("5-0")
@@ -90,7 +90,7 @@ def test_a_reader_that_has_met_none_stops_looking_until_it_meets_one(
     assert not server.asked
 
 
-def test_a_forwarded_message_that_runs_is_told(shared: Cancellations) -> None:
+def test_a_running_forwarded_message_is_notified_of_its_cancellation(shared: Cancellations) -> None:
     in_flight = InFlight()
     slot = add_slot(in_flight, "r1")
     slot.waiting.append(entry("1-0", "7-0"))
@@ -104,7 +104,7 @@ def test_a_forwarded_message_that_runs_is_told(shared: Cancellations) -> None:
     assert attempt.job(attempt.entries[0]).is_cancelled
 
 
-def test_without_the_right_nobody_asks_again_and_the_log_says_so_once(
+def test_without_the_right_marks_are_not_read_again_and_the_log_says_so_once(
     shared: Cancellations, caplog: pytest.LogCaptureFixture
 ) -> None:
     marks, waiting = Marks(shared), [entry("4-0", "5-0")]

@@ -88,7 +88,7 @@ def sent(client: redis.Redis) -> list[str]:
     return [one["progress"] for one in results(client) if one["status"] == "progress"]
 
 
-def test_of_progress_that_comes_too_fast_the_newest_is_sent_and_the_last_with_the_outcome(
+def test_if_progress_is_too_fast_the_newest_is_sent_and_the_last_with_the_outcome(
     start: Start, worker: Worker, client: redis.Redis
 ) -> None:
     reporter = start(per_second=NEVER_AGAIN)
@@ -201,7 +201,7 @@ def test_what_cannot_be_reported_is_refused_at_the_call(start: Start) -> None:
         reporter.message.report_progress(0.5)
 
 
-def test_progress_that_gets_no_answer_does_not_keep_the_outcome_back(start: Start) -> None:
+def test_progress_without_a_reply_does_not_delay_the_outcome(start: Start) -> None:
     reporter = start(per_second=NEVER_AGAIN)
     reporter.message.report_progress(0.1)
     eventually(lambda: reporter.figures.counters["progress_sent"] == 1)
@@ -214,7 +214,7 @@ def test_progress_that_gets_no_answer_does_not_keep_the_outcome_back(start: Star
     assert [one.command[0] for one in outbox.outbox._pack()] == ["EVALSHA", "HDEL"]
 
 
-def test_progress_that_is_refused_does_not_keep_the_outcome_back(start: Start) -> None:
+def test_refused_progress_does_not_delay_the_outcome(start: Start) -> None:
     reporter = start(per_second=NEVER_AGAIN)
     reporter.message.report_progress(0.1)
     eventually(lambda: reporter.figures.counters["progress_sent"] == 1)

@@ -43,7 +43,7 @@ def test_what_is_emitted_in_a_child_is_written_when_its_message_is_done(
     assert [one[b"text"] for one in raw(client, "other")] == [b"hello", b""]
 
 
-def test_a_caller_gets_the_answer_of_a_child_or_of_whoever_the_child_has_forwarded_it_to(
+def test_a_caller_gets_the_result_of_a_child_or_of_the_message_that_the_child_has_forwarded(
     make: Make, client: redis.Redis
 ) -> None:
     make(job_processors.emit, isolation="process", result_stream="results").start()
@@ -96,7 +96,7 @@ def test_each_message_of_a_batch_in_a_child_emits_on_its_own(
 
 
 @pytest.mark.parametrize("do", ["die", "fail"])
-def test_what_a_child_has_reported_last_is_where_the_next_attempt_begins(
+def test_the_next_attempt_gets_the_last_progress_of_a_child(
     make: Make, producer: RedisStreamProducer, client: redis.Redis, do: str
 ) -> None:
     make(
@@ -155,7 +155,7 @@ def test_a_cancelled_message_that_runs_in_a_child_ends_cancelled_unless_it_is_do
     assert ended == {"ignore": {"children_cancelled"}, "die": {"children_crashed"}}.get(then, set())
 
 
-def test_of_a_batch_in_a_child_only_the_cancelled_message_ends_and_the_others_run_again(
+def test_in_a_batch_in_a_child_only_the_cancelled_message_ends_and_the_others_run_again(
     make: Make, producer: RedisStreamProducer, client: redis.Redis, tmp_path: Path
 ) -> None:
     consumer = make(

@@ -52,7 +52,7 @@ def test_the_last_progress_is_left_out_if_it_has_come_before(
     ]
 
 
-def test_what_comes_after_the_answer_or_of_another_attempt_is_left_out(
+def test_progress_after_the_outcome_or_of_another_attempt_is_dropped(
     received: ReceivedProgress, sink: Sink
 ) -> None:
     received.receive((4, *reported(1, 0.1)))
