@@ -157,7 +157,7 @@ class Monitor:
         except RedisAccessDenied as error:
             self._may_not_count = True
             self._logger.warning(
-                "it is unknown how many jobs are scheduled: %s; this is logged once", error
+                "scheduled jobs cannot be counted: %s; this is logged once", error
             )
             return None
 

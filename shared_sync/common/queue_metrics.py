@@ -16,7 +16,7 @@ DESCRIPTIONS: Final = {
     QUEUE_WAITING: "Messages that nobody has read.",
     JOBS_PENDING: "Messages that are being worked on.",
     JOBS_PARKED: "Messages that wait for their next attempt.",
-    SCHEDULED: "Messages that are to be published later.",
+    SCHEDULED: "Messages that will be published later.",
     DEAD_LETTERS: "Messages given up on and kept.",
 }
 

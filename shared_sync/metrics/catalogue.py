@@ -49,7 +49,7 @@ _PROCESSING_LATENCY = _duration(
     "processing_latency", "From the start of a message's processing to its end."
 )
 _JOBS_SENT = _counter("jobs_sent", "Jobs published.")
-_RESULTS_RECEIVED = _counter("results_received", "Results that came back.")
+_RESULTS_RECEIVED = _counter("results_received", "Results received.")
 _REDIS_OPERATIONS = _counter("redis_operations", "Commands sent to Redis.")
 
 SERVICES: Final[dict[str, tuple[MetricDescription | Ratio, ...]]] = {
@@ -106,10 +106,10 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
         "results_unpublished",
         "Results not published: channel refused, or no ids left in the stream.",
     ),
-    _counter("replies_dropped", "Results for a process that does not wait for them any more."),
-    _counter("progress_sent", "Progress reports that were sent."),
-    _counter("results_trimmed", "Results removed by age or number."),
-    _counter("dead_letters_trimmed", "Dead letters removed by age or number."),
+    _counter("replies_dropped", "Results dropped because their reply stream was gone."),
+    _counter("progress_sent", "Reports of progress sent."),
+    _counter("results_trimmed", "Results deleted by retention."),
+    _counter("dead_letters_trimmed", "Dead letters deleted by retention."),
     _counter("lost_bodies", "Messages whose entry was deleted by others."),
     _counter(
         "messages_deleted_unread", "Messages that others deleted before anybody had read them."
@@ -151,7 +151,7 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
 PRODUCER: Final[tuple[MetricDescription, ...]] = (
     _JOBS_SENT,
     _RESULTS_RECEIVED,
-    _duration("job_round_trip", "From the publishing of a job to the arrival of its result."),
+    _duration("job_round_trip", "Time from publishing a job to receiving its result."),
 )
 """What `RedisStreamProducer` and `ResultListener` record."""
 

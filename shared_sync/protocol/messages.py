@@ -124,7 +124,7 @@ CANCELLED: Final = "cancelled"
 
 
 class Special(NamedTuple):
-    """What few messages have at their end."""
+    """The parts of an outcome that few messages have."""
 
     status: str
     address: Address | None

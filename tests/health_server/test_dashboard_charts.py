@@ -58,7 +58,7 @@ def test_expired_cancelled_and_dropped_are_drawn_once_there_are_any(
     worker.past(lambda place: {"jobs_processed": place, "queue_depth": 1, **never}, 30)
     page.look_at(worker)
     page.shows("unfinished", ".chart[aria-label^=Queue] .legend")
-    assert not any(label.startswith("No longer wanted") for label in page.run(charts))
+    assert not any(label.startswith("Expired, cancelled, dropped") for label in page.run(charts))
     assert "scheduled" not in page.text("#chart-grid")
     worker.replace()
     worker.past(
@@ -71,8 +71,8 @@ def test_expired_cancelled_and_dropped_are_drawn_once_there_are_any(
         },
         30,
     )
-    page.asks_until("expired", ".chart[aria-label^='No longer wanted'] .legend")
-    legend = page.text(".chart[aria-label^='No longer wanted'] .legend").split("\n")
+    page.asks_until("expired", ".chart[aria-label^='Expired, cancelled, dropped'] .legend")
+    legend = page.text(".chart[aria-label^='Expired, cancelled, dropped'] .legend").split("\n")
     assert legend[0::2] == ["expired", "cancelled", "results dropped"]
     assert all(rate.endswith("/s") for rate in legend[1::2])
     page.shows("scheduled", ".chart[aria-label^=Queue] .legend")

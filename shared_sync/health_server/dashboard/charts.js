@@ -49,7 +49,7 @@ const CHARTS = [
   { title: "Latency", format: milliseconds, choices: durations, series(chosen) {
     return ["p50", "p95", "p99"].map((p) => level(`${p}_${chosen}_ms`, p)).filter(({ name }) => has([name]).length);
   } },
-  { title: "No longer wanted", format: rate, colour: 2,
+  { title: "Expired, cancelled, dropped", format: rate, colour: 2,
     series: () => named(used(["jobs_expired", "jobs_cancelled", "replies_dropped"]), growth) },
   { title: "Queue", format: count,
     series: () => named(["queue_depth", "queue_waiting", "jobs_parked", ...used(["scheduled"])], level) },
