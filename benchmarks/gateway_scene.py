@@ -31,7 +31,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import redis
-from scene_books import GatewayBook
+from scene_journal import GatewayJournal
 from scene_process import AUDIO, TEXTS
 
 from shared_sync.connection.embedded import EmbeddedRedis
@@ -155,17 +155,17 @@ class Scene:
         self._streams_at_kill = set(self._client.keys(REPLIES))
         self._gateways.pop(KILLED).kill()
         self._killed_at = time.monotonic()
-        self._start_gateway("gateway-4", max(self._book(KILLED).sent, default=-1) + 1)
+        self._start_gateway("gateway-4", max(self._journal(KILLED).sent, default=-1) + 1)
 
     # --- the end ---
 
     def _all_answered(self) -> bool:
         self._old_stream_is_gone()  # to note when
-        books = {name: self._book(name) for name in self._gateways}
-        made = sum(len(book.sent) for book in books.values())
-        killed = len(self._book(KILLED).sent)
+        journals = {name: self._journal(name) for name in self._gateways}
+        made = sum(len(journal.sent) for journal in journals.values())
+        killed = len(self._journal(KILLED).sent)
         return made + killed >= self._each * GATEWAYS and all(
-            book.is_complete for book in books.values()
+            journal.is_complete for journal in journals.values()
         )
 
     def _old_stream_is_gone(self) -> bool:
@@ -175,17 +175,18 @@ class Scene:
 
     def _judge(self) -> None:
         """Compare the journals with what is in Redis, and print both."""
-        books = {name: self._book(name) for name in self._gateways}
-        for name, book in books.items():
-            self.mistakes += [f"{name}: {text}" for text in book.mistakes()]
+        journals = {name: self._journal(name) for name in self._gateways}
+        for name, journal in journals.items():
+            self.mistakes += [f"{name}: {text}" for text in journal.mistakes()]
         written = self._entries_written()
-        requests = sum(len(book.sent) for book in books.values())
+        requests = sum(len(journal.sent) for journal in journals.values())
         if written is not None and written != requests:
             self.mistakes.append(f"{written} results were written for {requests} requests")
-        latencies = sorted(second for book in books.values() for second in book.latencies())
-        killed = self._book(KILLED)
+        latencies = sorted(one for journal in journals.values() for one in journal.latencies())
+        killed = self._journal(KILLED)
         print(f"requests of living gateways    {requests}")
-        print(f"results                        {sum(len(book.ended) for book in books.values())}")
+        ended = sum(len(journal.ended) for journal in journals.values())
+        print(f"results                        {ended}")
         print(f"results written                {'unknown' if written is None else written}")
         print(
             f"of the killed gateway          {len(killed.sent)} requests, "
@@ -250,8 +251,8 @@ class Scene:
         }
         self._gateways[name] = Process(self._folder, name, **given)
 
-    def _book(self, name: str) -> GatewayBook:
-        return GatewayBook.read(self._folder / f"{name}.journal")
+    def _journal(self, name: str) -> GatewayJournal:
+        return GatewayJournal.read(self._folder / f"{name}.journal")
 
     def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds

@@ -520,7 +520,7 @@ def test_the_journal_of_a_gateway_shows_its_mistakes(module: Import, tmp_path: P
     sent = [{"event": "sent", "number": number, "moment": 1.0} for number in range(1, 6)]
     facts = [*sent, *({**end, "number": number} for number, end in ends)]
     journal.write_text("".join(f"{json.dumps(fact)}\n" for fact in facts))
-    book = module("scene_books").GatewayBook.read(journal)
+    book = module("scene_journal").GatewayJournal.read(journal)
     assert not book.is_complete
     assert book.mistakes() == [
         "request 2 has 2 results",

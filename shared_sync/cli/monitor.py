@@ -156,9 +156,7 @@ class Monitor:
             return scheduling.count(self._connection, self._keys)
         except RedisAccessDenied as error:
             self._may_not_count = True
-            self._logger.warning(
-                "scheduled jobs cannot be counted: %s; this is logged once", error
-            )
+            self._logger.warning("scheduled jobs cannot be counted: %s; this is logged once", error)
             return None
 
     # --- results; any thread ---

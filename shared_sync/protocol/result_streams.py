@@ -185,7 +185,7 @@ class SharedStream:
         return entries[0][0].decode() if entries else ""
 
 
-class OwnStream:
+class ExclusiveStream:
     """A stream that nobody else reads: each read also removes what was delivered before.
 
     It is always read from its beginning, so no entry is missed, whatever its id is.

@@ -88,12 +88,12 @@ class HeartbeatThread:
         self._sweep = Sweep(subscription.commands, logger)
         self._scheduled = ScheduledJobs(subscription.commands.keys, logger)
         result_streams = ResultStreams(subscription.commands.result_stream)
-        if options.kept_results.are_set:
+        if options.result_limits.are_set:
             subscription.commands.result_streams = result_streams
         self._retention = Retention(
             subscription.commands.keys,
-            results=options.kept_results,
-            letters=options.kept_letters,
+            results=options.result_limits,
+            letters=options.dead_letter_limits,
             result_streams=result_streams,
             recorder=recorder,
             logger=logger,

@@ -105,12 +105,12 @@ class Options:
         return Keys.of(self.stream_name, self.consumer_group)
 
     @property
-    def kept_results(self) -> Limits:
+    def result_limits(self) -> Limits:
         """What is kept of the results."""
         return Limits(self.result_max_entries, self.result_ttl_seconds)
 
     @property
-    def kept_letters(self) -> Limits:
+    def dead_letter_limits(self) -> Limits:
         """What is kept of the dead letters."""
         return Limits(self.dead_max_entries, self.dead_ttl_seconds)
 
@@ -226,7 +226,7 @@ class Options:
         for name in ("result_ttl_seconds", "dead_ttl_seconds"):
             if (ttl := getattr(self, name)) is not None:
                 arguments.number(name, ttl, 1, LONGEST_TTL_SECONDS)
-        if self.kept_results.are_set and self.result_stream is None:
+        if self.result_limits.are_set and self.result_stream is None:
             raise ConfigurationError(
                 "result_max_entries and result_ttl_seconds limit the entries of result_stream, "
                 "and there is none; set it, or leave them out"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from shared_sync.common import arguments
 from shared_sync.errors import ConsumerStateError
-from shared_sync.redis_producer.waiting import Awaited
+from shared_sync.redis_producer.awaited_results import AwaitedResult
 from shared_sync.result_listener.result import Result
 
 
@@ -20,7 +20,7 @@ class JobHandle:
 
     def __init__(
         self,
-        awaited: Awaited,
+        awaited: AwaitedResult,
         cancel: Callable[[str], str],
         status: Callable[[str], str],
     ) -> None:

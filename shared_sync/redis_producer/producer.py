@@ -21,15 +21,15 @@ from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisAccessDenied, ResultTimeout, SharedSyncError
 from shared_sync.protocol import cancelling, scheduling
 from shared_sync.protocol.keys import StreamKeys, check_stream_name
-from shared_sync.redis_producer.asking import Askers
+from shared_sync.redis_producer.awaited_results import AwaitedResult
 from shared_sync.redis_producer.batches import Batch, batch_of, next_batch
 from shared_sync.redis_producer.handles import JobHandle
 from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, encode
-from shared_sync.redis_producer.replies import Replies
+from shared_sync.redis_producer.reply_stream import ReplyStream
+from shared_sync.redis_producer.request_connections import RequestConnections
 from shared_sync.redis_producer.schedule import ScheduledJob, list_scheduled
 from shared_sync.redis_producer.sending import Sender
-from shared_sync.redis_producer.waiting import Awaited
-from shared_sync.result_listener.listening import REPLY_TTL_SECONDS, Surroundings
+from shared_sync.result_listener.listening import REPLY_TTL_SECONDS, ListenerContext
 from shared_sync.result_listener.result import Result
 
 MAX_CONNECTIONS = 50
@@ -120,11 +120,11 @@ class RedisStreamProducer:
         )
         self._recorder = GuardedRecorder(metrics, own_logger)
         self._log_denial = LogOnce(own_logger, logging.WARNING)
-        surroundings = Surroundings(
+        context = ListenerContext(
             redis_url, stream_name, credential_provider, self._recorder, own_logger
         )
-        self._replies = Replies(surroundings, self._connections, reply_ttl_seconds)
-        self._askers = Askers(surroundings, reply_ttl_seconds)
+        self._replies = ReplyStream(context, self._connections, reply_ttl_seconds)
+        self._request_connections = RequestConnections(context, reply_ttl_seconds)
         weakref.finalize(self, self._replies.abandon).atexit = False
         self._sender = Sender(
             self._connections,
@@ -298,7 +298,7 @@ class RedisStreamProducer:
         )
         return JobHandle(awaited, self._cancel_awaited, self.status)
 
-    def _submit(self, fields: Mapping[str, object], **options: Any) -> Awaited:
+    def _submit(self, fields: Mapping[str, object], **options: Any) -> AwaitedResult:
         sent_at = time.monotonic()
         reply_to, waiting, number = self._replies.begin()
         try:
@@ -342,7 +342,7 @@ class RedisStreamProducer:
                 )
                 return ("XADD", self.stream_name, "*", *batch_of(job, self.stream_name).messages[0])
 
-            asked = self._askers.ask(make_command, deadline)
+            asked = self._request_connections.request(make_command, deadline)
         if asked is not None:
             job_id, result = asked
             self._recorder.increment_counter("jobs_sent")
@@ -400,7 +400,7 @@ class RedisStreamProducer:
         Blocks until the reply streams are removed; if Redis does not answer, for 20 s at most. The
         producer may be used again.
         """
-        self._askers.close()
+        self._request_connections.close()
         self._replies.close()
         self._connections.close()
 

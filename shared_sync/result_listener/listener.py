@@ -17,13 +17,13 @@ from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import ConfigurationError, ConsumerStateError, ResultTimeout
 from shared_sync.protocol.keys import NO_ID, StreamKeys
-from shared_sync.protocol.result_streams import OwnStream, ResultSource, SharedStream
+from shared_sync.protocol.result_streams import ExclusiveStream, ResultSource, SharedStream
 from shared_sync.result_listener.inbox import Inbox
 from shared_sync.result_listener.listening import (
     REPLY_TTL_SECONDS,
     Handler,
+    ListenerContext,
     Listening,
-    Surroundings,
 )
 from shared_sync.result_listener.result import Result
 
@@ -128,31 +128,31 @@ class ResultListener:
         self._remove = remove
         self._reply_ttl_seconds = reply_ttl_seconds
         self._max_kept = max_kept
-        self._surroundings = Surroundings(
+        self._context = ListenerContext(
             redis_url,
             stream,
             credential_provider,
             GuardedRecorder(metrics, own_logger),
             own_logger,
         )
-        self._connections = ConnectionPool(self._surroundings.connector)
+        self._connections = ConnectionPool(self._context.connector)
         """For calls of `reply_to`."""
         self._listenings = PerProcess(self._new_listening)
 
     def _new_listening(self) -> Listening:
         return Listening(
             self._new_source(),
-            self._surroundings,
+            self._context,
             handler=self._handler,
             inbox=Inbox(self._max_kept),
         )
 
     def _new_source(self) -> ResultSource:
         if self._replies:
-            return self._surroundings.new_replies(self._reply_ttl_seconds)
-        report = self._surroundings.logger.warning
+            return self._context.new_replies(self._reply_ttl_seconds)
+        report = self._context.logger.warning
         if self._remove:
-            return OwnStream(self.stream, ttl_ms=None, report=report)
+            return ExclusiveStream(self.stream, ttl_ms=None, report=report)
         return SharedStream(self.stream, after=self._after, report=report)
 
     @property

@@ -22,7 +22,7 @@ from shared_sync.connection.pool import ConnectionPool
 from shared_sync.errors import ConsumerStateError, SharedSyncError
 from shared_sync.protocol.keys import StreamKeys
 from shared_sync.protocol.messages import Entry
-from shared_sync.protocol.result_streams import OwnStream, Remembered, Report, ResultSource
+from shared_sync.protocol.result_streams import ExclusiveStream, Remembered, Report, ResultSource
 from shared_sync.result_listener.inbox import Inbox
 from shared_sync.result_listener.result import Result, parse
 
@@ -44,7 +44,7 @@ Handler = Callable[[Result], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ListenerContext:
     """What a producer or a listener passes to the thread that reads its results."""
 
     redis_url: str
@@ -64,13 +64,15 @@ class Surroundings:
             credential_provider=self.credential_provider,
         )
 
-    def new_replies(self, ttl_seconds: float, report: Report | None = None) -> OwnStream:
+    def new_replies(self, ttl_seconds: float, report: Report | None = None) -> ExclusiveStream:
         """Return a reply stream with a new name.
 
         `report` logs that the stream was lost; None to log a warning.
         """
         key = StreamKeys.of(self.stream).reply(secrets.token_hex(8))
-        return OwnStream(key, ttl_ms=int(ttl_seconds * 1000), report=report or self.logger.warning)
+        return ExclusiveStream(
+            key, ttl_ms=int(ttl_seconds * 1000), report=report or self.logger.warning
+        )
 
 
 class Listening:
@@ -79,7 +81,7 @@ class Listening:
     def __init__(
         self,
         source: ResultSource,
-        surroundings: Surroundings,
+        context: ListenerContext,
         *,
         handler: Handler | None,
         inbox: Inbox,
@@ -88,10 +90,10 @@ class Listening:
         self.source = source
         self.inbox = inbox
         self._handler = handler
-        self._recorder = surroundings.recorder
-        self._logger = surroundings.logger
-        self._availability = Availability(url.safe_address(surroundings.redis_url), self._logger)
-        self._connection = Connection(surroundings.connector())
+        self._recorder = context.recorder
+        self._logger = context.logger
+        self._availability = Availability(url.safe_address(context.redis_url), self._logger)
+        self._connection = Connection(context.connector())
         self._stop = ReentrantStop()
         self._loop = Loop(
             NAME,
@@ -132,7 +134,7 @@ class Listening:
         stream exists. Blocks and raises as `start()` and the connections do.
         """
         self.start()
-        if isinstance(self.source, OwnStream) and not (
+        if isinstance(self.source, ExclusiveStream) and not (
             self.source.is_confirmed and self._availability.connected
         ):
             self.source.confirm(connections.call)
@@ -176,7 +178,7 @@ class Listening:
         """Pass on the result in an entry; return the size of its values."""
         size = sum(map(len, entry.items))
         result = parse(entry.id, entry.items)
-        if result.is_final and isinstance(self.source, OwnStream) and result.id:
+        if result.is_final and isinstance(self.source, ExclusiveStream) and result.id:
             # If a server has lost an outcome, the message runs again and has another result.
             final = f"{result.id} {result.status}"
             if final in self._finals:

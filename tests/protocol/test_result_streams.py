@@ -6,14 +6,14 @@ import pytest
 import redis
 
 from shared_sync.connection.connection import Connection
-from shared_sync.protocol.result_streams import OwnStream, Remembered
+from shared_sync.protocol.result_streams import ExclusiveStream, Remembered
 
 KEY = "{jobs}:replies:ab12"
 
 
 @pytest.fixture
-def source(connection: Connection) -> OwnStream:
-    made = OwnStream(KEY, ttl_ms=60_000, report=lambda *_: None)
+def source(connection: Connection) -> ExclusiveStream:
+    made = ExclusiveStream(KEY, ttl_ms=60_000, report=lambda *_: None)
     made.open(connection)
     return made
 
@@ -24,7 +24,7 @@ def add(client: redis.Redis, entry_id: str, text: str) -> None:
     client.rename("{jobs}:other", KEY)
 
 
-def read(source: OwnStream, connection: Connection) -> list[bytes]:
+def read(source: ExclusiveStream, connection: Connection) -> list[bytes]:
     entries = source.read(connection, 10, 10)
     for entry in entries:
         source.delivered(entry.id)
@@ -32,7 +32,7 @@ def read(source: OwnStream, connection: Connection) -> list[bytes]:
 
 
 def test_delivered_results_are_removed_with_the_next_read_and_not_read_again(
-    source: OwnStream, connection: Connection, client: redis.Redis
+    source: ExclusiveStream, connection: Connection, client: redis.Redis
 ) -> None:
     add(client, "5-0", "a")
     assert read(source, connection) == [b"a"]
@@ -46,7 +46,7 @@ def test_delivered_results_are_removed_with_the_next_read_and_not_read_again(
 
 
 def test_an_entry_with_a_smaller_id_than_the_last_is_read(
-    source: OwnStream, connection: Connection, client: redis.Redis
+    source: ExclusiveStream, connection: Connection, client: redis.Redis
 ) -> None:
     add(client, "5-0", "a")
     assert read(source, connection) == [b"a"]
@@ -56,7 +56,7 @@ def test_an_entry_with_a_smaller_id_than_the_last_is_read(
 
 
 def test_a_stream_that_is_created_again_may_use_earlier_ids_again(
-    source: OwnStream, connection: Connection, client: redis.Redis
+    source: ExclusiveStream, connection: Connection, client: redis.Redis
 ) -> None:
     add(client, "5-0", "a")
     assert read(source, connection) == [b"a"]

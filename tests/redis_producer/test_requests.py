@@ -25,7 +25,7 @@ from shared_sync.errors import (
     RedisUnavailable,
     ResultTimeout,
 )
-from shared_sync.redis_producer.asking import MOST_ASKERS
+from shared_sync.redis_producer.request_connections import MOST_REQUESTS
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_many_threads_get_their_own_results(
 
     together(12, ask)
     streams = reply_streams(client)
-    assert len(streams) <= MOST_ASKERS + 1
+    assert len(streams) <= MOST_REQUESTS + 1
     assert sum(map(client.xlen, streams)) <= len(streams), "what was read is removed"
 
 

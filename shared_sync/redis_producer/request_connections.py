@@ -23,10 +23,10 @@ from shared_sync.connection.pool import ANSWER_SECONDS, KEEP_SECONDS, TRUST_SECO
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import ConsumerStateError, RedisAccessDenied, SharedSyncError
 from shared_sync.protocol.messages import Entry
-from shared_sync.result_listener.listening import BLOCK_SECONDS, MOST, Surroundings
+from shared_sync.result_listener.listening import BLOCK_SECONDS, MOST, ListenerContext
 from shared_sync.result_listener.result import Result, parse
 
-MOST_ASKERS: Final = 8
+MOST_REQUESTS: Final = 8
 """The most connections for requests, each with its own reply stream."""
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -35,13 +35,13 @@ MakeCommand = Callable[[str], Command]
 """Takes the name of a reply stream, and returns the command that publishes the job."""
 
 
-class Asker:
+class RequestConnection:
     """A connection with its own reply stream. For one thread at a time."""
 
-    def __init__(self, surroundings: Surroundings, ttl_seconds: float) -> None:
+    def __init__(self, context: ListenerContext, ttl_seconds: float) -> None:
         # Not reported: if the stream expires between two requests, no result is lost.
-        self._source = surroundings.new_replies(ttl_seconds, report=lambda *_: None)
-        self._connection = Connection(surroundings.connector())
+        self._source = context.new_replies(ttl_seconds, report=lambda *_: None)
+        self._connection = Connection(context.connector())
         self._returned_at = time.monotonic()
 
     def prepare(self) -> None:
@@ -57,7 +57,7 @@ class Asker:
         if not self._source.is_confirmed:
             self._source.confirm(self._connection.call)
 
-    def ask(self, make_command: MakeCommand, deadline: float) -> tuple[str, Result | None]:
+    def request(self, make_command: MakeCommand, deadline: float) -> tuple[str, Result | None]:
         """Publish a job, and return its id and its final result, which is None after the deadline.
 
         Raises errors of the connection until it is known that the job was published. After `NotRun`
@@ -136,74 +136,76 @@ class Asker:
         return removes_stream
 
 
-class _Here:
+class _ProcessState:
     """The connections of one process. All operations on these collections are atomic."""
 
     def __init__(self) -> None:
-        self.free = threading.BoundedSemaphore(MOST_ASKERS)
+        self.free = threading.BoundedSemaphore(MOST_REQUESTS)
         """How many more connections may be in use."""
-        self.idle: deque[Asker] = deque()
-        self.lent: set[Asker] = set()
+        self.idle: deque[RequestConnection] = deque()
+        self.lent: set[RequestConnection] = set()
 
 
-class Askers:
+class RequestConnections:
     """Lends the connections for requests. Safe from any thread, and in a fork."""
 
-    def __init__(self, surroundings: Surroundings, ttl_seconds: float) -> None:
+    def __init__(self, context: ListenerContext, ttl_seconds: float) -> None:
         # Fixed after construction.
-        self._surroundings = surroundings
+        self._context = context
         self._ttl_seconds = ttl_seconds
-        self._here: PerProcess[_Here] = PerProcess(_Here)
+        self._states: PerProcess[_ProcessState] = PerProcess(_ProcessState)
 
-    def ask(self, make_command: MakeCommand, deadline: float) -> tuple[str, Result | None] | None:
+    def request(
+        self, make_command: MakeCommand, deadline: float
+    ) -> tuple[str, Result | None] | None:
         """Publish a job, wait, and return its id and its result, which is None after the deadline.
 
         Returns None if nothing was published, because all connections are in use or another server
         must be asked. Raises errors of the connection.
         """
-        here = self._here.get()
-        if not here.free.acquire(blocking=False):
+        state = self._states.get()
+        if not state.free.acquire(blocking=False):
             return None
         try:
-            asker = self._take(here)
+            lent = self._take(state)
             try:
-                asker.prepare()
-                return asker.ask(make_command, deadline)
+                lent.prepare()
+                return lent.request(make_command, deadline)
             except NotRun:
                 return None
             finally:
-                self._give_back(here, asker)
+                self._give_back(state, lent)
         finally:
-            here.free.release()
+            state.free.release()
 
     def close(self) -> None:
         """Remove the reply streams, and end all waits. May be used again.
 
         If Redis does not answer, the reply streams are left to expire.
         """
-        here = self._here.get()
-        for asker in list(here.lent):
-            asker.interrupt()
+        state = self._states.get()
+        for lent in list(state.lent):
+            lent.interrupt()
         answers = True
-        while here.idle:
+        while state.idle:
             with suppress(IndexError):
-                answers = here.idle.pop().close(removes_stream=answers)
+                answers = state.idle.pop().close(removes_stream=answers)
 
-    def _take(self, here: _Here) -> Asker:
+    def _take(self, state: _ProcessState) -> RequestConnection:
         try:
-            asker = here.idle.pop()
+            lent = state.idle.pop()
         except IndexError:
-            asker = Asker(self._surroundings, self._ttl_seconds)
-        here.lent.add(asker)
-        return asker
+            lent = RequestConnection(self._context, self._ttl_seconds)
+        state.lent.add(lent)
+        return lent
 
-    def _give_back(self, here: _Here, asker: Asker) -> None:
-        here.lent.discard(asker)
-        asker.give_back()
-        if asker.interrupted:
-            asker.close()
+    def _give_back(self, state: _ProcessState, lent: RequestConnection) -> None:
+        state.lent.discard(lent)
+        lent.give_back()
+        if lent.interrupted:
+            lent.close()
         else:
-            here.idle.append(asker)
+            state.idle.append(lent)
 
 
 def _block_ms(deadline: float) -> int:

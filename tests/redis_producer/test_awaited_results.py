@@ -12,8 +12,8 @@ from shared_sync import Result
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.errors import ConsumerStateError, ResultTimeout
 from shared_sync.redis_producer import recent
+from shared_sync.redis_producer.awaited_results import AwaitedResults
 from shared_sync.redis_producer.recent import RecentResults
-from shared_sync.redis_producer.waiting import Waiting
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def figures() -> Figures:
 
 
 @pytest.fixture
-def waiting(figures: Figures, clock: Clock) -> Waiting:
-    return Waiting(GuardedRecorder(figures, GuardedLogger(LOGGER)), clock)
+def waiting(figures: Figures, clock: Clock) -> AwaitedResults:
+    return AwaitedResults(GuardedRecorder(figures, GuardedLogger(LOGGER)), clock)
 
 
 def done(job_id: str) -> Result:
@@ -31,7 +31,7 @@ def done(job_id: str) -> Result:
 
 
 def test_a_result_that_comes_before_the_reply_to_the_publication_is_found(
-    waiting: Waiting, figures: Figures
+    waiting: AwaitedResults, figures: Figures
 ) -> None:
     waiting.begin()
     number = waiting.begin()
@@ -45,7 +45,7 @@ def test_a_result_that_comes_before_the_reply_to_the_publication_is_found(
 
 
 def test_a_result_that_comes_later_is_found_and_all_handles_of_a_job_have_it(
-    waiting: Waiting,
+    waiting: AwaitedResults,
 ) -> None:
     first = waiting.add("1-0", 0.0)
     with pytest.raises(ResultTimeout):
@@ -55,7 +55,7 @@ def test_a_result_that_comes_later_is_found_and_all_handles_of_a_job_have_it(
 
 
 def test_the_first_final_result_counts_as_each_group_of_a_stream_sends_one(
-    waiting: Waiting,
+    waiting: AwaitedResults,
 ) -> None:
     waiting.keep_recent()
     awaited = waiting.add("1-0", 0.0)
@@ -68,7 +68,7 @@ def test_the_first_final_result_counts_as_each_group_of_a_stream_sends_one(
 
 
 def test_results_of_dropped_handles_and_of_strangers_are_kept_no_longer_than_a_publication(
-    waiting: Waiting,
+    waiting: AwaitedResults,
 ) -> None:
     waiting.add("1-0", 0.0)
     gc.collect()
@@ -85,7 +85,7 @@ def test_results_of_dropped_handles_and_of_strangers_are_kept_no_longer_than_a_p
     assert not waiting._early
 
 
-def test_closing_ends_waits_but_keeps_results_that_have_arrived(waiting: Waiting) -> None:
+def test_closing_ends_waits_but_keeps_results_that_have_arrived(waiting: AwaitedResults) -> None:
     open_one, ended = waiting.add("1-0", 0.0), waiting.add("2-0", 0.0)
     waiting.receive(done("2-0"))
     waiting.close()
@@ -96,7 +96,7 @@ def test_closing_ends_waits_but_keeps_results_that_have_arrived(waiting: Waiting
 
 
 def test_a_result_that_arrived_between_two_calls_with_the_same_key_is_found(
-    waiting: Waiting, clock: Clock
+    waiting: AwaitedResults, clock: Clock
 ) -> None:
     waiting.keep_recent()
     for _ in range(2):  # the second time the handle of the first was dropped

@@ -18,8 +18,8 @@ from shared_sync import RedisStreamProducer, Result
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConsumerStateError, InvalidMessage, RedisRefused, ResultTimeout
-from shared_sync.protocol.result_streams import OwnStream
-from shared_sync.redis_producer import asking
+from shared_sync.protocol.result_streams import ExclusiveStream
+from shared_sync.redis_producer import request_connections
 
 
 class Asked:
@@ -105,9 +105,9 @@ def test_closing_asks_a_redis_that_is_away_only_once(
 ) -> None:
     """A server that does not answer keeps each of up to 8 connections waiting for seconds."""
     asked_for: list[str] = []
-    leave = OwnStream.leave
+    leave = ExclusiveStream.leave
 
-    def note_and_leave(source: OwnStream, connection: Connection) -> None:
+    def note_and_leave(source: ExclusiveStream, connection: Connection) -> None:
         asked_for.append(source.key)
         leave(source, connection)
 
@@ -120,7 +120,7 @@ def test_closing_asks_a_redis_that_is_away_only_once(
         with PlainWorker(own_server.url, double):
             assert all(one.end().result for one in asked)
         own_server.kill()
-        monkeypatch.setattr(OwnStream, "leave", note_and_leave)
+        monkeypatch.setattr(ExclusiveStream, "leave", note_and_leave)
         producer.close()
     assert len(asked_for) == 1
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_published_is_an_error_and_the_next_request_works(
 def test_requests_wait_for_the_thread_that_listens_while_all_connections_are_in_use(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, client: redis.Redis
 ) -> None:
-    monkeypatch.setattr(asking, "MOST_ASKERS", 1)
+    monkeypatch.setattr(request_connections, "MOST_REQUESTS", 1)
     with RedisStreamProducer(redis_url, STREAM) as producer:
         asked = [Asked(lambda: producer.request({"n": 6}, timeout=20)) for _ in range(3)]
         eventually(lambda: client.xlen(STREAM) == 3)

@@ -14,8 +14,8 @@ from shared_sync.redis_producer.recent import RecentResults
 from shared_sync.result_listener.result import Result
 
 
-class Awaited:
-    """The results of one job. Any thread may wait; `Waiting` writes, with its lock."""
+class AwaitedResult:
+    """The results of one job. Any thread may wait; `AwaitedResults` writes, with its lock."""
 
     __slots__ = ("__weakref__", "_has_ended", "_open", "final", "job_id", "progress", "sent_at")
 
@@ -26,7 +26,7 @@ class Awaited:
         # Held until the job has ended. An event takes several times as long to make and to set.
         self._open = threading.Lock()
         self._open.acquire()
-        # Written with the lock of `Waiting`; any thread may read.
+        # Written with the lock of `AwaitedResults`; any thread may read.
         self._has_ended = False
         self.final: Result | None = None
         """The final result, if it has arrived."""
@@ -63,7 +63,7 @@ class Awaited:
         return self.final
 
 
-class Waiting:
+class AwaitedResults:
     """Gives each result to those who wait for it. Safe from any thread.
 
     A result may arrive before the call that publishes its job has returned the id. Therefore
@@ -80,7 +80,9 @@ class Waiting:
         self._clock = clock
         # Guarded by the lock.
         self._lock = threading.Lock()
-        self._awaited: weakref.WeakValueDictionary[str, Awaited] = weakref.WeakValueDictionary()
+        self._awaited: weakref.WeakValueDictionary[str, AwaitedResult] = (
+            weakref.WeakValueDictionary()
+        )
         self._publishing: dict[int, None] = {}
         """The numbers of the publications in progress, in order."""
         self._next_number = 0
@@ -112,12 +114,12 @@ class Waiting:
                 while self._early and self._early[0][0] <= first:
                     self._early.popleft()  # it arrived before any of these publications began
 
-    def add(self, job_id: str, sent_at: float) -> Awaited:
+    def add(self, job_id: str, sent_at: float) -> AwaitedResult:
         """Keep the results of a job for as long as the returned object is referenced."""
         with self._lock:
             awaited = self._awaited.get(job_id)
             if awaited is None:
-                awaited = self._awaited[job_id] = Awaited(job_id, sent_at)
+                awaited = self._awaited[job_id] = AwaitedResult(job_id, sent_at)
                 recent = self._recent.find(job_id) if self._recent is not None else None
                 if recent is not None:
                     awaited.add(recent)
@@ -146,7 +148,7 @@ class Waiting:
             for awaited in list(self._awaited.values()):
                 awaited.end()
 
-    def _hand_out(self, awaited: Awaited, result: Result) -> None:
+    def _hand_out(self, awaited: AwaitedResult, result: Result) -> None:
         if self._recorder.records and result.is_final and awaited.final is None:
             self._recorder.record_duration("job_round_trip", self._clock() - awaited.sent_at)
         awaited.add(result)

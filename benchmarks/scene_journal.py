@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass
-class GatewayBook:
+class GatewayJournal:
     """What a gateway process has written into its journal."""
 
     sent: dict[int, float] = field(default_factory=dict)
@@ -17,15 +17,15 @@ class GatewayBook:
     ended: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, journal: Path) -> GatewayBook:
-        book = cls()
+    def read(cls, journal: Path) -> GatewayJournal:
+        read = cls()
         for line in journal.read_text().splitlines() if journal.exists() else ():
             fact = json.loads(line)
             if fact["event"] == "sent":
-                book.sent[fact["number"]] = fact["moment"]
+                read.sent[fact["number"]] = fact["moment"]
             else:
-                book.ended.setdefault(fact["number"], []).append(fact)
-        return book
+                read.ended.setdefault(fact["number"], []).append(fact)
+        return read
 
     @property
     def is_complete(self) -> bool:
