@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from shared_sync.common import arguments
-from shared_sync.errors import ConfigurationError
+from shared_sync.errors import ConfigurationError, InvalidMessage
 from shared_sync.message import encode_fields
 from shared_sync.protocol import dead_letter_layout, job_options, keys
 from shared_sync.protocol.job_options import JobOptions
@@ -54,7 +54,15 @@ class Job:
 
 def encode(fields: Mapping[str, object]) -> list[bytes]:
     """Return the names and values of a message. Raises `InvalidMessage` if it cannot be stored."""
-    items = encode_fields(fields)
+    try:
+        items = encode_fields(fields)
+    except InvalidMessage:
+        if isinstance(fields, Job):
+            raise InvalidMessage(
+                "only publish_many() takes a Job; give other methods its fields, and its options "
+                "as arguments, as in publish({'n': 1}, expires_seconds=30)"
+            ) from None
+        raise
     for name in fields:
         if name.startswith(_RESERVED):
             job_options.check_names(fields)
@@ -150,7 +158,12 @@ def _due(job: Job) -> str:
                 f"at must say its time zone, such as datetime.now(timezone.utc), not {moment!r}"
             )
         moment = moment.timestamp()
-    arguments.number("at", moment, 0, LATEST)
+    try:
+        arguments.number("at", moment, 0, LATEST)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"at must be a datetime with a time zone, or seconds since 1970, not {moment!r}"
+        ) from None
     return str(math.ceil(1000 * moment))
 
 

@@ -87,8 +87,8 @@ def test_names_of_the_library_are_refused_as_fields(
         ({"delay_seconds": True}, "delay_seconds"),
         ({"delay_seconds": 1, "at": 1e9}, "delay_seconds or at, not both"),
         ({"at": datetime(2026, 12, 1)}, "time zone"),
-        ({"at": "tomorrow"}, "at must be"),
-        ({"at": 1e12}, "at must be"),
+        ({"at": "tomorrow"}, "at must be a datetime with a time zone, or seconds since 1970"),
+        ({"at": 1e12}, "seconds since 1970, not 1000000000000.0"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused_and_nothing_is_sent(
@@ -99,6 +99,15 @@ def test_an_option_that_cannot_work_is_refused_and_nothing_is_sent(
     with pytest.raises(ConfigurationError, match=error):
         producer.publish_many([{"n": 0}, Job({"n": 1}, **options)])
     assert client.keys() == []
+
+
+@pytest.mark.parametrize("method", ["publish", "submit"])
+def test_a_job_in_the_place_of_fields_is_refused_with_the_way_to_give_options(
+    producer: RedisStreamProducer, method: str
+) -> None:
+    for options in ({}, {"expires_seconds": 5}):
+        with pytest.raises(InvalidMessage, match=r"only publish_many\(\) takes a Job"):
+            getattr(producer, method)(Job({"n": 1}), **options)
 
 
 @pytest.mark.parametrize("wrong", [-1, math.nan, "1", None])
