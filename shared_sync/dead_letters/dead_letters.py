@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from types import TracebackType
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from shared_sync.common import arguments
 from shared_sync.connection.credentials import CredentialProvider
@@ -18,9 +19,12 @@ from shared_sync.dead_letters.importing import Importer
 from shared_sync.dead_letters.letter import DeadLetter
 from shared_sync.dead_letters.reading import PAGE, LetterReader
 from shared_sync.dead_letters.replaying import Replayer
-from shared_sync.errors import DeadLetterMissing
+from shared_sync.errors import ConfigurationError, DeadLetterMissing
 from shared_sync.protocol import dead_letter_commands, nearest_names
 from shared_sync.protocol.keys import Keys
+
+_ID: Final = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
+_AFTER: Final = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
 
 
 class Imported(NamedTuple):
@@ -107,6 +111,7 @@ class DeadLetters:
         does not read the messages either, except for dead letters that a worker of an earlier
         release wrote and that are listed for the first time.
         """
+        _check_filter(where)
         return self._reader.iterate("", PAGE, with_fields, where)
 
     def list(
@@ -123,12 +128,15 @@ class DeadLetters:
         than 1.
         """
         arguments.whole_number("limit", limit, 1)
+        if not isinstance(after, str) or (after and not _AFTER.fullmatch(after)):
+            raise ConfigurationError(f"after must be the id of a dead letter, not {after!r}")
+        _check_filter(where)
         most = min(limit, PAGE) if where is None else PAGE
         return list(islice(self._reader.iterate(after, most, with_fields, where), limit))
 
     def show(self, letter_id: str) -> DeadLetter:
         """The dead letter of this id. One round trip. Raises `DeadLetterMissing` without one."""
-        items = self._reader.one(letter_id)
+        items = self._reader.one(letter_id) if _is_id(letter_id) else None
         if items is None:
             raise DeadLetterMissing(letter_id, self._keys.dead)
         return letter.parse(letter_id, items)
@@ -145,16 +153,23 @@ class DeadLetters:
         messages had in their stream. Raises `DeadLetterMissing` for the first id that is not there;
         the messages before it have been replayed.
         """
+        _check_ids("ids", ids)
         replayer = Replayer(self._connections, self._keys)
         letter_ids = self._reader.letters_of(ids) if by_message_id else ids
-        return [replayer.replay(letter_id) for letter_id in letter_ids]
+        replayed = []
+        for letter_id in letter_ids:
+            if not _is_id(letter_id):
+                raise DeadLetterMissing(letter_id, self._keys.dead)
+            replayed.append(replayer.replay(letter_id))
+        return replayed
 
     def purge(self, letter_ids: Iterable[str]) -> int:
         """Delete dead letters for good, and return how many of them existed.
 
         One round trip for each 100 of them.
         """
-        ids, removed = tuple(letter_ids), 0
+        _check_ids("letter_ids", letter_ids)
+        ids, removed = tuple(filter(_is_id, letter_ids)), 0
         for first in range(0, len(ids), PAGE):
             with self._connections.connection() as connection:
                 removed += dead_letter_commands.purge(
@@ -234,3 +249,18 @@ class DeadLetters:
                 file.write(files.line_of(row.id, items))
                 written += 1
         return written
+
+
+def _is_id(letter_id: object) -> bool:
+    """Return whether a dead letter may have this id; the server refuses what has another form."""
+    return isinstance(letter_id, str) and _ID.fullmatch(letter_id) is not None
+
+
+def _check_ids(name: str, ids: object) -> None:
+    if isinstance(ids, str):
+        raise ConfigurationError(f"{name} must be a collection of ids, such as [{ids!r}]")
+
+
+def _check_filter(where: object) -> None:
+    if where is not None and not isinstance(where, DeadLetterFilter):
+        raise ConfigurationError(f"where must be a DeadLetterFilter, or None, not {where!r}")

@@ -46,6 +46,17 @@ class DeadLetterFilter:
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` for an argument that cannot work."""
+        for name in ("reason", "error"):
+            if not isinstance(text := getattr(self, name), str):
+                raise ConfigurationError(f"{name} must be text, not {text!r}")
+        if not isinstance(self.fields, Mapping) or not all(
+            isinstance(name, str) and isinstance(value, str | bytes)
+            for name, value in self.fields.items()
+        ):
+            raise ConfigurationError(
+                "fields must be a mapping of names to values, both as text (or values as bytes), "
+                f"not {self.fields!r}"
+            )
         for name in ("older_than_seconds", "newer_than_seconds"):
             if (age := getattr(self, name)) is not None:
                 arguments.number(name, age, 0)

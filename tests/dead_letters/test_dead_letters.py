@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import takewhile
@@ -326,3 +326,23 @@ def test_arguments_that_cannot_work_are_refused(redis_url: str) -> None:
         pytest.raises(ConfigurationError, match="limit"),
     ):
         letters.list(limit=0)
+
+
+def test_ids_and_filters_of_another_kind_are_refused(letters: DeadLetters) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "after must be": lambda: letters.list(after="yesterday"),
+        "^ids must be": lambda: letters.replay("1-1"),
+        "letter_ids must be": lambda: letters.purge("1-1"),
+        "where must be": lambda: letters.iterate(where="CUDA"),  # type: ignore[arg-type]
+    }
+    for text, call in calls.items():
+        with pytest.raises(ConfigurationError, match=text):
+            call()
+
+
+@pytest.mark.parametrize("letter_id", ["yesterday", "", "-", "5", None])
+def test_what_is_no_id_is_the_id_of_no_dead_letter(letters: DeadLetters, letter_id: str) -> None:
+    for call in (lambda: letters.show(letter_id), lambda: letters.replay([letter_id])):
+        with pytest.raises(DeadLetterMissing, match="no dead letter"):
+            call()
+    assert letters.purge([letter_id]) == 0

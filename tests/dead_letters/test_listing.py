@@ -260,7 +260,16 @@ def test_a_field_of_a_message_that_is_kept_packed_is_found(
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"older_than_seconds": -1}, {"newer_than_seconds": "1h"}, {"message_ids": "1-1"}]
+    "arguments",
+    [
+        {"older_than_seconds": -1},
+        {"newer_than_seconds": "1h"},
+        {"message_ids": "1-1"},
+        {"reason": 5},
+        {"error": None},
+        {"fields": ["client"]},
+        {"fields": {"client": 42}},
+    ],
 )
 def test_a_filter_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(arguments))):
