@@ -22,7 +22,7 @@ PARKED: Final = "parked"
 RUNNING: Final = "running"
 ENDED: Final = "ended"
 UNKNOWN: Final = "unknown"
-"""The stream has no message with this id."""
+"""The stream has no message with this id, or there is no stream."""
 
 
 def cancel(

@@ -132,12 +132,15 @@ def test_a_running_message_whose_consumer_was_deleted_has_not_ended(
     assert cancel(connection, message_id) == cancelling.RUNNING
 
 
-def test_without_a_group_a_message_waits_and_without_a_stream_it_has_ended(
+def test_without_a_group_a_message_waits_and_without_a_stream_it_is_unknown(
     connection: Connection, client: redis.Redis
 ) -> None:
-    assert cancel(connection, "5-1") == cancelling.ENDED
+    for ask in (cancel, status):
+        assert ask(connection, "5-1") == cancelling.UNKNOWN
     client.xadd(KEYS.stream, {"n": 1}, id="5-1")
     assert cancel(connection, "5-1") == cancelling.WAITING
+    client.xdel(KEYS.stream, "5-1")
+    assert cancel(connection, "5-1") == cancelling.ENDED
 
 
 def test_a_scheduled_job_is_marked_and_to_be_published_at_once(

@@ -4,7 +4,7 @@
 -- ARGV: id, how many ms the mark is kept or '' to change nothing, the same for a job that may have
 --       been forwarded to another stream, group ...
 -- Returns the state: 'scheduled', 'waiting', 'parked', 'running' or 'ended'; 'unknown' if the stream
--- has no such message.
+-- has no such message, or if there is no stream.
 --
 -- This only marks the message; the worker that takes it ends it. A parked or scheduled message becomes
 -- due now, so that it ends soon. A job that has left the stream may have been forwarded: then the
@@ -44,7 +44,8 @@ if type(entry_id) ~= 'string' then
   entry_id = id
 end
 
-local groups = redis.call('XLEN', stream) > 0 and groups_of(stream) or {}
+local has_entries = redis.call('XLEN', stream) > 0
+local groups = has_entries and groups_of(stream) or {}
 local state = state_of(stream, groups, entry_id, true)
 if keep and state ~= 'ended' then
   mark(entry_id)
@@ -55,4 +56,8 @@ if keep and state ~= 'ended' then
   end
 end
 if keep_forwarded and state == 'ended' then add_mark(forwarded, id, keep_forwarded) end
+if state == 'ended' and not has_entries then
+  local reply = redis.pcall('XINFO', 'GROUPS', stream)
+  if reply.err and reply.err:find('no such key', 1, true) then return 'unknown' end
+end
 return state
