@@ -147,7 +147,8 @@ class Message(_HasSource):
 
         Never blocks. Raises `InvalidMessage` for fields that cannot be stored,
         `ConfigurationError` for a stream that cannot be written in the same step, and
-        `ConsumerStateError` if the message has no consumer or has ended.
+        `ConsumerStateError` if the message has no consumer or has ended, or if its reply is
+        forwarded already.
         """
         self._required("emit()").emit(stream, fields, forward_reply=forward_reply)
 

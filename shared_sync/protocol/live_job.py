@@ -166,6 +166,11 @@ class LiveJob:
         """Keep a message until it is published, as `Message.emit()` says."""
         context = self._running_context("emit()")
         context.check_target(stream, forward_reply=forward_reply)
+        if forward_reply and self.forwards_reply:
+            raise ConsumerStateError(
+                f"message {self.entry.id} is forwarded already, and only one message may answer "
+                "its caller; call emit() once with forward_reply=True"
+            )
         check_names(fields)
         items = encode_fields(fields)
         options = self._forwarded(context) if forward_reply else self._traced()

@@ -77,6 +77,15 @@ def test_a_forwarded_message_has_the_caller_of_the_first_one() -> None:
     assert options_in(job.outputs[0]) == JobOptions("{jobs}:replies:a", "first")
 
 
+def test_a_caller_is_handed_on_once_as_it_gets_one_answer() -> None:
+    job = new_job(JobOptions(reply_to="{jobs}:replies:a"))
+    message_of(job).emit("{jobs}:next", {"text": "a"}, forward_reply=True)
+    with pytest.raises(ConsumerStateError, match="is forwarded already"):
+        message_of(job).emit("{jobs}:other", {"text": "b"}, forward_reply=True)
+    message_of(job).emit("{jobs}:other", {"text": "b"})
+    assert [one.stream for one in job.outputs] == ["{jobs}:next", "{jobs}:other"]
+
+
 def test_without_forwarding_only_the_trace_goes_on() -> None:
     job = new_job(JobOptions(reply_to="{jobs}:replies:a", expires_seconds=30, traceparent="00-1"))
     message_of(job).emit("next", {"text": "a"})
