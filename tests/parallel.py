@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +71,36 @@ the others are done would keep the whole run waiting."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start servers on ports that no other process of this run uses.
+    """Start servers on ports that no other process of this run uses, and keep byte code.
 
-    Otherwise another server could take the port of one that is killed and started again.
+    Otherwise another server could take the port of one that is killed and started again, and each
+    process of this run and each of the hundreds of programs that tests start would compile all
+    that it imports, which takes most of a second.
     """
     embedded._PORTS = PORTS
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     config.option.loadscopereorder = False  # pytest_collection_modifyitems() below has the order
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import all test files, beginning at another one in each process of the run.
+
+    So each process compiles a part of them, and finds the others compiled. If all began at the
+    same one, each would compile all of them.
+    """
+    config = session.config
+    if not hasattr(config, "workerinput") or len(config.args) > 1:
+        return
+    (folder,) = config.args
+    if Path(folder).resolve() != TESTS:
+        return
+    files = sorted(TESTS.rglob("test_*.py"))
+    number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    first = len(files) * number // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for path in files[first:] + files[:first]:
+        with suppress(Exception):  # The collection meets it again, and reports it.
+            _ = pytest.Module.from_parent(session, path=path).obj
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
