@@ -51,12 +51,12 @@ class Jobs:
         renew_lock_in_forks(self)
         self._cancelled: set[str] = set()
         self._live_jobs: dict[str, LiveJob] = {}
-        """By the ids of their messages, those that the processor has asked for."""
+        """By the id of the message; made when the processor first needs it."""
         # Written by the main thread; any thread may read.
         self.running_message: str | None = None
         """The id of the message that runs; None for none, and for several together."""
         self._clock_offset = 0.0
-        """The server's time less the reading of the monotonic clock, if a message may expire."""
+        """The server's time minus the monotonic clock, if a message may expire."""
 
     def cancel(self, ids: Sequence[str]) -> None:
         """Note that messages are cancelled, perhaps before their job begins. For any thread."""
@@ -118,7 +118,7 @@ class Jobs:
         self._running.parts = None
         self._running.is_batch = False
 
-    # --- what becomes of the messages ---
+    # --- the outcomes of the messages ---
 
     def _answer_one(self, entry: Entry, fields: Fields, result: object) -> Frame:
         finish = self._finish(entry, fields, result)
@@ -173,7 +173,7 @@ class Jobs:
     def _emitted(
         self, done: Sequence[tuple[int, Entry]]
     ) -> tuple[list[tuple[int, bool, list[tuple[str, int]]]], list[bytes]]:
-        """Return what the messages that are done have emitted, and its items."""
+        """Return a description of what the done messages have emitted, and the items."""
         found: list[tuple[int, bool, list[tuple[str, int]]]] = []
         items: list[bytes] = []
         for place, entry in done:
@@ -193,7 +193,7 @@ class Jobs:
             header["progress"] = last
         return header
 
-    # --- what stands behind the messages ---
+    # --- the LiveJobs of the messages ---
 
     def _live_job(self, entry: Entry) -> LiveJob:
         with self._lock:
@@ -258,5 +258,5 @@ def finish_of(described: Mapping[str, Any], parts: Iterator[bytes], entry: Entry
 
 
 def outputs_of(described: Sequence[Sequence[Any]], parts: Iterator[bytes]) -> list[Output]:
-    """In the parent: return what a message has emitted, as the child has described it."""
+    """In the parent: return the emitted messages from the description of the child."""
     return [Output(stream, [next(parts) for _ in range(count)]) for stream, count in described]

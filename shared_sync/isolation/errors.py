@@ -73,10 +73,10 @@ class DeadlinePassed(Exception):
 
 
 class GracePassed(Exception):
-    """The message of an attempt was cancelled, and its child process was ended, since it went on.
+    """The messages of an attempt were cancelled, and its child was ended because it continued.
 
     Attributes:
-        grace_seconds: How long it went on.
+        grace_seconds: How long the child continued.
     """
 
     def __init__(self, grace_seconds: float) -> None:

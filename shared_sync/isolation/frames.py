@@ -24,7 +24,7 @@ DONE: Final = 6
 """The messages of a job have run: for each None, an answer or a described error. The parts are
 those of the answers, and then what was emitted, if anything: `jobs` has [place of the message,
 whether it forwards the reply, [stream, number of items] for each] of those that did. `progress` has
-the last of each message that has reported any, as in PROGRESS, also if the job has failed."""
+the last progress of each message, in the form of PROGRESS, also if the job has failed."""
 
 # From the child, over the channel beside that.
 LOG: Final = 7

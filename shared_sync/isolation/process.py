@@ -61,7 +61,7 @@ class ChildProcess:
         deadline_seconds: How long a job may run; None for no limit. Time in which this process
             stood still does not count.
         kill_grace_seconds: From SIGTERM to SIGKILL, how long closing the processor may take, and
-            how long a job goes on of which all messages are cancelled.
+            how long a job may continue after all its messages were cancelled.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class ChildProcess:
         """Whether the child has ended and was waited for."""
         self._waits_at_most = 0.0
         self._ignored_at = math.inf
-        """When a job is ended that goes on although its messages are cancelled."""
+        """When a job that ignores its cancellation is ended."""
         self._running: Sequence[Sequence[Any]] = ()
-        """The messages of the job that runs, each with its id in front."""
+        """The messages of the running job; the first item of each is its id."""
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._cancelled: set[str] = set()
         self._told: set[str] = set()
-        """Those of them that the child knows of."""
+        """The cancelled messages of which the child was notified."""
         # Written by any thread.
         self._is_interrupted = False
         # Fixed after construction.
@@ -192,10 +192,10 @@ class ChildProcess:
         self._process.send_signal(signal.SIGKILL)  # does nothing once it was waited for
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """Tell the child that messages are cancelled; it is ended if it goes on with nothing else.
+        """Tell the child that messages are cancelled. If all are, it is ended after the grace.
 
-        Any thread may call it, and again for the same messages; never blocks. If the child takes
-        nothing just now, it is told by the next call.
+        Any thread may call it, also again for the same messages; never blocks. If the child cannot
+        receive just now, the next call tells it.
         """
         with self._lock:
             self._cancelled.update(ids)

@@ -18,7 +18,7 @@ WAIT_SECONDS: Final = 1.0
 parent has taken what it was sent."""
 
 _PEEKED_BYTES: Final = 512 * 1024
-"""More than the parent can have sent here that was not received."""
+"""More bytes than the parent can have sent and this process not received."""
 
 
 class SideChannel:
@@ -67,7 +67,7 @@ class SideChannel:
                     self._send(frames.METRICS, taken)
 
     def progress(self, header: Sequence[Any]) -> None:
-        """Send what a message has reported, or drop it: the answer to its job has the last one."""
+        """Send progress, or drop it: the last of each message is sent again with the outcome."""
         with self._lock:
             if not self._sends and self._finish_last():
                 self._send(frames.PROGRESS, header)
@@ -86,10 +86,10 @@ class SideChannel:
         )
 
     def cancelled(self, seconds: float) -> Sequence[str]:
-        """Return the ids of messages that the parent says are cancelled.
+        """Return the ids of cancelled messages that the parent has sent.
 
-        Waits until it says so, says that this process is to end, or ends; or for so long. Only one
-        thread may call it.
+        Waits up to `seconds` for them, or until this process must end or the parent has ended. Only
+        one thread may call it.
         """
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
@@ -106,7 +106,7 @@ class SideChannel:
         return ids
 
     def _peek(self) -> bytes | None:
-        """Return what has come and was not received; None for nothing, b"" if the parent ended."""
+        """Return the bytes that have arrived, and keep them; None for none, b"" at the end."""
         try:
             return self._socket.recv(_PEEKED_BYTES, socket.MSG_PEEK)
         except BlockingIOError:

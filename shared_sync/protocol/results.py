@@ -1,4 +1,4 @@
-"""What goes to those who wait for a message's result: a stream entry, a published text, or both."""
+"""The form of a result: an entry of a stream, JSON for a channel, or both."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Fields = Mapping[str, str | bytes]
 _TYPES_NAME: Final = TYPES.encode()
 
 ENVELOPE: Final = frozenset({"message_id", "status", TYPES})
-"""Fields of every result. Nothing else may have these names: waiting programs rely on them."""
+"""Fields of every result. No other field may have these names, because callers rely on them."""
 
 RESULT: Final = "result"
 """The field of a result that is no mapping; what the places within a result begin with."""
 
 LARGEST_CARRIED_BY_DEATH: Final = 64 * 1024
-"""Characters or bytes of a field that goes along with the answer for a dead message."""
+"""The largest field, in characters or bytes, that the result of a dead message carries."""
 
 
 class Results:
@@ -42,7 +42,7 @@ class Results:
         binary_fields: Sequence[str],
         log_renamed: Callable[..., None] = lambda *_: None,
     ) -> None:
-        """`stream` is the one that the messages come from."""
+        """`stream` is the stream of the messages."""
         self._addresses = Addresses(
             stream=stream,
             result_stream=result_stream,
@@ -56,11 +56,11 @@ class Results:
         """Whether results of messages without options go anywhere."""
         self._is_plain = self._addresses.is_simple and not self._carry
         self.reads_fields = bool(self._carry or self._addresses.fields)
-        """Whether fields of the message go along with its result, or name where it goes."""
+        """Whether the result of a message depends on its fields: carried ones, or a template."""
         self._check_carried(binary_fields)
 
     def find_fault(self, fields: Fields) -> Fault | None:
-        """Return why a message must not run, if so: its result could not go where it has to."""
+        """Return why the result of a message could not be written; None if it can."""
         return self._addresses.find_fault(fields)
 
     def success(
@@ -125,13 +125,13 @@ class Results:
             raise InvalidResult(str(error), field=error.field) from None
 
     def ended(self, entry: Entry, fields: Fields, status: str, reason: str) -> Finish:
-        """Return the end of a message that does not run: `status` is "expired" or "cancelled"."""
+        """Return the outcome of a message with the `status` "expired" or "cancelled"."""
         route = self._addresses.route(fields)
         small = self._small(fields)
         return self._finish(entry, small, route, {"reason": reason}, status=status)
 
     def death(self, message_id: str, fields: Fields, metadata: Metadata) -> Answer:
-        """Return the answer for a message that became a dead letter.
+        """Return the result of a message that became a dead letter.
 
         Large carried fields are left out: they may be why Redis does not take the result.
         """
@@ -149,9 +149,9 @@ class Results:
     def progress(
         self, message_id: str, fields: Fields, value: float | None, own: Mapping[str, object]
     ) -> Answer:
-        """Return what is published of a message that runs: how far it is, and further fields.
+        """Return the result with the progress of a running message.
 
-        Raises `InvalidMessage` if a field has no form.
+        Raises `InvalidMessage` if a field cannot be stored.
         """
         if not ENVELOPE.isdisjoint(own):
             own = self._rename(own)
@@ -180,7 +180,7 @@ class Results:
             )
 
     def _small(self, fields: Fields) -> Fields:
-        """The fields that go along with the end of a message, without large ones."""
+        """Return the fields that a result needs, without large ones."""
         return {
             name: fields[name]
             for name in (*self._carry, *self._addresses.fields)
@@ -200,7 +200,7 @@ class Results:
         return content
 
     def _rename(self, own: Mapping[str, object]) -> dict[str, object]:
-        """Give fields of a result that are named as those of every result another name."""
+        """Rename fields of the processor that have the name of a field of every result."""
         renamed: dict[str, object] = {}
         for name, value in own.items():
             new_name = name

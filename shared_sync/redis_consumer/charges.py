@@ -31,9 +31,9 @@ class Rules:
     max_crashes: int
     results: Results
     max_age_seconds: float | None = None
-    """After how long every message expires; None for as long as its publisher says."""
+    """Age at which every message expires; None for no limit of the consumer."""
     dead_letter_expired: bool = False
-    """Whether a message that has expired becomes a dead letter."""
+    """Whether expired messages become dead letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Charges:
     def failed(
         self, entry: Entry, fields: Fields, failure: Failure, *, within_seconds: float = math.inf
     ) -> Outcome:
-        """Charge a message whose attempt has failed; its next one comes within so many seconds."""
+        """Charge a message whose attempt has failed. A retry is due within `within_seconds`."""
         retry = self._rules.retry
         failures = entry.failures + 1
         error = failure.raised
@@ -143,8 +143,8 @@ class Charges:
     ) -> Bury:
         """Give a message up; return its dead letter.
 
-        The line in the log ends with the remark; None for no line. `answer` is what goes to those
-        who wait for a result, if it is another one than for most dead letters.
+        The line in the log ends with the remark; None for no line. `answer` is the
+        result, if it differs from that of other dead letters.
         """
         failure, has_crashed = death.failure, death.crashes is not None
         if remark is not None:

@@ -64,7 +64,7 @@ class Delivery:
         server_time: Callable[[], float] = time.time,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`marks` are the cancelled messages that its reader knows of; None if it has no reader."""
+        """`marks` are those that the reader has read; None without a reader."""
         self._charges = Charges(
             rules, recorder=recorder, logger=logger, on_retry=on_retry, streak=streak, wall=wall
         )
@@ -224,7 +224,7 @@ class Delivery:
         return self._ends.is_cancelled(entry, attempt)
 
     def cancelled(self, entry: Entry) -> Finish:
-        """Return the end of a message that was cancelled while it ran."""
+        """Return the outcome of a message that was cancelled while it ran."""
         return self._ends.cancelled(entry, decode_fields(entry.items, self._binary_fields))
 
     def overdue(
@@ -274,8 +274,8 @@ class Delivery:
         return self._refuse(entry, fields, invalid, self._bad_input.undecodable(invalid.field))
 
     def _refused(self, entry: Entry, fields: Fields) -> Finish | Bury | None:
-        """Return the end of a message that was cancelled or has expired, or the dead letter that it
-        becomes because of its crashes or its fields."""
+        """Return the outcome of a message that must not start: it is cancelled, has expired, has
+        too many crashes, or is bad input."""
         ended = self._ends.before_start(entry, fields)
         if ended is not None:
             return ended

@@ -77,9 +77,9 @@ class Heartbeat:
         self.queue: QueueMetrics | None = None
         """The sizes of the queue at the last heartbeat."""
         self.next_scheduled_ms: int | None = None
-        """How long after the last heartbeat a scheduled job is to be published; None for none."""
+        """Time from the last heartbeat to the next scheduled job, in ms; None for none."""
         self.marks = 0
-        """How many marks of cancelled messages there were."""
+        """The number of marks of cancelled messages at the last heartbeat."""
 
     @property
     def interval_seconds(self) -> float:
@@ -108,7 +108,7 @@ class Heartbeat:
         self.next_scheduled_ms = reply.next_scheduled_ms
         self._recovery.found_consumers(name for name in summary.by_consumer if name != PARKED)
         self._report(summary, reply)
-        if reply.progress > summary.total:  # some of it is of messages that have ended
+        if reply.progress > summary.total:  # some of these messages have ended
             self._call(self._commands.drop_progress(self._progress_from))
             self._progress_from += DROP_STEP
 

@@ -106,17 +106,17 @@ class Options:
 
     @property
     def result_limits(self) -> Limits:
-        """What is kept of the results."""
+        """The limits of the results."""
         return Limits(self.result_max_entries, self.result_ttl_seconds)
 
     @property
     def dead_letter_limits(self) -> Limits:
-        """What is kept of the dead letters."""
+        """The limits of the dead letters."""
         return Limits(self.dead_max_entries, self.dead_ttl_seconds)
 
     @property
     def fixed_result_stream(self) -> str | None:
-        """The stream of all results; None if there is none, or if fields of a message name it."""
+        """The result stream, if it is the same for all messages and not a template."""
         name = self.result_stream
         if name is None or result_stream_template(self.stream_name, name).fields:
             return None
@@ -179,7 +179,7 @@ class Options:
 
     def _check_result_stream(self, result_stream: str) -> None:
         template = result_stream_template(self.stream_name, result_stream)
-        # Fields may hold anything, and must not decide about the slot.
+        # The values of fields may contain braces, which must not change the slot.
         name = template.fill(dict.fromkeys(template.fields, "{any}"))
         discovery.check_one_slot(self.redis_url, self.stream_name, result_stream, name)
 

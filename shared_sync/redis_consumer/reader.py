@@ -299,19 +299,19 @@ class Reader:
             self._note_marks(marked, brought=bool(entries))
 
     def _note_marks(self, marked: Any, *, brought: bool) -> None:
-        """Note which messages are cancelled, behind a fetch that may have brought any."""
+        """Take the marks of cancelled messages that were read together with messages."""
         waiting = self.slot.waiting.copy() if marked or self._marks.look_at_each else ()
         self._marks.has_read(marked, waiting, self.outbox.exchange, brought=brought)
 
     def _check_waiting(self) -> None:
-        """Ask which messages are cancelled before what waits is started, if that was long ago."""
+        """Read the marks of cancelled messages again, if the last read was too long ago."""
         if self._clock() > self._marks.stale_at:
             self._settle_and_check()
 
     def _settle_and_check(self) -> tuple[float, float]:
-        """Settle what has ended, and ask which of those that wait are cancelled.
+        """Settle finished messages, and read the marks of cancelled messages again.
 
-        Returns the time, and when to ask again.
+        Returns the time, and when to read the marks next.
         """
         self._marks.refresh(self.slot.waiting.copy(), self.outbox.exchange)
         if self.outbox.is_held_up or not self._marks.is_on:

@@ -23,7 +23,7 @@ from shared_sync.protocol.messages import Entry
 
 
 class _Making:
-    """Held while an attempt gets its jobs: two threads may ask for them at the same time."""
+    """Guards the creation of `Attempt.jobs`, which two threads may need at the same time."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -61,10 +61,10 @@ class Attempt:
         """It ran past its deadline, and its messages were given to others."""
         # Added to by any thread, through `job()`.
         self.jobs: dict[str, LiveJob] | None = None
-        """By the ids of their messages, those that somebody has asked for; most never are."""
+        """By the id of the message; a `LiveJob` is made when it is first needed, which is rare."""
 
     def job(self, entry: Entry) -> LiveJob:
-        """Return the job of one of its messages. Any thread may call it."""
+        """Return the `LiveJob` of one of its messages. Any thread may call it."""
         jobs = self.jobs
         if jobs is None:
             jobs = _making.jobs_of(self)
@@ -72,7 +72,7 @@ class Attempt:
         return jobs.setdefault(entry.id, LiveJob(entry)) if job is None else job
 
     def end_jobs(self) -> None:
-        """Let its messages do nothing more: the processor has returned."""
+        """End the jobs of its messages: the processor has returned."""
         for job in list((self.jobs or {}).values()):
             job.end()
 

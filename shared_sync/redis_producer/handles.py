@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from shared_sync.common import arguments
 from shared_sync.errors import ConsumerStateError
+from shared_sync.protocol.cancelling import ENDED
 from shared_sync.redis_producer.awaited_results import AwaitedResult
 from shared_sync.result_listener.result import Result
 
@@ -73,7 +74,7 @@ class JobHandle:
         If the final result has arrived, this only returns "ended". Otherwise "ended" may also mean
         that the job was forwarded to another stream; then it is cancelled there.
         """
-        return "ended" if self.done else self._cancel(self.id)
+        return ENDED if self.done else self._cancel(self.id)
 
     def status(self) -> str:
         """Return the state of the job, as `RedisStreamProducer.status()` does.

@@ -114,11 +114,6 @@ class Inbox:
                     self._waits.pop(message_id, None)
         return wait.result  # it may have come after the timeout
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether `close()` was called."""
-        return self._is_closed
-
     def close(self) -> None:
         """End all waits. Kept results can still be waited for by id, but not taken in order."""
         with self._changed:

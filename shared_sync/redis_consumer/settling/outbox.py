@@ -81,7 +81,7 @@ class Outbox:
         self._is_broken_off = False
         """Whether the connection broke when outcomes were last sent."""
         self._alone: set[str] = set()
-        """Messages that are settled alone, since one of several may not be written."""
+        """Messages that are settled alone, because an entry of one of them was refused."""
         self._one_by_one = OneByOne(
             connection,
             commands,
