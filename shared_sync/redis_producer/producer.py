@@ -321,7 +321,8 @@ class RedisStreamProducer:
 
         The message expires after the `timeout`. When the timeout has passed, this also cancels it,
         because nobody waits for it any more. `request(...).raise_for_status()` raises an error
-        unless the message is done.
+        unless the message is done. Waiting for room, up to `block_seconds`, is part of the
+        `timeout`. If Redis does not answer at all, this blocks as long as `publish()` does.
 
         Raises:
             ResultTimeout: The result has not arrived within `timeout` seconds.
@@ -355,7 +356,7 @@ class RedisStreamProducer:
                 fields,
                 expires_seconds=timeout,
                 traceparent=traceparent,
-                block_seconds=block_seconds,
+                block_seconds=min(block_seconds, timeout),
             )
             job_id = awaited.job_id
             with suppress(ResultTimeout):

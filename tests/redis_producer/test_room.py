@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -141,3 +142,20 @@ def test_a_wait_for_room_ends(redis_url: str, client: redis.Redis, many: bool) -
         client.xdel(STREAM, first)
         publish()
         assert numbers(client) == [1]
+
+
+def test_a_request_waits_for_room_no_longer_than_for_its_result(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RedisStreamProducer(redis_url, STREAM, max_queue_depth=1) as producer:
+        producer.publish({"n": 1})
+        send, limits = producer._sender.send, []
+
+        def note_and_send(*args: Any, wait_until: float) -> None:
+            limits.append(wait_until - time.monotonic())
+            send(*args, wait_until=min(wait_until, time.monotonic() + 0.05))
+
+        monkeypatch.setattr(producer._sender, "send", note_and_send)
+        with pytest.raises(QueueFull):
+            producer.request({"n": 2}, timeout=5, block_seconds=60)
+    assert limits[0] <= 5
