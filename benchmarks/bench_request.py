@@ -3,7 +3,7 @@
     python benchmarks/bench_request.py [--rounds N] [--seconds N] [--json FILE]
                                        [--redis-server PATH]
 
-By hand is what a gateway did before: XADD, then a blocking XREAD of the worker's `result_stream`
+By hand means as gateways did it before: XADD, then a blocking XREAD of the worker's `result_stream`
 after the last entry, both with redis-py. Both use the same worker, a process with one thread whose
 processor returns a short text, and take turns of five calls. Measured is the time from one call to
 its result, one call at a time. Redis, the worker and the caller share the cores of the machine.

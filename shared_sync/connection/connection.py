@@ -21,7 +21,7 @@ REPLY_MARGIN_SECONDS: Final = 5.0
 """How much longer than the command may block, its reply is awaited."""
 
 _QUESTIONS: Final[tuple[str, ...]] = ("PING", "TIME")
-"""Commands that ask for nothing but an answer. TIME is among the rights that a worker needs."""
+"""Commands that check whether the server answers. Each worker has the right to TIME."""
 
 _PAUSES_SECONDS: Final = (0.0, 0.0, 0.02, 0.05, 0.1, 0.2)
 """Before each further try to have a command run that a server refused to run."""
@@ -75,7 +75,7 @@ class Connection:
         self._load_error: SharedSyncError | None = None
         """Why a script was not loaded."""
         self._questions = _QUESTIONS
-        """Commands that ask for an answer, but for those that the server has refused this user."""
+        """The commands that check whether the server answers and that this user may send."""
         # Guarded by the lock.
         self._lock = threading.Lock()
         self._blocked = False
@@ -133,10 +133,10 @@ class Connection:
             self.close()
 
     def answers(self, within_seconds: float) -> bool:
-        """Whether the server answers over the connection; one that does not is closed.
+        """Return whether the server answers over this connection; if not, close it.
 
-        Sends PING and blocks up to `within_seconds`. A refusal is an answer, too; after one TIME is
-        sent in place of PING. If the user may send neither, the connection is closed.
+        Sends PING and blocks up to `within_seconds`. A refusal is an answer, too; after it TIME
+        is sent instead of PING. If the user may send neither, the connection is closed.
         """
         if not self._open or not self._questions:
             self.close()

@@ -9,7 +9,7 @@ SLOTS: Final = 16384
 
 
 def slot_of(key: str) -> int:
-    """Return the slot of a key: that of its hash tag, what stands in its first braces, if any."""
+    """Return the slot of a key, which its hash tag decides if it has one."""
     _, opening, rest = key.partition("{")
     tag, closing, _ = rest.partition("}")
     hashed = tag if opening and closing and tag else key

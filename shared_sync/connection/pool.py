@@ -21,10 +21,10 @@ KEEP_SECONDS: Final = 30.0
 that is idle for a minute or more, and what is sent over it is lost."""
 
 TRUST_SECONDS: Final = 2.0
-"""How long an unused connection is used without being asked whether the server still answers."""
+"""How long a connection may be idle before it is checked at its next use."""
 
 ANSWER_SECONDS: Final = 1.0
-"""How long that answer is waited for."""
+"""How long such a check waits for the server."""
 
 
 class _Connections:

@@ -21,10 +21,10 @@ and for all groups of the stream together:
 
     {S}:cancelled           zset     id of a cancelled message -> when the mark expires, ms
     {S}:cancelled:forwarded zset     id of a job that was forwarded to another stream, and that the
-                                     one who waits for it has cancelled -> when the mark expires, ms
-    {S}:scheduled           zset     id of a scheduled job -> when it is to be published, ms
+                                     caller has cancelled -> when the mark expires, ms
+    {S}:scheduled           zset     id of a scheduled job -> when it will be published, ms
     {S}:scheduled:messages  hash     id of a scheduled job -> its fields and values, packed
-    {S}:replies:<token>     stream   results for one waiting process, which makes it
+    {S}:replies:<token>     stream   results for one caller, which creates it
     {S}:published:<key>     string   the id of the message that was published with this
                                      deduplicate_key
 

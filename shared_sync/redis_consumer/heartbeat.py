@@ -31,7 +31,7 @@ from shared_sync.redis_consumer.slot import Activity
 MAX_INTERVAL_SECONDS = 2.0
 HEARTBEATS_PER_LEASE = 6
 DROP_STEP: Final = 100
-"""Messages of which drop_progress.lua looks whether they have ended."""
+"""How many messages drop_progress.lua checks in one call."""
 
 BUSY_INTERVAL_SECONDS: Final = 0.05
 """Pause while due times are being restored, in steps."""

@@ -64,7 +64,7 @@ class AwaitedResult:
 
 
 class AwaitedResults:
-    """Gives each result to those who wait for it. Safe from any thread.
+    """Passes each result to the threads that wait for it. Safe from any thread.
 
     A result may arrive before the call that publishes its job has returned the id. Therefore
     results that arrive during a publication are kept until it ends. Other results without a handle

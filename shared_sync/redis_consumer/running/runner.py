@@ -179,7 +179,7 @@ class ThreadRunner:
             )
 
     def cancel(self, attempt: Attempt, entry: Entry) -> None:
-        """Set the message's event, which is all that a thread can be told."""
+        """Set the event of the message: a thread cannot be ended."""
         attempt.job(entry).cancelled.set()
 
     def interrupt(self) -> bool:

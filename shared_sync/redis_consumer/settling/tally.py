@@ -122,11 +122,11 @@ class Tally:
         return statuses.count(DONE)
 
     def dropped_reply(self, refusal: SharedSyncError) -> None:
-        """Count a reply that could not be written, so that its message ends without it."""
+        """Count a result that could not be written to its reply stream; its message ends."""
         self._recorder.increment_counter("replies_dropped")
         self._log_reply_refusal(
-            "the result of a message cannot be written to the stream of its caller: %s. Messages "
-            "go on without their replies; this is logged once",
+            "the result of a message cannot be written to the reply stream of its caller: %s. Such "
+            "messages end without a result for the caller; this is logged once",
             refusal,
         )
 

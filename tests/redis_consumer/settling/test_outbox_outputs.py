@@ -126,4 +126,4 @@ def test_a_stream_that_the_worker_may_not_write_to_holds_up_no_other_message(
         "jobs_dead": 2,
         "replies_dropped": 2,
     }
-    assert "cannot be written to the stream of its caller" in caplog.text
+    assert "cannot be written to the reply stream of its caller" in caplog.text
