@@ -28,7 +28,7 @@ def answer(message_id: str, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def hand_on(_: str, job: dict[str, Any]) -> None:
-    """Let the next stage answer the caller."""
+    """Forward the job to the next stage."""
     stream = "{jobs}:next"
     current_message().emit(stream, {"text": job["n"]}, forward_reply=True)
 

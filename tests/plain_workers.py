@@ -53,5 +53,5 @@ def double(fields: dict[bytes, bytes]) -> list[dict[str, str]]:
 
 
 def reply_streams(client: redis.Redis) -> list[bytes]:
-    """The streams of replies that there are."""
+    """The reply streams that exist."""
     return client.keys("{jobs}:replies:*")

@@ -26,7 +26,7 @@ def commands(section: str) -> list[list[str]]:
 
 
 def answer(client: redis.Redis) -> dict[str, Any]:
-    """The next result in the stream of replies, which is removed from it, with its types."""
+    """Read the next result from the reply stream with its types, and remove it."""
     *_, read, delete = commands("To receive its result")
     ((_, ((entry_id, found),)),) = client.execute_command(*read)
     fields = {name.decode(): value for name, value in found.items()}

@@ -168,8 +168,8 @@ class LiveJob:
         context.check_target(stream, forward_reply=forward_reply)
         if forward_reply and self.forwards_reply:
             raise ConsumerStateError(
-                f"message {self.entry.id} is forwarded already, and only one message may answer "
-                "its caller; call emit() once with forward_reply=True"
+                f"message {self.entry.id} is forwarded already, and its caller gets only one "
+                "result; call emit() once with forward_reply=True"
             )
         check_names(fields)
         items = encode_fields(fields)

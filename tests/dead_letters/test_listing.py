@@ -1,4 +1,4 @@
-"""Whoever writes, removes or trims dead letters, they are listed as they are, and filtered."""
+"""Dead letters are listed and filtered, whichever release wrote, removed or trimmed them."""
 
 from __future__ import annotations
 

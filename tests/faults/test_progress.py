@@ -1,4 +1,4 @@
-"""What those who wait for a job see of its progress when its worker is frozen or killed."""
+"""The progress that a caller receives while a worker is frozen or killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress reaches those who wait in its order, only from the owner, and the next attempt."""
+"""Progress arrives in order, only from the owner of a message, and at its next attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stream of replies is read from its beginning, whatever the ids of its entries are."""
+"""A reply stream is read from its beginning, whatever the ids of its entries are."""
 
 from __future__ import annotations
 

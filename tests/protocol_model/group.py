@@ -194,7 +194,7 @@ class Group:
         return [int(number in ended) for number in numbers]
 
     def end(self, name: str, endings: list[Ending]) -> list[int]:
-        """End messages with all that they publish; return 2 for those whose reply was dropped."""
+        """End messages with all that they publish; return 2 for those whose result was dropped."""
         self.check_exists()
         before = set(self.of(*DELIVERED))
         ended: list[Ending] = []

@@ -1,4 +1,4 @@
-"""Results go to those who asked for them, and to streams that messages name."""
+"""Results go to callers, and to streams that messages name."""
 
 from __future__ import annotations
 

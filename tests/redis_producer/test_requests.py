@@ -170,7 +170,7 @@ def test_a_producer_that_is_forgotten_leaves_neither_thread_nor_stream(
     eventually(lambda: reply_streams(client) == [])
 
 
-# --- what happens to the stream of replies --------------------------------------------------------
+# --- the reply stream -----------------------------------------------------------------------------
 
 
 def test_a_fork_waits_for_its_own_results(

@@ -36,7 +36,7 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer(client: redis.Redis, *ids: str, stream: str = STREAM, **fields: Any) -> list[str]:
-    """Write results as workers do, who make no stream of replies; return the ids of the entries."""
+    """Write results as workers do, without creating the stream; return the ids of the entries."""
     is_reply = ":replies:" in stream
     entries = [
         client.xadd(stream, {"message_id": one, "status": "done", **fields}, nomkstream=is_reply)
@@ -192,7 +192,7 @@ def test_stopping_reports_a_handler_that_does_not_return(
     assert results.stop(timeout=10)
 
 
-# --- a stream of replies ----------------------------------------------------------------------
+# --- a reply stream ---------------------------------------------------------------------------
 
 
 def test_replies_are_received_removed_and_their_stream_expires_unless_it_is_renewed(
@@ -227,7 +227,7 @@ def test_a_second_final_result_of_a_message_is_dropped_where_nobody_else_listens
 def test_replies_are_received_whatever_their_ids_are(
     replies: ResultListener, client: redis.Redis, received: Received
 ) -> None:
-    """As those that a server writes whose clock is behind, once it has replaced another one."""
+    """As written by a replica that took over and whose clock is behind."""
     address = replies.reply_to
     answer(client, "1-0", stream=address)
     received.wait_for("1-0")

@@ -1,4 +1,4 @@
-"""A result has the values that the processor returned, whoever wrote its entry."""
+"""A result has the values that the processor returned, whichever client wrote its entry."""
 
 from __future__ import annotations
 

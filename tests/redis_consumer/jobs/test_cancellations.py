@@ -1,4 +1,4 @@
-"""What a reader knows of cancelled messages, and how those that run are told."""
+"""How readers learn of cancelled messages, and how running messages are notified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job that another stream has forwarded is cancelled by the one who waits for it."""
+"""A caller cancels a job that was forwarded to another stream."""
 
 from __future__ import annotations
 
