@@ -17,6 +17,7 @@ from shared_sync.protocol.keys import (
     check_stream_name,
     hash_tag,
     id_milliseconds,
+    is_reserved,
 )
 from shared_sync.protocol.messages import Entry, Output
 from shared_sync.protocol.progress import parse
@@ -52,6 +53,11 @@ class JobContext:
         check_stream_name(stream)
         own = self.keys.stream
         tag = f"{{{hash_tag(own)}}}"
+        if stream != own and is_reserved(own, stream):
+            raise ConfigurationError(
+                f"emit() cannot write to {stream!r}: this may be the name of a key of the library; "
+                "choose another name"
+            )
         if forward_reply and hash_tag(stream) != hash_tag(own):
             raise ConfigurationError(
                 f"emit() cannot forward the reply to stream {stream!r}: a reply stays within the "

@@ -99,6 +99,15 @@ def test_a_job_cannot_be_forwarded_to_a_stream_with_another_hash_tag() -> None:
     assert job.outputs == []
 
 
+@pytest.mark.parametrize("key", ["workers:dead", "workers:due", "cancelled", "scheduled:messages"])
+def test_a_key_of_the_library_is_refused_at_the_call_and_the_own_stream_is_not(key: str) -> None:
+    job = new_job()
+    with pytest.raises(ConfigurationError, match="a key of the library"):
+        message_of(job).emit("{jobs}:" + key, {"text": "a"})
+    message_of(job).emit("jobs", {"text": "a"})
+    assert [one.stream for one in job.outputs] == ["jobs"]
+
+
 def test_in_a_cluster_a_stream_in_another_slot_is_refused_at_the_call() -> None:
     job = new_job(is_cluster=True)
     with pytest.raises(ConfigurationError, match=r"another slot.*'\{jobs\}:next'"):
