@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -83,17 +84,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # pytest_collection_modifyitems() below has the order
 
 
-def pytest_collection(session: pytest.Session) -> None:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Collect without the garbage collector, and let it pass over what stays to the end anyway."""
+    gc.disable()
+    if hasattr(session.config, "workerinput"):
+        _import_test_files(session)
+    yield
+    gc.freeze()
+    gc.enable()
+
+
+def _import_test_files(session: pytest.Session) -> None:
     """Import all test files, beginning at another one in each process of the run.
 
     So each process compiles a part of them, and finds the others compiled. If all began at the
     same one, each would compile all of them.
     """
-    config = session.config
-    if not hasattr(config, "workerinput") or len(config.args) > 1:
-        return
-    (folder,) = config.args
-    if Path(folder).resolve() != TESTS:
+    if [Path(argument).resolve() for argument in session.config.args] != [TESTS]:
         return
     files = sorted(TESTS.rglob("test_*.py"))
     number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
