@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +106,12 @@ def _import_test_files(session: pytest.Session) -> None:
     number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
     first = len(files) * number // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     for path in files[first:] + files[:first]:
-        with suppress(Exception):  # The collection meets it again, and reports it.
+        try:
             _ = pytest.Module.from_parent(session, path=path).obj
+        except (Exception, pytest.skip.Exception):  # The collection shall meet it, and report it.
+            for name, module in list(sys.modules.items()):
+                if getattr(module, "__file__", None) == str(path):
+                    del sys.modules[name]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
