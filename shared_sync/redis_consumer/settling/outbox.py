@@ -82,6 +82,8 @@ class Outbox:
         """Whether the connection broke when outcomes were last sent."""
         self._alone: set[str] = set()
         """Messages that are settled alone, because an entry of one of them was refused."""
+        self._left_out: dict[str, SharedSyncError] = {}
+        """Refusals of messages that are sent without their reply, to learn whether that helps."""
         self._one_by_one = OneByOne(
             connection,
             commands,
@@ -191,9 +193,13 @@ class Outbox:
         (outcome,) = outcomes
         replacement = without_reply(outcome)
         if replacement is not None:
-            self._tally.dropped_reply(error)
+            if isinstance(outcome, Finish) and outcome.outputs:  # these may be what was refused
+                self._left_out[outcome.id] = error
+            else:
+                self._tally.dropped_reply(error)
             self._replace(outcome, replacement)
         elif isinstance(outcome, Finish):
+            self._left_out.pop(outcome.id, None)
             self._replace_if_final(outcome, f"this worker may not write what is published: {error}")
 
     def _replace_if_final(self, finish: Finish, why: str) -> bool:
@@ -371,6 +377,10 @@ class Outbox:
         else:
             gone = {id(outcome) for outcome in confirmed}
             self._outcomes = [outcome for outcome in self._outcomes if id(outcome) not in gone]
+        if self._left_out:
+            for one in confirmed:
+                if (denied := self._left_out.pop(one.id, None)) is not None:
+                    self._tally.dropped_reply(denied)
         self._tally.outcomes(confirmed, results, self._in_doubt)
         if settled.unpublished is not None:
             self._tally.unpublished(settled.unpublished)
