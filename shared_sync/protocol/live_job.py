@@ -177,8 +177,8 @@ class LiveJob:
                 f"message {self.entry.id} is forwarded already, and its caller gets only one "
                 "result; call emit() once with forward_reply=True"
             )
+        items = encode_fields(fields)  # first: this refuses what is no mapping
         check_names(fields)
-        items = encode_fields(fields)
         options = self._forwarded(context) if forward_reply else self._traced()
         if options != JobOptions():
             items += (OPTIONS.encode(), options.to_item())

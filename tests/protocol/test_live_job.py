@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -116,8 +117,8 @@ def test_in_a_cluster_a_stream_in_another_slot_is_refused_at_the_call() -> None:
     assert [one.stream for one in job.outputs] == ["{jobs}:next"]
 
 
-@pytest.mark.parametrize("fields", [{}, {"a": object()}, {"shared_sync.options": "{}"}])
-def test_what_cannot_be_published_is_refused_at_the_call(fields: dict[str, object]) -> None:
+@pytest.mark.parametrize("fields", [{}, {"a": object()}, {"shared_sync.options": "{}"}, 5, None])
+def test_what_cannot_be_published_is_refused_at_the_call(fields: Any) -> None:
     job = new_job()
     with pytest.raises(InvalidMessage):
         message_of(job).emit("next", fields)
