@@ -182,8 +182,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     pytest.importorskip("selenium")
     from dashboards import chromium, pictures_folder  # noqa: PLC0415 - only where it is needed
 
-    pictures = pictures_folder(tmp_path_factory.mktemp("pictures"))
-    with chromium(tmp_path_factory.mktemp("chromium"), pictures) as made:
+    with chromium(tmp_path_factory.mktemp("chromium"), pictures_folder()) as made:
         yield made
 
 

@@ -36,6 +36,9 @@ FLAGS = (
     "--host-resolver-rules=MAP *.evil.example 127.0.0.1",
 )
 PERIOD = 5.0
+LOOK_EVERY_SECONDS = 0.05
+"""How often the page is read while a test waits. Each time keeps the browser busy for 10 ms."""
+
 GONE = re.compile(r"Failed to load resource: (net::ERR_|.*status of 503)")
 
 
@@ -124,7 +127,7 @@ def _result_of(source: Any) -> Any:
 
 
 @contextmanager
-def chromium(folder: Path, pictures: Path) -> Iterator[Page]:
+def chromium(folder: Path, pictures: Path | None) -> Iterator[Page]:
     """A browser with a profile of its own in a folder."""
     options = ChromeOptions()
     options.binary_location = program("chromium")
@@ -155,7 +158,7 @@ def program(name: str) -> str:
 class Page:
     """The page in the browser, in the words of the tests."""
 
-    def __init__(self, driver: Chrome, pictures: Path) -> None:
+    def __init__(self, driver: Chrome, pictures: Path | None) -> None:
         self.driver = driver
         self.pictures = pictures
 
@@ -191,7 +194,7 @@ class Page:
 
     def shows(self, text: str, css: str = "body", *, within: float = 15.0) -> None:
         """Wait until an element shows a text."""
-        eventually(lambda: text in self.text(css), within=within)
+        eventually(lambda: text in self.text(css), within=within, every=LOOK_EVERY_SECONDS)
 
     def open_values(self) -> None:
         """Unfold the table of all values."""
@@ -221,7 +224,7 @@ class Page:
             self.ask_now()
             return text in self.text(css)
 
-        eventually(shown, within=within)
+        eventually(shown, within=within, every=LOOK_EVERY_SECONDS)
 
     def asked(self, path: str) -> list[str]:
         """What of the server's addresses this page has asked for since it was opened."""
@@ -259,7 +262,9 @@ class Page:
         self.command("Emulation.setEmulatedMedia", features=[feature])
 
     def picture(self, name: str) -> None:
-        """Keep a picture of the whole page."""
+        """Keep a picture of the whole page, if somebody wants them."""
+        if self.pictures is None:
+            return
         size = self.command("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         taken = self.command(
@@ -268,9 +273,12 @@ class Page:
         (self.pictures / f"{name}.png").write_bytes(base64.b64decode(taken["data"]))
 
 
-def pictures_folder(otherwise: Path) -> Path:
-    """Where the pictures go: DASHBOARD_SCREENSHOTS, or a folder of the tests' own."""
-    folder = Path(os.environ.get("DASHBOARD_SCREENSHOTS") or otherwise)
+def pictures_folder() -> Path | None:
+    """Where the pictures go: DASHBOARD_SCREENSHOTS."""
+    wanted = os.environ.get("DASHBOARD_SCREENSHOTS")
+    if not wanted:
+        return None
+    folder = Path(wanted)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -26,13 +26,15 @@ ENVIRONMENT = dict(os.environ)
 given what pytest changes for each test, and may be given it while it changes (EFAULT)."""
 
 
-def eventually(condition: Callable[[], object], *, within: float = 15.0) -> None:
+def eventually(
+    condition: Callable[[], object], *, within: float = 15.0, every: float = 0.01
+) -> None:
     """Wait until the condition holds; fail when it does not within so many seconds."""
     deadline = time.monotonic() + within
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"did not come true within {within} s"
-        pause.wait(0.01)
+        pause.wait(every)
 
 
 def _ports_of_this_process() -> range:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,10 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
     return libraries, ours
 
 
-IMPORTS = {name: imports_of(path) for name, path in MODULES.items()}
+@cache
+def imports() -> dict[str, tuple[set[str], set[str]]]:
+    """What each module imports. Read when it is needed: each process of the suite collects this."""
+    return {name: imports_of(path) for name, path in MODULES.items()}
 
 
 def part_of(module: str) -> str:
@@ -95,7 +99,7 @@ def test_every_package_has_a_level() -> None:
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"shared_sync"}))
 def test_imports_point_down(module: str) -> None:
     here = part_of(module)
-    for imported in IMPORTS[module][1] - {"shared_sync"}:
+    for imported in imports()[module][1] - {"shared_sync"}:
         there = part_of(imported)
         assert there == here or LEVEL_OF[there] < LEVEL_OF[here], f"{module} imports {imported}"
 
@@ -108,13 +112,13 @@ def test_packages_that_are_kept_apart_do_not_reach_each_other(one: str, other: s
             module = waiting.pop()
             if module not in reached:
                 reached.add(module)
-                waiting += IMPORTS[module][1] & set(MODULES)
+                waiting += imports()[module][1] & set(MODULES)
         assert not {module for module in reached if part_of(module) == end}
 
 
 @pytest.mark.parametrize("library", USERS_OF_OTHERS)
 def test_a_library_is_imported_by_its_one_package(library: str) -> None:
-    users = {part_of(name) for name, (libraries, _) in IMPORTS.items() if library in libraries}
+    users = {part_of(name) for name, (libraries, _) in imports().items() if library in libraries}
     assert users == USERS_OF_OTHERS[library]
 
 
@@ -125,7 +129,7 @@ def test_imports_never_run_in_a_circle() -> None:
         assert name not in above, " -> ".join((*above, name))
         if name in done:
             return
-        for below in sorted((IMPORTS[name][1] & set(MODULES)) - {"shared_sync"}):
+        for below in sorted((imports()[name][1] & set(MODULES)) - {"shared_sync"}):
             descend(below, (*above, name))
         done.add(name)
 
@@ -134,4 +138,4 @@ def test_imports_never_run_in_a_circle() -> None:
 
 
 def test_the_front_door_imports_none_of_ours_before_it_is_asked() -> None:
-    assert IMPORTS["shared_sync"][1] == set()
+    assert imports()["shared_sync"][1] == set()
