@@ -67,12 +67,17 @@ def free_port(*further_up: int) -> int:
 
 
 def start_program(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
-    """Start a program that SIGINT and SIGQUIT reach, with the options of Popen. Main thread only.
+    """Start a program that signals reach, with the options of Popen. Main thread only.
 
-    A shell starts its background jobs with both signals ignored, and programs inherit that: if
-    pytest were such a job, so would be the programs that tests send signals to.
+    A shell starts its background jobs with SIGINT and SIGQUIT ignored, and nohup a program with
+    SIGHUP ignored. Programs inherit that: if pytest were started so, they would be ignored in the
+    programs that tests send signals to.
     """
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
+    usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGQUIT: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
     ignored = [number for number in usual if signal.getsignal(number) is signal.SIG_IGN]
     for number in ignored:
         signal.signal(number, usual[number])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -39,7 +40,10 @@ def test_closing_the_terminal_drains(
         assert worker.stdout is not None
         assert worker.stdout.readline() == "runs\n"
         worker.send_signal(signal.SIGHUP)
-        assert worker.wait(30) == 0
+        try:
+            assert worker.wait(30) == 0
+        finally:
+            worker.kill()
     assert owners(client) == {"~parked": 1}
 
 
@@ -55,6 +59,15 @@ def test_a_hangup_that_the_program_ignores_or_handles_is_left_to_it(handler: obj
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.fixture
+def _hangup_counts() -> Iterator[None]:
+    """Also where pytest was started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_hangup_counts")
 def test_the_handlers_of_before_are_there_again_afterwards() -> None:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
