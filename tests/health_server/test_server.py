@@ -220,7 +220,7 @@ def test_an_answer_larger_than_the_sockets_buffers_is_sent_to_its_end_at_stop(se
     text = "x" * LARGE
     server = serve(get_metrics_data=lambda: {"text": text})
     with closing(connect(server)) as client, closing(connect(server)) as idle:
-        ask_over(idle)
+        eventually(lambda: "text" in ask_over(idle, "/metrics").json)
         client.request("GET", "/metrics")
         response = client.getresponse()
         stopping = Task(server.stop_server)
