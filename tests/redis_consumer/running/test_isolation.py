@@ -143,7 +143,7 @@ def test_a_job_past_its_deadline_is_ended_and_its_message_has_failed(
         isolation="process",
         result_stream="results",
         job_deadline_seconds=0.3,
-        kill_grace_seconds=0.1,
+        kill_grace_seconds=0.5,
         retry=ONCE,
         metrics=metrics,
     )
