@@ -85,12 +85,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
-    """Collect without the garbage collector, and let it pass over what stays to the end anyway."""
+    """Collect without the garbage collector, which would go through all modules again and again."""
     gc.disable()
     if hasattr(session.config, "workerinput"):
         _import_test_files(session)
     yield
-    gc.freeze()
     gc.enable()
 
 
