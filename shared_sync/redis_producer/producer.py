@@ -361,6 +361,11 @@ class RedisStreamProducer:
             job_id = awaited.job_id
             with suppress(ResultTimeout):
                 return awaited.wait(max(0.0, deadline - time.monotonic()))
+        self._cancel_timed_out(job_id)
+        raise ResultTimeout(job_id, timeout)
+
+    def _cancel_timed_out(self, job_id: str) -> None:
+        """Cancel a job whose result nobody waits for any more; if that fails, it expires."""
         try:
             self._cancel_awaited(job_id)
         except RedisAccessDenied as denied:
@@ -370,8 +375,7 @@ class RedisStreamProducer:
                 denied,
             )
         except SharedSyncError:
-            pass  # it expires
-        raise ResultTimeout(job_id, timeout)
+            pass
 
     def cancel(self, message_id: str) -> str:
         """Cancel a message for all groups, and return the state in which it was.
