@@ -264,6 +264,18 @@ def age_seconds(entry_id: str, now: float) -> float | None:
     return 0.0 if now < added <= now + LARGEST_CLOCK_ERROR_SECONDS else None
 
 
+def expires_at(entry_id: str, now: float, *limits: float | None) -> float | None:
+    """Return when the shortest of these limits ends, counted from the time in an id.
+
+    Times are those of the server, in seconds since 1970. None if there is no limit, or if the
+    publisher chose an id that is not a time; see `age_seconds()`.
+    """
+    known = [limit for limit in limits if limit is not None]
+    if not known or age_seconds(entry_id, now) is None:
+        return None
+    return id_milliseconds(entry_id) / 1000 + min(known)
+
+
 def _with_hash_tag(stream: str) -> str:
     if f"{{{hash_tag(stream)}}}" in stream:
         return stream

@@ -13,10 +13,9 @@ from shared_sync.message import encode_fields
 from shared_sync.protocol.job_options import OPTIONS, JobOptions, check_names, options_of
 from shared_sync.protocol.keys import (
     Keys,
-    age_seconds,
     check_stream_name,
+    expires_at,
     hash_tag,
-    id_milliseconds,
     is_reserved,
 )
 from shared_sync.protocol.messages import Entry, Output
@@ -147,14 +146,8 @@ class LiveJob:
         context = self.context
         if context is None:
             return None
-        return self._expires_at(context, self.options.expires_seconds, context.max_age_seconds)
-
-    def _expires_at(self, context: JobContext, *limits: float | None) -> float | None:
-        """Return when the shortest of these limits ends, counted from the time in the id."""
-        known = [limit for limit in limits if limit is not None]
-        if not known or age_seconds(self.entry.id, context.server_time()) is None:
-            return None  # there is no limit, or the publisher chose an id that is not a time
-        return id_milliseconds(self.entry.id) / 1000 + min(known)
+        limits = (self.options.expires_seconds, context.max_age_seconds)
+        return expires_at(self.entry.id, context.server_time(), *limits)
 
     @property
     def resume_data(self) -> dict[str, Any] | None:
@@ -193,9 +186,10 @@ class LiveJob:
     def _forwarded(self, context: JobContext) -> JobOptions:
         """Return the options of a message whose result goes to the caller of this one."""
         own = self.options
-        left, expires_at = None, self._expires_at(context, own.expires_seconds)
-        if expires_at is not None:
-            left = max(SHORTEST_EXPIRY_SECONDS, round(expires_at - context.server_time(), 3))
+        left, now = None, context.server_time()
+        ends_at = expires_at(self.entry.id, now, own.expires_seconds)
+        if ends_at is not None:
+            left = max(SHORTEST_EXPIRY_SECONDS, round(ends_at - now, 3))
         return JobOptions(own.reply_to, own.id or self.entry.id, left, own.traceparent)
 
     def _traced(self) -> JobOptions:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from shared_sync.protocol.job_options import options_of
-from shared_sync.protocol.keys import age_seconds
+from shared_sync.protocol.keys import expires_at
 from shared_sync.protocol.messages import Entry
 
 MARGIN_SECONDS: Final = 0.05
@@ -36,11 +36,9 @@ class Expiry:
 
     def seconds_left(self, entry: Entry) -> float:
         """Return the time until a message expires; 0 or less once it has expired."""
-        limit = self.limit_seconds(entry)
-        if limit == math.inf:
-            return limit
-        age = age_seconds(entry.id, self._now())
-        return math.inf if age is None else limit - age
+        own, now = options_of(entry.items).expires_seconds, self._now()
+        ends_at = expires_at(entry.id, now, own, self.max_age_seconds)
+        return math.inf if ends_at is None else ends_at - now
 
     def longest_delay_seconds(self, entry: Entry) -> float:
         """Return how long a retry of a message may be parked at most."""
