@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import re
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 import redis
 from helpers import ENVIRONMENT, ask, eventually, free_port, start_program
 
+import shared_sync
 from shared_sync import (
     CircuitBreaker,
     DeadLetters,
@@ -21,6 +24,8 @@ from shared_sync import (
     RedisStreamProducer,
     RetryPolicy,
     WorkerMetrics,
+    checks,
+    errors,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -64,9 +69,41 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_every_page_of_docs_is_linked_from_the_readme() -> None:
+def test_every_page_of_docs_is_in_the_table_of_contents() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
-        assert f"]({page_name(page)})" in README
+        assert page.name == "index.md" or f"]({page.name})" in index, page.name
+
+
+def public_names() -> set[str]:
+    """The public names, with their modules: what packages export, and what else is documented."""
+    names = set()
+    for name in shared_sync.__all__:
+        package, module, *_ = getattr(shared_sync, name).__module__.split(".")
+        names.add(f"{package}.{module}.{name}")
+    for found in pkgutil.iter_modules(shared_sync.__path__, "shared_sync."):
+        module = importlib.import_module(found.name)
+        names |= {f"{found.name}.{name}" for name in getattr(module, "__all__", ())}
+    for module in (checks, errors):
+        names |= {
+            f"{module.__name__}.{name}"
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", "") == module.__name__
+            and (inspect.isclass(value) if module is errors else inspect.isfunction(value))
+            and not name.startswith("_")
+        }
+    return names
+
+
+def test_the_api_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    _, *parts = re.split(r"^## (shared_sync\.\w+)$", page, flags=re.MULTILINE)
+    listed = {
+        f"{module}.{name}"
+        for module, text in zip(parts[::2], parts[1::2], strict=True)
+        for name in re.findall(r"^- `(\w+)`", text, re.MULTILINE)
+    }
+    assert listed == public_names()
 
 
 def test_every_test_that_the_field_reports_name_exists() -> None:
