@@ -13,11 +13,23 @@ from shared_sync.errors import ConsumerStateError, ResultTimeout
 from shared_sync.redis_producer.recent import RecentResults
 from shared_sync.result_listener.result import Result
 
+_MAKING = threading.Lock()
+"""Held while a condition is made, so that all who wait for one job share it."""
+
 
 class AwaitedResult:
     """The results of one job. Any thread may wait; `AwaitedResults` writes, with its lock."""
 
-    __slots__ = ("__weakref__", "_has_ended", "_open", "final", "job_id", "progress", "sent_at")
+    __slots__ = (
+        "__weakref__",
+        "_changed",
+        "_has_ended",
+        "_open",
+        "final",
+        "job_id",
+        "progress",
+        "sent_at",
+    )
 
     def __init__(self, job_id: str, sent_at: float) -> None:
         # Fixed after construction.
@@ -28,6 +40,8 @@ class AwaitedResult:
         self._open.acquire()
         # Written with the lock of `AwaitedResults`; any thread may read.
         self._has_ended = False
+        self._changed: threading.Condition | None = None
+        """Wakes those that wait for progress. Made by the first of them: few jobs have any."""
         self.final: Result | None = None
         """The final result, if it has arrived."""
         self.progress: Result | None = None
@@ -42,12 +56,19 @@ class AwaitedResult:
             self.end()
         else:
             self.progress = result
+            self._wake()
 
     def end(self) -> None:
         """End all waits."""
         if not self._has_ended:
             self._has_ended = True
             self._open.release()
+            self._wake()
+
+    def _wake(self) -> None:
+        if (changed := self._changed) is not None:
+            with changed:
+                changed.notify_all()
 
     def wait(self, timeout: float | None) -> Result:
         """Return the final result; wait up to `timeout` seconds for it."""
@@ -57,10 +78,31 @@ class AwaitedResult:
                 raise ResultTimeout(self.job_id, timeout or 0.0)
             self._open.release()  # for the next thread that waits
         if self.final is None:
-            raise ConsumerStateError(
-                f"the producer was closed before the result of {self.job_id!r} came"
-            )
+            raise self._closed()
         return self.final
+
+    def wait_for_update(self, after: str, timeout: float | None) -> Result | None:
+        """Return the newest result once its `entry_id` is not `after`; None after `timeout`."""
+        with _MAKING:
+            if self._changed is None:
+                self._changed = threading.Condition()
+        limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_ended or self._is_newer(after), limit)
+            if self._is_newer(after):
+                return self.final or self.progress
+            if self._has_ended and self.final is None:
+                raise self._closed()
+            return None
+
+    def _is_newer(self, after: str) -> bool:
+        newest = self.final or self.progress
+        return newest is not None and newest.entry_id != after
+
+    def _closed(self) -> ConsumerStateError:
+        return ConsumerStateError(
+            f"the producer was closed before the result of {self.job_id!r} came"
+        )
 
 
 class AwaitedResults:

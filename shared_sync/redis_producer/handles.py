@@ -61,12 +61,33 @@ class JobHandle:
         """
         if timeout is not None:
             arguments.number("timeout", timeout, 0)
+        self._check_process()
+        return self._awaited.wait(timeout)
+
+    def wait_for_update(self, *, after: str = "", timeout: float | None = None) -> Result | None:
+        """Return the newest result, final or progress, once it is another one than `after`.
+
+        `after` is the `entry_id` of the result that the caller has seen; "" if it has seen none.
+        Between two calls several reports of progress may arrive; only the newest is returned. This
+        suits a request of a browser that waits until there is something new to show.
+
+        Blocks up to `timeout` seconds, and then returns None; None for no limit. If `after` is the
+        final result, returns None at once, because nothing follows it.
+
+        Raises:
+            ConsumerStateError: As `result()` does.
+        """
+        if timeout is not None:
+            arguments.number("timeout", timeout, 0)
+        self._check_process()
+        return self._awaited.wait_for_update(after, timeout)
+
+    def _check_process(self) -> None:
         if not self.done and os.getpid() != self._process:
             raise ConsumerStateError(
                 f"the result of {self.id!r} goes to process {self._process}, which has submitted "
                 "the job; wait for it there, or submit the job in this process"
             )
-        return self._awaited.wait(timeout)
 
     def cancel(self) -> str:
         """Cancel the job, and return the state in which it was, as the producer's `cancel()` does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 from consumers import LOGGER
@@ -124,3 +125,34 @@ def test_recent_results_take_a_bounded_part_of_memory(clock: Clock) -> None:
     kept.add(Result("1-3", "done", {"text": 20 * "x"}))
     assert kept.find("1-2") is None
     assert kept.find("1-3") is not None
+
+
+def report(entry_id: str) -> Result:
+    return Result("1-0", "progress", entry_id=entry_id)
+
+
+def test_a_wait_for_an_update_ends_with_each_newer_result_and_the_last_one_is_final(
+    waiting: AwaitedResults,
+) -> None:
+    awaited = waiting.add("1-0", 0.0)
+    assert awaited.wait_for_update("", 0) is None
+    final = Result("1-0", "done", entry_id="9-0")
+    to_come = [report("7-0"), report("8-0"), final]
+    seen, after = [], ""
+    for result in to_come:
+        threading.Timer(0.01, waiting.receive, [result]).start()
+        update = awaited.wait_for_update(after, 30)
+        assert update is not None
+        after = update.entry_id
+        seen.append(update)
+    assert seen == to_come
+    assert awaited.wait_for_update("9-0", None) is None
+    assert awaited.wait_for_update("8-0", None) is final
+
+
+def test_closing_ends_a_wait_for_an_update(waiting: AwaitedResults) -> None:
+    awaited = waiting.add("1-0", 0.0)
+    waiting.receive(report("7-0"))
+    threading.Timer(0.01, waiting.close).start()
+    with pytest.raises(ConsumerStateError, match="closed"):
+        awaited.wait_for_update("7-0", 30)
