@@ -195,7 +195,7 @@ def test_the_scripts_are_found_where_the_package_is_installed() -> None:
     from shared_sync.connection import scripts  # noqa: PLC0415
 
     stems = {path.stem for path in (PACKAGE / "protocol" / "lua").glob("*.lua")}
-    assert set(scripts.scripts()) == stems - {"common", "letter_index"}
+    assert set(scripts.scripts()) == stems - {"common", "events", "letter_index"}
 
 
 def test_the_version_is_a_plain_number() -> None:

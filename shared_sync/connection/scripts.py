@@ -13,10 +13,14 @@ Command = tuple[Any, ...]
 """The words of a Redis command, as the driver packs them."""
 
 _COMMON: Final = "common.lua"
-_LETTER_INDEX: Final = "letter_index.lua"
-_WITH_LETTER_INDEX: Final = frozenset(
-    ("bury", "import", "letter_rows", "purge", "replay", "replay_large")
-)
+_SHARED: Final = {
+    "letter_index.lua": frozenset(
+        ("bury", "import", "letter_rows", "purge", "replay", "replay_large")
+    ),
+    "events.lua": frozenset(("record_event", "sign_off", "worker_report")),
+}
+"""Files that stand in front of some scripts, behind common.lua, and the names of these."""
+
 _SUFFIX: Final = ".lua"
 
 
@@ -32,19 +36,23 @@ class Script:
 def scripts() -> dict[str, Script]:
     """All scripts by name, read once: each file in `protocol/lua` behind the text of common.lua.
 
-    Those about dead letters also have letter_index.lua in front of them.
+    Some have another file of functions in between, as `_SHARED` says.
     """
     folder = files("shared_sync.protocol").joinpath("lua")
-    common = folder.joinpath(_COMMON).read_text(encoding="utf-8")
-    letter_index = folder.joinpath(_LETTER_INDEX).read_text(encoding="utf-8")
+    texts = {
+        file.name: file.read_text(encoding="utf-8")
+        for file in folder.iterdir()
+        if file.name.endswith(_SUFFIX)
+    }
+    common = texts.pop(_COMMON)
+    shared = {texts.pop(name): users for name, users in _SHARED.items()}
     read = {}
-    for file in folder.iterdir():
-        name = file.name.removesuffix(_SUFFIX)
-        if file.name.endswith(_SUFFIX) and file.name not in (_COMMON, _LETTER_INDEX):
-            shared = common + letter_index if name in _WITH_LETTER_INDEX else common
-            text = shared + file.read_text(encoding="utf-8")
-            digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-            read[name] = Script(text, digest)
+    for file_name, own in texts.items():
+        name = file_name.removesuffix(_SUFFIX)
+        in_front = "".join(functions for functions, users in shared.items() if name in users)
+        text = common + in_front + own
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        read[name] = Script(text, digest)
     return read
 
 

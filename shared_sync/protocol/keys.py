@@ -16,6 +16,9 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
     {S}:G:kept         hash     whether the group has read all entries up to its last one; and,
                                 while there are other groups, up to where it had read then
     {S}:G:progress     hash     message id -> its last progress as JSON, for the next attempt
+    {S}:G:reports      hash     consumer name -> what its process last reported of itself, as JSON;
+                                in the field `~group` what the group remembers
+    {S}:G:events       stream   what happened in the group, for those who operate it
 
 and for all groups of the stream together:
 
@@ -61,7 +64,10 @@ REPLIES: Final = ":replies:"
 """The part of the name of a reply stream that follows the name of the stream."""
 
 _GROUP_KEYS: Final = frozenset(
-    ("presence", "holders", "due", "history", "dead", "dead_index", "outage", "kept", "progress")
+    (
+        *("presence", "holders", "due", "history", "dead", "dead_index", "outage", "kept"),
+        *("progress", "reports", "events"),
+    )
 )
 """The last parts of the names of the keys of a group."""
 
@@ -116,6 +122,8 @@ class Keys:
     outage: str
     kept: str
     progress: str
+    reports: str
+    events: str
     cancelled: str
     scheduled: str
     scheduled_messages: str
@@ -138,6 +146,8 @@ class Keys:
             outage=f"{prefix}:outage",
             kept=f"{prefix}:kept",
             progress=f"{prefix}:progress",
+            reports=f"{prefix}:reports",
+            events=f"{prefix}:events",
             cancelled=shared.cancelled,
             scheduled=shared.scheduled,
             scheduled_messages=shared.scheduled_messages,
@@ -160,6 +170,8 @@ class Keys:
             self.outage,
             self.kept,
             self.progress,
+            self.reports,
+            self.events,
             self.cancelled,
             self.scheduled,
             self.scheduled_messages,
