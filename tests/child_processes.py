@@ -51,6 +51,7 @@ def start(
         "argv": ["worker.py"],
         "stream": "jobs",
         "group": "workers",
+        "consumer": "c1",
         "is_cluster": False,
         "max_age_seconds": None,
         "binary_fields": [],

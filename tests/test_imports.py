@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parents[1] / "shared_sync"
 LEVELS: tuple[set[str], ...] = (
     {"errors", "job_control", "values"},
     {"common", "message"},
+    {"logging"},
     {"policies", "metrics", "connection", "batching", "circuit_breaker"},
     {"processors"},
     {"protocol", "health_server"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import sys
 import threading
@@ -12,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from shared_sync.common.guarded import GuardedLogger
+from shared_sync.common.log_attributes import carried
 
 WAIT_SECONDS: Final = 1.0
 """How long a line may take until its thread goes on without it."""
@@ -65,7 +65,7 @@ class DetachedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not be
         write = partial(self._write, dropped, level, msg, *args, **options)
         thread = threading.Thread(
             # In the caller's context, and by its name, so that filters and formats find them.
-            target=partial(contextvars.copy_context().run, write),
+            target=carried(write),
             name=threading.current_thread().name,
             daemon=True,
         )

@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from shared_sync.circuit_breaker import adopt_states, take_reports
+from shared_sync.common import log_attributes
 from shared_sync.common.log_once import LogOnce
 from shared_sync.isolation import frames, importing
 from shared_sync.isolation.child_jobs import Jobs
@@ -31,6 +32,7 @@ from shared_sync.isolation.importable import CHILD_MAIN
 from shared_sync.isolation.side_channel import SideChannel
 from shared_sync.isolation.wire import Channel, ChannelClosed
 from shared_sync.processors import LoadedProcessor, ProcessorContext, ProcessorSource
+from shared_sync.protocol.attempt_attributes import AttemptAttributes
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.results import Results
 
@@ -80,6 +82,7 @@ class _Child:
         self._side = side
         self._setup = setup
         self._recorder = ChildRecorder()
+        keys = Keys.of(setup["stream"], setup["group"])
         self._jobs = Jobs(
             Results(
                 stream=setup["stream"],
@@ -90,12 +93,13 @@ class _Child:
                 log_renamed=LogOnce(logging.getLogger(setup["logger"]), logging.WARNING),
             ),
             binary_fields=frozenset(setup["binary_fields"]),
-            keys=Keys.of(setup["stream"], setup["group"]),
+            keys=keys,
             is_cluster=setup["is_cluster"],
             max_age_seconds=setup["max_age_seconds"],
             send_progress=side.progress,
         )
-        self._handler = SendingHandler(side.log, lambda: self._jobs.running_message)
+        self._attributes = AttemptAttributes(self._jobs.running, keys, setup["consumer"])
+        self._handler = SendingHandler(side.log)
         # Written in the main thread.
         self._is_ending = False
 
@@ -118,6 +122,7 @@ class _Child:
 
     def serve(self) -> None:
         """Load the processor, say so, and run jobs until the parent says or has reached its end."""
+        log_attributes.set_source(self._attributes, everywhere=True)
         logging.root.addHandler(self._handler)
         set_levels(self._setup["levels"])
         threading.Thread(target=self._watch_parent, name="parent", daemon=True).start()

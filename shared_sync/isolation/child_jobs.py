@@ -53,8 +53,8 @@ class Jobs:
         self._live_jobs: dict[str, LiveJob] = {}
         """By the id of the message; made when the processor first needs it."""
         # Written by the main thread; any thread may read.
-        self.running_message: str | None = None
-        """The id of the message that runs; None for none, and for several together."""
+        self._entries: Sequence[Entry] = ()
+        """The messages that run."""
         self._clock_offset = 0.0
         """The server's time minus the monotonic clock, if a message may expire."""
 
@@ -66,6 +66,10 @@ class Jobs:
         for job in jobs:
             job.cancelled.set()
 
+    def running(self) -> Sequence[Entry]:
+        """Return the messages that run. For any thread."""
+        return self._entries
+
     def run(self, processor: LoadedProcessor, job: Frame) -> Frame:
         """Run the messages of a job; return the frame that answers it.
 
@@ -73,7 +77,7 @@ class Jobs:
         """
         self._clock_offset = job.header.get("clock", 0.0)
         self._progress.begin(job.header["number"])
-        entries = _entries(job)
+        entries = self._entries = _entries(job)
         fields = [decode_fields(one.items, self._binary_fields) for one in entries]
         # The processor may change its own fields.
         own = [
@@ -96,7 +100,6 @@ class Jobs:
         try:
             if processor.process_batch is None:
                 (entry,) = entries
-                self.running_message = entry.id
                 self._running.parts = (entry.id, own[0], entry.deliveries, entry)
                 return (processor.process(entry.id, own[0]),)  # type: ignore[misc]
             self._running.is_batch = True
@@ -114,7 +117,7 @@ class Jobs:
             with self._lock:
                 self._cancelled.clear()
                 self._live_jobs.clear()
-        self.running_message = None
+        self._entries = ()
         self._running.parts = None
         self._running.is_batch = False
 

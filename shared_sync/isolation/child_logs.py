@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
+from shared_sync.common import log_attributes
+
 MAX_CHARS: Final = 64 * 1024
 """The longest text of a record; the rest is cut off."""
 
@@ -20,12 +22,9 @@ Levels: TypeAlias = "Mapping[str, int]"
 class SendingHandler(logging.Handler):
     """The child's only handler, at its root logger: it passes every record to a function."""
 
-    def __init__(
-        self, send: Callable[[dict[str, Any]], None], running_message: Callable[[], str | None]
-    ) -> None:
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
         super().__init__()
         self._send = send
-        self._running_message = running_message
         self._formatter = logging.Formatter()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -36,7 +35,7 @@ class SendingHandler(logging.Handler):
             self.handleError(record)
 
     def _describe(self, record: logging.LogRecord) -> dict[str, Any]:
-        described = {
+        described: dict[str, Any] = {
             name: value
             for name, value in record.__dict__.items()
             if name not in _DROPPED and isinstance(value, _SIMPLE)
@@ -44,7 +43,9 @@ class SendingHandler(logging.Handler):
         described["msg"] = record.getMessage()[:MAX_CHARS]
         if record.exc_info and not record.exc_text:
             described["exc_text"] = self._formatter.formatException(record.exc_info)[-MAX_CHARS:]
-        described.setdefault("message_id", self._running_message())
+        for name, value in log_attributes.attributes().items():
+            described.setdefault(name, value)
+        described.setdefault("message_id", None)  # formats of programs may name it
         return described
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from shared_sync.common import log_attributes
 from shared_sync.common.guarded import ErrorRecorder, Logger
 from shared_sync.common.out_of_memory import release_memory
 from shared_sync.errors import InvalidMessage, InvalidResult, JobCancelled
@@ -241,7 +242,8 @@ class Delivery:
         text = f"still running after {deadline_seconds:g} s{together} (job_deadline_seconds)"
         failure = Failure(DEADLINE, text, stack=stack, counted=DEADLINE)
         place = f"at:\n{stack}" if stack else "where Python cannot see it"
-        self._logger.error("message %s is %s; its processor is %s", entry.id, text, place)
+        with log_attributes.about(message_id=entry.id, attempt=entry.deliveries):
+            self._logger.error("message %s is %s; its processor is %s", entry.id, text, place)
         fields = decode_fields(entry.items, self._binary_fields)
         return self._charges.failed(entry, fields, failure, within_seconds=self._longest(entry))
 

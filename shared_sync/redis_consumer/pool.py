@@ -18,6 +18,7 @@ from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import REPLY_MARGIN_SECONDS
 from shared_sync.errors import ConsumerBroken
 from shared_sync.processors import ProcessorSource
+from shared_sync.protocol.attempt_attributes import AttemptAttributes
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.bad_input import BadInput
@@ -220,6 +221,9 @@ class Pool:
             ),
             check_streak=self._streak.check,
             end_jobs=self.progress.end,
+            log_source=AttemptAttributes(
+                slot.running, subscription.commands.keys, self._options.consumer_id
+            ),
             block_seconds=self._options.block_seconds,
         )
 

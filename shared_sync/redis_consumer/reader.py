@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from shared_sync.common import log_attributes
+from shared_sync.common.log_attributes import Source
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import GroupMissing, LoadingFailed, SharedSyncError
 from shared_sync.protocol.messages import DONE, Finish, parse_read
@@ -55,6 +57,7 @@ class Reader:
         batches: Callable[[], Batches | None],
         check_streak: Callable[[], None] = lambda: None,
         end_jobs: EndJobs = end_no_jobs,
+        log_source: Source = dict,
         block_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,6 +77,7 @@ class Reader:
         self._new_batches = batches
         self._check_streak = check_streak
         self._end_jobs = end_jobs
+        self._log_source = log_source
         self._block_seconds = block_seconds
         self._clock = clock
         # Owned by the reader's thread.
@@ -98,6 +102,7 @@ class Reader:
         Blocks until every reader of the pool has its processor.
         """
         self.slot.belongs_here()
+        log_attributes.set_source(self._log_source)
         if not self._processor.begin():
             return False
         self._batches = self._new_batches()

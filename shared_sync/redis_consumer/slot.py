@@ -156,6 +156,11 @@ class Slot(Activity):
         attempt = self.attempt
         return self._moved_at if attempt is None else attempt.started_at
 
+    def running(self) -> Sequence[Entry]:
+        """Return the messages of the attempt that runs. Any thread may call it."""
+        attempt = self.attempt
+        return () if attempt is None else attempt.entries
+
     @property
     def successes(self) -> int:
         """How many of its attempts have ended in success. May be wrong by one for a moment."""

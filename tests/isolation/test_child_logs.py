@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shared_sync.common import log_attributes
 from shared_sync.isolation.child_logs import (
     MAX_CHARS,
     SendingHandler,
@@ -24,7 +25,7 @@ NAME = "tests.child.logs"
 def sent() -> Iterator[list[dict[str, Any]]]:
     """What a logger of the child sends."""
     sent: list[dict[str, Any]] = []
-    handler = SendingHandler(sent.append, lambda: "17-0")
+    handler = SendingHandler(sent.append)
     logger = logging.getLogger(NAME)
     logger.addHandler(handler)
     logger.propagate = False
@@ -44,7 +45,8 @@ def over_the_wire(described: dict[str, Any]) -> dict[str, Any]:
 def test_a_record_is_sent_with_its_text_and_what_stands_beside_it(
     sent: list[dict[str, Any]],
 ) -> None:
-    logging.getLogger(NAME).info("%d words", 5, extra={"language": "de", "model": object()})
+    with log_attributes.about(message_id="17-0"):
+        logging.getLogger(NAME).info("%d words", 5, extra={"language": "de", "model": object()})
     (record,) = sent
     assert (record["msg"], record["name"], record["levelno"]) == ("5 words", NAME, logging.INFO)
     assert (record["message_id"], record["language"]) == ("17-0", "de")
@@ -53,7 +55,7 @@ def test_a_record_is_sent_with_its_text_and_what_stands_beside_it(
 
 
 def test_a_record_that_cannot_be_sent_costs_no_message(capfd: pytest.CaptureFixture[str]) -> None:
-    handler = SendingHandler(lambda described: over_the_wire(described) and None, lambda: None)
+    handler = SendingHandler(lambda described: over_the_wire(described) and None)
     record = logging.makeLogRecord({"msg": "words", "count": 10**5000})
     handler.handle(record)
     assert "Logging error" in capfd.readouterr().err

@@ -54,6 +54,7 @@ class ChildPlan:
             "logger": plain_logger(context.logger).name,
             "stream": jobs.keys.stream,
             "group": jobs.keys.group,
+            "consumer": options.consumer_id,
             "is_cluster": jobs.is_cluster,
             "max_age_seconds": jobs.max_age_seconds,
             "binary_fields": list(options.binary_fields),
