@@ -140,8 +140,7 @@ def test_every_error_has_the_common_base_and_is_listed_in_the_tree() -> None:
         "shared_sync.policies",
         "shared_sync.processors",
         "shared_sync.health",
-        "shared_sync.cli.check",
-        "shared_sync.cli.advise",
+        "shared_sync.cli.serve",
     ],
 )
 def test_importing_it_loads_neither_redis_nor_flask(module: str) -> None:

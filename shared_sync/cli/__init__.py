@@ -1,1 +1,1 @@
-"""The commands of `python -m shared_sync` and `python -m shared_sync.health`, one module each."""
+"""The commands of `shared-sync`, one module for each."""

@@ -1,15 +1,20 @@
-"""python -m shared_sync.health advise: probes for Kubernetes and Compose that suit a worker."""
+"""shared-sync health advise: probes for Kubernetes and Compose that suit a worker."""
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from shared_sync.cli.options import Parser
-from shared_sync.errors import ConfigurationError
+from shared_sync.cli.grammar import DONE, add_command
+from shared_sync.cli.options import number, whole_number
 
-LONGEST_SECONDS = 30 * 86_400
+if TYPE_CHECKING:
+    from shared_sync.cli.grammar import Commands
+
+LONGEST_SECONDS = 30 * 86_400.0
 SHUTDOWN_GRACE_SECONDS = 3
 """How long a consumer takes at most, beyond `drain_seconds`, to settle its messages in Redis."""
 
@@ -66,9 +71,44 @@ class Service:
         )
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the advice, and return 0. Raises `ConfigurationError` for impossible numbers."""
-    options = _parser().parse_args(arguments)
+def add_parser(commands: Commands) -> None:
+    """Add the command, as `grammar.py` describes."""
+    parser = add_command(
+        commands,
+        "advise",
+        summary="print probes for Kubernetes and Compose that suit a worker",
+        description="Print probes for Kubernetes and a healthcheck for Compose that never kill a "
+        "healthy worker and never wait long for a dead one, with the reasons.",
+        run=run,
+    )
+    for option, default, lowest, text in (
+        ("--job-seconds", 60.0, 0.0, "longest job"),
+        ("--lease-seconds", 30.0, 1.0, "the consumer's lease_seconds"),
+        ("--drain-seconds", 25.0, 0.0, "the consumer's drain_seconds"),
+        ("--loading-seconds", 60.0, 0.0, "time to load the model"),
+    ):
+        parser.add_argument(
+            option,
+            type=number(option, lowest, LONGEST_SECONDS, unit="seconds"),
+            default=default,
+            metavar="SECONDS",
+            help=f"{text} (default: %(default)g)",
+        )
+    parser.add_argument(
+        "--port",
+        type=whole_number("--port", 1, 65535),
+        default=8080,
+        help="the health server's port (default: 8080)",
+    )
+    parser.add_argument(
+        "--exec",
+        action="store_true",
+        help="run a command in the container, if the kubelet cannot reach the container's network",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the advice, and return 0."""
     service = Service(
         port=options.port,
         job_seconds=options.job_seconds,
@@ -78,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
         by_command=options.exec,
     )
     print("\n".join(advice(service)))
-    return 0
+    return DONE
 
 
 def advice(service: Service) -> Iterator[str]:
@@ -187,57 +227,3 @@ def _command(service: Service, probe: str, timeout: int, *first: str) -> str:
         *("--timeout", str(timeout)),
     )
     return "[" + ", ".join(f'"{word}"' for word in words) + "]"
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m shared_sync.health advise",
-        description="Print probes for Kubernetes and a healthcheck for Compose that never kill a "
-        "healthy worker and never wait long for a dead one, with the reasons.",
-    )
-    for option, default, lowest, text in (
-        ("--job-seconds", 60.0, 0.0, "longest job"),
-        ("--lease-seconds", 30.0, 1.0, "the consumer's lease_seconds"),
-        ("--drain-seconds", 25.0, 0.0, "the consumer's drain_seconds"),
-        ("--loading-seconds", 60.0, 0.0, "time to load the model"),
-    ):
-        parser.add_argument(
-            option,
-            type=_seconds(option, lowest),
-            default=default,
-            metavar="SECONDS",
-            help=f"{text} (default: %(default)g)",
-        )
-    parser.add_argument(
-        "--port", type=_port, default=8080, help="the health server's port (default: 8080)"
-    )
-    parser.add_argument(
-        "--exec",
-        action="store_true",
-        help="run a command in the container, if the kubelet cannot reach the container's network",
-    )
-    return parser
-
-
-def _seconds(option: str, lowest: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = math.nan
-        if not lowest <= seconds <= LONGEST_SECONDS:
-            raise ConfigurationError(
-                f"{option} must be a number of seconds from {lowest:g} to {LONGEST_SECONDS}, "
-                f"not {text!r}"
-            )
-        return seconds
-
-    return read
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 65535:
-        raise ConfigurationError(
-            f"--port must be the number of the server's port, 1 to 65535, not {text!r}"
-        )
-    return int(text)

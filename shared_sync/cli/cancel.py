@@ -1,43 +1,56 @@
-"""python -m shared_sync cancel: cancel messages, or show their state."""
+"""shared-sync cancel: cancel messages, or show their state."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from shared_sync.cli.redis_options import add_redis, read_credentials
+from shared_sync.cli.grammar import DONE, FAILED, add_command
+from shared_sync.cli.options import add_stream
+from shared_sync.cli.output import Output, add_json
+from shared_sync.cli.redis_options import add_redis
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from shared_sync.cli.grammar import Commands
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command to those of a parser; its options have `run`."""
-    parser = commands.add_parser(
+    """Add the command, as `grammar.py` describes."""
+    parser = add_command(
+        commands,
         "cancel",
-        help="cancel messages",
+        summary="cancel messages, or show their state",
         description="Cancels messages of a stream, for all of its groups, and prints the state "
         "that each had: scheduled, waiting, parked, running, ended, or unknown. A message that has "
         "not started never starts; the processor of a running message is notified; nothing changes "
         "for a message that has ended.",
+        run=run,
+        exit_status={FAILED: "failed, or the stream has no such message"},
     )
-    parser.set_defaults(run=run)
     add_redis(parser)
-    parser.add_argument("--stream", required=True, help="the stream of the messages")
+    add_stream(parser)
     parser.add_argument(
         "--status", action="store_true", help="only print the states, and cancel nothing"
     )
-    parser.add_argument("ids", nargs="+", metavar="ID")
+    add_json(parser)
+    parser.add_argument("ids", nargs="+", metavar="ID", help="ids, as publishing returned them")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Cancel the messages, and return the exit status. Raises what the producer raises."""
-    from shared_sync.redis_producer import RedisStreamProducer  # noqa: PLC0415 - loads Redis
+    """Cancel the messages, and return the exit status. Raises errors of the connection."""
+    from shared_sync.cli import redis_access  # noqa: PLC0415 - loads Redis
+    from shared_sync.protocol import cancelling  # noqa: PLC0415 - as above
+    from shared_sync.protocol.keys import StreamKeys  # noqa: PLC0415 - as above
 
-    with RedisStreamProducer(
-        options.redis_url, options.stream, credential_provider=read_credentials(options)
-    ) as producer:
-        act = producer.status if options.status else producer.cancel
+    output = Output(options)
+    act = cancelling.status if options.status else cancelling.cancel
+    result = DONE
+    with redis_access.connect(options) as connection:
+        keys = StreamKeys.of(options.stream)
         for message_id in options.ids:
-            print(f"{message_id} {act(message_id)}")
-    return 0
+            state = act(connection, keys, message_id)
+            if state == cancelling.UNKNOWN:
+                redis_access.check_stream_and_group(connection, options.stream)
+                result = FAILED
+            output.show({"id": message_id, "state": state}, f"{message_id} {state}")
+    return result

@@ -1,4 +1,4 @@
-"""python -m shared_sync.health check: ask a health page, and report the answer by the exit status.
+"""shared-sync health check: ask a health page, and report the answer by the exit status.
 
 Every probe starts a new interpreter, so the command loads next to nothing: neither Flask nor Redis,
 nor TLS unless the address is https.
@@ -6,37 +6,86 @@ nor TLS unless the address is https.
 
 from __future__ import annotations
 
+import argparse
 import json
-import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from shared_sync.cli import http_client
+from shared_sync.cli.grammar import DONE, FAILED, add_command
 from shared_sync.cli.http_client import Address, Answer, NoAnswer
-from shared_sync.cli.options import Parser, add_token_file, read_token
+from shared_sync.cli.options import add_token_file, number, read_token
+from shared_sync.cli.output import Output, add_json
 from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from shared_sync.cli.grammar import Commands
+
 LONGEST_LINE = 500
 DEFAULT_TIMEOUT_SECONDS = 2.0
-LONGEST_TIMEOUT_SECONDS = 3600
-PROBES = ("live", "ready", "startup")
+SHORTEST_TIMEOUT_SECONDS, LONGEST_TIMEOUT_SECONDS = 0.001, 3600.0
 
 
-def main(command_line: Sequence[str]) -> int:
-    """Ask once, print one line, and return 0 if the page answered with 200, else 1."""
+def add_parser(commands: Commands) -> None:
+    """Add the command, as `grammar.py` describes."""
+    parser = add_command(
+        commands,
+        "check",
+        summary="ask a health page, for the probes of Docker and Kubernetes",
+        description="Ask a health page and print one line. The exit status is 0 if it answered "
+        "with 200, else 1, as HEALTHCHECK of Docker and exec probes of Kubernetes expect.",
+        run=run,
+        exit_status={DONE: "the page answered with 200", FAILED: "another answer, or none"},
+    )
+    parser.add_argument(
+        "url",
+        nargs="?",
+        metavar="URL",
+        help="server to ask, or page if the URL has a path (default: "
+        "http://127.0.0.1 at the port HEALTH_PORT, else 8080)",
+    )
+    which = parser.add_mutually_exclusive_group()
+    for probe, text in (
+        ("live", "whether the process makes progress; restart it if not"),
+        ("ready", "whether it accepts work"),
+        ("startup", "whether it has started"),
+    ):
+        which.add_argument(
+            f"--{probe}", dest="probe", action="store_const", const=probe, help=f"ask {text}"
+        )
+    parser.add_argument(
+        "--timeout",
+        type=number("--timeout", SHORTEST_TIMEOUT_SECONDS, LONGEST_TIMEOUT_SECONDS, unit="seconds"),
+        default=DEFAULT_TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help="longest time for everything (default: %(default)g)",
+    )
+    add_token_file(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask once, print one line, and return 0 if the page answered with 200, else 1.
+
+    Raises `ConfigurationError` for an address or a token that cannot be used.
+    """
+    address = read_address(options.url, options.probe)
+    token = read_token(options.token_file)
+    output = Output(options)
+    document: dict[str, object] = {"address": address.shown}
     try:
-        options = _parser().parse_args(command_line)
-        address = read_address(options.url, options.probe)
-        token = read_token(options.token_file)
         answer = http_client.get(address, token, options.timeout)
-    except (ConfigurationError, NoAnswer) as error:
-        print(_one_line(str(error)))
-        return 1
-    print(_one_line(_describe(address, answer)))
-    return 0 if answer.code == 200 else 1
+    except NoAnswer as error:
+        output.show({**document, "status": "no answer", "error": str(error)}, _one_line(str(error)))
+        return FAILED
+    line = _one_line(_describe(address, answer))
+    data = _read(answer.body)
+    document |= {"code": answer.code, "status": data.get("status"), "text": line}
+    document |= {name: data.get(name) for name in ("instance_id", "reasons")}
+    output.show(document, line)
+    return DONE if answer.code == 200 else FAILED
 
 
 def read_address(url: str | None, probe: str | None) -> Address:
@@ -119,52 +168,3 @@ def _one_line(text: str) -> str:
     plain = "".join(character if character.isprintable() else " " for character in text)
     cut = plain if len(plain) <= LONGEST_LINE else plain[: LONGEST_LINE - 3] + "..."
     return cut.encode("ascii", "backslashreplace").decode()
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m shared_sync.health check",
-        description="Ask a health page and print one line. The exit status is 0 if it answered "
-        "with 200, else 1, as HEALTHCHECK of Docker and exec probes of Kubernetes expect.",
-    )
-    parser.add_argument(
-        "url",
-        nargs="?",
-        metavar="URL",
-        help="server to ask, or page if the URL has a path (default: "
-        "http://127.0.0.1 at the port HEALTH_PORT, else 8080)",
-    )
-    which = parser.add_mutually_exclusive_group()
-    for probe, text in zip(
-        PROBES,
-        (
-            "whether the process makes progress; restart it if not",
-            "whether it accepts work",
-            "whether it has started",
-        ),
-        strict=True,
-    ):
-        which.add_argument(
-            f"--{probe}", dest="probe", action="store_const", const=probe, help=f"ask {text}"
-        )
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=DEFAULT_TIMEOUT_SECONDS,
-        metavar="SECONDS",
-        help="longest time for everything (default: %(default)g)",
-    )
-    add_token_file(parser)
-    return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= LONGEST_TIMEOUT_SECONDS:
-        raise ConfigurationError(
-            f"--timeout must be seconds, a number more than 0 and up to {LONGEST_TIMEOUT_SECONDS}"
-        )
-    return seconds

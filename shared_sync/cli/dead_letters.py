@@ -1,22 +1,25 @@
-"""python -m shared_sync dead-letters: list, show, replay, purge, export or import dead letters."""
+"""shared-sync dead-letters: list, show, replay, purge, export or import dead letters."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from shared_sync.cli import letter_filters
+from shared_sync.cli.grammar import DONE, FAILED, CommandFailed, add_command
+from shared_sync.cli.options import add_group, add_stream
+from shared_sync.cli.output import Output, add_json, value_for_json
 from shared_sync.cli.redis_options import add_redis, read_credentials
-from shared_sync.errors import ConfigurationError, DeadLetterMissing, RedisRefused
+from shared_sync.errors import DeadLetterMissing, RedisRefused
 
 if TYPE_CHECKING:
+    from shared_sync.cli.grammar import Commands, Parser
     from shared_sync.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
     Where = DeadLetterFilter | None
 
 LONGEST_VALUE_SHOWN = 200
@@ -24,51 +27,59 @@ LONGEST_VALUE_SHOWN = 200
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command to those of a parser; its options have `run`."""
-    parser = commands.add_parser(
+    """Add the command, as `grammar.py` describes."""
+    family = commands.add_parser(
         "dead-letters",
         help="list, show, replay, purge, export or import messages that were given up on",
         description="Manages the dead letters of a stream and group.",
     )
-    parser.set_defaults(run=run)
-    add_redis(parser)
-    parser.add_argument("--stream", required=True, help="the stream of the messages")
-    parser.add_argument("--group", required=True, help="the consumer group that gave them up")
-    actions = parser.add_subparsers(
-        dest="action", required=True, metavar="list|show|replay|purge|export|import"
-    )
-    letter_filters.add(
-        actions.add_parser("list", help="print a line for each dead letter, oldest first")
-    )
-    show = actions.add_parser("show", help="everything about some of them")
-    show.add_argument("ids", nargs="+", metavar="ID")
-    for action, help_text in (
-        ("replay", "publish them again, with no history"),
-        ("purge", "delete them for good"),
-    ):
-        chosen = actions.add_parser(action, help=help_text)
-        chosen.set_defaults(usage_error=chosen.error)
-        which = chosen.add_mutually_exclusive_group()
-        which.add_argument("ids", nargs="*", default=[], metavar="ID")
+    for option in _add_place(family):  # they may also stand before the action
+        option.help, option.required = argparse.SUPPRESS, False
+    actions = family.add_subparsers(dest="action", required=True, metavar="ACTION")
+    parsers = {
+        action: add_command(
+            actions, action, summary=text, description=f"{text[0].upper()}{text[1:]}.", run=run
+        )
+        for action, text in SUMMARIES.items()
+    }
+    for parser in parsers.values():
+        for option in _add_place(parser):
+            option.default, option.required = argparse.SUPPRESS, False
+        add_json(parser)
+    parsers["show"].add_argument("ids", nargs="+", metavar="ID", help="ids of dead letters")
+    for action in ("replay", "purge"):
+        which = parsers[action].add_mutually_exclusive_group()
+        which.add_argument("ids", nargs="*", default=[], metavar="ID", help="ids of dead letters")
         which.add_argument("--all", action="store_true", help="all that exist now")
-        letter_filters.add(chosen)
-    export = actions.add_parser("export", help="write dead letters to a file")
-    export.add_argument("file", metavar="FILE", help="'-' for the standard output")
-    letter_filters.add(export)
-    imported = actions.add_parser("import", help="add the dead letters of a file, each once")
-    imported.add_argument("file", metavar="FILE", help="'-' for the standard input")
+    for action, standard in (("export", "output"), ("import", "input")):
+        parsers[action].add_argument(
+            "file", metavar="FILE", help=f"'-' for the standard {standard}"
+        )
+    for action in ("list", "replay", "purge", "export"):
+        letter_filters.add(parsers[action])
+
+
+def _add_place(parser: Parser) -> Sequence[argparse.Action]:
+    return (
+        *add_redis(parser),
+        add_stream(parser),
+        add_group(parser, "consumer group that gave them up"),
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Carry out the action, and return the exit status. Raises what `DeadLetters` raises."""
     from shared_sync.dead_letters import DeadLetters  # noqa: PLC0415 - loads Redis
 
+    for name in ("stream", "group"):
+        if getattr(options, name) is None:
+            options.parser.error(f"the following arguments are required: --{name}")
     where = letter_filters.read(options)
     if options.action in ("replay", "purge"):
         if not (options.ids or options.all or where):
-            options.usage_error("give ids, --all, or a filter such as --reason")
+            options.parser.error("give ids, --all, or a filter such as --reason")
         if options.ids and where:
-            options.usage_error("give ids or a filter such as --reason, not both")
+            options.parser.error("give ids or a filter such as --reason, not both")
     with DeadLetters(
         options.redis_url,
         options.stream,
@@ -83,29 +94,38 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _list(letters: DeadLetters, options: argparse.Namespace, where: Where) -> int:
-    _print_lines(letters.iterate(with_fields=False, where=where))
-    return 0
+    output = Output(options)
+    for letter in letters.iterate(with_fields=False, where=where):
+        output.show(_document(letter), _line(letter))
+    return DONE
 
 
 def _show(letters: DeadLetters, options: argparse.Namespace, _: Where) -> int:
+    output = Output(options)
     for letter_id in options.ids:
-        _print_whole(letters.show(letter_id))
-    return 0
+        letter = letters.show(letter_id)
+        values = {name: value_for_json(value) for name, value in letter.fields.items()}
+        output.show({**_document(letter), "fields": values}, *_lines(letter))
+    return DONE
 
 
 def _purge(letters: DeadLetters, options: argparse.Namespace, where: Where) -> int:
-    print(f"{letters.purge(_chosen(letters, options, where))} removed")
-    return 0
+    removed = letters.purge(_chosen(letters, options, where))
+    Output(options).show({"removed": removed}, f"{removed} removed")
+    return DONE
 
 
 def _export(letters: DeadLetters, options: argparse.Namespace, where: Where) -> int:
     file = sys.stdout.buffer if options.file == "-" else options.file
     try:
         written = letters.export_to(file, where=where)
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise ConfigurationError(f"{options.file} cannot be written: {error.strerror}") from None
-    print(f"{written} exported", file=sys.stderr if options.file == "-" else sys.stdout)
-    return 0
+        raise CommandFailed(f"{options.file} cannot be written: {error.strerror}") from None
+    output = Output(options, sys.stderr if options.file == "-" else sys.stdout)
+    output.show({"exported": written}, f"{written} exported")
+    return DONE
 
 
 def _import(letters: DeadLetters, options: argparse.Namespace, _: Where) -> int:
@@ -113,9 +133,12 @@ def _import(letters: DeadLetters, options: argparse.Namespace, _: Where) -> int:
     try:
         added, present = letters.import_from(file)
     except OSError as error:
-        raise ConfigurationError(f"{options.file} cannot be read: {error.strerror}") from None
-    print(f"{added} imported, {present} were there already")
-    return 0
+        raise CommandFailed(f"{options.file} cannot be read: {error.strerror}") from None
+    Output(options).show(
+        {"imported": added, "present": present},
+        f"{added} imported, {present} were there already",
+    )
+    return DONE
 
 
 def _chosen(letters: DeadLetters, options: argparse.Namespace, where: Where) -> Sequence[str]:
@@ -128,7 +151,8 @@ def _chosen(letters: DeadLetters, options: argparse.Namespace, where: Where) -> 
 
 def _replay(letters: DeadLetters, options: argparse.Namespace, where: Where) -> int:
     """Replay dead letters; of all, one that cannot be replayed does not keep back the others."""
-    status = 0
+    output = Output(options)
+    status = DONE
     for letter_id in _chosen(letters, options, where):
         try:
             (message_id,) = letters.replay([letter_id])
@@ -136,39 +160,44 @@ def _replay(letters: DeadLetters, options: argparse.Namespace, where: Where) -> 
             if options.ids or (isinstance(error, RedisRefused) and error.code != "ERR"):
                 raise  # another code, such as OOM, is the same for all
             print(f"{letter_id} is not replayed: {error}", file=sys.stderr)
-            status = 1
+            output.show({"id": letter_id, "error": str(error)})
+            status = FAILED
         else:
-            print(f"{letter_id} replayed as {message_id}")
+            output.show(
+                {"id": letter_id, "message_id": message_id}, f"{letter_id} replayed as {message_id}"
+            )
     return status
 
 
-def _print_lines(letters: Iterable[DeadLetter]) -> None:
-    for letter in letters:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter.time))
-        error = f" ({letter.error_type}: {letter.error})" if letter.traceback else ""
-        _print_line(
-            f"{letter.id}  {when}Z  message {letter.message_id}  {_bytes(letter.size)}  "
-            f"{letter.reason}{error}"
-        )
+def _document(letter: DeadLetter) -> dict[str, object]:
+    """Return what is known about a dead letter, apart from the fields of its message."""
+    return {
+        attribute.name: getattr(letter, attribute.name)
+        for attribute in fields(letter)
+        if attribute.name != "fields"
+    }
 
 
-def _print_whole(letter: DeadLetter) -> None:
-    for attribute in fields(letter):
-        if attribute.name not in {"fields", "history", "traceback"}:
-            _print_line(f"{attribute.name:<11} {getattr(letter, attribute.name)}")
+def _line(letter: DeadLetter) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(letter.time))
+    error = f" ({letter.error_type}: {letter.error})" if letter.traceback else ""
+    return (
+        f"{letter.id}  {when}Z  message {letter.message_id}  {_bytes(letter.size)}  "
+        f"{letter.reason}{error}"
+    )
+
+
+def _lines(letter: DeadLetter) -> Iterator[str]:
+    for name, value in _document(letter).items():
+        if name not in {"history", "traceback"}:
+            yield f"{name:<11} {value}"
     for failure in letter.history:
-        _print_line(f"failure     {failure}")
-    for name, value in letter.fields.items():
-        text = value[:LONGEST_VALUE_SHOWN].decode(errors="backslashreplace")
-        more = f"... ({len(value)} bytes)" if len(value) > LONGEST_VALUE_SHOWN else ""
-        _print_line(f"field       {name} = {text}{more}")
-    for line in letter.traceback.split("\n"):
-        _print_line(line)
-
-
-def _print_line(text: str) -> None:
-    """Print a text of others in one line, without what a terminal takes for commands."""
-    print("".join(char if char.isprintable() else " " for char in text))
+        yield f"failure     {failure}"
+    for name, stored in letter.fields.items():
+        text = stored[:LONGEST_VALUE_SHOWN].decode(errors="backslashreplace")
+        more = f"... ({len(stored)} bytes)" if len(stored) > LONGEST_VALUE_SHOWN else ""
+        yield f"field       {name} = {text}{more}"
+    yield from letter.traceback.split("\n")
 
 
 def _bytes(size: int) -> str:
@@ -176,6 +205,15 @@ def _bytes(size: int) -> str:
         return f"{size} B"
     return f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1_000_000:.1f} MB"
 
+
+SUMMARIES: Mapping[str, str] = {
+    "list": "print a line for each dead letter, oldest first",
+    "show": "print everything about some of them",
+    "replay": "publish them again, with no history",
+    "purge": "delete them for good",
+    "export": "write dead letters to a file",
+    "import": "add the dead letters of a file, each once",
+}
 
 ACTIONS: Mapping[str, Callable[[DeadLetters, argparse.Namespace, Where], int]] = {
     "list": _list,

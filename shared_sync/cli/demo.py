@@ -1,4 +1,4 @@
-"""python -m shared_sync demo: transcribe real speech through a Redis Stream."""
+"""shared-sync demo: transcribe real speech through a Redis Stream."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared_sync.cli.grammar import add_command
+from shared_sync.cli.options import whole_number
 from shared_sync.cli.redis_options import RedisURL
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    from shared_sync.cli.grammar import Commands
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command to those of a parser; its options have `run`."""
-    parser = commands.add_parser(
+    """Add the command, as `grammar.py` describes."""
+    parser = add_command(
+        commands,
         "demo",
-        help="transcribe real speech through a Redis Stream",
+        summary="transcribe real speech through a Redis Stream",
         description="Publishes recordings to a Redis Stream, transcribes them in a pool of "
         "threads and shows results, retries and a dead letter.",
+        run=run,
     )
-    parser.set_defaults(run=run)
     parser.add_argument(
         "--audio",
         type=Path,
@@ -29,10 +32,17 @@ def add_parser(commands: Commands) -> None:
         "(default: the few that come with the package, with a small grammar)",
     )
     parser.add_argument(
-        "--jobs", type=_positive, metavar="N", help="recordings to publish (default: each once)"
+        "--jobs",
+        type=whole_number("--jobs", 1, 1_000_000),
+        metavar="N",
+        help="recordings to publish (default: each once)",
     )
     parser.add_argument(
-        "--threads", type=_positive, default=2, metavar="N", help="pool threads (default: 2)"
+        "--threads",
+        type=whole_number("--threads", 1, 1000),
+        default=2,
+        metavar="N",
+        help="pool threads (default: 2)",
     )
     parser.add_argument(
         "--keep", action="store_true", help="keep everything running at the end, until Ctrl-C"
@@ -59,10 +69,3 @@ def run(options: argparse.Namespace) -> int:
             redis_url=options.redis_url,
         )
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return number

@@ -1,25 +1,61 @@
-"""Command-line options that the health commands share: one-line errors, and the token."""
+"""Command-line options that several commands share, apart from those in `redis_options.py`."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Final, NoReturn
 
 from shared_sync.errors import ConfigurationError
 
-LONGEST_TOKEN = 4096
+LONGEST_TOKEN: Final = 4096
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises `ConfigurationError` for a wrong command line, instead of printing the usage."""
+def add_stream(
+    parser: argparse.ArgumentParser, help: str = "stream of the messages"
+) -> argparse.Action:
+    """Add the option for the name of a stream, which must be given."""
+    return parser.add_argument("--stream", required=True, metavar="NAME", help=help)
 
-    def __init__(self, *, prog: str, description: str, usage: str | None = None) -> None:
-        # No abbreviations: --token would be taken for --token-file, whose value errors show.
-        super().__init__(prog=prog, description=description, usage=usage, allow_abbrev=False)
 
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message}; --help lists the options")
+def add_group(parser: argparse.ArgumentParser, help: str = "consumer group") -> argparse.Action:
+    """Add the option for the name of a consumer group, which must be given."""
+    return parser.add_argument("--group", required=True, metavar="NAME", help=help)
+
+
+def number(option: str, lowest: float, highest: float, *, unit: str = "") -> Callable[[str], float]:
+    """Return a reader of numbers within the limits, for `type` of an option.
+
+    Raises `ConfigurationError`, which names the option, for anything else.
+    """
+    kind = f"a number of {unit}" if unit else "a number"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not lowest <= value <= highest:
+            raise ConfigurationError(
+                f"{option} must be {kind} from {lowest:g} to {highest:g}, not {text!r}"
+            )
+        return value
+
+    return read
+
+
+def whole_number(option: str, lowest: int, highest: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers within the limits, as `number()` does."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not lowest <= int(text) <= highest:
+            raise ConfigurationError(
+                f"{option} must be a whole number from {lowest} to {highest}, not {text!r}"
+            )
+        return int(text)
+
+    return read
 
 
 def add_token_file(parser: argparse.ArgumentParser) -> None:

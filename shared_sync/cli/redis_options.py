@@ -34,9 +34,9 @@ class RedisURL(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def add_redis(parser: argparse.ArgumentParser) -> None:
+def add_redis(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
     """Add the options for the address and the password of Redis."""
-    parser.add_argument(
+    url = parser.add_argument(
         "--redis-url",
         action=RedisURL,
         const="set REDIS_URL instead, or give --redis-password-file",
@@ -45,15 +45,16 @@ def add_redis(parser: argparse.ArgumentParser) -> None:
         help=f"Redis (default: REDIS_URL, else {DEFAULT_URL}). Put a password into REDIS_URL "
         "or a file: everybody on the machine can read a command line",
     )
-    parser.add_argument(
+    password_file = parser.add_argument(
         "--redis-password-file",
         metavar="FILE",
         help="file with the password of Redis, which is read again at each connect; the URL has no "
         "user and no password then",
     )
-    parser.add_argument(
+    user = parser.add_argument(
         "--redis-user", metavar="NAME", help="user whose password is in --redis-password-file"
     )
+    return url, password_file, user
 
 
 class PasswordFile:

@@ -19,26 +19,36 @@ KEYS_A_STEP: Final = 1000
 MOST_NAMES: Final = 3
 
 
-def check_group(connection: Connection, keys: Keys) -> None:
-    """Raise `GroupMissing`, which gives the nearest names, if the stream or group does not exist.
+def check_stream(connection: Connection, stream: str) -> None:
+    """Raise `GroupMissing`, which gives the nearest names, if the stream does not exist.
 
     Raises nothing if the user lacks the right to list groups (`+xinfo|groups`); without the right
     to list keys (`+scan`) the error names no streams. In a cluster it names those of one node.
     """
+    _group_names(connection, stream)
+
+
+def check_group(connection: Connection, keys: Keys) -> None:
+    """Raise `GroupMissing` if the stream or the group does not exist; see `check_stream()`."""
+    names = _group_names(connection, keys.stream)
+    if names is not None and keys.group not in names:
+        there = _nearest(keys.group, names) or "it has none"
+        raise GroupMissing(f"there is no group {keys.group!r} of stream {keys.stream!r}; {there}")
+
+
+def _group_names(connection: Connection, stream: str) -> Collection[str] | None:
+    """Return the names of the groups; None without the right to list them."""
     try:
-        names = groups.group_names(connection, keys.stream)
+        return groups.group_names(connection, stream)
     except RedisAccessDenied:
-        return
+        return None
     except RedisRefused as refusal:
         if "no such key" not in str(refusal):
             raise
-        there = _nearest(keys.stream, _streams(connection))
+        there = _nearest(stream, _streams(connection))
         raise GroupMissing(
-            f"there is no stream {keys.stream!r} on this server; {there or 'check the address'}"
+            f"there is no stream {stream!r} on this server; {there or 'check the address'}"
         ) from None
-    if keys.group not in names:
-        there = _nearest(keys.group, names) or "it has none"
-        raise GroupMissing(f"there is no group {keys.group!r} of stream {keys.stream!r}; {there}")
 
 
 def _nearest(name: str, names: Collection[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import redis
 from consumers import STREAM
@@ -24,4 +26,7 @@ def test_the_command_prints_the_state_of_each_message_and_cancels_unfinished_one
     assert client.zcard("{jobs}:cancelled") == 0
     assert main(command) == 0
     assert capsys.readouterr().out == expected
+    assert main([*command, "scheduled-0", "--status", "--json"]) == 1
+    *_, unknown = map(json.loads, capsys.readouterr().out.splitlines())
+    assert unknown == {"id": "scheduled-0", "state": "unknown"}
     assert client.zrange("{jobs}:cancelled", 0, -1) == [message_id.encode()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -120,8 +121,7 @@ def test_options_say_which_are_listed_replayed_and_purged(
 def test_replay_and_purge_without_a_selection_are_refused(
     where: tuple[str, ...], arguments: tuple[str, ...]
 ) -> None:
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main([*where, *arguments])
+    assert main([*where, *arguments]) == 2
 
 
 def test_letters_are_exported_to_a_file_and_imported_again(
@@ -157,10 +157,9 @@ def test_the_command_reports_a_mistake_in_one_line(where: tuple[str, ...]) -> No
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("shared_sync: there is no dead letter '1-1'")
+    assert done.stderr.startswith("shared-sync: there is no dead letter '1-1'")
     assert len(done.stderr.splitlines()) == 1
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main([*where, "replay"])
+    assert main([*where, "replay"]) == 2
 
 
 def test_a_mistyped_name_is_an_error_that_gives_the_nearest_names(
@@ -178,11 +177,11 @@ def test_a_mistyped_name_is_an_error_that_gives_the_nearest_names(
 
     for action in (["list"], ["purge", "1-1"], ["purge", "--all"], ["replay", "--all"]):
         assert error_of("job", GROUP, *action) == (
-            "shared_sync: there is no stream 'job' on this server; did you mean 'jobs'?\n"
+            "shared-sync: there is no stream 'job' on this server; did you mean 'jobs'?\n"
         )
     assert error_of("audio", GROUP, "list").endswith("there are 'jobs', 'results'\n")
     assert error_of(STREAM, "worker", "list") == (
-        "shared_sync: there is no group 'worker' of stream 'jobs'; did you mean 'workers'?\n"
+        "shared-sync: there is no group 'worker' of stream 'jobs'; did you mean 'workers'?\n"
     )
     client.flushall()
     assert error_of("job", GROUP, "list").endswith("check the address\n")
@@ -210,3 +209,20 @@ def test_without_the_rights_to_ask_for_names_there_is_no_error(
     client.execute_command("ACL", "SETUSER", "reader", "+xinfo|groups")
     assert main(command) == 1
     assert "there is no stream 'jobs'" in capsys.readouterr().err
+
+
+def test_the_place_may_stand_behind_the_action_and_json_has_every_detail(
+    redis_url: str, command: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (message_id,) = bury(redis_url, {"n": 1, "audio": b"\xff\xfe"})
+    place = ("--stream", STREAM, "--group", GROUP, "--redis-url", redis_url)
+    assert main(["dead-letters", "list", *place, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert (listed["message_id"], listed["reason"]) == (message_id, "rejected: no use")
+    shown = json.loads(command("show", listed["id"], "--json"))
+    assert shown == {**listed, "fields": {"n": "1", "audio": {"base64": "//4="}}}
+    assert main(["dead-letters", "replay", "--json", *place[:2], "--all"]) == 2
+    assert capsys.readouterr().err.startswith("shared-sync: the following arguments are required: ")
+    replayed = json.loads(command("replay", "--all", "--json"))
+    assert list(replayed) == ["id", "message_id"]
+    assert json.loads(command("purge", "--all", "--json")) == {"removed": 0}

@@ -67,14 +67,14 @@ def test_a_password_in_the_environment_or_a_file_brings_no_warning(
         assert main([*given, *user, *WHERE]) == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("REDIS_URL", guarded.url.replace("://", f"://:{SECRET}@"))
-    assert main([*given, *WHERE]) == 1
+    assert main([*given, *WHERE]) == 2
     assert "leave them out of redis_url" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dead-letters", "--redis-password-file", "/nowhere/x", *WHERE]) == 1
+    assert main(["dead-letters", "--redis-password-file", "/nowhere/x", *WHERE]) == 2
     assert "--redis-password-file /nowhere/x cannot be read: No such" in capsys.readouterr().err
-    assert main(["dead-letters", "--redis-user", "worker", *WHERE]) == 1
+    assert main(["dead-letters", "--redis-user", "worker", *WHERE]) == 2
     assert "--redis-user needs --redis-password-file" in capsys.readouterr().err
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe")

@@ -120,7 +120,7 @@ def test_a_group_without_a_live_consumer_is_degraded_while_messages_wait(
 def test_a_limit_that_is_no_number_is_refused_and_named(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["serve", option, "-1"]) == 1
+    assert main(["serve", option, "-1"]) == 2
     assert f"{option} must be a number from 0 to" in capsys.readouterr().err
 
 
@@ -245,7 +245,8 @@ MISTAKES = [
     (["--port", "0", "--token-file", "/nowhere/x"], "No such file"),
     (["--port", "0", "--cors", ""], "origin"),
     (["--port", "0", "--allowed-hosts", "https://a.example"], "without scheme and port"),
-    (["chek"], "serve, check and advise"),
+    (["chek"], "did you mean check?"),
+    (["probe"], "serve, check and advise"),
     (["--token", "s3cret"], "HEALTH_TOKEN or --token-file"),
     (["--redis", "redis://localhost"], "--help"),
 ]
@@ -255,7 +256,7 @@ MISTAKES = [
 def test_what_cannot_work_is_one_line_with_the_remedy(
     arguments: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     _, error = capsys.readouterr()
     assert remedy in error
     assert len(error.splitlines()) == 1

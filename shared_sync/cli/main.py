@@ -1,0 +1,41 @@
+"""Runs a command, and turns what it raises into one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from shared_sync.cli.grammar import FAILED, INTERRUPTED, MISUSED, PROGRAM, parse
+from shared_sync.errors import ConfigurationError, SharedSyncError
+
+OUTPUT_CLOSED = 141
+"""The exit status if nobody reads the output any more, as of a program that SIGPIPE has ended."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status. `arguments` are those of the process by default.
+
+    Prints an error in one line. Raises `SystemExit` after `--help` and `--version`.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parse(words)
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except ConfigurationError as error:
+        return _fail(error, MISUSED)
+    except SharedSyncError as error:
+        return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # What is left in the buffer would be written at exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+    return status
+
+
+def _fail(reason: object, status: int) -> int:
+    print(f"{PROGRAM}: {reason}", file=sys.stderr)
+    return status

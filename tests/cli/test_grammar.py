@@ -1,0 +1,108 @@
+"""One grammar for all commands: versions, help, mistakes, exit statuses, and output."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from helpers import free_port
+
+from shared_sync import __version__
+from shared_sync.cli.grammar import COMMANDS, Family, Parser, make_parser
+from shared_sync.cli.main import main
+
+
+def leaves(parser: Parser) -> Iterator[Parser]:
+    """The parsers of all commands that can be run."""
+    groups = [action for action in parser._actions if isinstance(action.choices, dict)]
+    for group in groups:
+        assert isinstance(group.choices, dict)
+        for below in group.choices.values():
+            yield from leaves(below)
+    if not groups:
+        yield parser
+
+
+PARSERS = list(leaves(make_parser()))
+
+
+def test_the_version_is_that_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_each_command_documents_its_options_and_its_exit_status(parser: Parser) -> None:
+    text = " ".join(parser.format_help().split())
+    assert text.startswith(f"usage: {parser.prog}")
+    assert "Exit status: 0 " in text
+    assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("", "'shared-sync --help' lists the options"),
+        ("health", "'shared-sync health --help' lists the options"),
+        ("cancle --stream s 1-1", "there is no command 'cancle'; did you mean cancel?"),
+        ("frobnicate", "there are demo, "),
+        ("cancel --stream", "expected one argument; 'shared-sync cancel --help' lists"),
+        ("cancel --strea s 1-1", "required: --stream"),
+        ("cancel --stream s 1-1 --url redis://:s3cret@h", "unrecognized arguments: --url"),
+        ("demo --jobs many", "--jobs must be a whole number from 1 to"),
+        ("health check --token s3cret", "HEALTH_TOKEN or --token-file"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_remedy_and_no_secret_and_exit_status_2(
+    words: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("shared-sync: ")
+    assert "s3cret" not in line
+    assert remedy in line
+
+
+def test_a_redis_that_is_away_is_one_line_and_exit_status_1(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    assert main(["cancel", "--redis-url", url, "--stream", "jobs", "1-1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("shared-sync: ")
+    assert "127.0.0.1" in line
+
+
+def test_a_command_ends_quietly_when_nobody_reads_its_output() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "shared_sync", "health", "advise"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.stderr == b""
+    assert done.returncode == 141
+
+
+def test_the_list_of_commands_loads_neither_redis_nor_flask() -> None:
+    code = (
+        "import sys; from shared_sync.cli.grammar import make_parser; make_parser(); "
+        "print({'redis', 'flask', 'waitress', 'prometheus_client'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_each_command_has_a_module() -> None:
+    for command in COMMANDS.values():
+        for module in command.modules.values() if isinstance(command, Family) else [command]:
+            assert module.startswith("shared_sync.cli.")
