@@ -4,6 +4,7 @@
     shared_sync.redis_producer   RedisStreamProducer: publishes messages to a stream
     shared_sync.result_listener  ResultListener: receives results; Result
     shared_sync.dead_letters     DeadLetters: lists, replays, purges and exports dead letters
+    shared_sync.group_actions    GroupActions: what operators may do from the dashboard
     shared_sync.metrics          WorkerMetrics: counters, gauges, durations, errors
     shared_sync.health_server    HealthServer: /health and /metrics over HTTP
     shared_sync.checks           ready-made health checks: Redis, disk, memory, consumer, metrics

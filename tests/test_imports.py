@@ -18,6 +18,7 @@ LEVELS: tuple[set[str], ...] = (
     {"protocol", "health_server"},
     {"isolation", "result_listener"},
     {"redis_consumer", "redis_producer", "dead_letters", "checks"},
+    {"group_actions"},
     {"demo"},
     {"cli"},
     {"health", "__main__"},

@@ -8,6 +8,7 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
+from shared_sync.cli import actions_option
 from shared_sync.cli.group_health import Limits
 from shared_sync.cli.monitor import PERIOD_SECONDS, Monitor
 from shared_sync.cli.options import read_token
@@ -53,6 +54,16 @@ def serve(options: argparse.Namespace, logger: logging.Logger) -> NoReturn:
 def _make_server(
     options: argparse.Namespace, monitor: Monitor, keys: Keys | None, logger: logging.Logger
 ) -> HealthServer:
+    token = read_token(options.token_file)
+    actions = None
+    if options.actions:
+        actions = actions_option.make(
+            options.redis_url,
+            stream=options.stream,
+            group=options.group,
+            token=token,
+            credential_provider=read_credentials(options),
+        )
     server = HealthServer(
         options.instance_id,
         options.port,
@@ -62,8 +73,10 @@ def _make_server(
         host=options.host,
         cors=None if options.cors == "none" else _names(options.cors) or "",
         allowed_hosts=_names(options.allowed_hosts),
-        token=read_token(options.token_file),
+        token=token,
         details=options.details,
+        actions=actions,
+        action_origins=_names(options.action_origins),
     )
     server.add_check("redis", monitor.check_redis, period_seconds=PERIOD_SECONDS)
     if keys is not None:

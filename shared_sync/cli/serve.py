@@ -14,6 +14,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
+from shared_sync.cli import actions_option
 from shared_sync.cli.grammar import DONE, add_command
 from shared_sync.cli.options import add_token_file, number
 from shared_sync.cli.redis_options import add_redis
@@ -109,3 +110,4 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show texts of errors too, which may contain parts of messages",
     )
+    actions_option.add(parser)

@@ -57,7 +57,8 @@ class GuardedLogger(logging.LoggerAdapter):  # type: ignore[type-arg]  # not bef
 
     def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
         with suppress(BaseException):  # of any kind: no log line is worth a message
-            super().log(level, msg, *args, stacklevel=2, **options)
+            # One such logger may be given to another, which has set the level already.
+            super().log(level, msg, *args, **{"stacklevel": 2, **options})
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as the base class has it
         """Return whether records of this level are passed on; False if the logger raises."""

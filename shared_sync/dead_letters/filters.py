@@ -32,6 +32,9 @@ class DeadLetterFilter:
     error: str = ""
     """Text that the type or text of the last error contains; case is ignored."""
 
+    fingerprint: str = ""
+    """The cause, as `DeadLetter.fingerprint` and the dashboard have it."""
+
     older_than_seconds: float | None = None
     """The message was given up on longer ago than this, by the clock of this machine."""
 
@@ -46,7 +49,7 @@ class DeadLetterFilter:
 
     def __post_init__(self) -> None:
         """Raise `ConfigurationError` for an argument that cannot work."""
-        for name in ("reason", "error"):
+        for name in ("reason", "error", "fingerprint"):
             if not isinstance(text := getattr(self, name), str):
                 raise ConfigurationError(f"{name} must be text, not {text!r}")
         if not isinstance(self.fields, Mapping) or not all(
@@ -75,6 +78,7 @@ class DeadLetterFilter:
             and (self.older_than_seconds is None or age > self.older_than_seconds)
             and (self.newer_than_seconds is None or age <= self.newer_than_seconds)
             and (not self.message_ids or letter.message_id in self.message_ids)
+            and (not self.fingerprint or letter.fingerprint == self.fingerprint)
         )
 
     def matches_fields(self, row: Row) -> bool | None:

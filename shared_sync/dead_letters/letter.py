@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared_sync.protocol import dead_letter_layout
+from shared_sync.protocol import dead_letter_layout, dead_letter_rows
 from shared_sync.protocol.dead_letter_commands import Row
+from shared_sync.protocol.dead_letter_rows import DeadLetterRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,27 @@ class DeadLetter:
 
     imported_from: str = ""
     """The id that it had in the file from which it was imported; empty if it has kept that."""
+
+    @property
+    def fingerprint(self) -> str:
+        """8 hex digits that dead letters of one cause share, whatever numbers are in their texts.
+
+        The dashboard and `DeadLetterFilter(fingerprint=...)` have the same.
+        """
+        return row_of(self).fingerprint
+
+
+def row_of(letter: DeadLetter) -> DeadLetterRow:
+    """Return the dead letter as tables show it."""
+    return dead_letter_rows.of_texts(
+        letter.id,
+        message_id=letter.message_id,
+        reason=letter.reason,
+        error_type=letter.error_type,
+        error=letter.error,
+        attempts=letter.attempts,
+        size=letter.size,
+    )
 
 
 def parse(letter_id: str, items: Sequence[bytes]) -> DeadLetter:

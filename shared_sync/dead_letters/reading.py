@@ -53,7 +53,7 @@ class LetterReader:
         """Return the rows that match, each with its dead letter, which has no fields."""
         for row in self.rows(after, most):
             listed = letter.parse_row(row)
-            if where is None or self._matches(row, listed, where):
+            if where is None or self.matches(row, listed, where):
                 yield row, listed
 
     def letters_of(self, message_ids: Iterable[str]) -> Sequence[str]:
@@ -97,7 +97,8 @@ class LetterReader:
             yield from page
             after = page[-1][0] if page else after
 
-    def _matches(self, row: Row, listed: DeadLetter, where: DeadLetterFilter) -> bool:
+    def matches(self, row: Row, listed: DeadLetter, where: DeadLetterFilter) -> bool:
+        """Return whether a row matches. Reads the letter if its row does not decide that."""
         if not where.matches(listed, self._wall_clock()):
             return False
         matches = where.matches_fields(row)

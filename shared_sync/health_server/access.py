@@ -5,6 +5,8 @@ The dashboard and its data under `/api` are for web pages of the listed origins 
 under a name that is known to be this server's. Otherwise a page of any site could read them through
 the browser of somebody who can reach the server: directly, or by having the site's own name lead to
 the server's address (DNS rebinding).
+
+What is under `/actions` is for the page of this server alone, whoever has the token.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ _FOR_EVERYBODY: Final = ("health", "metrics")
 _NAME: Final = re.compile(r"(?:\*\.)?[A-Za-z0-9_.-]+")
 _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9_.:\[\]-]+/?")
 _PORT: Final = re.compile(r":\d*$")
+_OWN_SITE: Final = "same-origin"
+_LONGEST_ORIGIN: Final = 100
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
 class Access:
@@ -51,6 +56,8 @@ class Access:
         allowed_hosts: Names under which the dashboard and its data may be asked for, beside those
             that no other site can have.
         own_host: The name or address that the server listens on.
+        action_origins: Origins under which the page is opened besides the names in its requests,
+            as behind a proxy that passes on a name of its own; its actions come from these.
     """
 
     def __init__(
@@ -59,14 +66,21 @@ class Access:
         cors: str | Iterable[str] | None,
         allowed_hosts: str | Iterable[str] = (),
         own_host: str | None = None,
+        action_origins: str | Iterable[str] = (),
     ) -> None:
         # Fixed after construction.
         self._token = _checked_token(token)
-        origins = _checked_origins(cors)
+        origins = _checked_origins("cors", cors)
         self._any_origin = "*" in origins
         self._origins = origins - {"*"}
         own = {socket.gethostname().lower(), (own_host or "").lower()}
         self._hosts = _checked_hosts(allowed_hosts) | own - {""}
+        self._action_origins = _checked_origins("action_origins", action_origins)
+        if "*" in self._action_origins:
+            raise ConfigurationError(
+                "action_origins must be origins such as 'https://ops.example', not '*': then pages "
+                "of any site could act"
+            )
 
     def is_trusted(self, request: Request) -> bool:
         """Whether the request has the token, or none is needed."""
@@ -84,9 +98,31 @@ class Access:
         name = _PORT.sub("", host).lower().removesuffix(".")
         return None if self._is_known(name) else host
 
+    def why_no_action(self, request: Request) -> str | None:
+        """Return why the request may not act, although it has the token; None if it may.
+
+        Browsers name the origin of the page in each POST, and no page can change that.
+        """
+        site = request.headers.get("Sec-Fetch-Site", _OWN_SITE)
+        if site != _OWN_SITE:
+            return f"only the page of this server may act, and not one that is {site[:20]!r}"
+        origin = request.headers.get("Origin", "").lower()
+        if not origin:
+            return "only the page of this server may act: the request has no Origin"
+        if origin in self._action_origins or _is_origin_of(origin, request.headers.get("Host", "")):
+            return None
+        return (
+            f"only the page of this server may act, and not one of {origin[:_LONGEST_ORIGIN]!r}; "
+            "if that is its address behind a proxy, have it added to action_origins "
+            "(--action-origins)"
+        )
+
     def add_headers(self, request: Request, response: BaseResponse) -> None:
         """Let the web pages read the response that may."""
         headers = response.headers
+        if is_action(request.path):
+            headers["Cross-Origin-Resource-Policy"] = "same-origin"
+            return
         is_open = is_for_everybody(request.path)
         if not is_open:
             headers["Cross-Origin-Resource-Policy"] = "same-origin"
@@ -130,6 +166,18 @@ def is_for_everybody(path: str) -> bool:
     return path.lstrip("/").partition("/")[0] in _FOR_EVERYBODY
 
 
+def is_action(path: str) -> bool:
+    """Return whether a path is that of an action, or would be if there were one."""
+    return path.lstrip("/").partition("/")[0] == "actions"
+
+
+def _is_origin_of(origin: str, host: str) -> bool:
+    """Return whether a page of this origin was loaded from this host, with or without TLS."""
+    scheme, _, name = origin.partition("://")
+    port = _DEFAULT_PORTS.get(scheme)
+    return port is not None and name.removesuffix(port) == host.lower().removesuffix(port)
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
@@ -146,14 +194,14 @@ def _checked_token(token: str | None) -> bytes | None:
     return token.strip().encode()
 
 
-def _checked_origins(cors: str | Iterable[str] | None) -> frozenset[str]:
-    if cors is None:
+def _checked_origins(name: str, given: str | Iterable[str] | None) -> frozenset[str]:
+    if given is None:
         return frozenset()
-    origins = _listed(cors)
+    origins = _listed(given)
     for origin in origins:
         if not isinstance(origin, str) or not (origin == "*" or _ORIGIN.fullmatch(origin)):
             raise ConfigurationError(
-                "cors must be an origin, which is a scheme and a host such as "
+                f"{name} must be an origin, which is a scheme and a host such as "
                 f"'https://ops.example', '*', several, or None, not {origin!r}"
             )
     return frozenset(origin.lower().removesuffix("/") for origin in origins)  # as browsers do

@@ -14,12 +14,23 @@ from shared_sync.health_server.waiting import CallFailed
 
 
 class Answers:
-    """Makes the bodies from the state. Any thread may call any method."""
+    """Makes the bodies from the state. Any thread may call any method.
 
-    def __init__(self, state: HealthState, instance_id: str, *, details: bool) -> None:
+    `actions_on` are the stream and group on which the page may act; None if it may not.
+    """
+
+    def __init__(
+        self,
+        state: HealthState,
+        instance_id: str,
+        *,
+        details: bool,
+        actions_on: Mapping[str, str] | None = None,
+    ) -> None:
         self._state = state
         self._instance_id = instance_id
         self._details = details
+        self._actions_on = actions_on
 
     def health(self) -> tuple[dict[str, Any], bool]:
         """Return the body of /health, and whether the status is better than unhealthy.
@@ -85,6 +96,7 @@ class Answers:
             "health": data.values if data else {},
             "metrics": metrics,
             "views": views,
+            "actions": self._actions_on,
         }
         self._add_details(body, results)
         return body

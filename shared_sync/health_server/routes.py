@@ -15,7 +15,8 @@ from werkzeug.routing import Map
 from werkzeug.wrappers import Response as BaseResponse
 
 from shared_sync.health_server import content_negotiation
-from shared_sync.health_server.access import METHODS, SAFE_HEADERS, Access
+from shared_sync.health_server.access import METHODS, SAFE_HEADERS, Access, is_action
+from shared_sync.health_server.actions.routes import ActionRoutes
 from shared_sync.health_server.answers import Answers
 from shared_sync.health_server.compression import Body, compress
 from shared_sync.health_server.content_negotiation import Format
@@ -52,25 +53,40 @@ _OPEN: Final = frozenset({"index", "page", *PROBES})
 """Endpoints that need no token: the probes, and the page's files, which hold no data."""
 
 
-def make_app(state: HealthState, instance_id: str, access: Access, *, details: bool) -> Flask:
+def make_app(
+    state: HealthState,
+    instance_id: str,
+    access: Access,
+    *,
+    details: bool,
+    actions: ActionRoutes | None = None,
+) -> Flask:
     """Return the application. Any thread may call it."""
     app = Flask(__name__, static_folder=None)
     app.logger = HttpLog(logging.getLogger(__name__))  # type: ignore[assignment]
     # /health/ is answered too, and no path with a redirect.
     app.url_map = Map(strict_slashes=False, merge_slashes=False)
-    _Routes(state, instance_id, access, details=details).register(app)
+    _Routes(state, instance_id, access, details=details, actions=actions).register(app)
     return app
 
 
 class _Routes:
     def __init__(
-        self, state: HealthState, instance_id: str, access: Access, *, details: bool
+        self,
+        state: HealthState,
+        instance_id: str,
+        access: Access,
+        *,
+        details: bool,
+        actions: ActionRoutes | None,
     ) -> None:
         # Fixed after construction.
         self._state = state
-        self._answers = Answers(state, instance_id, details=details)
+        actions_on = None if actions is None else actions.target
+        self._answers = Answers(state, instance_id, details=details, actions_on=actions_on)
         self._instance_id = instance_id
         self._access = access
+        self._actions = actions
 
     def register(self, app: Flask) -> None:
         app.add_url_rule("/", "index", self._index)
@@ -82,6 +98,8 @@ class _Routes:
         app.add_url_rule("/metrics/prometheus", "prometheus", self._prometheus)
         app.add_url_rule("/api/state", "state", self._dashboard)
         app.add_url_rule("/api/history", "history", self._history)
+        if self._actions is not None:
+            self._actions.register(app)
         app.register_error_handler(HTTPException, self._http_error)
         app.before_request(self._check_host)
         app.before_request(self._check_token)
@@ -105,6 +123,8 @@ class _Routes:
         needs_token = request.endpoint is not None and request.endpoint not in _OPEN
         if not needs_token or request.method == "OPTIONS" or self._access.is_trusted(request):
             return None
+        if self._actions is not None:
+            self._actions.note_refusal("it has no token, or a wrong one")
         response = self._error("a token is needed: send it as Authorization: Bearer <token>", 401)
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
@@ -113,7 +133,7 @@ class _Routes:
         headers = response.headers
         for name, value in SAFE_HEADERS.items():
             headers.setdefault(name, value)
-        if "Allow" in headers:
+        if "Allow" in headers and not is_action(request.path):
             headers["Allow"] = METHODS  # the order of Flask's own changes
         self._access.add_headers(request, response)
         compress(request, response)

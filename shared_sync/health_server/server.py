@@ -23,12 +23,16 @@ from shared_sync.common.log_once import LogOnce
 from shared_sync.errors import ConfigurationError
 from shared_sync.health_server import listening, routes, sources
 from shared_sync.health_server.access import Access
+from shared_sync.health_server.actions import Actions
+from shared_sync.health_server.actions.protocol import METHODS
+from shared_sync.health_server.actions.routes import ActionRoutes
+from shared_sync.health_server.actions.runner import PLACES, ActionRunner, Life
 from shared_sync.health_server.checks import Check
 from shared_sync.health_server.listening import IPV4_WILDCARD, IPV6_WILDCARD
 from shared_sync.health_server.sources import CALLBACK_TIMEOUT_SECONDS, Consumer, Metrics
 from shared_sync.health_server.state import GIVE_UP_SECONDS, HealthState
 from shared_sync.health_server.views import VIEW_TIMEOUT_SECONDS, View
-from shared_sync.health_server.wsgi import HttpServer
+from shared_sync.health_server.wsgi import WORKERS, HttpServer
 
 Data = Mapping[str, Any]
 
@@ -108,6 +112,11 @@ class HealthServer:
             `Authorization: Bearer <token>`, and probes give reasons only to requests that have it.
         details: Whether to show texts of errors, and values under the key `details`. Passwords in
             URLs are never shown.
+        actions: What lets operators act from the dashboard, such as a
+            `shared_sync.group_actions.GroupActions`; None for a page that can only be looked at.
+            Needs `token`. Whoever has that sees dead letters as a whole, whatever `details` says.
+        action_origins: Origins under which operators open the page, such as
+            "https://ops.example", if a proxy in front of it passes on another name.
 
     Raises `ConfigurationError` if an argument cannot work.
     """
@@ -128,8 +137,11 @@ class HealthServer:
         allowed_hosts: str | Iterable[str] = (),
         token: str | None = None,
         details: bool = False,
+        actions: Actions | None = None,
+        action_origins: str | Iterable[str] = (),
     ) -> None:
         _check_arguments(instance_id, host)
+        _check_actions(actions, token)
         arguments.logger("logger", logger)
         if isinstance(critical, str):
             raise ConfigurationError(f"critical must be several keys, such as ({critical!r},)")
@@ -139,7 +151,8 @@ class HealthServer:
         self._host = host
         self._configured_port = arguments.port("port", port)
         self._logger = DetachedLogger(GuardedLogger(logger or logging.getLogger(__name__)))
-        access = Access(token, cors, allowed_hosts, own_host=host)
+        access = Access(token, cors, allowed_hosts, own_host=host, action_origins=action_origins)
+        self._runner = ActionRunner() if actions is not None else None
         self._state = HealthState(
             instance_id,
             sources.choose(get_health_data, get_metrics_data, consumer, metrics),
@@ -147,7 +160,15 @@ class HealthServer:
             details=bool(details),
             logger=self._logger,
         )
-        self._app = routes.make_app(self._state, instance_id, access, details=bool(details))
+        self._app = routes.make_app(
+            self._state,
+            instance_id,
+            access,
+            details=bool(details),
+            actions=ActionRoutes(actions, self._runner, access, self._logger, instance_id)
+            if actions is not None and self._runner is not None
+            else None,
+        )
 
         self._mention_no_consumer = LogOnce(self._logger, logging.INFO)
 
@@ -252,7 +273,7 @@ class HealthServer:
             self._was_stopped_early = False
             listener = listening.listen(self._host, self._configured_port)
             where = listening.describe(listener)
-            self._run = _Run(self._state, self._app, listener)
+            self._run = _Run(self._state, self._app, listener, self._runner)
             self._logger.info("%s: health server listens on %s", self._instance_id, where)
             if not self._state.knows_consumer:
                 self._mention_no_consumer(
@@ -303,42 +324,72 @@ class HealthServer:
             self._run.http.close_copies()
             self._run = None
         self._state.begin_anew()
+        if self._runner is not None:
+            self._runner.begin_anew()
 
 
 class _Run:
-    """One start of a server: its pollers and its HTTP server, from construction until both end."""
+    """One start of a server: its threads, and its HTTP server, from construction until all end."""
 
-    def __init__(self, state: HealthState, app: Flask, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        state: HealthState,
+        app: Flask,
+        listener: socket.socket,
+        runner: ActionRunner | None,
+    ) -> None:
         """Takes over the listening socket, also if this raises."""
         self._state = state
+        self._actions: Life | None = None
         try:
             self._pollers = state.start()
         except BaseException:
             listener.close()
             raise
         try:
-            self.http = HttpServer(app, listener)
+            if runner is not None:
+                self._actions = runner.start()
+            self.http = HttpServer(app, listener, WORKERS + (PLACES if runner else 0))
         except BaseException:
-            state.stop(self._pollers)
+            listener.close()
+            self._stop_threads()
             self._pollers.join(monotonic() + GIVE_UP_SECONDS)
             raise
 
     def is_called_here(self) -> bool:
         """Whether the calling thread is a poller's, so that waiting for its end makes no sense."""
-        return self._pollers.run_here()
+        return self._pollers.run_here() or bool(self._actions and self._actions.runs_here())
 
     def stop(self) -> None:
         """Ask everything to end; never blocks."""
         self.http.stop()
-        self._state.stop(self._pollers)
+        self._stop_threads()
 
     def end(self, deadline: float) -> bool:
         """Stop, and wait for the end until `deadline` (monotonic clock); return whether it came."""
         # The requests first: they may be waiting for a callback, and still get its result.
         self.http.stop()
         served = self.http.join(deadline)
+        self._stop_threads()
+        acted = self._actions is None or self._actions.join(deadline)
+        return self._pollers.join(deadline) and served and acted
+
+    def _stop_threads(self) -> None:
         self._state.stop(self._pollers)
-        return self._pollers.join(deadline) and served
+        if self._actions is not None:
+            self._actions.stop()
+
+
+def _check_actions(actions: object, token: str | None) -> None:
+    """Raise ConfigurationError for actions that cannot work, or that everybody could ask for."""
+    if actions is None:
+        return
+    arguments.methods("actions", actions, METHODS, "a GroupActions, or None")
+    if token is None:
+        raise ConfigurationError(
+            "actions need a token: without one, everybody who can reach the port could replay and "
+            "delete dead letters and pause the group. Give token="
+        )
 
 
 def _check_arguments(instance_id: object, host: object) -> None:

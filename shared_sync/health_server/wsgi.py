@@ -63,7 +63,8 @@ _WAITRESS: dict[str, Any] = {
     "outbuf_high_watermark": 1 << 40,
     "outbuf_overflow": 4 * 1024 * 1024,  # the largest answer needs no temporary file
     "ident": "",
-    "clear_untrusted_proxy_headers": True,  # stated because waitress 2 warns if it is not
+    # X-Forwarded-For is logged and never believed. Stated because waitress 2 warns if it is not.
+    "clear_untrusted_proxy_headers": False,
 }
 
 _HOST = re.compile(r"(?:\[[0-9A-Za-z:.%]+\]|[^\s,/\\?#@\[\]:]*)(?::\d*)?")
@@ -82,7 +83,9 @@ class HttpServer:
     RuntimeError of a system that has no more threads, say.
     """
 
-    def __init__(self, app: Callable[..., Any], listener: socket.socket) -> None:
+    def __init__(
+        self, app: Callable[..., Any], listener: socket.socket, workers: int = WORKERS
+    ) -> None:
         self.port: int = listener.getsockname()[1]
         self._sockets: dict[int, Any] = {}  # by descriptor; waitress calls it the map
         self._workers = _Workers(f"health-server-{self.port}")
@@ -102,7 +105,7 @@ class HttpServer:
         self._is_crowded = False
         try:
             self._server: Any = _Server(app, listener, self._sockets, self._workers)
-            self._workers.set_thread_count(WORKERS)
+            self._workers.set_thread_count(workers)
             self._loop.start()
         except BaseException:
             self._workers.set_thread_count(0)

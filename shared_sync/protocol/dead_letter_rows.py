@@ -14,6 +14,9 @@ from shared_sync.protocol.replies import text_of
 
 MOST_REASONS: Final = 3
 
+LONGEST_TEXT: Final = 2000
+"""Bytes of a text that view.lua returns."""
+
 _OWN_REASON: Final = re.compile(
     r"failed \d+ times"
     r"|crashed: its process died( \d+ times)?"
@@ -65,7 +68,46 @@ class DeadLetterRow:
 def parse(row: Sequence[Any]) -> DeadLetterRow:
     """Return a row of view.lua: id, message id, reason, error type, error, attempts, bytes."""
     *texts, size = row
-    letter_id, message_id, whole_reason, error_type, error, attempts = map(text_of, texts)
+    letter_id, message_id, reason, error_type, error, attempts = map(text_of, texts)
+    return _make(letter_id, message_id, reason, error_type, error, attempts, size)
+
+
+def of_texts(
+    letter_id: str,
+    *,
+    message_id: str,
+    reason: str,
+    error_type: str,
+    error: str,
+    attempts: int,
+    size: int,
+) -> DeadLetterRow:
+    """Return the row of a dead letter that was read by other means than view.lua."""
+    return _make(
+        letter_id,
+        _cut(message_id),
+        _cut(reason),
+        _cut(error_type),
+        _cut(error),
+        str(attempts),
+        size,
+    )
+
+
+def _cut(text: str) -> str:
+    """Return what view.lua returns of a text, so that the fingerprints are the same."""
+    return text_of(text.encode(errors="replace")[:LONGEST_TEXT])
+
+
+def _make(
+    letter_id: str,
+    message_id: str,
+    whole_reason: str,
+    error_type: str,
+    error: str,
+    attempts: str,
+    size: int,
+) -> DeadLetterRow:
     reason, rest = _split_reason(whole_reason)
     return DeadLetterRow(
         letter_id,
