@@ -144,16 +144,19 @@ class ProcessorSource:
     def load(self, context: ProcessorContext) -> LoadedProcessor:
         """Return a processor for this reader. Blocks as long as its imports and its factory do.
 
-        Raises what these raise, and `ConfigurationError` if an import path leads nowhere or a
-        factory returns what is no processor.
+        An import path of a class is one of a factory, whichever argument it was given as. Raises
+        what these raise, and `ConfigurationError` if an import path leads nowhere or a factory
+        returns what is no processor.
         """
         name = f"{self.argument} {self.given!r}" if isinstance(self.given, str) else self.argument
-        function = self.given
+        function, argument = self.given, self.argument
         if isinstance(function, str):
-            function = check_function(import_object(function, name), name, kind=self.argument)
-        if self.argument == "message_processor":
+            found = import_object(function, name)
+            argument = "processor_factory" if isinstance(found, type) else argument
+            function = check_function(found, name, kind=argument)
+        if argument == "message_processor":
             return LoadedProcessor(function)
-        if self.argument == "batch_processor":
+        if argument == "batch_processor":
             return LoadedProcessor(process_batch=function)  # type: ignore[arg-type]
         return _check_returned(function(context), name)
 

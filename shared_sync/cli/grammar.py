@@ -31,6 +31,7 @@ class Family(NamedTuple):
 
 
 COMMANDS: Final[Mapping[str, str | Family]] = {
+    "worker": "shared_sync.cli.worker",
     "demo": "shared_sync.cli.demo",
     "cancel": "shared_sync.cli.cancel",
     "dead-letters": "shared_sync.cli.dead_letters",

@@ -49,7 +49,7 @@ def test_each_command_documents_its_options_and_its_exit_status(parser: Parser) 
         ("", "'shared-sync --help' lists the options"),
         ("health", "'shared-sync health --help' lists the options"),
         ("cancle --stream s 1-1", "there is no command 'cancle'; did you mean cancel?"),
-        ("frobnicate", "there are demo, "),
+        ("frobnicate", "there are worker, "),
         ("cancel --stream", "expected one argument; 'shared-sync cancel --help' lists"),
         ("cancel --strea s 1-1", "required: --stream"),
         ("cancel --stream s 1-1 --url redis://:s3cret@h", "unrecognized arguments: --url"),
