@@ -156,39 +156,43 @@ def test_the_readme_has_the_two_commands_of_a_newcomer() -> None:
     assert tests.endswith(" .venv/bin/pytest")
 
 
-def readme_programs(redis_url: str) -> list[str]:
+def programs(page: str, redis_url: str) -> list[str]:
+    text = (ROOT / page).read_text()
     return [
         program.replace("redis://localhost:6379/0", redis_url)
-        for program in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        for program in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     ]
 
 
 MODEL = """
-class Model:
-    def translate(self, texts):
+class Engine:
+    def run(self, texts):
         return [text.upper() for text in texts]
+
+    translate = run
 
 
 def load_model(device):
     assert device == "cuda:0", device  # the only one that the child sees
-    return Model()
+    return Engine()
 """
 
 
-def test_the_worker_for_models_in_the_readme_works(
-    redis_url: str, client: redis.Redis, tmp_path: Path
+@pytest.mark.parametrize(("page", "stream"), [("README.md", "texts"), ("docs/gpu.md", "jobs")])
+def test_the_worker_for_models_works(
+    page: str, stream: str, redis_url: str, client: redis.Redis, tmp_path: Path
 ) -> None:
-    *_, translator = readme_programs(redis_url)
-    assert 'devices=["cuda:0", "cuda:1"]' in translator
-    translator = translator.replace("batch=", 'result_stream="translations", batch=')
-    file = tmp_path / "translator.py"
-    file.write_text(f"{MODEL}\n{translator}")
+    *_, program = programs(page, redis_url)
+    assert 'devices=["cuda:0", "cuda:1"]' in program
+    program = program.replace("batch=", 'result_stream="results", batch=')
+    file = tmp_path / "program.py"
+    file.write_text(program.replace("\n\n\n", MODEL, 1))
     process = start_program([sys.executable, str(file)], cwd=tmp_path, env=ENVIRONMENT)
     try:
-        with RedisStreamProducer(redis_url, "texts") as producer:
+        with RedisStreamProducer(redis_url, stream) as producer:
             producer.publish_many([{"text": "one"}, {"text": "two"}])
-        eventually(lambda: client.xlen("translations") == 2, within=30)
-        results = {fields[b"result"] for _, fields in client.xrange("translations")}
+        eventually(lambda: client.xlen("results") == 2, within=30)
+        results = {fields[b"result"] for _, fields in client.xrange("results")}
         assert results == {b"ONE", b"TWO"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
@@ -200,7 +204,7 @@ def test_the_worker_for_models_in_the_readme_works(
 def test_the_worker_and_the_gateway_in_the_readme_work_together(
     redis_url: str, tmp_path: Path
 ) -> None:
-    worker, gateway, _ = readme_programs(redis_url)
+    worker, gateway, _ = programs("README.md", redis_url)
     port = free_port()
     assert "8081" in worker
     (tmp_path / "speech.wav").write_bytes(b"speech")
