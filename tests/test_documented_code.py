@@ -52,7 +52,10 @@ PROGRAMS = {
 """Whole programs, which tests/test_docs.py starts."""
 
 INSTRUCTION = re.compile(r"(FROM|RUN|CMD|ENV|COPY|WORKDIR|USER|HEALTHCHECK|ENTRYPOINT|#)\b|$")
-TOOLS = re.compile(r"apt-get|cd|curl|docker|echo|export|kill|mkdir|pip|pytest|python3?|tox")
+TOOLS = re.compile(
+    "apt-get|cd|curl|docker|echo|export|git|install|kill|kubectl|mkdir|pip|promtool|pytest|python3?"
+    "|redis-cli|redis-server|sh|systemctl|tox"
+)
 
 
 def skip_marked(block: Block) -> None:
