@@ -262,6 +262,14 @@ def views(examples: Examples) -> Iterator[Names]:
         yield {"consumer": examples.consumer(answer), "server": server}
 
 
+@context("docs/health.md", "Acting from the page")
+def acting_from_the_page(examples: Examples) -> Iterator[Names]:
+    names: Names = {"consumer": examples.consumer(answer)}
+    yield names
+    with names["server"], names["actions"]:
+        assert names["server"].port
+
+
 @context("docs/metrics.md", "Metrics")
 def metrics(examples: Examples) -> Iterator[Names]:
     names: Names = {"error": ValueError("bad audio")}
