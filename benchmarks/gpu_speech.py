@@ -15,7 +15,7 @@ from gpu_bench import RESULTS, Bench
 from gpu_processors import RECORDINGS, speech
 from report import Bound, percentile
 
-from shared_sync.redis_consumer.heartbeat import MAX_INTERVAL_SECONDS
+from shared_sync.protocol.commands import LONGEST_HEARTBEAT_SECONDS
 
 PASSES = 5
 ASK_SECONDS = 0.02
@@ -93,7 +93,7 @@ class Observer:
         """
         moments = [*(lease - LEASE_SECONDS for lease in self.leases), self.ended]
         gaps = [later - earlier for earlier, later in pairwise(moments)]
-        return max(0.0, max(gaps, default=0.0) - MAX_INTERVAL_SECONDS)
+        return max(0.0, max(gaps, default=0.0) - LONGEST_HEARTBEAT_SECONDS)
 
 
 def measure_speech(bench: Bench) -> None:

@@ -16,7 +16,7 @@ from protocol_client import KEYS
 from shared_sync.connection import discovery
 from shared_sync.protocol.inspection import GroupView
 
-EMPTY = {
+EMPTY: dict[str, object] = {
     "stream": STREAM,
     "group": GROUP,
     "consumers": [],

@@ -16,7 +16,7 @@ LEVELS: tuple[set[str], ...] = (
     {"policies", "metrics", "connection", "batching", "circuit_breaker"},
     {"processors"},
     {"protocol", "health_server"},
-    {"isolation", "result_listener"},
+    {"group_status", "isolation", "result_listener"},
     {"redis_consumer", "redis_producer", "dead_letters", "checks"},
     {"group_actions"},
     {"demo"},

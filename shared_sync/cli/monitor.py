@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from shared_sync.cli.group_health import GroupHealth, Limits
 from shared_sync.common import backoff, exposition
+from shared_sync.common.log_once import LogOnce
 from shared_sync.common.loop import Loop
 from shared_sync.common.queue_metrics import queue_values
 from shared_sync.connection import discovery
@@ -22,10 +22,9 @@ from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.errors import RedisAccessDenied, SharedSyncError
+from shared_sync.group_status import GroupStatus, Limits, Status
 from shared_sync.metrics import WorkerMetrics, catalogue
-from shared_sync.protocol import groups, inspection, scheduling
-from shared_sync.protocol.groups import GroupOverview
-from shared_sync.protocol.hazards import Hazards
+from shared_sync.protocol import inspection
 from shared_sync.protocol.inspection import GroupView
 from shared_sync.protocol.keys import Keys
 
@@ -36,9 +35,6 @@ FRESH_SECONDS: Final = 10.0
 
 CURRENT_SECONDS: Final = 5.0
 """How old a value may be to be shown as the current one."""
-
-SURVEY_SECONDS: Final = 5.0
-"""Between two surveys, for which the server reads two or three whole messages."""
 
 _USER: Final = "monitor"
 """Under which the availability of Redis is reported."""
@@ -89,18 +85,17 @@ class Monitor:
         )
         self._connection = Connection(connector(reply_timeout_seconds=REPLY_TIMEOUT_SECONDS))
         self._availability = Availability(self._address, logger)
-        self._hazards: Hazards | None = None
-        self._health: GroupHealth | None = None
+        self._group_status: GroupStatus | None = None
         self.group_view: GroupView | None = None
         """The tables of the group, for the page."""
         if keys is not None:
             connect = connector(reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS)
-            self.group_view = GroupView(connect, keys, clock=clock)
-            self.group_view.is_shown = True
-            self._health = GroupHealth(keys, limits, clock)
-            self._hazards = Hazards(
-                keys, period_seconds=SURVEY_SECONDS, recorder=metrics, logger=logger, clock=clock
+            self._group_status = GroupStatus(
+                keys, limits=limits, recorder=metrics, logger=logger, clock=clock
             )
+            parts = {"status": self._group_status.read_json}
+            self.group_view = GroupView(connect, keys, parts=parts, clock=clock)
+            self.group_view.is_shown = True
         self._stop = threading.Event()
         self._was_inspected = threading.Event()
         self._loop = Loop(
@@ -112,13 +107,12 @@ class Monitor:
             period_seconds=PERIOD_SECONDS,
         )
         # Written by the monitor's thread, each replaced as a whole.
-        self._overview: GroupOverview | None = None
-        self._scheduled: int | None = None
-        self._may_not_count = False
+        self._status: Status | None = None
         self._found_at = 0.0  # on the wall clock, which goes on while the machine sleeps
-        self._reasons: Sequence[str] = ()
         self._answered_at: float | None = None
         self._is_denied = False
+        # Owned by the monitor's thread.
+        self._log_uncounted = LogOnce(logger, logging.WARNING)
 
     def start(self) -> None:
         """Start the thread; block until the first inspection has ended or failed, or 5 s."""
@@ -133,31 +127,25 @@ class Monitor:
     def inspect(self) -> None:
         """Inspect Redis once. Raises what the connection raises."""
         started = self._clock()
-        overview = groups.inspect_group(self._connection, self._keys)
+        status = None
+        if self._group_status is None:
+            self._connection.call("TIME")
+        else:
+            status = self._group_status.read(self._connection)
         self._answered_at = self._clock()
         self._is_denied = False
         self._availability.succeeded(_USER)
         self._metrics.record_duration("redis_round_trip", self._answered_at - started)
-        if self._health and self._hazards and overview and overview.group_exists:
-            self._hazards.check(self._connection)
-            self._reasons = self._health.reasons(overview, self._hazards.survey)
+        if status is not None:
+            if status.reading.scheduled is None:
+                self._log_uncounted(
+                    "scheduled jobs cannot be counted: this Redis user lacks +zcard; this is "
+                    "logged once"
+                )
             if self.group_view is not None:
                 self.group_view.watch(self._connection)
-        if overview:
-            self._scheduled = self._count_scheduled()
-        self._overview = overview
+        self._status = status
         self._found_at = self._wall()
-
-    def _count_scheduled(self) -> int | None:
-        """Return how many jobs are scheduled; None for a user who may not ask."""
-        if self._keys is None or self._may_not_count:
-            return None
-        try:
-            return scheduling.count(self._connection, self._keys)
-        except RedisAccessDenied as error:
-            self._may_not_count = True
-            self._logger.warning("scheduled jobs cannot be counted: %s; this is logged once", error)
-            return None
 
     # --- results; any thread ---
 
@@ -194,22 +182,15 @@ class Monitor:
 
     def check_group(self) -> dict[str, Any]:
         """Return whether the group exists and its messages make progress, as a check does."""
-        overview = self._overview if self._availability.connected else None
-        if overview is None:
+        status = self._status if self._availability.connected else None
+        if status is None:
             return {"status": "degraded", "reasons": ["unknown while Redis does not answer"]}
-        if self._keys is not None and not overview.group_exists:
-            reason = (
-                f"group {self._keys.group} of stream {self._keys.stream} does not exist; "
-                "the first worker creates it"
-            )
-            return {"status": "degraded", "reasons": [reason]}
-        found: dict[str, Any] = {"consumers_alive": overview.consumers_alive}
-        if self._hazards is not None:
-            waited = self._hazards.survey.oldest_waiting_seconds
+        found: dict[str, Any] = {"consumers_alive": status.alive}
+        if status.reading.group_exists:
+            waited = status.oldest_waiting_seconds
             found["oldest_waiting_seconds"] = None if waited is None else round(waited, 1)
-            reasons = [*self._reasons, *self._hazards.reasons]
-            if reasons:
-                found |= {"status": "degraded", "reasons": reasons}
+        if status.problems:
+            found |= {"status": status.health, "reasons": status.reasons}
         return found
 
     def get_metrics_data(self) -> dict[str, Any]:
@@ -251,20 +232,21 @@ class Monitor:
         # Values from before this process stood still are not current.
         is_current = self._wall() - self._found_at < CURRENT_SECONDS
         connected = self._availability.connected and is_current
-        overview = self._overview if connected else None
+        status = self._status if connected else None
         queue = queue_values()
-        if overview is not None and overview.metrics is not None:
+        if status is not None:
+            sizes = status.reading.queue
             queue = queue_values(
-                unfinished=overview.metrics.backlog,
-                waiting=overview.metrics.waiting,
-                pending=overview.metrics.pending,
-                parked=overview.metrics.parked,
-                scheduled=self._scheduled,
-                dead_letters=overview.metrics.dead,
+                unfinished=sizes.backlog,
+                waiting=sizes.waiting,
+                pending=sizes.pending,
+                parked=sizes.parked,
+                scheduled=status.reading.scheduled,
+                dead_letters=sizes.dead,
             )
-        found = self._hazards.survey if connected and self._hazards else None
+        found = status.survey if status else None
         return {
-            "consumers_alive": overview.consumers_alive if overview else None,
+            "consumers_alive": status.alive if status else None,
             **queue,
             "entries_added_total": found.added if found else None,
             "entries_finished_total": found.finished if found else None,

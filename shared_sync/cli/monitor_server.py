@@ -9,10 +9,10 @@ from types import FrameType
 from typing import NoReturn
 
 from shared_sync.cli import actions_option
-from shared_sync.cli.group_health import Limits
 from shared_sync.cli.monitor import PERIOD_SECONDS, Monitor
 from shared_sync.cli.options import read_token
 from shared_sync.cli.redis_options import read_credentials
+from shared_sync.group_status import Limits
 from shared_sync.health_server import HealthServer
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.protocol.keys import Keys
@@ -83,7 +83,6 @@ def _make_server(
         server.add_check(
             "group",
             monitor.check_group,
-            critical=False,
             readiness=False,
             period_seconds=PERIOD_SECONDS,
         )

@@ -1,10 +1,10 @@
 """shared-sync health serve: the health of a Redis, a stream and a group over HTTP.
 
 The command inspects them from outside, so one process can watch what many workers share. /health is
-unhealthy while Redis does not answer, and degraded while the group does not exist or its messages
-make no progress (`group_health.py` says when). /metrics has the queue's metrics, and the dashboard
-the whole group. Answers come from values that are a few seconds old at most: no request ever waits
-for Redis.
+unhealthy while Redis does not answer, or no consumer lives although there is work. It is degraded
+while the group does not exist or its messages make no progress (`group_status/problems.py` says
+when). /metrics has the queue's metrics, and the dashboard the whole group. Answers come from values
+that are a few seconds old at most: no request ever waits for Redis.
 """
 
 from __future__ import annotations

@@ -20,9 +20,16 @@ from shared_sync.protocol.scan import START, Predecessor, ScanRequest
 
 SHORTEST_BLOCK_MS: Final = 10
 LONGEST_GRACE_MS: Final = 5000
+LONGEST_HEARTBEAT_SECONDS: Final = 2.0
+HEARTBEATS_PER_LEASE: Final = 6
 MOST_MARKS: Final = 100
 """The most marks of cancelled messages that are fetched with a read. If there are more, they are
 looked up by the ids of the messages that the read has brought."""
+
+
+def heartbeat_seconds(lease_seconds: float) -> float:
+    """Return the time between two heartbeats of a consumer with such a lease."""
+    return min(lease_seconds / HEARTBEATS_PER_LEASE, LONGEST_HEARTBEAT_SECONDS)
 
 
 @dataclass

@@ -23,11 +23,8 @@ ShowRow = Callable[[Any, int], dict[str, Any]]
 
 MOST_CAUSES: Final = 100
 
-_RIGHTS: Final = {
-    "consumers": "+xinfo|consumers",
-    "parked messages": "what a worker needs",
-    "dead letters": "+xrevrange",
-}
+_RIGHTS: Final = {"consumers": "+xinfo|consumers", "dead letters": "+xrevrange"}
+_WORKERS_RIGHTS: Final = "what a worker needs"
 
 
 def to_json(
@@ -51,7 +48,7 @@ def to_json(
             view[key] = [show(row, tables.now_ms) for row in rows]
             view[f"{key}_total"] = table.total
         else:
-            reasons.append(_why_not_shown(title, table))
+            reasons.append(why_not_shown(title, table))
     if gone and "consumers" in view:
         view["consumers_gone"] = [_show_consumer(row, tables.now_ms) for row in gone]
     letters = tables.dead_letters
@@ -63,10 +60,10 @@ def to_json(
     return view | ({"reasons": reasons} if reasons else {})
 
 
-def _why_not_shown(table: str, error: SharedSyncError) -> str:
+def why_not_shown(table: str, error: SharedSyncError) -> str:
     """Return the reason in our own words, since those of the server have the user's name."""
     if isinstance(error, RedisAccessDenied):
-        return f"{table} are not shown: grant this Redis user {_RIGHTS[table]}"
+        return f"{table} are not shown: grant this Redis user {_RIGHTS.get(table, _WORKERS_RIGHTS)}"
     code = error.code if isinstance(error, RedisRefused) else "ERR"
     if code == "TOOMANY":
         return f"{table} are not shown: there are too many in this group"

@@ -1,8 +1,7 @@
-"""Creating a group, checking the rights that a consumer needs, and a group as seen from outside."""
+"""Creating a group, and checking the rights that a consumer needs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 from shared_sync.connection import scripts
@@ -14,8 +13,8 @@ from shared_sync.errors import (
     RedisRefused,
 )
 from shared_sync.protocol.commands import GroupCommands
-from shared_sync.protocol.keys import NEARLY_LAST_ID, NO_ID, PARKED, Keys
-from shared_sync.protocol.replies import QueueMetrics, text_of
+from shared_sync.protocol.keys import NEARLY_LAST_ID, NO_ID, Keys
+from shared_sync.protocol.replies import text_of
 
 
 class Ensured(Enum):
@@ -93,37 +92,3 @@ def _has_group(connection: Connection, keys: Keys) -> bool:
     except GroupMissing:
         return False
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class GroupOverview:
-    """A stream and group as seen from outside, without taking part."""
-
-    group_exists: bool
-    consumers_alive: int
-    metrics: QueueMetrics
-
-
-def inspect_group(connection: Connection, keys: Keys | None) -> GroupOverview | None:
-    """Return the state of a stream and group, in two round trips.
-
-    Without keys it only asks whether the server is there."""
-    (seconds, microseconds) = connection.call("TIME")
-    if keys is None:
-        return None
-    now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-    replies = connection.call_all(
-        ("XLEN", keys.stream),
-        ("XLEN", keys.dead),
-        ("ZCOUNT", keys.presence, now_ms, "+inf"),
-        ("XPENDING", keys.stream, keys.group),
-    )
-    backlog, dead, alive, pending = replies
-    for reply in replies:
-        if isinstance(reply, RedisRefused) and not isinstance(reply, GroupMissing):
-            raise reply
-    if isinstance(pending, GroupMissing):
-        return GroupOverview(False, 0, QueueMetrics(backlog, pending=0, parked=0, dead=dead))
-    total, _, _, owners = pending
-    parked = next((int(count) for name, count in owners or () if name == PARKED.encode()), 0)
-    return GroupOverview(True, alive, QueueMetrics(backlog, total, parked, dead))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,14 +28,20 @@ class HeldBack:
     entries: int | None
     """How many entries this group has finished that are still there. None before Redis 7.0."""
 
-    def reason(self, keys: Keys) -> str:
-        """Return it in words, with the remedy."""
+    def text(self, keys: Keys) -> str:
+        """Return it in words."""
         number = "entries" if self.entries is None else f"{self.entries} entries"
         return (
             f"group {self.group} holds back {number} of stream {keys.stream} that group "
-            f"{keys.group} has finished, the oldest for {_length(self.seconds)}; start its "
-            "workers, or if nobody uses it (a slip in the name of a group makes a new one), remove "
-            f"it: XGROUP DESTROY {keys.stream} {self.group}"
+            f"{keys.group} has finished, the oldest for {_length(self.seconds)}"
+        )
+
+    def remedy(self, keys: Keys) -> str:
+        """Return what to do about it, with the command."""
+        return (
+            "start its workers, or if nobody uses it (a slip in the name of a group makes a new "
+            f"one), remove it: shared-sync groups drop --stream {shlex.quote(keys.stream)} "
+            f"{shlex.quote(self.group)}"
         )
 
 

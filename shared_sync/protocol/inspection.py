@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from shared_sync.connection.connection import Connect, Connection
+from shared_sync.errors import RedisAccessDenied, RedisRefused
 from shared_sync.protocol import group_json, group_tables
 from shared_sync.protocol.dead_letter_rows import DeadLetterRow
 from shared_sync.protocol.gone_consumers import GoneConsumers
@@ -33,6 +35,10 @@ REPLY_TIMEOUT_SECONDS: Final = 2.0
 """For the connection of a `GroupView`: somebody waits for the page."""
 
 
+Part = Callable[[Connection], Any]
+"""Reads a further part of the page; raises what the connection raises."""
+
+
 class GroupView:
     """The tables of a group. Safe from any thread; one thread reads at a time.
 
@@ -42,11 +48,18 @@ class GroupView:
     """
 
     def __init__(
-        self, connect: Connect, keys: Keys, *, clock: Callable[[], float] = time.monotonic
+        self,
+        connect: Connect,
+        keys: Keys,
+        *,
+        parts: Mapping[str, Part] = MappingProxyType({}),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`parts` are read over the connection of the tables, and stand beside them by name."""
         # Fixed after construction.
         self._connect = connect
         self._keys = keys
+        self._parts = parts
         self._clock = clock
         self._gone = GoneConsumers()
         # Set by any thread that adds it to a page.
@@ -66,25 +79,46 @@ class GroupView:
         thread reads. Raises `RedisUnavailable`, and `RedisRefused` if nothing can be read.
         """
         self.is_shown = True
-        with self._lock:
-            known = self._known_letters
-            most = MOST_COUNTED
-            if sum(row.size for row in known.rows) >= MOST_COUNTED_BYTES:
-                most = max(MOST_LETTERS, len(known.rows))
-            command = group_tables.read(
-                self._keys,
-                most_consumers=MOST_CONSUMERS,
-                most_parked=MOST_PARKED,
-                most_letters=most,
-                known=known,
-            )
-            tables = group_tables.parse(self._call(command), most_letters=most, known=known)
-            letters = tables.dead_letters
-            self._known_letters = letters if isinstance(letters, Table) else Table()
+        connection = Connection(self._connect)
+        try:
+            with self._lock:
+                tables = self._read_tables(connection)
+                parts, reasons = self._read_parts(connection)
+        finally:
+            connection.close()
         self._note_consumers(tables)
-        return group_json.to_json(
+        view = group_json.to_json(
             self._keys, tables, gone=self._gone.rows(), most_letters=MOST_LETTERS
         )
+        reasons = [*view.get("reasons", ()), *reasons]
+        return view | parts | ({"reasons": reasons} if reasons else {})
+
+    def _read_tables(self, connection: Connection) -> GroupTables:
+        known = self._known_letters
+        most = MOST_COUNTED
+        if sum(row.size for row in known.rows) >= MOST_COUNTED_BYTES:
+            most = max(MOST_LETTERS, len(known.rows))
+        command = group_tables.read(
+            self._keys,
+            most_consumers=MOST_CONSUMERS,
+            most_parked=MOST_PARKED,
+            most_letters=most,
+            known=known,
+        )
+        tables = group_tables.parse(connection.call(*command), most_letters=most, known=known)
+        letters = tables.dead_letters
+        self._known_letters = letters if isinstance(letters, Table) else Table()
+        return tables
+
+    def _read_parts(self, connection: Connection) -> tuple[dict[str, Any], list[str]]:
+        """Return the further parts of the page, and why some are not shown."""
+        parts, reasons = {}, []
+        for name, read_part in self._parts.items():
+            try:
+                parts[name] = read_part(connection)
+            except (RedisRefused, RedisAccessDenied) as error:
+                reasons.append(group_json.why_not_shown(name, error))
+        return parts, reasons
 
     def watch(self, connection: Connection) -> None:
         """Note the consumers, if that is due, so that `read()` can return those that die.
@@ -105,10 +139,3 @@ class GroupView:
     def _note_consumers(self, tables: GroupTables) -> None:
         if isinstance(tables.consumers, Table):
             self._gone.note(tables.consumers, tables.now_ms)
-
-    def _call(self, command: tuple[Any, ...]) -> Any:
-        connection = Connection(self._connect)
-        try:
-            return connection.call(*command)
-        finally:
-            connection.close()

@@ -26,6 +26,7 @@ def find_wrong(connection: Connection, keys: Keys, result_stream: str | None) ->
         keys.history: "hash",
         keys.kept: "hash",
         keys.progress: "hash",
+        keys.paused: "hash",
         keys.cancelled: "sorted set",
         keys.scheduled: "sorted set",
         keys.scheduled_messages: "hash",

@@ -19,6 +19,8 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
     {S}:G:reports      hash     consumer name -> what its process last reported of itself, as JSON;
                                 in the field `~group` what the group remembers
     {S}:G:events       stream   what happened in the group, for those who operate it
+    {S}:G:paused       hash     while the group is paused: who has paused it, when and why, as JSON;
+                                and the consumers that have confirmed it
 
 and for all groups of the stream together:
 
@@ -66,7 +68,7 @@ REPLIES: Final = ":replies:"
 _GROUP_KEYS: Final = frozenset(
     (
         *("presence", "holders", "due", "history", "dead", "dead_index", "outage", "kept"),
-        *("progress", "reports", "events"),
+        *("progress", "reports", "events", "paused"),
     )
 )
 """The last parts of the names of the keys of a group."""
@@ -124,6 +126,7 @@ class Keys:
     progress: str
     reports: str
     events: str
+    paused: str
     cancelled: str
     scheduled: str
     scheduled_messages: str
@@ -148,6 +151,7 @@ class Keys:
             progress=f"{prefix}:progress",
             reports=f"{prefix}:reports",
             events=f"{prefix}:events",
+            paused=f"{prefix}:paused",
             cancelled=shared.cancelled,
             scheduled=shared.scheduled,
             scheduled_messages=shared.scheduled_messages,
@@ -172,6 +176,7 @@ class Keys:
             self.progress,
             self.reports,
             self.events,
+            self.paused,
             self.cancelled,
             self.scheduled,
             self.scheduled_messages,

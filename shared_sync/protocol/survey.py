@@ -40,6 +40,9 @@ class Survey:
     read: int | None = None
     """Entries that the group has read. None before Redis 7.0."""
 
+    pending: int = 0
+    """Messages that the group has read and not finished."""
+
     oldest_waiting_id: str | None = None
     """The oldest message that the group has not read."""
 
@@ -50,6 +53,14 @@ class Survey:
     def finished(self) -> int | None:
         """Entries that were ever deleted."""
         return None if self.added is None else self.added - self.length
+
+    @property
+    def completed(self) -> int | None:
+        """Messages that the group has ended, counted from some time on: only growth says anything.
+
+        Other groups may still need their entries. None if the server does not say.
+        """
+        return self.finished if self.read is None else self.read - self.pending
 
     @property
     def deleted_unread(self) -> int:
@@ -96,7 +107,7 @@ class Surveyor:
         )
         if facts is None:
             return Survey(policy)
-        added, length, read, waiting, skipped, now_ms, refusal = facts
+        added, length, read, waiting, skipped, now_ms, refusal, pending = facts
         if refusal:
             self._note_denied("+xrange", "how long messages have waited")
         return Survey(
@@ -105,6 +116,7 @@ class Surveyor:
             added=None if added < 0 else added,
             length=length,
             read=None if read is None or read < 0 else read,
+            pending=pending,
             oldest_waiting_id=waiting.decode() or None,
             skipped_id=skipped.decode() or None,
         )

@@ -14,7 +14,7 @@ from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisAccessDenied, RedisUnavailable
-from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.commands import GroupCommands, heartbeat_seconds
 from shared_sync.protocol.keys import PARKED
 from shared_sync.protocol.replies import (
     HeartbeatReply,
@@ -28,8 +28,6 @@ from shared_sync.redis_consumer.recovery import Recovery
 from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Activity
 
-MAX_INTERVAL_SECONDS = 2.0
-HEARTBEATS_PER_LEASE = 6
 DROP_STEP: Final = 100
 """How many messages drop_progress.lua checks in one call."""
 
@@ -66,7 +64,7 @@ class Heartbeat:
         self._clock = clock
         self._logger = logger
         self._log_refusal = LogOnce(logger, logging.WARNING)
-        self._interval_seconds = min(lease_seconds / HEARTBEATS_PER_LEASE, MAX_INTERVAL_SECONDS)
+        self._interval_seconds = heartbeat_seconds(lease_seconds)
         # Owned by the heartbeat thread.
         self._ended_from = 0
         self._progress_from = 0

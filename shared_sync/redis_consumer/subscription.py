@@ -10,6 +10,7 @@ from shared_sync.connection import client_names, discovery, url
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
+from shared_sync.group_status import GroupStatus
 from shared_sync.protocol import groups, inspection, key_types
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.groups import Ensured
@@ -73,7 +74,9 @@ class Subscription:
             logger=logger,
         )
         self.group_view = GroupView(
-            self.connector(inspection.REPLY_TIMEOUT_SECONDS), self.commands.keys
+            self.connector(inspection.REPLY_TIMEOUT_SECONDS),
+            options.keys,
+            parts={"status": GroupStatus(options.keys).read_json},
         )
         # Owned by whoever connects.
         self._identity: ProcessIdentity | None = None

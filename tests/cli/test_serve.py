@@ -97,7 +97,7 @@ def test_a_group_that_does_not_exist_is_degraded_and_says_what_creates_it(
         eventually(lambda: ask(f"{url}/health")[1]["status"] == "healthy")
 
 
-def test_a_group_without_a_live_consumer_is_degraded_while_messages_wait(
+def test_a_group_without_a_live_consumer_is_unhealthy_while_messages_wait(
     serve: Serve, redis_url: str, client: redis.Redis
 ) -> None:
     client.xgroup_create("jobs", "workers", id="0", mkstream=True)
@@ -105,12 +105,13 @@ def test_a_group_without_a_live_consumer_is_degraded_while_messages_wait(
         client.xadd("jobs", {"n": n})
     url = serve(*where(redis_url))
     status, health = ask(f"{url}/health")
-    assert (status, health["status"]) == (200, "degraded")
+    assert (status, health["status"]) == (500, "unhealthy")
     (reason,) = health["reasons"]
     assert reason.startswith("group: no consumer of group workers is alive, and 3 messages wait")
+    assert ask(f"{url}/health/ready")[0] == 200
     answer = command("check", url)
-    assert answer.returncode == 0
-    assert "degraded" in answer.stdout
+    assert answer.returncode == 1
+    assert "unhealthy" in answer.stdout
     assert "start a worker" in answer.stdout
     with RedisStreamConsumer(redis_url, "jobs", "workers", "w1", None, lambda *_: None):
         eventually(lambda: ask(f"{url}/health")[1]["status"] == "healthy")

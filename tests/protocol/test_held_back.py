@@ -126,9 +126,11 @@ def test_a_stream_that_is_not_there_is_no_error(
     ("seconds", "text"), [(301, "for 5 min"), (7300, "for 2 h"), (260_000, "for 3 days")]
 )
 def test_the_reason_names_the_group_and_the_remedy(seconds: float, text: str) -> None:
-    reason = HeldBack("wrokers", seconds, 1234).reason(KEYS)
-    assert "group wrokers holds back 1234 entries of stream jobs that group workers has" in reason
-    assert text in reason
-    assert reason.endswith("XGROUP DESTROY jobs wrokers")
-    assert "holds back entries of" in HeldBack("wrokers", seconds, None).reason(KEYS)
+    held = HeldBack("wrokers", seconds, 1234)
+    assert held.text(KEYS).startswith(
+        "group wrokers holds back 1234 entries of stream jobs that group workers has finished"
+    )
+    assert text in held.text(KEYS)
+    assert held.remedy(KEYS).endswith("shared-sync groups drop --stream jobs wrokers")
+    assert "holds back entries of" in HeldBack("wrokers", seconds, None).text(KEYS)
     assert held_back.HELD_BACK_SECONDS == 300

@@ -29,7 +29,7 @@ def test_all_keys_of_a_stream_share_its_cluster_slot_or_the_stream_is_refused(
         return
     shared = StreamKeys.of(stream)
     names = (*keys.all(), shared.reply("ab12"), shared.published("a {key}"))
-    assert len(set(names)) == 17
+    assert len(set(names)) == len(names)
     assert len({key_slot(name.encode()) for name in names}) == 1
 
 

@@ -23,7 +23,8 @@ from probes import QUICK, Probes, all_reasons, is_well
 from shared_sync import RedisStreamProducer, Reject, RetryPolicy, WorkerMetrics
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError
-from shared_sync.redis_consumer import heartbeat, job_budget, watchdog
+from shared_sync.protocol import commands
+from shared_sync.redis_consumer import job_budget, watchdog
 from shared_sync.redis_consumer.job_budget import DURATION, FEWEST_JOBS
 from shared_sync.redis_consumer.outcome_share import LEAST_OUTCOMES
 
@@ -180,7 +181,7 @@ def _frozen(server: EmbeddedRedis) -> Iterator[None]:
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis is heard five times a second and missed after one; users wait four."""
-    monkeypatch.setattr(heartbeat, "MAX_INTERVAL_SECONDS", 0.2)
+    monkeypatch.setattr(commands, "LONGEST_HEARTBEAT_SECONDS", 0.2)
     monkeypatch.setattr(watchdog, "SILENT_SECONDS", 1.0)
     monkeypatch.setattr(watchdog, "SILENT_STEP_SECONDS", 0.25)
 

@@ -14,10 +14,9 @@ from readers import ScriptedConnection, first
 from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import RedisRefused, RedisUnavailable
-from shared_sync.protocol.commands import GroupCommands
+from shared_sync.protocol.commands import LONGEST_HEARTBEAT_SECONDS, GroupCommands
 from shared_sync.redis_consumer.heartbeat import (
     BUSY_INTERVAL_SECONDS,
-    MAX_INTERVAL_SECONDS,
     Heartbeat,
 )
 from shared_sync.redis_consumer.server_clock import ServerClock
@@ -92,7 +91,7 @@ class Scene:
 
 
 @pytest.mark.parametrize(
-    ("lease_seconds", "interval"), [(1.0, 1 / 6), (6.0, 1.0), (3600.0, MAX_INTERVAL_SECONDS)]
+    ("lease_seconds", "interval"), [(1.0, 1 / 6), (6.0, 1.0), (3600.0, LONGEST_HEARTBEAT_SECONDS)]
 )
 def test_several_heartbeats_are_sent_within_a_lease(lease_seconds: float, interval: float) -> None:
     assert Scene(lease_seconds=lease_seconds).heartbeat.interval_seconds == pytest.approx(interval)
@@ -177,7 +176,7 @@ def test_due_times_that_were_lost_are_restored_quickly_and_in_steps() -> None:
         "",
     ]
     busy = BUSY_INTERVAL_SECONDS
-    assert intervals == [MAX_INTERVAL_SECONDS, busy, busy, *[MAX_INTERVAL_SECONDS] * 2]
+    assert intervals == [LONGEST_HEARTBEAT_SECONDS, busy, busy, *[LONGEST_HEARTBEAT_SECONDS] * 2]
 
 
 def test_a_right_that_is_missing_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

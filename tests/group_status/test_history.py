@@ -5,37 +5,60 @@ from __future__ import annotations
 import pytest
 from helpers import Clock
 
-from shared_sync.cli.group_health import SAMPLE_SECONDS, GroupHealth, Limits
-from shared_sync.protocol.groups import GroupOverview
+from shared_sync.group_status import Limits, problems
+from shared_sync.group_status.consumers import consumers_of
+from shared_sync.group_status.history import SAMPLE_SECONDS, History
+from shared_sync.protocol.group_reading import ConsumerReading, GroupReading
 from shared_sync.protocol.keys import Keys
-from shared_sync.protocol.replies import QueueMetrics
 from shared_sync.protocol.survey import Survey
 
 KEYS = Keys.of("jobs", "workers")
 NOW_MS = 1_800_000_000_000
+LIVE = ConsumerReading("w1", NOW_MS + 30_000, None, 0, None, has_paused=False)
 
 
 class Group:
-    """A group as inspections see it, ten seconds apart."""
+    """A group as readings show it, ten seconds apart."""
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - it is frozen
         self.clock = Clock()
-        self.health = GroupHealth(KEYS, limits, self.clock)
+        self.limits = limits
+        self.history = History(limits, clock=self.clock)
         self.alive, self.waiting, self.pending, self.dead = 1, 0, 0, 0
         self.added: int | None = 0
         self.oldest_seconds: float | None = None
 
     def reasons(self) -> list[str]:
         self.clock.now += SAMPLE_SECONDS
-        backlog = self.waiting + self.pending
-        metrics = QueueMetrics(backlog, self.pending, parked=0, dead=self.dead)
         waits_since = None
         if self.oldest_seconds is not None:
             waits_since = f"{NOW_MS - round(self.oldest_seconds * 1000)}-0"
-        survey = Survey(
-            now_ms=NOW_MS, added=self.added, length=backlog, oldest_waiting_id=waits_since
+        reading = GroupReading(
+            now_ms=NOW_MS,
+            group_exists=True,
+            entries=self.waiting + self.pending,
+            dead=self.dead,
+            pending=self.pending,
+            parked=0,
+            groups=1,
+            unread=None,
+            next_due_ms=None,
+            scheduled=0,
+            next_scheduled_ms=None,
+            pause=None,
+            leases=self.alive,
+            consumers_total=self.alive,
+            consumers=[LIVE] * self.alive,
         )
-        return self.health.reasons(GroupOverview(True, self.alive, metrics), survey)
+        survey = Survey(
+            now_ms=NOW_MS, added=self.added, length=reading.entries, oldest_waiting_id=waits_since
+        )
+        self.history.note(reading, survey)
+        consumers = consumers_of(reading)
+        found = problems.find(
+            KEYS, self.limits, reading, survey, consumers, self.history, hazards=()
+        )
+        return [problem.reason for problem in found]
 
     def pass_by(self, seconds: float, *, arrive: int, finish: int, die: int = 0) -> list[str]:
         """So many messages a step arrive, are finished, and become dead letters."""
@@ -59,7 +82,9 @@ def test_a_group_that_gets_on_is_well(group: Group) -> None:
     assert group.pass_by(900, arrive=10, finish=10, die=0) == []
 
 
-def test_without_a_live_consumer_waiting_and_unfinished_messages_degrade(group: Group) -> None:
+def test_waiting_and_unfinished_messages_need_a_live_consumer(
+    group: Group,
+) -> None:
     group.alive = 0
     assert group.reasons() == []
     group.waiting = 3000
