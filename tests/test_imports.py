@@ -28,9 +28,9 @@ LEVELS: tuple[set[str], ...] = (
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 USERS_OF_OTHERS = {
     "redis": {"connection"},
-    "flask": {"health_server"},
-    "werkzeug": {"health_server"},
-    "waitress": {"health_server"},
+    "flask": {"health_server", "demo"},
+    "werkzeug": {"health_server", "demo"},
+    "waitress": {"health_server", "demo"},
     "prometheus_client": {"common", "metrics", "cli"},
     "pynvml": set(),
 }

@@ -21,8 +21,16 @@ def add_parser(commands: Commands) -> None:
         "demo",
         summary="transcribe real speech through a Redis Stream",
         description="Publishes recordings to a Redis Stream, transcribes them in a pool of "
-        "threads and shows results, retries and a dead letter.",
+        "threads and shows results, retries and a dead letter. With --services it runs three "
+        "programs instead: a gateway with a web page, a speech-to-text worker, and a worker that "
+        "translates English to Spanish.",
         run=run,
+    )
+    parser.add_argument(
+        "--services",
+        action="store_true",
+        help="start a gateway with a web page, a speech-to-text worker and a translation worker, "
+        "and play the recordings through all of them",
     )
     parser.add_argument(
         "--audio",
@@ -40,7 +48,6 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--threads",
         type=whole_number("--threads", 1, 1000),
-        default=2,
         metavar="N",
         help="pool threads (default: 2)",
     )
@@ -58,14 +65,26 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the demo, and return 0 if every result came back as it should."""
+    if options.services:
+        if options.jobs or options.threads:
+            options.parser.error("--jobs and --threads are for the demo without --services")
+        return _run_services(options)
     from shared_sync.demo import run as demo  # noqa: PLC0415 - loads Redis, Flask and the recognizer
 
     return demo.run(
         demo.Options(
             audio=options.audio,
             jobs=options.jobs,
-            threads=options.threads,
+            threads=options.threads or 2,
             keep=options.keep,
             redis_url=options.redis_url,
         )
+    )
+
+
+def _run_services(options: argparse.Namespace) -> int:
+    from shared_sync.demo.services import run as services  # noqa: PLC0415 - loads Redis
+
+    return services.run(
+        services.Options(audio=options.audio, keep=options.keep, redis_url=options.redis_url)
     )

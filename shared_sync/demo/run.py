@@ -7,7 +7,6 @@ fails twice and then succeeds.
 
 from __future__ import annotations
 
-import json
 import queue
 import secrets
 import signal
@@ -25,9 +24,9 @@ from typing import Any, TextIO
 from shared_sync.connection import discovery, url
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
+from shared_sync.demo.recordings import load_recordings, load_transcripts
 from shared_sync.demo.screen import Screen
-from shared_sync.demo.speech import DEMO_AUDIO, DEMO_GRAMMAR, Recognizer, read_wav
-from shared_sync.errors import ConfigurationError
+from shared_sync.demo.speech import DEMO_GRAMMAR, Recognizer, read_wav
 from shared_sync.health_server import HealthServer
 from shared_sync.message import current_message
 from shared_sync.metrics import WorkerMetrics
@@ -76,8 +75,8 @@ def run(options: Options, out: TextIO | None = None) -> int:
     of the demo raise.
     """
     screen = Screen(out or sys.stdout)
-    recordings = _recordings(options.audio)
-    spoken = _spoken(options.audio)
+    recordings = load_recordings(options.audio)
+    spoken = load_transcripts(options.audio)
     name = f"demo-{secrets.token_hex(4)}"
     metrics = WorkerMetrics(name)
     worker = SpeechWorker(metrics, DEMO_GRAMMAR if options.audio is None else None)
@@ -190,24 +189,6 @@ class SpeechWorker:
         if recognizer is None:
             recognizer = self._local.recognizer = Recognizer(self._grammar)
         return recognizer
-
-
-def _recordings(folder: Path | None) -> dict[str, bytes]:
-    where = folder or DEMO_AUDIO
-    if not where.is_dir():
-        raise ConfigurationError(f"--audio {where} is not a folder")
-    found = {path.name: path.read_bytes() for path in sorted(where.glob("*.wav"))}
-    if not found:
-        raise ConfigurationError(f"no .wav file in {where}; give a folder of 16-bit WAV files")
-    return found
-
-
-def _spoken(folder: Path | None) -> dict[str, str]:
-    """The words of the recordings that come with the package; nothing for others."""
-    if folder is not None:
-        return {}
-    spoken: dict[str, str] = json.loads((DEMO_AUDIO / "transcripts.json").read_text())
-    return spoken
 
 
 def _jobs(recordings: dict[str, bytes], count: int) -> Iterator[dict[str, object]]:

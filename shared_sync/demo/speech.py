@@ -26,7 +26,13 @@ _SAMPLE_BYTES = 2
 _PCM, _EXTENSIBLE = 0x0001, 0xFFFE
 _FORMAT_NAMES = {3: "floating point", 6: "A-law", 7: "mu-law", 0x11: "ADPCM", 0x55: "MP3"}
 _LENGTH_UNKNOWN = 0x7FFF_F000  # programs that write to a pipe announce this length or more
+_ONE_WORD = "one word"
+_ONE_WORD_GRAMMAR = "#JSGF V1.0; grammar one; public <word> = hello;"
 _LOBES = 8  # zero crossings of the resampling filter on each side of its centre
+
+
+class UnsupportedAudio(Reject):
+    """The file may be whole, but `read_wav` reads no files of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,6 @@ def read_wav(data: bytes, *, max_seconds: float = 60.0) -> Audio:
     channels, rate, frames = _parse(data)
     frame_bytes = channels * _SAMPLE_BYTES
     count = len(frames) // frame_bytes
-    if count == 0:
-        raise Reject("the WAV file holds no audio")
     if count > max_seconds * rate:
         raise Reject(
             f"the WAV file holds {count / rate:.1f} s of audio, the limit is {max_seconds:g} s"
@@ -64,6 +68,15 @@ def read_wav(data: bytes, *, max_seconds: float = 60.0) -> Audio:
     converted = mono if rate == SAMPLE_RATE else _resample(mono, rate)
     whole = [max(-32768, min(32767, round(sample))) for sample in converted]
     return Audio(struct.pack(f"<{len(whole)}h", *whole))
+
+
+def wav_seconds(data: bytes) -> float:
+    """Return the length of a WAV file that `read_wav` can read, without converting it.
+
+    Raises `UnsupportedAudio` for a file of another kind, and `Reject` for one that is broken.
+    """
+    channels, rate, frames = _parse(data)
+    return len(frames) / (channels * _SAMPLE_BYTES * rate)
 
 
 class Recognizer:
@@ -93,6 +106,7 @@ class Recognizer:
             model = {"jsgf": str(grammar), "lm": None}
         try:
             self._decoder = Decoder(samprate=SAMPLE_RATE, loglevel="FATAL", **model)
+            self._decoder.add_jsgf_string(_ONE_WORD, _ONE_WORD_GRAMMAR)
         except (RuntimeError, ValueError) as error:
             raise ConfigurationError(
                 "pocketsphinx cannot use its English model"
@@ -113,6 +127,45 @@ class Recognizer:
             self._decoder.process_raw(audio.samples, full_utt=True)
         finally:
             self._decoder.end_utt()
+        return self._words()
+
+    def transcribe_in_parts(
+        self, audio: Audio, *, seconds: float = 1.0
+    ) -> Iterator[tuple[float, str]]:
+        """Yield the share of the audio that was recognized, and its words, part by part.
+
+        A part has so many `seconds` of audio; the last share is 1.0. Later parts may change words
+        that were yielded before. Between two parts the interpreter lock is free.
+        """
+        step = max(_SAMPLE_BYTES, int(seconds * audio.sample_rate) * _SAMPLE_BYTES)
+        self._adapt(audio)
+        self._decoder.start_utt()
+        try:
+            for start in range(0, len(audio.samples), step):
+                self._decoder.process_raw(audio.samples[start : start + step], full_utt=False)
+                if start + step < len(audio.samples):
+                    yield (start + step) / len(audio.samples), self._words()
+        finally:
+            self._decoder.end_utt()
+        yield 1.0, self._words()
+
+    def _adapt(self, audio: Audio) -> None:
+        """Adapt the decoder to the sound of the whole recording, as a transcription at one go does.
+
+        Otherwise the first words would be heard as the recording before sounded. The grammar of one
+        word costs next to nothing to search.
+        """
+        decoder, search = self._decoder, self._decoder.current_search()
+        decoder.activate_search(_ONE_WORD)
+        try:
+            decoder.start_utt()
+            decoder.process_raw(audio.samples, full_utt=True)
+            decoder.end_utt()
+        finally:
+            decoder.activate_search(search)
+        decoder.set_cmn(decoder.get_cmn(False))
+
+    def _words(self) -> str:
         hypothesis = self._decoder.hyp()
         return "" if hypothesis is None else str(hypothesis.hypstr)
 
@@ -128,7 +181,7 @@ def _check_readable(grammar: Path) -> None:
 def _parse(data: bytes) -> tuple[int, int, bytes]:
     """The number of channels, frames per second, and the bytes of the frames."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        raise Reject("not a WAV file: it does not begin with RIFF and WAVE")
+        raise UnsupportedAudio("not a WAV file: it does not begin with RIFF and WAVE")
     form: tuple[int, int] | None = None
     for name, size, body in _chunks(data):
         if name == b"fmt ":
@@ -138,6 +191,8 @@ def _parse(data: bytes) -> tuple[int, int, bytes]:
                 raise Reject("corrupt WAV file: the audio comes before the chunk that describes it")
             if len(body) < size < _LENGTH_UNKNOWN:
                 raise Reject(f"truncated WAV file: {len(body)} of {size} bytes of audio are there")
+            if len(body) < form[0] * _SAMPLE_BYTES:
+                raise Reject("the WAV file holds no audio")
             return (*form, body)
     raise Reject(f"truncated WAV file: it ends before its {'audio' if form else 'description'}")
 
@@ -161,11 +216,11 @@ def _parse_format(body: bytes) -> tuple[int, int]:
         (encoding,) = struct.unpack_from("<H", body, 24)
     if encoding != _PCM or bits != 8 * _SAMPLE_BYTES:
         kind = "PCM" if encoding == _PCM else _FORMAT_NAMES.get(encoding, f"format {encoding}")
-        raise Reject(f"the WAV file is {bits}-bit {kind}; only 16-bit PCM can be read")
+        raise UnsupportedAudio(f"the WAV file is {bits}-bit {kind}; only 16-bit PCM can be read")
     if channels == 0:
         raise Reject("corrupt WAV file: it has no channels")
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
-        raise Reject(
+        raise UnsupportedAudio(
             f"the WAV file has {rate} samples per second; "
             f"{_LOWEST_RATE} to {_HIGHEST_RATE} can be read"
         )

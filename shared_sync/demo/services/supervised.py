@@ -1,0 +1,31 @@
+"""Runs one of the three programs until its standard input is closed, as by the end of its parent.
+
+    python -m shared_sync.demo.services.supervised gateway
+
+The demo starts its programs so, and none of them outlives it, however it ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+
+
+def main(program: str) -> int:
+    """Run the program in this process."""
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    status: int = importlib.import_module(f"shared_sync.demo.services.{program}").main()
+    return status
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
