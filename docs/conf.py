@@ -53,6 +53,9 @@ html_copy_source = False
 templates_path = ["templates"]
 html_additional_pages = {"index": "to_first_page.html"}
 
+FOREIGN = ("builtins", "logging", "typing")
+"""Modules of Python whose classes ours are derived from; what they inherit is not repeated."""
+
 HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 PAGE_LINK = re.compile(r"\]\(((?:\.\./)?[\w/-]+\.md)\)")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s#]+)\)")
@@ -88,8 +91,11 @@ def directive(module: str, name: str) -> str:
     """Return the directive that shows the docstrings of a public name."""
     named = getattr(import_module(module), name)
     if inspect.isclass(named):
-        inherited = "show-inheritance" if issubclass(named, Exception) else "inherited-members"
-        return f".. autoclass:: {module}.{name}\n   :members:\n   :{inherited}:\n\n"
+        foreign = [base.__name__ for base in named.__mro__ if base.__module__ in FOREIGN]
+        option = f"inherited-members: {', '.join(foreign)}"
+        if issubclass(named, Exception):
+            option = "show-inheritance:"
+        return f".. autoclass:: {module}.{name}\n   :members:\n   :{option}\n\n"
     return f".. auto{'function' if callable(named) else 'data'}:: {module}.{name}\n\n"
 
 

@@ -377,6 +377,50 @@ def publishing(examples: Examples) -> Iterator[Names]:
     assert examples.client.xlen(STREAM) == 3
 
 
+# --- migration.md -----------------------------------------------------------------------------
+
+
+@context("docs/migration.md", "From asyncio modules of the same names")
+def from_asyncio(examples: Examples) -> Iterator[Names]:
+    examples.publish({"audio": AUDIO})
+    names: Names = {"model": types.SimpleNamespace(transcribe=lambda audio: "hello")}
+    yield names
+    assert names["metrics"].get_metrics_data()["successful_transcriptions"] == 1
+
+
+@context("docs/migration.md", "A loop")
+def a_loop_on_redis_py(examples: Examples) -> Iterator[Names]:
+    class Finished(Exception):
+        """Ends the loop, which has no end."""
+
+    def transcribe(audio: bytes) -> str:
+        if examples.client.xlen("audio:transcripts"):
+            raise Finished
+        return "hello"
+
+    examples.publish({"audio": AUDIO}, {"audio": AUDIO})
+    examples.client.xgroup_create(STREAM, GROUP, "0")
+    with pytest.raises(Finished):
+        yield {"client": examples.client, "transcribe": transcribe}
+    assert examples.client.xpending(STREAM, GROUP)["pending"] == 1
+
+
+@context("docs/migration.md", "The same here")
+def the_same_as_the_loop(examples: Examples) -> Iterator[Names]:
+    examples.publish({"audio": AUDIO})
+    yield {"transcribe": lambda audio: "hello"}
+    ((_, fields),) = examples.client.xrange("audio:transcripts")
+    assert fields[b"text"] == b"hello"
+
+
+@context("docs/migration.md", "From Celery, dramatiq or RQ")
+def several_kinds_of_work(examples: Examples) -> Iterator[Names]:
+    examples.publish({"task": "resize", "width": "20"}, {"task": "fly"}, stream="images")
+    names: Names = {}
+    yield names
+    assert examples.client.xlen("{images}:image-workers:dead") == 1
+
+
 def running(examples: Examples, page: str, heading: str) -> Any:
     """Return the context of the blocks, as a context manager."""
     return contextmanager(context_of(page, heading))(examples)
