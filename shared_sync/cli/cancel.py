@@ -25,6 +25,7 @@ def add_parser(commands: Commands) -> None:
         "not started never starts; the processor of a running message is notified; nothing changes "
         "for a message that has ended.",
         run=run,
+        repeated="ids",
         exit_status={FAILED: "failed, or the stream has no such message"},
     )
     add_redis(parser)
@@ -51,6 +52,11 @@ def run(options: argparse.Namespace) -> int:
             state = act(connection, keys, message_id)
             if state == cancelling.UNKNOWN:
                 redis_access.check_stream_and_group(connection, options.stream)
+            if state == cancelling.ENDED and cancelling.never_existed(
+                connection, options.stream, message_id
+            ):
+                state = cancelling.UNKNOWN
+            if state == cancelling.UNKNOWN:
                 result = FAILED
             output.show({"id": message_id, "state": state}, f"{message_id} {state}")
     return result

@@ -33,6 +33,7 @@ class Family(NamedTuple):
 COMMANDS: Final[Mapping[str, str | Family]] = {
     "worker": "shared_sync.cli.worker",
     "demo": "shared_sync.cli.demo",
+    "publish": "shared_sync.cli.publish",
     "cancel": "shared_sync.cli.cancel",
     "dead-letters": "shared_sync.cli.dead_letters",
     "health": Family(
@@ -85,17 +86,20 @@ def add_command(
     description: str,
     run: Run,
     exit_status: Mapping[int, str] | None = None,
+    repeated: str | None = None,
 ) -> Parser:
     """Add a command and return its parser. `summary` is its line in the list of all commands.
 
     `exit_status` has the meanings that `EXIT_STATUS` lacks, or that differ for this command.
+    `repeated` is the argument without an option, such as ids, that may be given several times,
+    with options in between.
     """
     meanings = {**EXIT_STATUS, **(exit_status or {})}
     told = "; ".join(f"{status} {meanings[status]}" for status in sorted(meanings))
     parser = commands.add_parser(
         name, help=summary, description=description, epilog=f"Exit status: {told}."
     )
-    parser.set_defaults(run=run, parser=parser)
+    parser.set_defaults(run=run, parser=parser, repeated=repeated)
     return parser
 
 
@@ -106,7 +110,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     `--version`.
     """
     options, rest = make_parser(words).parse_known_args(words)
-    if rest:
+    # argparse leaves over what stands behind an option that stands behind such words.
+    repeated = getattr(options, "repeated", None)
+    if repeated is not None and not any(word.startswith("-") for word in rest):
+        getattr(options, repeated).extend(rest)
+    elif rest:
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
 

@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, MISUSED)
     except SharedSyncError as error:
         return _fail(error, FAILED)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return _fail(str(interrupt) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # What is left in the buffer would be written at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

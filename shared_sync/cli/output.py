@@ -34,7 +34,7 @@ class Output:
         too.
         """
         if self._as_json:
-            print(json.dumps(document), file=self._file, flush=True)
+            print(json.dumps(document, default=_encode), file=self._file, flush=True)
         else:
             for line in lines:
                 print(printable(line), file=self._file, flush=True)
@@ -51,3 +51,7 @@ def value_for_json(value: bytes) -> str | dict[str, str]:
 def printable(text: str) -> str:
     """Return the text on one line, without what a terminal would take for commands."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _encode(value: object) -> object:
+    return value_for_json(value) if isinstance(value, bytes) else str(value)

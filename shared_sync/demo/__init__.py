@@ -1,1 +1,1 @@
-"""`python -m shared_sync demo`: real speech through a Redis Stream."""
+"""`shared-sync demo`: real speech through a Redis Stream."""

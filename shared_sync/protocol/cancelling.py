@@ -6,9 +6,9 @@ from typing import Final
 
 from shared_sync.connection import scripts
 from shared_sync.connection.connection import Connection
-from shared_sync.errors import RedisRefused
+from shared_sync.errors import RedisAccessDenied, RedisRefused
 from shared_sync.protocol import groups
-from shared_sync.protocol.keys import Keys, StreamKeys
+from shared_sync.protocol.keys import Keys, StreamKeys, id_is_after
 
 KEEP_SECONDS: Final = 86_400.0
 """How long the mark of a cancelled message is kept if no worker reads the message."""
@@ -47,6 +47,20 @@ def cancel(
 def status(connection: Connection, keys: StreamKeys, message_id: str) -> str:
     """Return the state of a message, and change nothing. Takes two round trips."""
     return _call(connection, keys, message_id, "")
+
+
+def never_existed(connection: Connection, stream: str, message_id: str) -> bool:
+    """Return whether an id is newer than all that the stream has ever had, so that it is mistyped.
+
+    False if this user has no right to ask (`+xinfo|stream`), and for an id of a scheduled job. The
+    reply has two whole messages. Raises errors of the connection.
+    """
+    try:
+        facts = connection.call("XINFO", "STREAM", stream)
+    except RedisAccessDenied:
+        return False
+    last: bytes = dict(zip(facts[::2], facts[1::2], strict=True))[b"last-generated-id"]
+    return message_id[:1].isdigit() and id_is_after(message_id, last.decode())
 
 
 def _call(

@@ -26,7 +26,18 @@ def test_the_command_prints_the_state_of_each_message_and_cancels_unfinished_one
     assert client.zcard("{jobs}:cancelled") == 0
     assert main(command) == 0
     assert capsys.readouterr().out == expected
-    assert main([*command, "scheduled-0", "--status", "--json"]) == 1
-    *_, unknown = map(json.loads, capsys.readouterr().out.splitlines())
-    assert unknown == {"id": "scheduled-0", "state": "unknown"}
-    assert client.zrange("{jobs}:cancelled", 0, -1) == [message_id.encode()]
+    # Newer than all that the stream has had, and of no form that an id has.
+    assert main([*command, "99999999999999-0", "--status", "--json", "scheduled-0"]) == 1
+    *_, ahead, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert ahead == {"id": "99999999999999-0", "state": "unknown"}
+    assert other == {"id": "scheduled-0", "state": "unknown"}
+
+
+def test_a_mistyped_stream_is_an_error_with_the_nearest_names(
+    redis_url: str, producer: RedisStreamProducer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message_id = producer.publish({"n": 1})
+    assert main(["cancel", message_id, "--redis-url", redis_url, "--stream", "job"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, "did you mean 'jobs'?" in err) == ("", True)
+    assert producer.status(message_id) == "waiting"

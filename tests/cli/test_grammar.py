@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from helpers import free_port
@@ -27,6 +29,7 @@ def leaves(parser: Parser) -> Iterator[Parser]:
 
 
 PARSERS = list(leaves(make_parser()))
+PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
 
 
 def test_the_version_is_that_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +44,16 @@ def test_each_command_documents_its_options_and_its_exit_status(parser: Parser) 
     assert text.startswith(f"usage: {parser.prog}")
     assert "Exit status: 0 " in text
     assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_each_command_is_in_the_documentation_with_its_options(parser: Parser) -> None:
+    common, *sections = re.split(r"^## (?=shared-sync)", PAGE, flags=re.MULTILINE)
+    named = {text.split("\n")[0]: text for text in sections}
+    (section,) = [text for name, text in named.items() if f"{parser.prog} ".startswith(f"{name} ")]
+    options = {option for action in parser._actions for option in action.option_strings}
+    documented = set(re.findall(r"--[\w-]+", common + section))
+    assert options - {"-h", "--help", "--token"} - documented == set()
 
 
 @pytest.mark.parametrize(
