@@ -7,6 +7,6 @@ from shared_sync.group_status.group_status import GroupStatus as GroupStatus
 from shared_sync.group_status.limits import Limits as Limits
 from shared_sync.group_status.problems import Problem as Problem
 from shared_sync.group_status.status import Status as Status
-from shared_sync.protocol.pausing import Pause as Pause
+from shared_sync.protocol.pause import Pause as Pause
 from shared_sync.protocol.pausing import pause as pause
 from shared_sync.protocol.pausing import resume as resume

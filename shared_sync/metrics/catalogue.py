@@ -143,8 +143,9 @@ CONSUMER: Final[tuple[MetricDescription, ...]] = (
     _counter("circuit_breaker_refused", "Calls that a circuit breaker has refused."),
     _gauge(
         "consumer_paused",
-        "1 while no messages are taken: failures in a row, or an open circuit breaker.",
+        "1 while no messages are taken: failures in a row, an open circuit breaker, or a pause.",
     ),
+    _gauge("group_paused", "1 while somebody has paused the group, so that no messages are taken."),
 )
 """What `RedisStreamConsumer` records."""
 

@@ -256,11 +256,14 @@ class GroupCommands:
         """Count what is pending, in all and by consumer; the reply is for `parse_pending()`."""
         return ("XPENDING", self.keys.stream, self.keys.group)
 
-    def heartbeat(self, *, ended_from: int = 0, restore_from: str = START) -> Command:
+    def heartbeat(
+        self, *, ended_from: int = 0, restore_from: str = START, has_paused: bool = False
+    ) -> Command:
         """Renew the lease and tidy up one step; the reply is for `parse_heartbeat()`.
 
         `ended_from` is the rank at which to go on looking for ended consumers, `restore_from` the
         parked id behind which to go on restoring due times that were lost; empty not to.
+        `has_paused` says that the consumer takes no messages because the group is paused.
         """
         keys = (self.keys.stream, self.keys.due, self.keys.presence, self.keys.dead)
         return scripts.call(
@@ -273,6 +276,7 @@ class GroupCommands:
                 self.keys.cancelled,
                 self.keys.scheduled,
                 self.keys.progress,
+                self.keys.paused,
             ],
             *self._who(),
             self.lease_ms,
@@ -280,6 +284,7 @@ class GroupCommands:
             ended_from,
             restore_from,
             self._reads_one_by_one(),
+            "1" if has_paused else "",
         )
 
     def sweep(self, *, is_new: bool = False) -> Command:
@@ -299,7 +304,7 @@ class GroupCommands:
         """
         keys = [*self._common_keys(), self.keys.presence, self.keys.holders, self.keys.outage]
         is_foreign = "1" if predecessor is Predecessor.FOREIGN else ""
-        return scripts.call("leave", keys, *self._who(), since_ms, is_foreign)
+        return scripts.call("leave", [*keys, self.keys.paused], *self._who(), since_ms, is_foreign)
 
     # --- inside ---
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from shared_sync.connection import scripts
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol.keys import Keys
-from shared_sync.protocol.pausing import Pause
+from shared_sync.protocol.pause import Pause
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.replies import QueueMetrics, text_of
 

@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import Any, Final
 
 from shared_sync.connection.connection import Connection
 from shared_sync.protocol import nearest_names
+from shared_sync.protocol.events import record_event
 from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.pause import Pause
 
 _PAUSE: Final = "pause"
 """The field of the key `paused` that says who has paused the group; the others are consumers that
 have confirmed it."""
 
-LONGEST_TEXT: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Who has paused a group, when, and why."""
-
-    by: str
-    at_ms: int
-    """The server's time, in ms since 1970."""
-    reason: str = ""
-
-    @classmethod
-    def parse(cls, text: bytes) -> Pause | None:
-        """Return the pause that stands in Redis; None if there is none.
-
-        A text that no version of this library writes is a pause as well, of somebody unknown.
-        """
-        if not text:
-            return None
-        try:
-            facts = json.loads(text)
-            return cls(str(facts["by"]), int(facts["at"]), str(facts["reason"]))
-        except (ValueError, TypeError, KeyError):
-            return cls("somebody unknown", 0)
-
-    def text(self) -> str:
-        """Return the text that stands in Redis."""
-        return json.dumps({"by": self.by, "at": self.at_ms, "reason": self.reason})
+LONGEST_TEXT: Final = 200
 
 
 def pause(connection: Connection, keys: Keys, *, by: str, reason: str = "") -> Pause | None:
@@ -57,11 +29,17 @@ def pause(connection: Connection, keys: Keys, *, by: str, reason: str = "") -> P
     made = Pause(by[:LONGEST_TEXT], at_ms, reason[:LONGEST_TEXT])
     connection.call("HSETNX", keys.paused, _PAUSE, made.text())
     found = read(connection, keys)
-    return None if found == made else found
+    if found != made:
+        return found
+    why = f": {made.reason}" if made.reason else ""
+    record_event(connection, keys, "paused", f"{made.by} paused the group{why}", who=made.by)
+    return None
 
 
-def resume(connection: Connection, keys: Keys) -> Pause | None:
+def resume(connection: Connection, keys: Keys, *, by: str = "") -> Pause | None:
     """End the pause of a group, and return it; None if the group was not paused.
+
+    `by` says for the events of the group who does so.
 
     Raises `GroupMissing` with the nearest names if there is no such group, and what the connection
     raises.
@@ -69,6 +47,10 @@ def resume(connection: Connection, keys: Keys) -> Pause | None:
     nearest_names.check_group(connection, keys)
     found = read(connection, keys)
     connection.call("DEL", keys.paused)
+    if found is not None:
+        who = by[:LONGEST_TEXT]
+        text = f"{who or 'somebody'} resumed the group, which {found.by} had paused"
+        record_event(connection, keys, "resumed", text, who=who)
     return found
 
 

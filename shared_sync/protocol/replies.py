@@ -9,6 +9,7 @@ from typing import Any, Final
 from shared_sync.connection import driver_errors
 from shared_sync.errors import SharedSyncError
 from shared_sync.protocol.keys import PARKED
+from shared_sync.protocol.pause import Pause
 
 REFUSED: Final = -2
 """The result of an outcome that Redis refused."""
@@ -142,12 +143,14 @@ class HeartbeatReply:
     """The number of messages of the group with stored progress."""
     scheduled: int
     """The number of scheduled jobs of the stream."""
+    pause: Pause | None
+    """Who has paused the group; None if nobody has."""
 
 
 def parse_heartbeat(reply: Any) -> HeartbeatReply:
     """Return what the heartbeat script says."""
     backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms, *jobs = reply
-    cancelled, next_scheduled_ms, progress, scheduled = jobs
+    cancelled, next_scheduled_ms, progress, scheduled, pause = jobs
     return HeartbeatReply(
         backlog=None if backlog < 0 else backlog,
         dead=None if dead < 0 else dead,
@@ -161,6 +164,7 @@ def parse_heartbeat(reply: Any) -> HeartbeatReply:
         next_scheduled_ms=None if next_scheduled_ms < 0 else next_scheduled_ms,
         progress=progress,
         scheduled=scheduled,
+        pause=Pause.parse(pause),
     )
 
 

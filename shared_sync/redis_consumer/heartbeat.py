@@ -24,6 +24,7 @@ from shared_sync.protocol.replies import (
     parse_pending,
 )
 from shared_sync.protocol.scan import START
+from shared_sync.redis_consumer.faults.group_pause import GroupPause
 from shared_sync.redis_consumer.recovery import Recovery
 from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Activity
@@ -46,6 +47,7 @@ class Heartbeat:
         commands: GroupCommands,
         activity: Activity,
         recovery: Recovery,
+        group_pause: GroupPause,
         availability: Availability,
         recorder: GuardedRecorder,
         logger: Logger,
@@ -58,6 +60,7 @@ class Heartbeat:
         self._commands = commands
         self._activity = activity
         self._recovery = recovery
+        self._group_pause = group_pause
         self._availability = availability
         self._recorder = recorder
         self._server_clock = server_clock
@@ -88,7 +91,9 @@ class Heartbeat:
     def step(self) -> None:
         """Send one heartbeat. Blocks up to the connection's time limits; raises what it raises."""
         command = self._commands.heartbeat(
-            ended_from=self._ended_from, restore_from=self._restore_from
+            ended_from=self._ended_from,
+            restore_from=self._restore_from,
+            has_paused=self._group_pause.pause is not None,
         )
         asked_at = self._clock()
         try:
@@ -104,6 +109,7 @@ class Heartbeat:
         self._ended_from = reply.ended_from
         self._restore_from = self._next_to_restore(summary, reply)
         self.next_scheduled_ms = reply.next_scheduled_ms
+        self._group_pause.note(reply.pause)
         self._recovery.found_consumers(name for name in summary.by_consumer if name != PARKED)
         self._report(summary, reply)
         if reply.progress > summary.total:  # some of these messages have ended

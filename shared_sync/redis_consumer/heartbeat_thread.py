@@ -16,6 +16,7 @@ from shared_sync.protocol.scheduling import ScheduledJobs
 from shared_sync.protocol.sweep import Sweep
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.delivery import Delivery
+from shared_sync.redis_consumer.faults.group_pause import GroupPause
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.heartbeat import BUSY_INTERVAL_SECONDS, Heartbeat
 from shared_sync.redis_consumer.in_flight import InFlight
@@ -45,6 +46,7 @@ class HeartbeatThread:
         rules: Rules,
         in_flight: InFlight,
         pauses: Pauses,
+        group_pause: GroupPause,
         running_jobs: RunningJobs,
         availability: Availability,
         recorder: GuardedRecorder,
@@ -60,12 +62,14 @@ class HeartbeatThread:
         """Stays open when the thread has ended, for the thread that ended it."""
         self._recorder = recorder
         self._pauses = pauses
+        self._group_pause = group_pause
         self.heartbeat = Heartbeat(
             name,
             connection=self.connection,
             commands=subscription.commands,
             activity=self.activity,
             recovery=subscription.recovery,
+            group_pause=group_pause,
             availability=availability,
             recorder=recorder,
             logger=logger,
@@ -124,7 +128,8 @@ class HeartbeatThread:
         """Make one pass. Blocks up to the connection's time limits; raises what it raises."""
         self._recorder.set_gauge("jobs_late", jobs_late)
         self._recorder.set_gauge("jobs_unsettled", jobs_unsettled)
-        self._recorder.set_gauge("consumer_paused", 1 if self._pauses.reasons() else 0)
+        is_paused = self._group_pause.pause is not None or bool(self._pauses.reasons())
+        self._recorder.set_gauge("consumer_paused", 1 if is_paused else 0)
         self._timeouts.check()
         self.heartbeat.step()
         self._cancel_watch.check(

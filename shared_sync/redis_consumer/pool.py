@@ -32,6 +32,7 @@ from shared_sync.redis_consumer.faults.broken_worker import BrokenWorker, Faults
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.faults.failure_streak import FailureStreak
 from shared_sync.redis_consumer.faults.fatal_errors import FatalErrors
+from shared_sync.redis_consumer.faults.group_pause import GroupPause
 from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.heartbeat_thread import HeartbeatThread
 from shared_sync.redis_consumer.identity import NameWait
@@ -93,6 +94,7 @@ class Pool:
         self._abandon = threading.Event()
         self._broken_worker = BrokenWorker(FatalErrors(options.fatal_errors), on_broken=on_broken)
         self.pauses = Pauses(logger=logger, on_hold=self._wake_heartbeat.set)
+        self.group_pause = GroupPause(self.pauses, recorder)
         self.progress = self._new_progress()
         self.batches = PoolBatches(
             options.effective_batch,
@@ -246,6 +248,7 @@ class Pool:
             rules=self._rules,
             in_flight=self._in_flight,
             pauses=self.pauses,
+            group_pause=self.group_pause,
             running_jobs=self._running_jobs,
             availability=self.availability,
             recorder=self._recorder,
@@ -329,7 +332,11 @@ class Pool:
             loop.abandon()
 
     def _claim_names(self, give_up: GiveUp) -> bool:
-        return all(one.claim_name(give_up) for one in self.subscriptions)
+        (subscription,) = self.subscriptions
+        if not subscription.claim_name(give_up):
+            return False
+        self.group_pause.note(subscription.pause)  # before the readers start
+        return True
 
     def _undo_connect(self) -> None:
         self.leave(time.monotonic())

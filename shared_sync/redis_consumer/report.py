@@ -46,6 +46,7 @@ class Report:
             "started": not is_here or self._has_started(state),
             "redis_connected": self._redis_answers(snapshot) if is_here else None,
             "consumer_state": state.value,
+            **self._pool.group_pause.health_data(),
             "readers_alive": sum(loop.thread.is_alive() for loop in loops),
             "readers_stuck": sum(job.given_up for job in running),
             "jobs_late": snapshot.jobs_late,

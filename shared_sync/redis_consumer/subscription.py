@@ -11,11 +11,12 @@ from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.connection import Connect, Connection
 from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
 from shared_sync.group_status import GroupStatus
-from shared_sync.protocol import groups, inspection, key_types
+from shared_sync.protocol import groups, inspection, key_types, pausing
 from shared_sync.protocol.commands import GroupCommands
 from shared_sync.protocol.groups import Ensured
 from shared_sync.protocol.inspection import GroupView
 from shared_sync.protocol.live_job import JobContext
+from shared_sync.protocol.pause import Pause
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.scan import Predecessor
 from shared_sync.redis_consumer import identity
@@ -87,6 +88,8 @@ class Subscription:
         """Whether the consumer's name is claimed."""
         self.name_wait: NameWait | None = None
         """What the claim of the name is waiting for; replaced as a whole."""
+        self.pause: Pause | None = None
+        """Who had paused the group when the name was claimed."""
 
     def connector(self, reply_seconds: float) -> Connect:
         """Return what makes connections that wait so long for a reply."""
@@ -150,6 +153,7 @@ class Subscription:
                 self._lock.hold(self._identity)
             self._note_predecessor(claimed.before)
             self._since_ms = claimed.since_ms
+            self.pause = pausing.read(connection, self.commands.keys)
         finally:
             self.name_wait = None
             connection.close()

@@ -15,6 +15,8 @@ from shared_sync.common.guarded import GuardedLogger, GuardedRecorder
 from shared_sync.connection.availability import Availability
 from shared_sync.errors import RedisRefused, RedisUnavailable
 from shared_sync.protocol.commands import LONGEST_HEARTBEAT_SECONDS, GroupCommands
+from shared_sync.redis_consumer.faults.group_pause import GroupPause
+from shared_sync.redis_consumer.faults.pauses import Pauses
 from shared_sync.redis_consumer.heartbeat import (
     BUSY_INTERVAL_SECONDS,
     Heartbeat,
@@ -49,7 +51,7 @@ def reply(
     scheduled: int = 0,
 ) -> list[Any]:
     """What the script says."""
-    jobs = [cancelled, next_scheduled_ms, progress, scheduled]
+    jobs = [cancelled, next_scheduled_ms, progress, scheduled, b""]
     return [backlog, dead, due_times, refusal, ended_from, restore_from, pending, now_ms, *jobs]
 
 
@@ -74,6 +76,7 @@ class Scene:
             commands=GroupCommands(KEYS, "w1", 30_000, None, identity="me"),
             activity=self.activity,
             recovery=recovery,  # type: ignore[arg-type]
+            group_pause=GroupPause(Pauses(logger=LOGGER), GuardedRecorder(None, LOGGER)),
             availability=self.availability,
             recorder=GuardedRecorder(self.figures, LOGGER),
             logger=LOGGER,
@@ -87,7 +90,7 @@ class Scene:
 
     def goes_on_from(self) -> list[tuple[Any, ...]]:
         """Where each heartbeat went on: the rank of ended consumers, and the parked id."""
-        return [exchange[0][-3:-1] for exchange in self.connection.sent]
+        return [exchange[0][-4:-2] for exchange in self.connection.sent]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 -- Renew a consumer's lease, tidy up in a bounded step, and report the sizes of the queue.
--- KEYS: stream, due, presence, dead, holders, outage, history, cancelled, scheduled, progress
+-- KEYS: stream, due, presence, dead, holders, outage, history, cancelled, scheduled, progress, paused
 -- ARGV:
 --   1 to 5  group, consumer, identity, lease ms, grace ms
 --   6       rank in the presence at which to go on to search for ended consumers
 --   7       parked id at which to go on restoring due times that are lost or too late, or '' not to
 --   8       '1' if the process reads one message at a time for now, or ''
+--   9       '1' if this consumer takes no messages because the group is paused, or ''
 -- Returns {entries in the stream or -1 if unknown, dead letters or -1, due times, '' or what was
 -- refused, rank at which to go on, parked id at which to go on or '', the summary of XPENDING or
 -- nil if the group has many consumers, now, marks of cancelled messages, ms until the next scheduled
--- job is to be published or -1, how many messages have progress stored, scheduled jobs}. Fails with
--- HELD if another process has claimed the name.
+-- job is to be published or -1, how many messages have progress stored, scheduled jobs, the pause of
+-- the group as JSON or ''}. Fails with HELD if another process has claimed the name.
 
 -- Most consumers and most due times that one call visits, so that none takes long.
 local STEP = 100
@@ -17,7 +18,7 @@ local MANY_CONSUMERS = 100
 
 local stream, due, presence, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holders, outage, history = KEYS[5], KEYS[6], KEYS[7]
-local cancelled, scheduled, progress = KEYS[8], KEYS[9], KEYS[10]
+local cancelled, scheduled, progress, paused = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local mark = ARGV[8] == '1' and ONE_BY_ONE or ''
 local lease, grace = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -37,6 +38,14 @@ if not (current and is_of(current, identity)) then
   redis.call('HSET', holders, consumer, identity .. mark)
 end
 
+-- Whether the group is paused. A consumer that takes no messages confirms it.
+local pause = redis.pcall('HGET', paused, 'pause')
+if type(pause) ~= 'string' then
+  pause = ''
+elseif ARGV[9] == '1' then
+  redis.pcall('HSET', paused, 'consumer:' .. consumer, '1')
+end
+
 local function has_pending(name)
   return #redis.call('XPENDING', stream, group, '-', '+', 1, name) > 0
 end
@@ -53,6 +62,7 @@ for i = 1, forgiven and 0 or #names, 2 do
     refusal = remove_consumer(stream, group, name) or refusal
     redis.call('ZREM', presence, name)
     redis.call('HDEL', holders, name)
+    if pause ~= '' then redis.call('HDEL', paused, 'consumer:' .. name) end
   else
     rank = rank + 1
   end
@@ -127,4 +137,4 @@ end
 local next_job = redis.pcall('ZRANGE', scheduled, 0, 0, 'WITHSCORES')
 local wait = next_job[2] and math.max(0, tonumber(next_job[2]) - now) or -1
 return {entries, letters, due_times, refusal or '', rank, restore_from, summary, now,
-  count_of('ZCARD', cancelled), wait, count_of('HLEN', progress), count_of('ZCARD', scheduled)}
+  count_of('ZCARD', cancelled), wait, count_of('HLEN', progress), count_of('ZCARD', scheduled), pause}

@@ -1,6 +1,6 @@
 -- The last command of a consumer: hand back a step of the messages that are still its own, and
 -- after the last of them remove the consumer. To be called again while there is more.
--- KEYS: stream, history, due, presence, holders, outage
+-- KEYS: stream, history, due, presence, holders, outage, paused
 -- ARGV: group, consumer, identity, ms at which this process claimed its name, '1' if another program
 --       had the name before
 -- Returns {how many went back, of how many the entry was gone, 1 if there is more or 0}.
@@ -8,7 +8,7 @@
 local STEP = 100  -- most messages of one call, so that none takes long
 
 local stream, history, due, presence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local holders, outage = KEYS[5], KEYS[6]
+local holders, outage, paused = KEYS[5], KEYS[6], KEYS[7]
 local group, consumer, identity = ARGV[1], ARGV[2], ARGV[3]
 local since, predecessor_is_foreign = tonumber(ARGV[4]), ARGV[5] == '1'
 local now, returned, gone = now_ms(), 0, 0
@@ -36,6 +36,7 @@ if #rows == STEP then return {returned, gone, 1} end
 remove_consumer(stream, group, consumer)
 redis.call('ZREM', presence, consumer)
 redis.call('HDEL', holders, consumer)
+redis.pcall('HDEL', paused, 'consumer:' .. consumer)
 if redis.call('ZCARD', presence) == 0 then
   redis.call('ZREM', outage, 'last heartbeat', 'forgiven until')
 end

@@ -27,6 +27,7 @@ class _Hold:
     trials: bool
     error: str
     trials_left: float
+    is_intended: bool
 
     def has_ended(self, now: float) -> bool:
         return now >= self.until and (not self.trials or self.trials_left <= 0)
@@ -84,6 +85,7 @@ class Pauses:
         trials: bool = False,
         most_trials: float = math.inf,
         error: str = "",
+        is_intended: bool = False,
     ) -> None:
         """Let the readers take no more messages, for this reason.
 
@@ -96,12 +98,13 @@ class Pauses:
             most_trials: After so many messages that were tried since the last call of this name,
                 the hold ends by itself.
             error: The text of the error that led to this, for the details of the health.
+            is_intended: Whether somebody wants it so: then it is no reason to be degraded.
         """
         with self._changed:
             now = self._clock()
             before = self._holds.get(name)
             is_new = before is None or before.has_ended(now)
-            hold = self._holds[name] = _Hold(reason, until, trials, error, most_trials)
+            hold = self._holds[name] = _Hold(reason, until, trials, error, most_trials, is_intended)
             begins = not self.is_held
             if begins:
                 self.is_held, self._held_since = True, now
@@ -145,10 +148,14 @@ class Pauses:
             self._changed.notify_all()
 
     def reasons(self) -> list[str]:
-        """Return why no messages are taken, and what comes next."""
+        """Return why no messages are taken although they should be, and what comes next."""
         with self._changed:
             now = self._clock()
-            return [hold.text(now) for hold in self._holds.values() if not hold.has_ended(now)]
+            return [
+                hold.text(now)
+                for hold in self._holds.values()
+                if not (hold.is_intended or hold.has_ended(now))
+            ]
 
     def errors(self) -> list[str]:
         """Return the texts of the errors that led to this."""
