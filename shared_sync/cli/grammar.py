@@ -44,6 +44,7 @@ COMMANDS: Final[Mapping[str, str | Family]] = {
             "advise": "shared_sync.cli.advise",
         },
     ),
+    "completion": "shared_sync.cli.completion",
 }
 """The commands and their modules, in the order of `--help`."""
 
