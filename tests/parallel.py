@@ -33,6 +33,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 LONG_FILES = (
     "faults/test_processes.py",
     "test_examples.py",
+    "cli/worker/test_supervisor.py",
     "faults/test_messages_that_kill.py",
     "cli/test_serve.py",
     "faults/test_stopped_processes.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from shared_sync import Batching, HealthServer, RedisStreamConsumer, RetryPolicy, WorkerMetrics
@@ -51,7 +52,7 @@ def make_consumer(configuration: Configuration, name: str, metrics: object) -> R
         "metrics": metrics,
         "retry": _retry(configuration),
         "batch": _batching(configuration),
-        "credential_provider": _credentials(configuration),
+        "credential_provider": make_credentials(configuration),
         "circuit_breakers": [
             targets.load(path, configuration.source("circuit_breakers"))
             for path in configuration["circuit_breakers"]
@@ -82,7 +83,7 @@ def make_actions(configuration: Configuration) -> GroupActions | None:
         stream=configuration["stream"],
         group=configuration["group"],
         token=read_token(configuration["token_file"]),
-        credential_provider=_credentials(configuration),
+        credential_provider=make_credentials(configuration),
     )
 
 
@@ -93,13 +94,14 @@ def make_server(
     consumer: Any,
     metrics: Any,
     actions: GroupActions | None,
+    checks: Mapping[str, Callable[[], object]],
     port: int,
 ) -> HealthServer:
-    """Return the health server, which was not started yet."""
+    """Return the health server, which was not started yet, with these checks beside its own."""
     arguments = _values(configuration, SERVER)
     if arguments["cors"] == [NONE]:
         arguments["cors"] = None
-    return HealthServer(
+    server = HealthServer(
         **{
             **arguments,
             "instance_id": name,
@@ -111,6 +113,10 @@ def make_server(
             "token": read_token(configuration["token_file"]),
         }
     )
+    for check, function in checks.items():
+        # What is checked says itself whether it is ready: an alert alone fails no probe.
+        server.add_check(check, function, readiness=False, startup=True, period_seconds=1.0)
+    return server
 
 
 def _values(configuration: Configuration, taker: str) -> dict[str, Any]:
@@ -149,7 +155,8 @@ def _batching(configuration: Configuration) -> Batching | None:
     return Batching(**arguments)
 
 
-def _credentials(configuration: Configuration) -> Any:
+def make_credentials(configuration: Configuration) -> Any:
+    """Return what is asked for user and password at each connect; None for what the URL has."""
     path, user = configuration["credential_provider"], configuration["redis_user"]
     file = configuration["redis_password_file"]
     if file is None and user is not None:
@@ -163,8 +170,5 @@ def _credentials(configuration: Configuration) -> Any:
     if path is None:
         return None if file is None else PasswordFile(file, user)
     provider = targets.load(path, configuration.source("credential_provider"))
-    return (
-        provider
-        if hasattr(provider, "get_credentials") and not isinstance(provider, type)
-        else provider()
-    )
+    is_made = hasattr(provider, "get_credentials") and not isinstance(provider, type)
+    return provider if is_made else provider()

@@ -65,6 +65,10 @@ def run(options: argparse.Namespace) -> int:
 
     if options.print_config:
         return program.check(configuration, options)
+    if configuration["processes"] > 1 or configuration["reload"]:
+        from shared_sync.cli.worker import supervisor  # noqa: PLC0415 - one worker needs none
+
+        return supervisor.run(configuration)
     return program.run(configuration)
 
 

@@ -6,13 +6,13 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
-from shared_sync import HealthServer, RedisStreamConsumer
+from shared_sync import RedisStreamConsumer
 from shared_sync.cli.options import read_token
 from shared_sync.cli.output import Output
 from shared_sync.cli.worker import building, targets
@@ -59,9 +59,14 @@ def check(configuration: Configuration, options: argparse.Namespace) -> int:
     name = building.worker_name(configuration)
     metrics = building.make_metrics(configuration, name)
     consumer = building.make_consumer(configuration, name, metrics)
-    actions = building.make_actions(configuration)
     building.make_server(
-        configuration, name, consumer=consumer, metrics=metrics, actions=actions, port=0
+        configuration,
+        name,
+        consumer=consumer,
+        metrics=metrics,
+        actions=building.make_actions(configuration),
+        checks={},
+        port=0,
     )
     return 0
 
@@ -103,15 +108,19 @@ def consume(consumer: RedisStreamConsumer) -> int:
 
 @contextmanager
 def serving(
-    configuration: Configuration, name: str, consumer: Any, metrics: Any
-) -> Iterator[HealthServer | None]:
+    configuration: Configuration,
+    name: str,
+    consumer: Any,
+    metrics: Any,
+    checks: Mapping[str, Callable[[], object]] | None = None,
+) -> Iterator[None]:
     """Have the health server run within the block, if there is to be one.
 
     If nobody has chosen the port and the usual one is taken, as by another worker on a developer's
     machine, it is a free one. Raises `PortUnavailable` for a port that somebody has chosen.
     """
     if configuration["health_port"] is None:
-        yield None
+        yield
         return
     actions = building.make_actions(configuration)
     make = partial(
@@ -121,6 +130,7 @@ def serving(
         consumer=consumer,
         metrics=metrics,
         actions=actions,
+        checks=checks or {},
     )
     server = make(port=configuration["health_port"])
     try:
@@ -133,7 +143,7 @@ def serving(
         server.start_server()
     logger.info("health, metrics and dashboard at %s", server.url)
     try:
-        yield server
+        yield
     finally:
         server.stop_server()
         if actions is not None:

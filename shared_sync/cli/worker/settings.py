@@ -104,7 +104,8 @@ WHERE: Final = (
         "consumer_id",
         Text("NAME"),
         None,
-        "name of this worker in the group, which no other may have (default: a unique one)",
+        "name of this worker in the group, which no other may have; with --processes each adds "
+        "its number (default: a unique one)",
         ("WORKER_ID",),
     ),
     Setting("redis_url", Text("URL"), DEFAULT_URL, "address of Redis", ("REDIS_URL",)),
@@ -439,6 +440,14 @@ HEALTH: Final = (
 )
 
 PROGRAM: Final = (
+    Setting("processes", _whole(1, 256), 1, "worker processes on this machine", to=COMMAND),
+    Setting(
+        "reload",
+        Switch(),
+        False,
+        "restart when a .py file below the current folder has changed",
+        to=COMMAND,
+    ),
     Setting("logger", Text("NAME"), "shared_sync", "logger of the worker"),
     Setting(
         "log_level",
