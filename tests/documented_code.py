@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->\s*\Z", re.DOTALL)
 COMMANDS = "commands"
-"""The language of an indented block, and of one marked as `sh`."""
+"""The language of an indented block, and of one marked as `sh` or `console`."""
+
+REDIS_COMMAND = re.compile(r"[A-Z]{3,} ")
 
 MAP = "map"
 """The language of an indented block that lists files; tests/test_docs.py checks these."""
@@ -65,20 +67,28 @@ def blocks_of(page: str, text: str) -> Iterator[Block]:
             heading = tokens[number + 1].content
         if token.type in ("fence", "code_block"):
             assert token.map is not None
+            language = language_of(token.info.strip(), token.content)
             yield Block(
                 page=page,
                 heading=heading,
                 line=token.map[0] + 1,
-                language=language_of(token.info.strip(), token.content),
-                text=token.content,
+                language=language,
+                text=typed(token.content) if language == COMMANDS else token.content,
                 not_run=comment,
             )
         reason = NOT_RUN.match(token.content) if token.type == "html_block" else None
         comment = reason[1] if reason else None
 
 
+def typed(text: str) -> str:
+    """Return the commands alone, if a block also shows what they print."""
+    lines = text.splitlines(keepends=True)
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return "".join(commands) or text
+
+
 def language_of(name: str, text: str) -> str:
-    if name in ("", "sh"):
+    if name in ("", "sh", "console"):
         return MAP if LISTS_FILES.match(text) else COMMANDS
     return name
 
@@ -90,6 +100,9 @@ def command_lines(text: str) -> list[list[str]]:
     """Return the words of each command: of lines, and of what `&&`, `|` and `;` separate."""
     commands: list[list[str]] = []
     for line in text.replace("\\\n", " ").splitlines():
+        if REDIS_COMMAND.match(line):
+            commands.append(line.split())
+            continue
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
         lexer.whitespace_split = True
         lexer.commenters = "#"
