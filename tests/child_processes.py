@@ -58,6 +58,7 @@ def start(
         "result_stream": "results",
         "result_channel": None,
         "carry_fields": [],
+        "tracing": None,
     }
     return ChildProcess(
         {**usual, **setup},

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "shared_sync"
 LEVELS: tuple[set[str], ...] = (
     {"errors", "job_control", "values"},
     {"common", "message"},
-    {"logging"},
+    {"logging", "tracing"},
     {"policies", "metrics", "connection", "batching", "circuit_breaker"},
     {"processors"},
     {"protocol", "health_server"},
@@ -32,6 +32,7 @@ USERS_OF_OTHERS = {
     "werkzeug": {"health_server", "demo"},
     "waitress": {"health_server", "demo"},
     "prometheus_client": {"common", "metrics", "cli"},
+    "opentelemetry": {"tracing"},
     "pynvml": set(),
 }
 """The packages of ours that may import a library. NVIDIA's is loaded by name, where it is asked."""

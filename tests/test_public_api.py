@@ -48,7 +48,7 @@ MODULES = {
     "WorkerMetrics": "shared_sync.metrics",
     "current_message": "shared_sync.message",
 }
-HEAVY_LIBRARIES = ("redis", "flask", "waitress", "werkzeug", "pynvml")
+HEAVY_LIBRARIES = ("opentelemetry", "redis", "flask", "waitress", "werkzeug", "pynvml")
 
 
 def python(code: str) -> str:

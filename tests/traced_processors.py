@@ -1,15 +1,31 @@
-"""Processors that log and make spans, also in threads of their own, for tests of both."""
+"""Processors that log, make spans and emit, also in threads of their own."""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from shared_sync import Retry, current_message
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+from shared_sync import Message, Retry, current_message
 from shared_sync.logging import in_attempt
 
 LOG = logging.getLogger("app.words")
+
+if "SPANS_FILE" in os.environ and "shared_sync.isolation.child" in sys.modules:
+    # In a child process, as a program would do it at the top of its module.
+    _file = Path(os.environ["SPANS_FILE"]).open("a")  # noqa: SIM115 - open until the process ends
+    _provider = TracerProvider()
+    _exporter = ConsoleSpanExporter(out=_file, formatter=lambda span: span.to_json(None) + "\n")
+    _provider.add_span_processor(SimpleSpanProcessor(_exporter))
+    trace.set_tracer_provider(_provider)
 
 
 def log(_: str, job: dict[str, Any]) -> None:
@@ -20,3 +36,25 @@ def log(_: str, job: dict[str, Any]) -> None:
         pool.submit(in_attempt(LOG.info), "in a thread of it").result()
     if current_message().attempt == 1:
         raise Retry("once more", delay_seconds=0.01)
+
+
+def work(message_id: str, job: dict[str, Any]) -> dict[str, Any] | None:
+    """Make a span, emit a message, log, and fail the first time if that is asked for."""
+    message = current_message()
+    with trace.get_tracer("app").start_as_current_span("app work"):
+        LOG.warning("working")
+        if "emit" in job:
+            message.emit(job["emit"], {"n": "1"})
+    if "emit" in job:
+        with ThreadPoolExecutor(1) as pool:  # no span is the current one there
+            pool.submit(message.emit, job["emit"], {"n": "2"}).result()
+    if "fail" in job and message.attempt == 1:
+        raise ValueError("no use, password=opensesame")
+    return {"done": message_id}
+
+
+def work_on_batch(messages: Sequence[Message]) -> list[object]:
+    """Fail as a whole while a message of the batch asks for it."""
+    if len(messages) > 1 and any("fail" in one.fields for one in messages):
+        raise ValueError("not together")
+    return ["done" for _ in messages]

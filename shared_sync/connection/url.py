@@ -112,6 +112,20 @@ def safe_address(redis_url: str) -> str:
         return "an address that cannot be read"
 
 
+def server_of(redis_url: str) -> tuple[str, int | None] | None:
+    """Return host and port of the server, or its socket file; None if others are asked for it.
+
+    Raises as `read()` does.
+    """
+    address = read(redis_url)
+    if address.nodes:
+        return None
+    path = address.options.get("path")
+    if path is not None:
+        return str(path), None
+    return str(address.options.get("host", "localhost")), int(address.options.get("port", 6379))
+
+
 def _parse(redis_url: str) -> Address:
     """Raises ValueError also if part of a password may have been taken for a host."""
     if _WHITESPACE.search(redis_url):

@@ -35,6 +35,7 @@ from shared_sync.processors import LoadedProcessor, ProcessorContext, ProcessorS
 from shared_sync.protocol.attempt_attributes import AttemptAttributes
 from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.results import Results
+from shared_sync.tracing.switch import child_spans
 
 METRICS_SECONDS: Final = 1.0
 """How often what a long job has recorded is sent, at least."""
@@ -83,6 +84,7 @@ class _Child:
         self._setup = setup
         self._recorder = ChildRecorder()
         keys = Keys.of(setup["stream"], setup["group"])
+        tracing = self._tracing = child_spans(setup["tracing"])
         self._jobs = Jobs(
             Results(
                 stream=setup["stream"],
@@ -97,8 +99,14 @@ class _Child:
             is_cluster=setup["is_cluster"],
             max_age_seconds=setup["max_age_seconds"],
             send_progress=side.progress,
+            tracing=tracing,
         )
-        self._attributes = AttemptAttributes(self._jobs.running, keys, setup["consumer"])
+        self._attributes = AttemptAttributes(
+            self._jobs.running,
+            keys,
+            setup["consumer"],
+            None if tracing is None else tracing.span_ids,
+        )
         self._handler = SendingHandler(side.log)
         # Written in the main thread.
         self._is_ending = False
@@ -153,7 +161,10 @@ class _Child:
             logger=logging.getLogger(setup["logger"]),
         )
         with importing.importing_program():
-            return ProcessorSource(setup["argument"], setup["path"]).load(context)
+            processor = ProcessorSource(setup["argument"], setup["path"]).load(context)
+        if self._tracing is not None:
+            self._tracing.set_up()
+        return processor
 
     def _close(self, processor: LoadedProcessor) -> None:
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from shared_sync.common.fork import renew_lock_in_forks
 from shared_sync.common.out_of_memory import release_memory
+from shared_sync.common.trace_context import TraceContext
 from shared_sync.isolation import frames
 from shared_sync.isolation.child_progress import ChildProgress
 from shared_sync.isolation.error_description import describe
@@ -23,6 +24,19 @@ from shared_sync.protocol.results import Results, refuse_unstarted
 from shared_sync.values import has_run
 
 
+class ChildSpans(Protocol):
+    """Lets the spans of the processor belong to the span of its attempt. In the main thread."""
+
+    def begin(self, trace: TraceContext) -> None:
+        """The processor is about to run in an attempt whose span this is."""
+
+    def end(self) -> None:
+        """The processor has returned or raised."""
+
+    def emitted(self, stream: str) -> TraceContext:
+        """Return the context of a message that the processor emits. Any thread may call it."""
+
+
 class Jobs:
     """Runs jobs one after the other, in the main thread of a child."""
 
@@ -35,14 +49,21 @@ class Jobs:
         is_cluster: bool,
         max_age_seconds: float | None = None,
         send_progress: Callable[[Sequence[Any]], None],
+        tracing: ChildSpans | None = None,
     ) -> None:
         # Fixed after construction.
         self._results = results
         self._reads_fields = results.reads_fields
         self._binary_fields = binary_fields
         self._progress = ChildProgress(self._check_progress, send_progress)
+        self._tracing = tracing
         self._context = JobContext(
-            keys, is_cluster, self._server_time, self._progress, max_age_seconds
+            keys,
+            is_cluster,
+            self._server_time,
+            self._progress,
+            max_age_seconds,
+            None if tracing is None else tracing.emitted,
         )
         self._running = running_in_this_thread()
         self._running.control_of = self._live_job
@@ -83,7 +104,10 @@ class Jobs:
         own = [
             without_options(one) if self._reads_fields or OPTIONS in one else one for one in fields
         ]
+        tracing = self._tracing
         try:
+            if tracing is not None and "trace" in job.header:
+                tracing.begin(TraceContext(*job.header["trace"]))
             results = self._process(processor, entries, own)
             if processor.process_batch is None:
                 return self._answer_one(entries[0], fields[0], results[0])
@@ -92,6 +116,8 @@ class Jobs:
             release_memory(error)
             return Frame(frames.FAILED, self._with_progress({"error": describe(error)}), ())
         finally:
+            if tracing is not None:
+                tracing.end()
             self._end()
 
     def _process(

@@ -11,7 +11,8 @@ JOB: Final = 2
 """Messages to run: [id, deliveries, number of items] for each; the parts are their items. Beside
 them, `number` is that of the attempt, `resume` has what is stored of the progress of earlier
 attempts, by the ids of their messages, and `clock`, if a message has options, is the server's time
-less the reading of the monotonic clock, which is the same in both processes."""
+less the reading of the monotonic clock, which is the same in both processes. With tracing, `trace`
+is the context of the attempt: traceparent and tracestate."""
 CLOSE: Final = 3
 """Close the processor and end."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from shared_sync.common.trace_context import TraceContext
 from shared_sync.errors import InvalidMessage
 from shared_sync.protocol import dead_letter_layout
 
@@ -45,8 +46,15 @@ class JobOptions:
     """Age, by the time in the entry's id, from which on the message is not started any more."""
     traceparent: str = ""
     """The W3C trace context of the publisher; empty if there is none."""
+    tracestate: str = ""
+    """What tracing systems add to that; empty for nothing."""
     cancelled: bool = False
     """Whether the job was cancelled before it was published, while it was scheduled."""
+
+    @property
+    def trace(self) -> TraceContext:
+        """The context of the publisher, as its two options."""
+        return TraceContext(self.traceparent, self.tracestate)
 
     def to_item(self) -> bytes:
         """Return the value of the field."""
@@ -59,6 +67,8 @@ class JobOptions:
             content["expires_seconds"] = self.expires_seconds
         if self.traceparent:
             content["traceparent"] = self.traceparent
+        if self.tracestate:
+            content["tracestate"] = self.tracestate
         if self.cancelled:
             content["cancelled"] = True
         return json.dumps(content).encode()
@@ -89,6 +99,7 @@ def _parse(value: str | bytes) -> JobOptions:
         _text(content, "id"),
         expires,
         _text(content, "traceparent"),
+        _text(content, "tracestate"),
         content.get("cancelled") is True,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from shared_sync.common.trace_context import TraceContext
 from shared_sync.connection.key_slots import slot_of
 from shared_sync.errors import ConfigurationError, ConsumerStateError
 from shared_sync.message import encode_fields
@@ -46,6 +47,8 @@ class JobContext:
     progress: ProgressSink | None = None
     max_age_seconds: float | None = None
     """After how long every message expires; None for never."""
+    trace_output: Callable[[str], TraceContext] | None = None
+    """Returns the trace context of a message that is emitted to a stream; None without tracing."""
 
     def check_target(self, stream: str, *, forward_reply: bool) -> None:
         """Raise `ConfigurationError` if a processor of this subscription cannot emit there."""
@@ -172,7 +175,12 @@ class LiveJob:
             )
         items = encode_fields(fields)  # first: this refuses what is no mapping
         check_names(fields)
-        options = self._forwarded(context) if forward_reply else self._traced()
+        traced = context.trace_output
+        trace = self.options.trace if traced is None else traced(stream)
+        if forward_reply:
+            options = self._forwarded(context, trace)
+        else:
+            options = JobOptions(traceparent=trace.traceparent, tracestate=trace.tracestate)
         if options != JobOptions():
             items += (OPTIONS.encode(), options.to_item())
         self.outputs.append(Output(stream, items))
@@ -183,17 +191,14 @@ class LiveJob:
         """Note that the processor has returned or raised, so the message can do nothing more."""
         self.has_ended = True
 
-    def _forwarded(self, context: JobContext) -> JobOptions:
+    def _forwarded(self, context: JobContext, trace: TraceContext) -> JobOptions:
         """Return the options of a message whose result goes to the caller of this one."""
         own = self.options
         left, now = None, context.server_time()
         ends_at = expires_at(self.entry.id, now, own.expires_seconds)
         if ends_at is not None:
             left = max(SHORTEST_EXPIRY_SECONDS, round(ends_at - now, 3))
-        return JobOptions(own.reply_to, own.id or self.entry.id, left, own.traceparent)
-
-    def _traced(self) -> JobOptions:
-        return JobOptions(traceparent=self.traceparent)
+        return JobOptions(own.reply_to, own.id or self.entry.id, left, *trace)
 
     def _running_context(self, method: str) -> JobContext:
         if self.has_ended or self.context is None:

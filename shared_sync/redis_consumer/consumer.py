@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared_sync.batching import Batching
 from shared_sync.circuit_breaker import CircuitBreaker
@@ -29,6 +29,9 @@ from shared_sync.redis_consumer.options import Isolation, Options
 from shared_sync.redis_consumer.prefetch import Setting
 from shared_sync.redis_consumer.report import Report
 from shared_sync.redis_consumer.state import State
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 
 class RedisStreamConsumer:
@@ -184,6 +187,8 @@ class RedisStreamConsumer:
             metrics, and to be shared with child processes. While a breaker is open that a message
             needs, whether it is given here or not, the consumer takes no messages, and charges none
             with a failure.
+        tracing: Makes spans of OpenTelemetry for each message: True for the program's tracer
+            provider, or a `TracerProvider`. Needs the extra `otel`. See `shared_sync.tracing`.
 
     Raises:
         ConfigurationError: An argument that cannot work.
@@ -235,6 +240,7 @@ class RedisStreamConsumer:
         kill_grace_seconds: float = 5.0,
         max_memory_mb: float | None = None,
         circuit_breakers: Sequence[CircuitBreaker] = (),
+        tracing: bool | TracerProvider = False,
     ) -> None:
         # Fixed after construction.
         source = ProcessorSource.choose(
@@ -282,6 +288,7 @@ class RedisStreamConsumer:
             kill_grace_seconds=kill_grace_seconds,
             max_memory_mb=max_memory_mb,
             circuit_breakers=circuit_breakers,
+            tracing=tracing,
             devices=devices,
             max_jobs_per_processor=max_jobs_per_processor,
             has_factory=source.argument == "processor_factory",

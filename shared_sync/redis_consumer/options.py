@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from shared_sync.batching import DEFAULT_BATCH, Batching
 from shared_sync.circuit_breaker import CircuitBreaker
@@ -19,6 +19,9 @@ from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.retention import Limits
 from shared_sync.redis_consumer import prefetch as prefetch_sizes
 from shared_sync.redis_consumer.prefetch import Setting
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 MAX_BLOCK_SECONDS = 2.0
 MAX_PREFETCH = 1000
@@ -82,6 +85,7 @@ class Options:
     """Whether the program has chosen the `consumer_id`, so that a later process may have it too."""
 
     credential_provider: CredentialProvider | None = None
+    tracing: bool | TracerProvider = False
     circuit_breakers: Sequence[CircuitBreaker] = ()
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
@@ -56,6 +57,11 @@ from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
 from shared_sync.redis_consumer.timeouts import longest_step_seconds
 from shared_sync.redis_consumer.watchdog import Watchdog
+from shared_sync.tracing.switch import consumer_spans
+
+if TYPE_CHECKING:
+    from shared_sync.redis_consumer.running.attempt_tracing import AttemptTracing
+    from shared_sync.redis_consumer.running.runner import AttemptHook
 
 
 class Pool:
@@ -88,6 +94,13 @@ class Pool:
         self.subscriptions = [
             Subscription(options, in_flight=self._in_flight, recorder=recorder, logger=logger)
         ]
+        self._spans = consumer_spans(
+            options.tracing,
+            stream=options.stream_name,
+            group=options.consumer_group,
+            consumer=options.consumer_id,
+            server=url.server_of(options.redis_url),
+        )
         self._stop_reading = threading.Event()
         self._stop_heartbeats = threading.Event()
         self._wake_heartbeat = threading.Event()
@@ -170,11 +183,15 @@ class Pool:
         slot = Slot(name, now=time.monotonic())
         recorder = ThreadRecorder(self._recorder)
         logger = self._logger.direct  # a reader may wait for it, as for the processor's own
-        hooks = (
+        hooks: list[AttemptHook] = (
             [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
         )
         jobs = replace(subscription.jobs, progress=self.progress)
-        processor = self._processors.add(number, slot, hooks, jobs)
+        tracing = self._new_tracing()
+        if tracing is not None:
+            hooks.append(tracing)
+            jobs = replace(jobs, trace_output=tracing.emitted)
+        processor = self._processors.add(number, slot, hooks, jobs, tracing)
         has_child = self._options.isolation == "process"
         marks = Marks(subscription.cancellations)
         delivery = Delivery(
@@ -204,6 +221,7 @@ class Pool:
             tally=Tally(recorder, logger, self._log_channel_refusal, self._outcome_share),
             give_up=delivery.give_up,
             flush_metrics=recorder.flush,
+            tracing=tracing,
         )
         self._in_flight.add_slot(slot)
         self._in_flight.add_outbox(subscription.commands.keys, outbox.ids, outbox.returning_ids)
@@ -224,9 +242,27 @@ class Pool:
             check_streak=self._streak.check,
             end_jobs=self.progress.end,
             log_source=AttemptAttributes(
-                slot.running, subscription.commands.keys, self._options.consumer_id
+                slot.running,
+                subscription.commands.keys,
+                self._options.consumer_id,
+                None if tracing is None else tracing.span_ids,
             ),
             block_seconds=self._options.block_seconds,
+        )
+
+    def _new_tracing(self) -> AttemptTracing | None:
+        if self._spans is None:
+            return None
+        from shared_sync.redis_consumer.running.attempt_tracing import (  # noqa: PLC0415 - loads OpenTelemetry
+            AttemptTracing,
+        )
+
+        (subscription,) = self.subscriptions
+        return AttemptTracing(
+            self._spans,
+            subscription.server_clock,
+            self._logger.direct,
+            is_batch=self._options.takes_batches,
         )
 
     def _new_reader_loop(self, reader: Reader, errors: ErrorHandling) -> Loop:

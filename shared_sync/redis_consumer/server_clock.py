@@ -29,6 +29,8 @@ class ServerClock:
         self.offset_seconds = wall() - clock()
         """The server's time (in seconds since 1970) less the reading of the monotonic clock."""
         self._was_heard = False
+        self._error_seconds = 0.0
+        """How far the offset may be wrong, by the reply that it comes from."""
 
     def now(self) -> float:
         """Return the server's time, in seconds since 1970. Any thread may call it."""
@@ -38,8 +40,16 @@ class ServerClock:
         """Learn from a reply in which the server gave its time.
 
         `asked_at` and `answered_at` are readings of the monotonic clock before and after the call.
+        The server may have written its time at any moment between them, so a slow reply that allows
+        the offset of a quicker one says nothing new.
         """
-        if self._was_heard and answered_at - asked_at > SLOWEST_REPLY_SECONDS:
-            return
-        self.offset_seconds = now_ms / 1000 - (asked_at + answered_at) / 2
+        error_seconds = (answered_at - asked_at) / 2
+        offset_seconds = now_ms / 1000 - asked_at - error_seconds
+        if self._was_heard:
+            if 2 * error_seconds > SLOWEST_REPLY_SECONDS:
+                return
+            is_allowed = abs(offset_seconds - self.offset_seconds) <= error_seconds
+            if is_allowed and error_seconds > self._error_seconds:
+                return
+        self.offset_seconds, self._error_seconds = offset_seconds, error_seconds
         self._was_heard = True

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from shared_sync.common.trace_context import TraceContext
 from shared_sync.connection.scripts import Command
 from shared_sync.protocol import publishing
 from shared_sync.protocol.keys import StreamKeys
 from shared_sync.protocol.publishing import AT_ONCE, Placing
-from shared_sync.redis_producer.job import Job, encode, encode_job
+from shared_sync.redis_producer.job import NO_TRACE, Job, encode, encode_job
 
 BATCH: Final = 100
 """The most messages that are sent in one round trip."""
@@ -54,13 +55,15 @@ class Batch:
         return Batch(self.messages[count:], placings)
 
 
-def batch_of(job: Job, stream: str) -> Batch:
+def batch_of(job: Job, stream: str, trace: TraceContext = NO_TRACE) -> Batch:
     """Return a batch of one message. Raises as `encode_job()` does."""
-    items, placing = encode_job(job, stream)
+    items, placing = encode_job(job, stream, trace)
     return Batch([items], {} if placing is AT_ONCE else {0: placing})
 
 
-def next_batch(messages: Iterator[Mapping[str, object] | Job], stream: str) -> Batch:
+def next_batch(
+    messages: Iterator[Mapping[str, object] | Job], stream: str, trace: TraceContext = NO_TRACE
+) -> Batch:
     """Encode the next messages. If one of them cannot be stored or read, the batch is empty.
 
     Its error is in the batch instead of being raised, because the reply to the previous batch may
@@ -69,10 +72,13 @@ def next_batch(messages: Iterator[Mapping[str, object] | Job], stream: str) -> B
     batch: list[list[bytes]] = []
     placings: dict[int, Placing] = {}
     size = 0
+    is_traced = bool(trace.traceparent)
     try:
         for message in messages:
+            if is_traced and not isinstance(message, Job):
+                message = Job(message)  # noqa: PLW2901 - with options, like every other then
             if isinstance(message, Job):
-                items, placing = encode_job(message, stream)
+                items, placing = encode_job(message, stream, trace)
                 if placing is not AT_ONCE:
                     placings[len(batch)] = placing
             else:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from shared_sync.common import arguments
+from shared_sync.common.trace_context import TraceContext, check_traceparent
 from shared_sync.errors import ConfigurationError, InvalidMessage
 from shared_sync.message import encode_fields
 from shared_sync.protocol import dead_letter_layout, job_options, keys
@@ -26,6 +27,9 @@ LONGEST_SECONDS: Final = 10 * 366 * 86_400.0
 
 LATEST: Final = 1e11
 """A time in seconds since 1970: the year 5138."""
+
+NO_TRACE: Final = TraceContext()
+"""What travels with a message that belongs to no trace."""
 
 _RESERVED: Final = (job_options.PREFIX, dead_letter_layout.PREFIX)
 """Prefixes that `check_names()` refuses. Checking them here first takes a tenth of the time."""
@@ -69,8 +73,12 @@ def encode(fields: Mapping[str, object]) -> list[bytes]:
     return items
 
 
-def encode_job(job: Job, stream: str) -> tuple[list[bytes], Placing]:
+def encode_job(
+    job: Job, stream: str, trace: TraceContext = NO_TRACE
+) -> tuple[list[bytes], Placing]:
     """Return the names and values of a job for a stream, and its placing.
+
+    `trace` travels with the job unless it has a `traceparent` of its own.
 
     Raises `InvalidMessage` for fields that cannot be stored, and `ConfigurationError` for an option
     that cannot work.
@@ -82,8 +90,12 @@ def encode_job(job: Job, stream: str) -> tuple[list[bytes], Placing]:
         or job.reply_to is not None
         or job.expires_seconds is not None
         or job.traceparent is not None
+        or trace.traceparent
     ):
-        options = (stream, placing.scheduled_id, job.reply_to, job.expires_seconds, job.traceparent)
+        if job.traceparent is not None:
+            check_traceparent("traceparent", job.traceparent)
+            trace = TraceContext(job.traceparent)
+        options = (stream, placing.scheduled_id, job.reply_to, job.expires_seconds, trace)
         try:
             items += (_OPTIONS_NAME, _options_item(*options))
         except TypeError:  # an option that cannot be hashed; the checks refuse it
@@ -100,7 +112,7 @@ def _options_item(
     job_id: str,
     reply_to: str | None,
     expires_seconds: float | None,
-    traceparent: str | None,
+    trace: TraceContext,
 ) -> bytes:
     """Check the options of a job, and return them as they are stored.
 
@@ -113,15 +125,14 @@ def _options_item(
                 f"reply_to {reply_to!r} is not a reply stream of {stream!r}; give a name that "
                 f"begins with {keys.StreamKeys.of(stream).reply('')!r}, as submit() does"
             )
-    if traceparent is not None:
-        arguments.text("traceparent", traceparent)
     if expires_seconds is not None:
         arguments.number("expires_seconds", expires_seconds, 0.001, LONGEST_SECONDS)
     return JobOptions(
         reply_to=reply_to or "",
         id=job_id,
         expires_seconds=expires_seconds,
-        traceparent=traceparent or "",
+        traceparent=trace.traceparent,
+        tracestate=trace.tracestate,
     ).to_item()
 
 

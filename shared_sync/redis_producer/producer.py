@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shared_sync.common import arguments
 from shared_sync.common.detached_logger import DetachedLogger
 from shared_sync.common.guarded import RECORDING, GuardedLogger, GuardedRecorder, Recorder
 from shared_sync.common.log_once import LogOnce
+from shared_sync.common.trace_context import TraceContext
+from shared_sync.connection import url
 from shared_sync.connection.credentials import CredentialProvider
 from shared_sync.connection.pool import ConnectionPool
 from shared_sync.connection.scripts import Command
@@ -24,13 +26,17 @@ from shared_sync.protocol.keys import StreamKeys, check_stream_name
 from shared_sync.redis_producer.awaited_results import AwaitedResult
 from shared_sync.redis_producer.batches import Batch, batch_of, next_batch
 from shared_sync.redis_producer.handles import JobHandle
-from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, Job, encode
+from shared_sync.redis_producer.job import DEDUPLICATE_SECONDS, NO_TRACE, Job, encode
 from shared_sync.redis_producer.reply_stream import ReplyStream
 from shared_sync.redis_producer.request_connections import RequestConnections
 from shared_sync.redis_producer.schedule import ScheduledJob, list_scheduled
 from shared_sync.redis_producer.sending import Sender
 from shared_sync.result_listener.listening import REPLY_TTL_SECONDS, ListenerContext
 from shared_sync.result_listener.result import Result
+from shared_sync.tracing.switch import producer_spans
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 MAX_CONNECTIONS = 50
 """Threads that may publish at the same time; a publication takes a round trip."""
@@ -78,6 +84,9 @@ class RedisStreamProducer:
         metrics: Counts `jobs_sent` and `results_received`, and measures `job_round_trip`.
         logger: Logs when a reply stream cannot be read; None for
             `logging.getLogger("shared_sync")`.
+        tracing: Makes a span of OpenTelemetry for each call that publishes, whose context travels
+            with the messages: True for the program's tracer provider, or a `TracerProvider`.
+            Needs the extra `otel`. See `shared_sync.tracing`.
 
     Raises:
         ConfigurationError: An argument cannot work.
@@ -95,6 +104,7 @@ class RedisStreamProducer:
         reply_ttl_seconds: float = REPLY_TTL_SECONDS,
         metrics: Recorder | None = None,
         logger: logging.Logger | None = None,
+        tracing: bool | TracerProvider = False,
     ) -> None:
         check_stream_name(stream_name)
         arguments.number("timeout_seconds", timeout_seconds, 0.001, 86_400)
@@ -123,6 +133,7 @@ class RedisStreamProducer:
         context = ListenerContext(
             redis_url, stream_name, credential_provider, self._recorder, own_logger
         )
+        self._spans = producer_spans(tracing, stream_name, url.server_of(redis_url), own_logger)
         self._replies = ReplyStream(context, self._connections, reply_ttl_seconds)
         self._request_connections = RequestConnections(context, reply_ttl_seconds)
         weakref.finalize(self, self._replies.abandon).atexit = False
@@ -158,7 +169,8 @@ class RedisStreamProducer:
             expires_seconds: How long after it was added to the stream the message may still be
                 started. After that it is not run, and ends with the status `expired`.
             reply_to: The reply stream that gets its result, instead of the workers' result stream.
-            traceparent: The W3C trace context of the caller, for the processor and the result.
+            traceparent: The W3C trace context of the caller, for the processor and the result. With
+                `tracing` the producer sets it.
             deduplicate_key: Only the first message with this key is published. Further calls within
                 `deduplicate_seconds` publish nothing and return the id of the first message. If a
                 reply is lost, the producer sends the message again, for up to `timeout_seconds`.
@@ -180,8 +192,8 @@ class RedisStreamProducer:
         """
         wait_until = _moment_after(block_seconds)
         options = (expires_seconds, reply_to, traceparent, deduplicate_key, delay_seconds, at)
-        if options == _NO_OPTIONS and self._max_queue_depth is None:  # the usual case, much quicker
-            return self._publish_alone(encode(fields))
+        if options == _NO_OPTIONS and self._max_queue_depth is None and self._spans is None:
+            return self._publish_alone(encode(fields))  # the usual case, much quicker
         job = Job(
             fields,
             expires_seconds=expires_seconds,
@@ -192,7 +204,15 @@ class RedisStreamProducer:
             delay_seconds=delay_seconds,
             at=at,
         )
-        batch = batch_of(job, self.stream_name)
+        if self._spans is None:
+            return self._publish_job(job, NO_TRACE, wait_until)
+        with self._spans.publishing(traceparent=traceparent) as publication:
+            job_id = self._publish_job(job, publication.context, wait_until)
+            publication.published(job_id)
+        return job_id
+
+    def _publish_job(self, job: Job, trace: TraceContext, wait_until: float) -> str:
+        batch = batch_of(job, self.stream_name, trace)
         if self._max_queue_depth is None and not batch.placings:
             return self._publish_alone(batch.messages[0])
         published: list[str] = []
@@ -223,6 +243,19 @@ class RedisStreamProducer:
         needed.
         """
         wait_until = _moment_after(block_seconds)
+        if self._spans is None:
+            return self._publish_all(messages, NO_TRACE, wait_until)
+        with self._spans.publishing() as publication:
+            published = self._publish_all(messages, publication.context, wait_until)
+            publication.published_many(len(published))
+        return published
+
+    def _publish_all(
+        self,
+        messages: Iterable[Mapping[str, object] | Job],
+        trace: TraceContext,
+        wait_until: float,
+    ) -> list[str]:
         published: list[str] = []
         unsent = iter(messages)
         # A list may be read ahead, while the server works; a generator is read when it is needed.
@@ -232,13 +265,13 @@ class RedisStreamProducer:
         def read_ahead() -> None:
             nonlocal following
             if reads_ahead and following is None:
-                following = next_batch(unsent, self.stream_name)
+                following = next_batch(unsent, self.stream_name, trace)
 
         try:
-            batch = next_batch(unsent, self.stream_name)
+            batch = next_batch(unsent, self.stream_name, trace)
             while batch.messages:
                 self._sender.send(batch, published, wait_until=wait_until, meanwhile=read_ahead)
-                batch, following = following or next_batch(unsent, self.stream_name), None
+                batch, following = following or next_batch(unsent, self.stream_name, trace), None
             if batch.error is not None:
                 raise batch.error
         except SharedSyncError as error:
@@ -332,6 +365,22 @@ class RedisStreamProducer:
         arguments.number("timeout", timeout, 0.001, 86_400)
         if block_seconds != 0.0:
             _moment_after(block_seconds)  # a wrong one is refused even if it is not needed
+        if self._spans is None:
+            return self._request(fields, timeout, traceparent, block_seconds, NO_TRACE)
+        with self._spans.publishing("request", traceparent=traceparent) as publication:
+            trace = publication.context
+            result = self._request(fields, timeout, traceparent, block_seconds, trace)
+            publication.published(result.id)
+        return result
+
+    def _request(
+        self,
+        fields: Mapping[str, object],
+        timeout: float,
+        traceparent: str | None,
+        block_seconds: float,
+        trace: TraceContext,
+    ) -> Result:
         began = time.monotonic()
         deadline = began + timeout
         asked = None
@@ -341,7 +390,8 @@ class RedisStreamProducer:
                 job = Job(
                     fields, expires_seconds=timeout, reply_to=reply_to, traceparent=traceparent
                 )
-                return ("XADD", self.stream_name, "*", *batch_of(job, self.stream_name).messages[0])
+                batch = batch_of(job, self.stream_name, trace)
+                return ("XADD", self.stream_name, "*", *batch.messages[0])
 
             asked = self._request_connections.request(make_command, deadline)
         if asked is not None:

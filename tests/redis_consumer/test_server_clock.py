@@ -26,6 +26,18 @@ def test_the_servers_time_is_that_of_the_middle_of_a_call() -> None:
     assert server.offset_seconds == 9010.0 - 120.25
 
 
+def test_a_slow_reply_changes_nothing_that_a_quick_one_has_shown() -> None:
+    server = ServerClock(clock=lambda: 100.0, wall=lambda: 5000.0)
+    server.heard(9_000_000, asked_at=110.0, answered_at=110.002)
+    known = server.offset_seconds
+    server.heard(9_001_000, asked_at=110.9, answered_at=111.4)  # written 0.1 s after it was asked
+    assert server.offset_seconds == known
+    server.heard(9_100_000, asked_at=120.0, answered_at=120.4)  # the server's clock was set
+    assert server.offset_seconds == 9100.0 - 120.2
+    server.heard(9_100_900, asked_at=121.0, answered_at=121.002)  # as quick as the first
+    assert server.offset_seconds == 9100.9 - 121.001
+
+
 def test_waits_are_right_on_a_worker_whose_clock_is_wrong(
     make: Make, producer: RedisStreamProducer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

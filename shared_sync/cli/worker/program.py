@@ -21,6 +21,7 @@ from shared_sync.cli.worker.kinds import shown
 from shared_sync.common.masking import MASK
 from shared_sync.errors import ConfigurationError, ConsumerBroken, LoadingFailed, PortUnavailable
 from shared_sync.logging import configure
+from shared_sync.tracing import configure as configure_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ def check(configuration: Configuration, options: argparse.Namespace) -> int:
 def prepare(configuration: Configuration) -> None:
     """Set up what a process needs before it imports modules of the program."""
     configure(configuration["log_level"], configuration["log_format"])
+    if configuration["tracing"]:
+        configure_tracing(configuration["group"])
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)  # until the consumer catches them: nothing was read yet

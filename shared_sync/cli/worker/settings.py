@@ -465,6 +465,13 @@ PROGRAM: Final = (
         ("LOG_FORMAT",),
         to=COMMAND,
     ),
+    Setting(
+        "tracing",
+        Switch(),
+        False,
+        "make spans of OpenTelemetry, which its OTEL_... variables say where to send",
+        ("TRACING",),
+    ),
 )
 
 HEADINGS: Final[Mapping[str, tuple[Setting, ...]]] = {

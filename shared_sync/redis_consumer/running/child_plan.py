@@ -14,6 +14,7 @@ from shared_sync.isolation.importable import importable
 from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.protocol.live_job import JobContext
 from shared_sync.redis_consumer.options import Options
+from shared_sync.tracing.switch import child_setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class ChildPlan:
             "result_stream": options.result_stream,
             "result_channel": options.result_channel,
             "carry_fields": list(options.carry_fields),
+            "tracing": child_setup(options.tracing),
         }
         return cls(
             setup,

@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from shared_sync.common.guarded import Logger, Recorder
+from shared_sync.common.trace_context import TraceContext
 from shared_sync.errors import JobCancelled
 from shared_sync.isolation import frames
 from shared_sync.isolation.child_jobs import finish_of, outputs_of
@@ -46,6 +47,13 @@ _COUNTER_OF: Final[Mapping[type[Exception], str]] = {
 """What counts the children that have ended so."""
 
 
+class ChildTracing(Protocol):
+    """Says which span the spans of a child belong to."""
+
+    def to_travel(self) -> TraceContext | None:
+        """Return the context of the attempt that runs; None if it has none."""
+
+
 class EncodedResults(Results):
     """The form of results that children have encoded: they are as they are to be."""
 
@@ -76,6 +84,7 @@ def runner_for(
     jobs: JobContext,
     recorder: Recorder,
     circuit_breakers: CircuitBreakers,
+    tracing: ChildTracing | None = None,
 ) -> Runner:
     """Return what runs the attempts of a reader: in its thread, or in a child process."""
     if options.isolation == "thread":
@@ -87,6 +96,7 @@ def runner_for(
         jobs=jobs,
         recorder=recorder,
         circuit_breakers=circuit_breakers,
+        tracing=tracing,
     )
 
 
@@ -109,6 +119,7 @@ class ProcessRunner:
         jobs: JobContext,
         recorder: Recorder,
         circuit_breakers: CircuitBreakers,
+        tracing: ChildTracing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Fixed after construction.
@@ -119,6 +130,7 @@ class ProcessRunner:
         self._hooks = hooks
         self._recorder = recorder
         self._circuit_breakers = circuit_breakers
+        self._tracing = tracing
         self._clock = clock
         self._logger: Logger = context.logger
         self._own_logger = plain_logger(context.logger)
@@ -273,6 +285,9 @@ class ProcessRunner:
         resume = {one.id: one.progress.decode(errors="replace") for one in entries if one.progress}
         if resume:
             header["resume"] = resume
+        trace = None if self._tracing is None else self._tracing.to_travel()
+        if trace is not None:
+            header["trace"] = trace
         if self._clock() - self._levels_at > LEVELS_SECONDS:
             self._add_levels(header)
         states = self._circuit_breakers.export_states()

@@ -14,7 +14,7 @@ from shared_sync.processors import ProcessorContext, ProcessorSource
 from shared_sync.protocol.live_job import JobContext
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.options import Options
-from shared_sync.redis_consumer.running.isolation import ProcessRunner, runner_for
+from shared_sync.redis_consumer.running.isolation import ChildTracing, ProcessRunner, runner_for
 from shared_sync.redis_consumer.running.loading import Loading
 from shared_sync.redis_consumer.running.reader_processor import ReaderProcessor
 from shared_sync.redis_consumer.running.runner import AttemptHook
@@ -56,7 +56,12 @@ class PoolProcessors:
         self._all: list[ReaderProcessor] = []
 
     def add(
-        self, number: int, slot: Slot, hooks: Sequence[AttemptHook], jobs: JobContext
+        self,
+        number: int,
+        slot: Slot,
+        hooks: Sequence[AttemptHook],
+        jobs: JobContext,
+        tracing: ChildTracing | None = None,
     ) -> ReaderProcessor:
         """Return the processor of a reader (1, 2, ...), before the pool starts; it loads later."""
         options = self._options
@@ -72,6 +77,7 @@ class PoolProcessors:
             context,
             hooks,
             jobs=jobs,
+            tracing=tracing,
             recorder=self._recorder,
             circuit_breakers=self._circuit_breakers,
         )

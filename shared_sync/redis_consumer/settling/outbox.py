@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from shared_sync.common.guarded import Recorder
 from shared_sync.connection.availability import Availability
@@ -12,7 +12,7 @@ from shared_sync.connection.remedies import is_about_key
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisAccessDenied, RedisRefused, RedisUnavailable, SharedSyncError
 from shared_sync.protocol.commands import GroupCommands
-from shared_sync.protocol.messages import Bury, Fault, Finish, HandBack, Outcome, Park
+from shared_sync.protocol.messages import DONE, Bury, Fault, Finish, HandBack, Outcome, Park
 from shared_sync.protocol.progress import Report
 from shared_sync.protocol.replies import is_final, parse_settled
 from shared_sync.redis_consumer.settling.last_progress import LastProgress
@@ -32,6 +32,22 @@ from shared_sync.redis_consumer.slot import Activity
 
 LONG_SECONDS: Final = 1.0
 """After a job that took longer, the server may have closed the connection as an idle one."""
+
+
+class SettleTracing(Protocol):
+    """Is told when outcomes are sent and confirmed. No method may raise."""
+
+    def sending(self) -> None:
+        """Outcomes are about to be sent to Redis."""
+
+    def settled(self, parcel: Parcel, refused: SharedSyncError | None) -> None:
+        """Redis has confirmed the outcomes of a parcel, or has refused one of them."""
+
+    def broke_off(self, parcels: Sequence[Parcel], error: SharedSyncError) -> None:
+        """The connection broke before Redis has confirmed these; they will be sent again."""
+
+    def all_are_settled(self) -> None:
+        """Nothing is left that waits to be settled."""
 
 
 class Outbox:
@@ -54,6 +70,7 @@ class Outbox:
         tally: Tally,
         give_up: Callable[[Finish, str], Outcome | None] = lambda *_: None,
         flush_metrics: Callable[[], None] = lambda: None,
+        tracing: SettleTracing | None = None,
     ) -> None:
         # Fixed after construction.
         self.connection = connection
@@ -66,6 +83,7 @@ class Outbox:
         self._give_up = give_up
         """Called with a result that Redis will never take, and why; returns another outcome."""
         self._flush_metrics = flush_metrics
+        self._tracing = tracing
         # Written by the using thread; any thread may read.
         self._done: list[str] = []
         self._outcomes: list[Outcome] = []
@@ -257,7 +275,8 @@ class Outbox:
         commands = self._commands
         if self._done:
             for ids in chunks(self._done, MOST_IDS):
-                parcels.append(Parcel(commands.finish(ids), ids, self._confirm_done(ids)))
+                confirm = self._confirm_done(ids)
+                parcels.append(Parcel(commands.finish(ids), ids, confirm, label=DONE))
         if self._outcomes:
             by_type: dict[type, list[Any]] = {Finish: [], Park: [], Bury: [], Fault: []}
             for outcome in self._outcomes:
@@ -276,7 +295,8 @@ class Outbox:
                 parcels.append(self._parcel(commands.fault(faults), faults))
         if self._returned:
             for ids in chunks(self._returned, MOST_OUTCOMES):
-                parcels.append(Parcel(commands.hand_back(ids), ids, self._confirm_returned(ids)))
+                confirm = self._confirm_returned(ids)
+                parcels.append(Parcel(commands.hand_back(ids), ids, confirm, label="handed back"))
         if progress:
             ended = [one.id for one in self._outcomes if isinstance(one, (Finish, Bury))]
             parcels += progress.ends({*self._done, *ended})
@@ -287,7 +307,14 @@ class Outbox:
         first = outcomes[0]
         result = first if len(outcomes) == 1 and isinstance(first, Finish) else None
         deny = None if _stays_at_home(first) else lambda error: self._deny(outcomes, error)
-        return Parcel(command, ids, lambda reply: self._confirm(outcomes, reply), result, deny=deny)
+        return Parcel(
+            command,
+            ids,
+            lambda reply: self._confirm(outcomes, reply),
+            result,
+            outcomes=outcomes,
+            deny=deny,
+        )
 
     def _send(self, parcels: Sequence[Parcel], commands: Sequence[Command]) -> None:
         self._doubt_unanswered()
@@ -297,6 +324,8 @@ class Outbox:
             self._sent, self._answered = parcels, 0
             if parcels:
                 self._is_broken_off = True  # until all replies have come
+                if self._tracing is not None:
+                    self._tracing.sending()
             self.connection.send([*(parcel.command for parcel in parcels), *commands])
         except BaseException:
             self._flush_metrics()
@@ -323,8 +352,14 @@ class Outbox:
                     if parcel.drop is not None:
                         parcel.drop()
                     refused = error if parcel.drop is None else None
+                except RedisUnavailable as error:
+                    if self._tracing is not None:
+                        self._tracing.broke_off(parcels[self._answered :], error)
+                    raise
                 self._answered += 1
                 refusal = refused or refusal
+                if self._tracing is not None:
+                    self._tracing.settled(parcel, refused)
                 if self._in_doubt:
                     self._in_doubt.difference_update(parcel.ids)
         finally:
@@ -332,6 +367,8 @@ class Outbox:
             self._flush_metrics()  # before a wait for a message, however long that takes
         self._is_broken_off = False
         self.is_held_up = refusal is not None
+        if self._tracing is not None and not self.is_held_up:
+            self._tracing.all_are_settled()
         return refusal
 
     def _doubt_unanswered(self) -> None:

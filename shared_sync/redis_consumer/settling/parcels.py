@@ -34,6 +34,10 @@ class Parcel(NamedTuple):
     """The result, if the command settles nothing else."""
     drop: Callable[[], None] | None = None
     """Forgets what the command is about if Redis refuses it, as it may: it settles nothing."""
+    outcomes: Sequence[Outcome] = ()
+    """The outcomes, if they are more than ids."""
+    label: str = ""
+    """What becomes of the messages, in a word, if they are only ids."""
     deny: Callable[[SharedSyncError], None] | None = None
     """Called if the user may not write to a stream that the command writes to; None if those are
     the consumer's own."""

@@ -20,6 +20,7 @@ from shared_sync.message import Message
 
 QUICK = RetryPolicy(max_attempts=3, base_seconds=0.01)
 NEXT = "{jobs}:next"
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 REPLIES = "{jobs}:replies:ab12"
 
 
@@ -95,12 +96,12 @@ def test_the_last_stage_of_a_pipeline_answers_the_caller_and_nobody_else_does(
 
     def second(_: str, fields: dict[str, str | bytes]) -> str:
         assert current_message().reply_to == REPLIES
-        assert current_message().traceparent == "00-ab"
+        assert current_message().traceparent == TRACE
         assert set(fields) == {"text"}
         return str(fields["text"]).upper()
 
     client.xadd(REPLIES, {"made": "by the caller"})
-    message_id = producer.publish({"n": 1}, reply_to=REPLIES, traceparent="00-ab")
+    message_id = producer.publish({"n": 1}, reply_to=REPLIES, traceparent=TRACE)
     make(first, result_stream="results").start()
     stage = RedisStreamConsumer(
         redis_url, NEXT, GROUP, "second", LOGGER, second, result_stream="results"
@@ -111,5 +112,5 @@ def test_the_last_stage_of_a_pipeline_answers_the_caller_and_nobody_else_does(
     assert progress["status"] == "progress"
     assert progress["message_id"] == done["message_id"] == message_id
     assert done["result"] == "HELLO"
-    assert done["traceparent"] == progress["traceparent"] == "00-ab"
+    assert done["traceparent"] == progress["traceparent"] == TRACE
     assert client.exists("results") == 0
