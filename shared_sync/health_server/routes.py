@@ -34,8 +34,9 @@ _ENDPOINTS: Final = (
     "/api/history",
 )
 _SCRIPTS: Final = (
-    *("app.js", "chart.js", "charts.js", "checks.js", "dom.js", "format.js", "history.js"),
-    *("polling.js", "queue.js", "status.js", "values.js"),
+    *("actions.js", "app.js", "ask.js", "chart.js", "charts.js", "checks.js", "dead_letters.js"),
+    *("dom.js", "format.js", "history.js", "letter.js", "letter_list.js", "letters.js"),
+    *("polling.js", "queue.js", "rows.js", "search.js", "status.js", "values.js"),
 )
 _PAGE: Final = {
     "index.html": "text/html; charset=utf-8",

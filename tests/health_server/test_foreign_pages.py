@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 
 pytest.importorskip("selenium")
@@ -21,28 +17,6 @@ fetch(address, options).then(
 """
 OPEN_TO_ALL = ("health", "health/live", "metrics", "metrics/prometheus")
 PRIVATE = ("api/state", "api/history", "dashboard/app.js", "")
-
-
-class ForeignPage(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(b"<title>foreign</title>")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def site() -> Iterator[int]:
-    """The port of another web site."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), ForeignPage) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_port
-        server.shutdown()
-        thread.join()
 
 
 def read(page: Page, address: str, **options: object) -> tuple[int, str] | None:

@@ -3,13 +3,16 @@
 // All data of the server are shown as text and never as markup: a message id or the text of an error is
 // whatever somebody published.
 
+import { whenSignedOut } from "./actions.js";
 import { drawCharts, makeCharts } from "./charts.js";
 import { makeChecks, renderChecks } from "./checks.js";
 import { $, attempt, setText } from "./dom.js";
 import { count, duration, formatOf, megabytes, milliseconds, percent, rate } from "./format.js";
 import { history, rates } from "./history.js";
+import { makeLetters, renderLetters } from "./letters.js";
 import { backoff, elapsed, isGone, page, poll, problem, start } from "./polling.js";
 import { makeSections, renderSections } from "./queue.js";
+import { makeSearch, renderSearch } from "./search.js";
 import { announce, renderGone, renderStatus } from "./status.js";
 import { makeValues, renderValues } from "./values.js";
 
@@ -50,6 +53,8 @@ function render() {
     if (!gone) announce(`Status: ${page.state.status}. ${page.state.reasons.join("; ")}`);
     renderStatus(page.state, gone);
   });
+  attempt($("acting"), "answer", renderSearch);
+  attempt($("letters"), "answer", renderLetters);
   attempt($("sections"), "answer", () => renderSections(page.state.views, elapsed()));
   attempt($("checks"), "table", () => renderChecks(page.state));
   attempt($("figures"), "table", () => renderValues(page.state));
@@ -75,6 +80,9 @@ function begin() {
     poll();
   });
   makeCharts(renderCharts);
+  makeSearch();
+  makeLetters();
+  whenSignedOut(render);
   makeSections();
   makeChecks();
   makeValues(render);

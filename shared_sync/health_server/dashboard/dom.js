@@ -87,7 +87,7 @@ export const oneWord = whole("span");
 
 /**
  * Make a table with columns [{label, cell: (row) => parts, number, bare, wide}], and return a function
- * that shows rows in it. On a phone each row becomes a card, on which bare cells have no label and wide
+ * that shows rows in it. In place of `cell`, `fill(box, row)` fills a box once, as with a button. On a phone each row becomes a card, on which bare cells have no label and wide
  * ones have a line of their own.
  */
 export function table(parent, label, columns, keyOf) {
@@ -97,17 +97,19 @@ export function table(parent, label, columns, keyOf) {
   const kind = (column) => ({ class: column.number ? "number" : "" });
   for (const column of columns) make(head, "th", { role: "columnheader", scope: "col", ...kind(column) }, column.label);
   const body = make(node, "tbody", { role: "rowgroup" });
-  const create = () => {
+  const create = (item) => {
     const row = document.createElement("tr");
     row.setAttribute("role", "row");
     for (const column of columns) {
       const names = ["number", "bare", "wide"].filter((name) => column[name]).join(" ");
       const cell = make(row, "td", { role: "cell", "data-label": column.label, class: names });
-      make(cell, "div"); // one box, which a card on a phone shows beside its label
+      const box = make(cell, "div"); // one box, which a card on a phone shows beside its label
+      column.fill?.(box, item);
     }
     return row;
   };
   return (rows) => updateChildren(body, rows, keyOf, create, (row, item) => columns.forEach((column, at) => {
+    if (column.fill) return;
     const parts = column.cell(item);
     setParts(row.children[at].firstChild, parts);
     row.children[at].classList.toggle("none", parts === "–");

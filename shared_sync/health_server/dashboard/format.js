@@ -44,6 +44,7 @@ export function clock(seconds, parts = { timeStyle: "medium" }) {
   return new Date(seconds * 1000).toLocaleTimeString("en-GB", parts);
 }
 
+export const plural = (n, word) => `${exact(n)} ${word}${n === 1 ? "" : "s"}`;
 export const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 export const isNumber = (value) => typeof value === "number";
 export const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value) ?? "");

@@ -4,7 +4,10 @@
 import {
   $, TONES, attempt, badge, code, make, notUnderstood, oneWord, setParts, setText, table, textOf, updateChildren,
 } from "./dom.js";
+import { actsOn } from "./actions.js";
+import { causes, countCauses, drawLetters } from "./dead_letters.js";
 import { age, capital, duration, exact, isNumber, milliseconds } from "./format.js";
+import { aged, isRow } from "./rows.js";
 
 const OLD_SECONDS = 10; // older tables are not shown as current ones
 const explain = (problem) => (problem === "failed" ? "failed, and the worker's log says why" : problem);
@@ -13,6 +16,7 @@ const explain = (problem) => (problem === "failed" ? "failed, and the worker's l
 function tables(views, { key, rows, more }, elapsed) {
   return Object.entries(views)
     .filter(([, { data }]) => data && data[key] !== undefined && data[key] !== null)
+    .filter(([, { data }]) => key !== "dead_letters" || !isActedOn(data))
     .map(([name, { data, age_seconds: old, problem }]) => {
       const since = (old ?? 0) + elapsed;
       // The page was not open for a while, and the new tables are not there yet.
@@ -27,45 +31,11 @@ function tables(views, { key, rows, more }, elapsed) {
     });
 }
 
+/** Whether the dead letters of a view are where one can act on them. */
+const isActedOn = ({ stream, group }) => actsOn() !== null && actsOn().stream === stream && actsOn().group === group;
+
 /** The consumers that died within the last hour and are not in the group any more. */
 const goneOf = ({ consumers_gone: gone }) => (Array.isArray(gone) && gone.every(isRow) ? gone : []);
-
-const isRow = (row) => row !== null && typeof row === "object";
-
-/** The letters of each cause that are shown, by fingerprint, the newest letter first. */
-function byCause(letters) {
-  const groups = new Map();
-  for (const letter of letters) {
-    const key = letter.fingerprint ?? `of ${letter.id}`;
-    if (!groups.has(key)) groups.set(key, []);
-    groups.get(key).push(letter);
-  }
-  for (const of of groups.values()) of.sort((a, b) => a.seconds_ago - b.seconds_ago);
-  return groups;
-}
-
-/** The causes of dead letters, the one with the newest letter first; a view that counts none has those of its rows. */
-function causes(data, lag) {
-  const shown = byCause(aged(data.dead_letters, "seconds_ago", lag));
-  const counted = data.dead_letter_causes;
-  const all = Array.isArray(counted) && counted.every(isRow) ? aged(counted, "seconds_ago", lag)
-    : [...shown].map(([fingerprint, of]) => ({
-      fingerprint, letters: of.length, error_type: of[0].error_type, seconds_ago: of[0].seconds_ago,
-      reasons: [...new Set(of.map((letter) => textOf(letter.reason)))].slice(0, 3),
-      attempts: Math.max(...of.map((letter) => letter.attempts ?? 0)),
-    }));
-  return all.map((cause) => ({ ...cause, shown: shown.get(cause.fingerprint) ?? [] }))
-    .sort((a, b) => a.seconds_ago - b.seconds_ago);
-}
-
-/** Items in the order in which they were seen first, so that none moves while somebody reads; new ones come last. */
-function inOrder(places, items, keyOf) {
-  const place = (item) => places.get(keyOf(item)) ?? places.size;
-  const sorted = [...items].sort((a, b) => place(a) - place(b));
-  places.clear();
-  sorted.forEach((item, at) => places.set(keyOf(item), at));
-  return sorted;
-}
 
 const budgeted = (job) => job.budget_seconds !== null && job.budget_seconds !== undefined;
 
@@ -118,48 +88,6 @@ const PARKED = [
   { label: "Crashes", number: true, cell: (message) => textOf(message.crashes) },
   { label: "Last error", wide: true, cell: (message) => [message.error_type, message.details].filter(Boolean).join(": ") || "–" },
 ];
-const LETTERS = [
-  { label: "Message", bare: true, cell: (letter) => code(letter.message_id) },
-  { label: "Letter", cell: (letter) => code(letter.id) },
-  { label: "Attempts", number: true, cell: (letter) => textOf(letter.attempts) },
-  { label: "When", number: true, cell: (letter) => `${duration(letter.seconds_ago)} ago` },
-  { label: "Details", wide: true, cell: (letter) => textOf(letter.details) },
-];
-
-const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
-
-function drawLetters(parent) {
-  const list = make(parent, "div", { class: "causes" });
-  const places = new Map();
-  const keyOf = ({ fingerprint }) => fingerprint;
-  return (_, all) => updateChildren(list, inOrder(places, all, keyOf), keyOf, () => {
-    const node = document.createElement("details");
-    const summary = make(node, "summary");
-    make(summary, "span", { class: "times" });
-    make(summary, "span");
-    make(summary, "span", { class: "when" });
-    node.showLetters = table(node, "Dead letters of this cause", LETTERS, (letter) => letter.id);
-    make(node, "p", { class: "muted" });
-    return node;
-  }, (node, cause) => {
-    const { letters, error_type: type, reasons, fingerprint, attempts, seconds_ago: ago, shown } = cause;
-    const [times, text, when] = node.firstChild.children;
-    setText(times, `× ${exact(letters)}`);
-    setParts(text, [
-      { tag: "strong", text: type ?? "" },
-      ` ${[reasons].flat().map(textOf).join(" / ")} `,
-      { tag: "code", class: "muted", text: String(fingerprint).startsWith("of ") ? "" : fingerprint },
-    ]);
-    setText(when, `${plural(attempts ?? 0, "attempt")} · ${letters > 1 ? "newest " : ""}${duration(ago)} ago`);
-    node.showLetters(shown);
-    node.children[1].hidden = shown.length === 0;
-    const rest = shown.length < letters;
-    node.lastChild.hidden = !rest;
-    setText(node.lastChild, !rest ? "" : shown.length ? `The newest ${shown.length} of ${exact(letters)} are shown.`
-      : "Only the newest dead letters are shown, and none of them has this cause.");
-  });
-}
-
 function drawReaders(parent) {
   const list = make(parent, "ul", { class: "readers" });
   const create = () => {
@@ -174,11 +102,6 @@ function drawReaders(parent) {
   });
 }
 
-/** Rows as of now: a field of them grows, or falls, by the seconds since they were answered. */
-function aged(rows, field, by) {
-  return rows.map((row) => (typeof row[field] === "number" ? { ...row, [field]: row[field] + by } : row));
-}
-
 /** The readers that do not work as they should, then the others. */
 function abnormalFirst(readers) {
   const isFine = ({ state }) => state === "waiting" || state === "running";
@@ -189,16 +112,6 @@ function abnormalFirst(readers) {
 function countStates(rows, ...states) {
   return states.map((state) => [rows.filter((row) => row.state === state).length, state])
     .filter(([number]) => number).map(([number, state]) => `${number} ${state}`);
-}
-
-/** How many causes there are, and of how many letters if not all of them were counted. */
-function countCauses(shown) {
-  const number = shown.reduce((sum, { data, more }) => sum + (data.dead_letter_causes_total ?? more.length), 0);
-  const counted = shown.reduce((sum, { data, rows }) => sum + (data.dead_letters_counted ?? rows.length), 0);
-  const all = shown.reduce((sum, { total }) => sum + total, 0);
-  const listed = shown.reduce((sum, { more }) => sum + more.length, 0);
-  const some = listed < number ? `${exact(listed)} of ` : "";
-  return some + plural(number, "cause") + (counted < all ? ` of the newest ${exact(counted)}` : "");
 }
 
 const SECTIONS = [
