@@ -415,6 +415,13 @@ def test_crash_recovery_leaves_nothing_behind_in_a_redis_that_it_is_given(
     assert client.keys() == [b"mine"]
 
 
+def test_the_worker_command_loses_nothing(redis_server: EmbeddedRedis) -> None:
+    server = ("--redis-server", str(redis_server.binary))
+    output = output_of("worker_command.py", "--messages", "1500", *server)
+    assert output.count("1500 of 1500 messages have a result, 0 of them two") == 2
+    assert "killed: 3 run, restarts: 1" in output
+
+
 def test_a_short_soak_loses_nothing_and_publishes_nothing_twice(
     redis_server: EmbeddedRedis,
 ) -> None:

@@ -10,7 +10,7 @@ from shared_sync.common import queue_metrics
 
 _LARGEST: Final = re.compile(
     r"(p50|p95|p99|max)_.*|.*_ms|uptime_seconds|window_seconds|longest_.*|oldest_.*|memory_limit_mb"
-    r"|memory_used_ratio|gpu_(?!process_).*|batch_ceiling|consumer_paused"
+    r"|memory_used_ratio|gpu_(?!process_).*|batch_ceiling|.*_paused"
 )
 """Values of which the largest counts: sums of them mean nothing. Other numbers are added."""
 

@@ -43,6 +43,7 @@ class SupervisedWorker:
         drain_seconds: float,
         *,
         on_restart: Callable[[], object],
+        start: Callable[[Mapping[str, Any]], WorkerProcess] = WorkerProcess,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Fixed after construction.
@@ -50,13 +51,14 @@ class SupervisedWorker:
         self._setup = {"name": name, "configuration": configuration}
         self._drain_seconds = drain_seconds
         self._on_restart = on_restart
+        self._start_process = start
         self._clock = clock
         # Written by the main thread.
         self.process: WorkerProcess | None = None
         """The process that runs, if one does."""
         self.restarts = 0
         self.was_killed = False
-        """Whether a process had to be killed because it did not end by itself."""
+        """Whether the process had to be killed at the end, as it did not end by itself."""
         self._failures = 0
         self._start_at = 0.0
         self._kill_at: float | None = None
@@ -106,6 +108,10 @@ class SupervisedWorker:
         process = self.process
         if process is None or process.health is None:
             return _not_ready(self._why_not_there(process), started=False)
+        if process.health.get("started") is False:
+            # Without its values, of which redis_connected is still false.
+            reasons = process.health.get("reasons") or [self._why_not_there(process)]
+            return _not_ready(*reasons, started=False)
         data = {key: value for key, value in process.health.items() if key != "live"}
         data |= {"pid": process.pid, "restarts": self.restarts}
         silent = self._clock() - process.heard_at
@@ -128,7 +134,7 @@ class SupervisedWorker:
 
     def _start(self) -> None:
         try:
-            self.process = WorkerProcess(self._setup)
+            self.process = self._start_process(self._setup)
         except OSError as error:
             self._last_end = "its process could not be started"
             self._pause()
@@ -144,7 +150,7 @@ class SupervisedWorker:
                 logger.error(
                     "worker %s, process %d, does not end and is killed", self.name, process.pid
                 )
-                self.was_killed = True
+                self.was_killed = not self._is_wanted
                 self._kill_at = now + STOP_GRACE_SECONDS
                 process.kill()
             return
@@ -181,7 +187,8 @@ class SupervisedWorker:
         self.restarts += 1
         self._on_restart()
         if self._why_stopping and status == 0:
-            return True  # it ended because it was to be replaced, so the next may start at once
+            self._start_at = 0.0  # it was to be replaced
+            return True
         if self._clock() - process.started_at >= STEADY_SECONDS:
             self._failures = 0
         self._pause()
@@ -201,8 +208,8 @@ class SupervisedWorker:
         )
 
 
-def _not_ready(reason: str, **more: Any) -> dict[str, Any]:
-    return {"status": "degraded", "reasons": [reason], "ready": False, **more}
+def _not_ready(*reasons: str, **more: Any) -> dict[str, Any]:
+    return {"status": "degraded", "reasons": [*reasons], "ready": False, **more}
 
 
 def _in_words(status: int) -> str:

@@ -21,6 +21,7 @@ from shared_sync.cli.worker.crew import Crew
 from shared_sync.cli.worker.reloading import SourceFiles
 from shared_sync.cli.worker.supervised_worker import SupervisedWorker
 from shared_sync.connection import discovery
+from shared_sync.group_status import GroupStatus
 from shared_sync.protocol import inspection
 from shared_sync.protocol.inspection import GroupView
 from shared_sync.protocol.keys import Keys
@@ -146,6 +147,6 @@ def _group_view(configuration: Configuration) -> GroupView:
         credential_provider=building.make_credentials(configuration),
         reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS,
     )
-    view = GroupView(connect, keys)
+    view = GroupView(connect, keys, parts={"status": GroupStatus(keys).read_json})
     view.is_shown = True
     return view
