@@ -21,6 +21,9 @@ import shared_sync
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WALKTHROUGHS = ("docs/quickstart.md", "docs/tutorial.md")
+"""Pages that tests/test_walkthroughs.py runs from the beginning to the end."""
+
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->\s*\Z", re.DOTALL)
 COMMANDS = "commands"
 """The language of an indented block, and of one marked as `sh` or `console`."""

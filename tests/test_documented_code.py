@@ -19,6 +19,7 @@ import yaml
 from documented_code import (
     COMMANDS,
     MAP,
+    WALKTHROUGHS,
     Block,
     blocks,
     check_signature,
@@ -81,7 +82,7 @@ def sections() -> dict[tuple[str, str], list[Block]]:
     """The Python blocks below one heading, which share their names."""
     found: dict[tuple[str, str], list[Block]] = {}
     for block in blocks("python"):
-        if (block.page, block.heading) not in PROGRAMS:
+        if (block.page, block.heading) not in PROGRAMS and block.page not in WALKTHROUGHS:
             found.setdefault((block.page, block.heading), []).append(block)
     return found
 
@@ -129,7 +130,11 @@ def test_python_runs(section: list[Block], examples: Examples) -> None:
 # --- commands ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", blocks(COMMANDS), ids=str)
+def commands() -> list[Block]:
+    return [block for block in blocks(COMMANDS) if block.page not in WALKTHROUGHS]
+
+
+@pytest.mark.parametrize("block", commands(), ids=str)
 def test_commands_are_understood(block: Block, client: redis.Redis) -> None:
     skip_marked(block)
     known_to_redis = {str(name).upper() for name in client.command()}
