@@ -27,6 +27,21 @@ EMPTY: dict[str, object] = {
     "dead_letters_total": 0,
 }
 
+EMPTY_REPORT = {
+    "window_seconds": 0.0,
+    "latency": None,
+    "queue_wait": None,
+    "done_per_second": None,
+    "workers_measured": 0,
+    "workers_total": 0,
+    "releases": {},
+    "workers": [],
+    "jobs": [],
+    "jobs_total": 0,
+    "vanished": [],
+    "events": [],
+}
+
 
 def view_of(url: str) -> GroupView:
     return GroupView(discovery.connector(url, key=STREAM, reply_timeout_seconds=5), KEYS)

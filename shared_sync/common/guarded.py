@@ -24,8 +24,9 @@ class Recorder(Protocol):
     instead of all calls that count and measure; `record_size(name, size)`, for numbers that are no
     durations, which are dropped otherwise; `record_queue(sizes, stream=..., group=...)`, instead of
     a gauge for each size; `record_circuit_breaker(name, state=..., openings=..., refused=...)`,
-    instead of metrics with the name of the breaker behind theirs; and `quantile_seconds(name,
-    share, min_count=...)`, which returns how long such a duration takes, or None.
+    instead of metrics with the name of the breaker behind theirs; `quantile_seconds(name,
+    share, min_count=...)`, which returns how long such a duration takes, or None; and
+    `recent_durations(name)`, which returns the durations of the last minutes in a form for JSON.
     """
 
     def increment_counter(self, name: str, value: float = 1) -> None:
@@ -84,6 +85,7 @@ class GuardedRecorder:
         self._record_size = getattr(recorder, "record_size", None)
         self._record_circuit_breaker = getattr(recorder, "record_circuit_breaker", None)
         self._quantile_seconds = getattr(recorder, "quantile_seconds", None)
+        self._recent_durations = getattr(recorder, "recent_durations", None)
         self._logger = logger
         # Only ever added to, by any thread.
         self._warned: set[str] = set()
@@ -185,6 +187,13 @@ class GuardedRecorder:
         )
         known = isinstance(seconds, (int, float)) and 0 <= seconds < math.inf
         return float(seconds) if known else None
+
+    def recent_durations(self, name: str) -> Mapping[str, Any] | None:
+        """Return the durations of the last minutes in a form for JSON, if the recorder can."""
+        if self._recent_durations is None:
+            return None
+        found = self._guard(f"the question for {name}", self._recent_durations, name)
+        return found if isinstance(found, dict) else None
 
     def _guard(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         try:

@@ -49,10 +49,14 @@ class Availability:
         address: str,
         logger: Logger,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        on_return: Callable[[float], object] = lambda _: None,
     ) -> None:
+        """`on_return` is called at the end of an outage, with its length in seconds."""
         # Fixed after construction.
         self.address = address
         """Where Redis is, without passwords."""
+        self._on_return = on_return
         self._logger = logger
         self._clock = clock
         self._outage = Outage(clock)
@@ -126,6 +130,7 @@ class Availability:
             self._without_group.discard(user)
             seconds = None if self._failing else self._outage.ends()
         if seconds is not None:
+            self._on_return(seconds)
             self._logger.info("Redis at %s answers again after %.1f s", self.address, seconds)
 
 

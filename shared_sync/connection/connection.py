@@ -269,6 +269,23 @@ class Connection:
                 refusal = error
         raise refusal
 
+    def call_with(self, command: Command, second: Command) -> tuple[Any, Any]:
+        """Send two commands in one round trip, and return the replies.
+
+        The first is treated as by `call()`. The second matters less: if it fails, its error is
+        returned in the place of its reply.
+        """
+        try:
+            self.send([command, second])
+            try:
+                reply = self.receive()
+            except (RedisRefused, RedisAccessDenied):
+                _or_error(self.receive)
+                raise
+        except NotRun:
+            return self.call(*command), _or_error(lambda: self.call(*second))
+        return reply, _or_error(self.receive)
+
     def _call_once(self, command: Command) -> Any:
         self.send([command])  # over a new connection this loads the script again
         return self.receive()
@@ -365,3 +382,11 @@ class Connection:
             self._interrupted = True
             if self._blocked:
                 self._connection.disconnect()
+
+
+def _or_error(ask: Callable[[], Any]) -> Any:
+    """Return the reply, or the error in its place."""
+    try:
+        return ask()
+    except SharedSyncError as error:
+        return error

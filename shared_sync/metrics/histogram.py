@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import ceil, inf, log
 from operator import add
+from typing import Any, Final, TypeGuard
 
 from shared_sync.metrics.sliding_window import SlidingWindow
 
@@ -26,6 +27,13 @@ OFFSET = 1 - log(SHORTEST_SECONDS) * PER_LOG
 """The bucket of a duration between the shortest and the longest is
 `int(log(seconds) * PER_LOG + OFFSET)`, where a call of `bucket_of` would cost too much."""
 
+_MOST_PACKED: Final = 500
+"""Numbers in the compact form of a histogram. They suffice for durations that differ by less than
+20,000 times; of others neighbouring buckets are put together."""
+
+_LARGEST_COUNT: Final = 2**40
+_LARGEST_TOTAL: Final = 1e15
+"""What is larger in a form from elsewhere makes no sense; the sums of all of them stay finite."""
 _LAST = int(log(LONGEST_SECONDS) * PER_LOG + OFFSET)
 _EMPTY = [0] * (_LAST + 1)
 
@@ -111,6 +119,46 @@ class Histogram:
             max(part.high for part in used),
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return a compact form for JSON, which `parse()` reads: some hundred numbers.
+
+        If that does not suffice, two or more neighbouring buckets are put together, and a quantile
+        is 1 % less exact for each of them.
+        """
+        counts, width = [int(count) for count in self._counts], 1
+        packed = _without_zeros(counts)
+        while len(packed) > _MOST_PACKED:
+            width += 1
+            starts = range(0, len(counts), width)
+            packed = _without_zeros([sum(counts[at : at + width]) for at in starts])
+        return {
+            "first": self._first,
+            "width": width,
+            "counts": packed,
+            "total": self.total,
+            "low": self.low if self.count else 0.0,
+            "high": self.high,
+        }
+
+    @classmethod
+    def parse(cls, form: object) -> Histogram | None:
+        """Return the histogram of a form as `to_dict()` returns it, or None for anything else.
+
+        The form may come from anywhere: no form raises, or makes a large histogram.
+        """
+        if not isinstance(form, dict):
+            return None
+        first, width, packed = form.get("first"), form.get("width"), form.get("counts")
+        total, low, high = (_seconds(form.get(name)) for name in ("total", "low", "high"))
+        if total is None or low is None or high is None or low > high:
+            return None
+        if not _is_whole(first, _LAST) or not _is_whole(width, _LAST + 1) or width < 1:
+            return None
+        counts = _unpack(packed, width, _LAST + 1 - first)
+        if not counts or not any(counts):
+            return None
+        return cls(counts, first, total, low, high)
+
     def mean(self) -> float | None:
         """Return the exact mean in seconds, or None if nothing was recorded."""
         return self.total / self.count if self.count else None
@@ -139,6 +187,49 @@ class Histogram:
         sums = [0, *accumulate(self._counts)]
         last = len(self._counts)
         return [sums[min(max(bucket - self._first + 1, 0), last)] for bucket in buckets]
+
+
+def _without_zeros(counts: Sequence[int]) -> list[int]:
+    """Return the counts, with -n in the place of n zeros in a row."""
+    packed: list[int] = []
+    for count in counts:
+        if count:
+            packed.append(count)
+        elif packed and packed[-1] < 0:
+            packed[-1] -= 1
+        else:
+            packed.append(-1)
+    return packed
+
+
+def _unpack(packed: object, width: int, most: int) -> list[int]:
+    """Return the count of each bucket, `most` at most; none if these are no counts.
+
+    What is known of several buckets together is spread evenly over them.
+    """
+    counts: list[int] = []
+    for number in packed if isinstance(packed, list) else ():
+        if not _is_whole(abs(number) if type(number) is int else None, _LARGEST_COUNT):
+            return []
+        if number < 0:
+            counts += [0] * min(-number * width, most)
+        else:
+            each, rest = divmod(number, width)
+            counts += [each + (place < rest) for place in range(width)]
+        if len(counts) > most + width:
+            return []
+    return counts[:most]
+
+
+def _is_whole(number: object, most: int) -> TypeGuard[int]:
+    return type(number) is int and 0 <= number <= most
+
+
+def _seconds(number: object) -> float | None:
+    """Return a number of 0 or more; None for anything else."""
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return None
+    return float(number) if 0 <= number <= _LARGEST_TOTAL else None
 
 
 def _packed(counts: Sequence[int]) -> array[int]:

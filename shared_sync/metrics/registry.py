@@ -217,6 +217,23 @@ class WorkerMetrics(BatchRecorder):
         with any labels, `min_count` at least; None if there are fewer in both. Costs far less than
         reading all metrics.
         """
+        wholes = self._spans(name)
+        quantiles = [whole.quantile(share) for whole in wholes if whole.count >= max(1, min_count)]
+        return max((seconds for seconds in quantiles if seconds is not None), default=None)
+
+    def recent_durations(self, name: str) -> dict[str, Any] | None:
+        """Return the durations of the last `window_seconds` in a compact form for JSON.
+
+        It has the buckets of a histogram, so that those of several workers can be added up, and as
+        `seconds` the length of the window. Recordings with any labels count; None without any.
+        """
+        spans = self._spans(name)
+        if not spans or not spans[0].count:
+            return None
+        return {"seconds": self._window_seconds, **spans[0].to_dict()}
+
+    def _spans(self, name: str) -> list[Histogram]:
+        """Return the durations of the window, and those since the start; nothing if unknown."""
         metric = without_unit(name)
         now = self._clock()
         with self._lock:
@@ -226,9 +243,7 @@ class WorkerMetrics(BatchRecorder):
                 if metric == (key if isinstance(key, str) else key[0])
             ]
         read = [part.read(now) for part in parts]
-        wholes = [Histogram.merged(spans) for spans in zip(*read, strict=True)]
-        quantiles = [whole.quantile(share) for whole in wholes if whole.count >= max(1, min_count)]
-        return max((seconds for seconds in quantiles if seconds is not None), default=None)
+        return [Histogram.merged(spans) for spans in zip(*read, strict=True)]
 
     def get_metrics_data(self) -> dict[str, Any]:
         """Return all metrics as one flat dict, ready for JSON.

@@ -17,12 +17,19 @@ from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import ConfigurationError, RedisAccessDenied, RedisRefused
 from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.worker_reports import ReportedProcess, parse_process
+
+GONE: Final = "gone"
+RELEASE: Final = "release"
+"""The kinds of events that worker_report.lua records without a text."""
 
 LONGEST_TEXT: Final = 500
 LONGEST_NAME: Final = 200
 """Longer texts and names are cut, in characters."""
 
 _KIND: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_ID: Final = re.compile(r"[0-9]+-[0-9]+")
+_MS: Final = re.compile(r"[0-9]{1,15}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class Event:
     """Who has done it; or ''."""
     text: str
     """What happened, in a sentence."""
+    died: ReportedProcess | None = None
+    """The worker that is gone, as it was at its last report."""
 
     @property
     def at_ms(self) -> int:
@@ -88,27 +97,41 @@ def record_event(
 
 # --- reading ---
 
-Fields = Mapping[str, str]
-
 
 def parse_event(entry: Any) -> Event | None:
     """Return an event from an entry of the stream, or None if it is none."""
     try:
         raw_id, items = entry
         entry_id = raw_id.decode()
-        int(entry_id.partition("-")[0])
-        fields = {
-            _text(name, LONGEST_NAME): _text(value, LONGEST_TEXT)
-            for name, value in zip(items[::2], items[1::2], strict=True)
-        }
+        fields = dict(zip(items[::2], items[1::2], strict=True))
+        kind = _text(fields, b"kind")
+        worker, who = (_text(fields, name, LONGEST_NAME) for name in (b"worker", b"who"))
+        text = _text(fields, b"text", LONGEST_TEXT)
     except (ValueError, TypeError, AttributeError):
         return None
-    kind = fields.get("kind", "")
-    if not _KIND.fullmatch(kind):
+    if not _KIND.fullmatch(kind) or not _ID.fullmatch(entry_id):
         return None
-    worker, who = (fields.get(name, "")[:LONGEST_NAME] for name in ("worker", "who"))
-    return Event(entry_id, kind, worker, who, fields.get("text", ""))
+    if kind == RELEASE and b"release" in fields:
+        release, before = (_text(fields, name, LONGEST_NAME) for name in (b"release", b"before"))
+        text = f"worker {worker} is the first with release {release}; before it was {before}"
+    if kind != GONE:
+        return Event(entry_id, kind, worker, who, text)
+    died = parse_process(fields.get(b"report", b""))
+    reported = _text(fields, b"reported", 20)
+    reported_ms = int(reported) if _MS.fullmatch(reported) else None
+    text = _death(worker, died, reported_ms, int(entry_id.partition("-")[0]))
+    return Event(entry_id, kind, worker, who, text, died)
 
 
-def _text(raw: bytes, longest: int) -> str:
-    return raw[: 4 * longest].decode(errors="replace")[:longest]
+def _death(worker: str, died: ReportedProcess | None, reported_ms: int | None, at_ms: int) -> str:
+    text = f"worker {worker} is gone: its heartbeats ended, and it did not leave the group"
+    if reported_ms is not None and reported_ms <= at_ms:
+        text += f"; its last report was {(at_ms - reported_ms) / 1000:.0f} s before"
+        if died is not None:
+            text += f", when it ran {died.running or 'no'} message{'s' * (died.running != 1)}"
+    return text
+
+
+def _text(fields: Mapping[bytes, bytes], name: bytes, longest: int = 100) -> str:
+    """Return a text, cut to a length."""
+    return fields.get(name, b"")[: 4 * longest].decode(errors="replace")[:longest]

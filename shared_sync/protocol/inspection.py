@@ -9,10 +9,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from shared_sync.connection.connection import Connect, Connection
-from shared_sync.errors import RedisAccessDenied, RedisRefused
-from shared_sync.protocol import group_json, group_tables
+from shared_sync.connection.scripts import Command
+from shared_sync.errors import RedisAccessDenied, RedisRefused, SharedSyncError
+from shared_sync.protocol import group_json, group_report, group_tables
 from shared_sync.protocol.dead_letter_rows import DeadLetterRow
 from shared_sync.protocol.gone_consumers import GoneConsumers
+from shared_sync.protocol.group_memory import GroupMemory
+from shared_sync.protocol.group_report import GroupReport
 from shared_sync.protocol.group_tables import GroupTables, Table
 from shared_sync.protocol.keys import Keys
 
@@ -62,6 +65,7 @@ class GroupView:
         self._parts = parts
         self._clock = clock
         self._gone = GoneConsumers()
+        self._memory = GroupMemory()
         # Set by any thread that adds it to a page.
         self.is_shown = False
         """Whether a page has these tables; otherwise `watch()` does nothing."""
@@ -82,18 +86,20 @@ class GroupView:
         connection = Connection(self._connect)
         try:
             with self._lock:
-                tables = self._read_tables(connection)
+                tables, report = self._read_tables(connection)
                 parts, reasons = self._read_parts(connection)
         finally:
             connection.close()
-        self._note_consumers(tables)
+        self._note(tables, report)
         view = group_json.to_json(
             self._keys, tables, gone=self._gone.rows(), most_letters=MOST_LETTERS
         )
         reasons = [*view.get("reasons", ()), *reasons]
+        parts["report"] = group_report.to_json(report, self._memory)
         return view | parts | ({"reasons": reasons} if reasons else {})
 
-    def _read_tables(self, connection: Connection) -> GroupTables:
+    def _read_tables(self, connection: Connection) -> tuple[GroupTables, _Report]:
+        """Return the tables, and what the workers report, in one round trip."""
         known = self._known_letters
         most = MOST_COUNTED
         if sum(row.size for row in known.rows) >= MOST_COUNTED_BYTES:
@@ -105,10 +111,18 @@ class GroupView:
             most_letters=most,
             known=known,
         )
-        tables = group_tables.parse(connection.call(*command), most_letters=most, known=known)
+        reply, report = connection.call_with(command, self._report_command())
+        if isinstance(report, SharedSyncError) and not isinstance(report, _REFUSALS):
+            raise report
+        tables = group_tables.parse(reply, most_letters=most, known=known)
         letters = tables.dead_letters
         self._known_letters = letters if isinstance(letters, Table) else Table()
-        return tables
+        return tables, _parse_report(report)
+
+    def _report_command(self, most_reports: int = group_report.MOST_WORKERS) -> Command:
+        return group_report.read(
+            self._keys, known_event=self._memory.newest_event, most_reports=most_reports
+        )
 
     def _read_parts(self, connection: Connection) -> tuple[dict[str, Any], list[str]]:
         """Return the further parts of the page, and why some are not shown."""
@@ -116,12 +130,12 @@ class GroupView:
         for name, read_part in self._parts.items():
             try:
                 parts[name] = read_part(connection)
-            except (RedisRefused, RedisAccessDenied) as error:
+            except _REFUSALS as error:
                 reasons.append(group_json.why_not_shown(name, error))
         return parts, reasons
 
     def watch(self, connection: Connection) -> None:
-        """Note the consumers, if that is due, so that `read()` can return those that die.
+        """Note who lives and what happened, if that is due, so that `read()` can return it.
 
         For a thread that uses Redis regularly, as the page is perhaps not open. Blocks and raises
         as the connection does. Without the right `+xinfo|consumers` it notes nothing.
@@ -133,9 +147,25 @@ class GroupView:
         command = group_tables.read(
             self._keys, most_consumers=MOST_CONSUMERS, most_parked=1, most_letters=0, known=Table()
         )
-        reply = connection.call(*command)
-        self._note_consumers(group_tables.parse(reply, most_letters=0, known=Table()))
+        reply, report = connection.call_with(command, self._report_command(most_reports=0))
+        tables = group_tables.parse(reply, most_letters=0, known=Table())
+        self._note(tables, _parse_report(report))
 
-    def _note_consumers(self, tables: GroupTables) -> None:
+    def _note(self, tables: GroupTables, report: _Report) -> None:
         if isinstance(tables.consumers, Table):
             self._gone.note(tables.consumers, tables.now_ms)
+        if isinstance(report, GroupReport):
+            events = () if isinstance(report.events, SharedSyncError) else report.events
+            self._memory.note(
+                report.now_ms, alive=report.alive, events=events, gone=self._gone.rows()
+            )
+
+
+_Report = GroupReport | SharedSyncError
+"""What the workers report; the error if Redis has refused to say anything."""
+
+_REFUSALS: Final = (RedisRefused, RedisAccessDenied)
+
+
+def _parse_report(reply: Any) -> _Report:
+    return reply if isinstance(reply, SharedSyncError) else group_report.parse(reply)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -189,6 +190,10 @@ class RedisStreamConsumer:
             with a failure.
         tracing: Makes spans of OpenTelemetry for each message: True for the program's tracer
             provider, or a `TracerProvider`. Needs the extra `otel`. See `shared_sync.tracing`.
+        release: The release of your program, such as "1.4.2" or the hash of a commit, 100
+            characters at most. The page of the group shows which worker has which release, and
+            when the first one of a new release started. None for the environment variable
+            `SHARED_SYNC_RELEASE`.
 
     Raises:
         ConfigurationError: An argument that cannot work.
@@ -241,6 +246,7 @@ class RedisStreamConsumer:
         max_memory_mb: float | None = None,
         circuit_breakers: Sequence[CircuitBreaker] = (),
         tracing: bool | TracerProvider = False,
+        release: str | None = None,
     ) -> None:
         # Fixed after construction.
         source = ProcessorSource.choose(
@@ -293,6 +299,7 @@ class RedisStreamConsumer:
             max_jobs_per_processor=max_jobs_per_processor,
             has_factory=source.argument == "processor_factory",
             has_own_id=consumer_id is not None,
+            release=os.environ.get("SHARED_SYNC_RELEASE", "") if release is None else release,
         )
         if batch is not None and source.argument == "message_processor":
             raise ConfigurationError(

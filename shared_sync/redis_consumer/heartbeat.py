@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shared_sync.common.guarded import GuardedRecorder, Logger
@@ -25,9 +26,11 @@ from shared_sync.protocol.replies import (
 )
 from shared_sync.protocol.scan import START
 from shared_sync.redis_consumer.faults.group_pause import GroupPause
+from shared_sync.redis_consumer.job_budget import Job
 from shared_sync.redis_consumer.recovery import Recovery
 from shared_sync.redis_consumer.server_clock import ServerClock
 from shared_sync.redis_consumer.slot import Activity
+from shared_sync.redis_consumer.worker_reporter import WorkerReporter
 
 DROP_STEP: Final = 100
 """How many messages drop_progress.lua checks in one call."""
@@ -53,8 +56,10 @@ class Heartbeat:
         logger: Logger,
         lease_seconds: float,
         server_clock: ServerClock,
+        reporter: WorkerReporter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without a `reporter` no worker report is sent."""
         self._name = name
         self._connection = connection
         self._commands = commands
@@ -64,6 +69,8 @@ class Heartbeat:
         self._availability = availability
         self._recorder = recorder
         self._server_clock = server_clock
+        self._reporter = reporter
+        self._lease_seconds = lease_seconds
         self._clock = clock
         self._logger = logger
         self._log_refusal = LogOnce(logger, logging.WARNING)
@@ -74,6 +81,7 @@ class Heartbeat:
         self._restore_from = ""
         self._checks_due_times = False
         self._last_now_ms = 0
+        self._last_heartbeat = math.inf
         # Replaced by the heartbeat thread as a whole.
         self.queue: QueueMetrics | None = None
         """The sizes of the queue at the last heartbeat."""
@@ -88,8 +96,11 @@ class Heartbeat:
         is_restoring = self._restore_from not in ("", START)
         return BUSY_INTERVAL_SECONDS if is_restoring else self._interval_seconds
 
-    def step(self) -> None:
-        """Send one heartbeat. Blocks up to the connection's time limits; raises what it raises."""
+    def step(self, jobs: Sequence[Job] = ()) -> None:
+        """Send one heartbeat, and the worker's report with it if one is due. `jobs` are running.
+
+        Blocks up to the connection's time limits; raises what it raises.
+        """
         command = self._commands.heartbeat(
             ended_from=self._ended_from,
             restore_from=self._restore_from,
@@ -97,12 +108,13 @@ class Heartbeat:
         )
         asked_at = self._clock()
         try:
-            reply = parse_heartbeat(self._call(command))
+            reply = parse_heartbeat(self._send(command, jobs))
         except RedisUnavailable as error:
             if error.connection_broke:
                 self._recovery.heartbeat_broke()
             raise
         self._server_clock.heard(reply.now_ms, asked_at, self._clock())
+        self._note_silence(reply.now_ms)
         summary = reply.pending or parse_pending(self._call(self._commands.pending()))
         self._availability.succeeded(self._name)
         self.marks = reply.cancelled
@@ -115,6 +127,30 @@ class Heartbeat:
         if reply.progress > summary.total:  # some of these messages have ended
             self._call(self._commands.drop_progress(self._progress_from))
             self._progress_from += DROP_STEP
+
+    def _send(self, heartbeat: Command, jobs: Sequence[Job]) -> Any:
+        """Send a heartbeat, and a report if one is due; return the reply to the heartbeat."""
+        reporter = self._reporter
+        report = None if reporter is None else reporter.command(jobs)
+        if reporter is None or report is None:
+            return self._call(heartbeat)
+        self._activity.receives = True
+        try:
+            reply, reported = self._connection.call_with(heartbeat, report)
+        finally:
+            self._activity.receives = False
+        self._recorder.increment_counter("redis_operations", 2)
+        reporter.answered(reported)
+        return reply
+
+    def _note_silence(self, now_ms: int) -> None:
+        """Note that the lease had ended, if it was not Redis that was away."""
+        now, before = self._clock(), self._last_heartbeat
+        self._last_heartbeat = now
+        silent_seconds = min(now - before, (now_ms - self._last_now_ms) / 1000)
+        was_away = not self._availability.connected
+        if self._reporter is not None and not was_away and silent_seconds > self._lease_seconds:
+            self._reporter.was_silent(silent_seconds)
 
     def _call(self, command: Command) -> Any:
         self._activity.receives = True

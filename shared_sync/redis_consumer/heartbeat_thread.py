@@ -29,6 +29,8 @@ from shared_sync.redis_consumer.settling.tally import Tally
 from shared_sync.redis_consumer.slot import Activity
 from shared_sync.redis_consumer.subscription import Subscription
 from shared_sync.redis_consumer.timeouts import Timeouts
+from shared_sync.redis_consumer.watchdog import Snapshot
+from shared_sync.redis_consumer.worker_reporter import WorkerReporter
 
 SURVEY_SECONDS: Final = 30.0
 """Time between two surveys. The server reads two or three whole messages for each of them."""
@@ -53,6 +55,7 @@ class HeartbeatThread:
         logger: Logger,
         log_channel_refusal: LogOnce,
         outcome_share: OutcomeShare,
+        reporter: WorkerReporter,
     ) -> None:
         self.name = name
         self.activity = Activity()
@@ -75,6 +78,7 @@ class HeartbeatThread:
             logger=logger,
             lease_seconds=options.lease_seconds,
             server_clock=subscription.server_clock,
+            reporter=reporter,
         )
         self._outbox = Outbox(
             name,
@@ -124,14 +128,14 @@ class HeartbeatThread:
             job_deadline_seconds=options.give_up_seconds or math.inf,
         )
 
-    def step(self, *, jobs_late: int, jobs_unsettled: int) -> None:
+    def step(self, snapshot: Snapshot, *, jobs_unsettled: int) -> None:
         """Make one pass. Blocks up to the connection's time limits; raises what it raises."""
-        self._recorder.set_gauge("jobs_late", jobs_late)
+        self._recorder.set_gauge("jobs_late", snapshot.jobs_late)
         self._recorder.set_gauge("jobs_unsettled", jobs_unsettled)
         is_paused = self._group_pause.pause is not None or bool(self._pauses.reasons())
         self._recorder.set_gauge("consumer_paused", 1 if is_paused else 0)
         self._timeouts.check()
-        self.heartbeat.step()
+        self.heartbeat.step(snapshot.jobs)
         self._cancel_watch.check(
             self.heartbeat.marks, lambda command: self.connection.call(*command)
         )

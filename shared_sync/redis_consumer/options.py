@@ -29,6 +29,7 @@ LONGEST_WAIT_SECONDS = 365 * 86_400
 LONGEST_DEADLINE_SECONDS = 365 * 86_400
 LONGEST_TTL_SECONDS = 10 * 365 * 86_400
 LONGEST_GRACE_SECONDS = 3600.0
+LONGEST_RELEASE = 100
 KILL_MARGIN_SECONDS = 10.0
 """How long a child may take to be gone after SIGKILL, on a busy machine."""
 
@@ -83,6 +84,9 @@ class Options:
     """Whether a processor is made by a factory, once for each reader."""
     has_own_id: bool
     """Whether the program has chosen the `consumer_id`, so that a later process may have it too."""
+
+    release: str
+    """The release of the program, which the page of the group shows; '' for none."""
 
     credential_provider: CredentialProvider | None = None
     tracing: bool | TracerProvider = False
@@ -166,6 +170,12 @@ class Options:
 
     def _check_names(self) -> None:
         arguments.text("consumer_id", self.consumer_id)
+        if self.release:
+            arguments.text("release", self.release)
+        if len(self.release) > LONGEST_RELEASE:
+            raise ConfigurationError(
+                f"release has {len(self.release)} characters; give it {LONGEST_RELEASE} at most"
+            )
         if self.consumer_id.startswith("~"):
             raise ConfigurationError(f"consumer_id {self.consumer_id!r} may not begin with '~'")
         arguments.names("binary_fields", self.binary_fields)

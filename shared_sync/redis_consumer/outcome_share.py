@@ -1,4 +1,4 @@
-"""The share of failures and dead letters among the outcomes of the last minutes."""
+"""Counts outcomes: all of them, and the share of failures among those of the last minutes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 WINDOW_SECONDS: Final = 300.0
 SLICE_SECONDS: Final = 10.0
@@ -14,8 +14,18 @@ LEAST_OUTCOMES: Final = 20
 """With fewer, a share says nothing."""
 
 
+class Totals(NamedTuple):
+    """How many messages had each outcome, since the consumer was made."""
+
+    done: int = 0
+    retried: int = 0
+    """Failed, and are to be tried again."""
+    dead: int = 0
+    """Became dead letters."""
+
+
 class OutcomeShare:
-    """Counts outcomes over a window of time. Any thread may call any method; none blocks."""
+    """Counts outcomes. Any thread may call any method; none blocks."""
 
     def __init__(self, limit: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         """`limit` is the largest share that is not reported; None for no limit."""
@@ -26,18 +36,28 @@ class OutcomeShare:
         self._lock = threading.RLock()
         self._slices: deque[list[float]] = deque()
         """For each slice of time: when it began, and the numbers of good and bad outcomes."""
+        self._done = self._retried = self._dead = 0
 
-    def count(self, *, good: int = 0, bad: int = 0) -> None:
+    @property
+    def totals(self) -> Totals:
+        """All outcomes so far."""
+        with self._lock:
+            return Totals(self._done, self._retried, self._dead)
+
+    def count(self, *, done: int = 0, retried: int = 0, dead: int = 0) -> None:
         """Count outcomes that Redis has confirmed."""
         with self._lock:
+            self._done += done
+            self._retried += retried
+            self._dead += dead
             now = self._clock()
             slices = self._slices
             if not slices or now - slices[-1][0] >= SLICE_SECONDS:
                 slices.append([now, 0, 0])
                 self._expire(now)
             newest = slices[-1]
-            newest[1] += good
-            newest[2] += bad
+            newest[1] += done
+            newest[2] += retried + dead
 
     def reason(self) -> str | None:
         """Return why the share is too large, or None if it is not."""

@@ -57,6 +57,8 @@ from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
 from shared_sync.redis_consumer.timeouts import longest_step_seconds
 from shared_sync.redis_consumer.watchdog import Watchdog
+from shared_sync.redis_consumer.worker_events import WorkerEvents
+from shared_sync.redis_consumer.worker_reporter import WorkerReporter
 from shared_sync.tracing.switch import consumer_spans
 
 if TYPE_CHECKING:
@@ -88,11 +90,20 @@ class Pool:
         self._rules = _rules(options, LogOnce(logger, logging.WARNING))
         self._outcome_share = OutcomeShare(options.max_failure_share)
         self._bad_input = BadInput(options.binary_fields)
-        self.availability = Availability(url.safe_address(options.redis_url), logger)
+        self._events = WorkerEvents(options.consumer_id)
+        self.availability = Availability(
+            url.safe_address(options.redis_url), logger, on_return=self._events.redis_returned
+        )
         self._in_flight = InFlight()
         self.interruptions = Interruptions()
         self.subscriptions = [
-            Subscription(options, in_flight=self._in_flight, recorder=recorder, logger=logger)
+            Subscription(
+                options,
+                in_flight=self._in_flight,
+                events=self._events,
+                recorder=recorder,
+                logger=logger,
+            )
         ]
         self._spans = consumer_spans(
             options.tracing,
@@ -291,7 +302,28 @@ class Pool:
             logger=self._logger,
             log_channel_refusal=self._log_channel_refusal,
             outcome_share=self._outcome_share,
+            reporter=WorkerReporter(
+                subscription.commands,
+                self._events,
+                release=self._options.release,
+                threads=self._options.threads,
+                state=self._reported_state,
+                totals=lambda: self._outcome_share.totals,
+                progress=self.progress.share_of,
+                pauses=self.pauses,
+                server_time=subscription.server_clock.now,
+                recorder=self._recorder,
+                logger=self._logger,
+            ),
         )
+
+    def _reported_state(self) -> str:
+        """Return what the pool does, for the worker's report."""
+        if self._stop_reading.is_set():
+            return "draining"
+        if not (self.was_started and self.loading.is_complete):
+            return "loading"
+        return "paused" if self.pauses.is_held else "running"
 
     def _new_draining(self) -> Draining:
         return Draining(
@@ -434,7 +466,7 @@ class Pool:
         self.watchdog.learn()
         self.circuit_breakers.record()
         record_memory(self._with_children, self._recorder)
-        self.heartbeat.step(jobs_late=snapshot.jobs_late, jobs_unsettled=self.unsettled)
+        self.heartbeat.step(snapshot, jobs_unsettled=self.unsettled)
         if self._wake_heartbeat.wait(self.heartbeat.interval_seconds):
             self._wake_heartbeat.clear()
 

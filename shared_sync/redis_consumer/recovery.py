@@ -81,9 +81,11 @@ class Recovery:
         max_crashes: int,
         recorder: Recorder,
         logger: Logger,
+        on_taken_over: Callable[[Iterable[bytes]], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
+        """`on_taken_over` is called with the consumers that left messages, for each one once."""
         # Fixed after construction.
         self._commands = commands
         self._in_flight = in_flight
@@ -92,6 +94,7 @@ class Recovery:
         self._max_crashes = max_crashes
         self._recorder = recorder
         self._logger = logger
+        self._on_taken_over = on_taken_over
         self._clock = clock
         self._chance = chance
         # Set once, before the first turn.
@@ -276,6 +279,7 @@ class Recovery:
             )
         if left_behind:
             self._recorder.increment_counter("jobs_recovered", len(left_behind))
+            self._on_taken_over(one.left_by.consumer for one in left_behind if one.left_by)
         for entry in left_behind:
             self._logger.info(
                 "message %s taken over from a consumer that left it (delivery %d)",

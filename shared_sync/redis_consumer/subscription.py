@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from shared_sync.common.guarded import Logger, Recorder
 from shared_sync.connection import client_names, discovery, url
 from shared_sync.connection import connection as redis_connection
 from shared_sync.connection.connection import Connect, Connection
-from shared_sync.errors import GroupMissing, RedisRefused, SharedSyncError
+from shared_sync.errors import GroupMissing, RedisAccessDenied, RedisRefused, SharedSyncError
 from shared_sync.group_status import GroupStatus
 from shared_sync.protocol import groups, inspection, key_types, pausing
 from shared_sync.protocol.commands import GroupCommands
@@ -27,6 +28,7 @@ from shared_sync.redis_consumer.name_lock import NameLock
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.recovery import Recovery
 from shared_sync.redis_consumer.server_clock import ServerClock
+from shared_sync.redis_consumer.worker_events import WorkerEvents
 
 SHORTEST_REPLY_SECONDS = 0.5
 HAND_BACK_STEP = 100
@@ -41,11 +43,18 @@ class Subscription:
     """
 
     def __init__(
-        self, options: Options, *, in_flight: InFlight, recorder: Recorder, logger: Logger
+        self,
+        options: Options,
+        *,
+        in_flight: InFlight,
+        events: WorkerEvents,
+        recorder: Recorder,
+        logger: Logger,
     ) -> None:
         # Fixed after construction.
         self._options = options
         self._in_flight = in_flight
+        self._events = events
         self._recorder = recorder
         self._logger = logger
         self.reply_seconds = options.block_seconds + redis_connection.REPLY_MARGIN_SECONDS
@@ -73,6 +82,7 @@ class Subscription:
             max_crashes=options.max_crashes,
             recorder=recorder,
             logger=logger,
+            on_taken_over=events.taken_over,
         )
         self.group_view = GroupView(
             self.connector(inspection.REPLY_TIMEOUT_SECONDS),
@@ -281,6 +291,10 @@ class Subscription:
 
     def _leave_over(self, connection: Connection) -> None:
         returned = 0
+        # First, because a worker whose report is there without a lease is taken for dead.
+        if (command := self._events.sign_off(self.commands)) is not None:
+            with suppress(RedisRefused, RedisAccessDenied):
+                connection.call(*command)
         try:
             for step_returned, lost_bodies in self._steps_to_leave(connection):
                 returned += step_returned

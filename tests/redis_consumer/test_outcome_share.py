@@ -13,10 +13,10 @@ from shared_sync.redis_consumer.outcome_share import (
 
 def test_a_share_above_the_limit_is_reported_with_its_numbers() -> None:
     share = OutcomeShare(0.5, Clock())
-    share.count(good=20)
-    share.count(bad=20)
+    share.count(done=20)
+    share.count(dead=20)
     assert share.reason() is None
-    share.count(bad=10)
+    share.count(dead=10)
     reason = share.reason() or ""
     assert reason.startswith("60 % of the last 50 outcomes are failures or dead letters, more than")
     assert "50 %" in reason
@@ -24,18 +24,18 @@ def test_a_share_above_the_limit_is_reported_with_its_numbers() -> None:
 
 def test_a_few_outcomes_say_nothing() -> None:
     share = OutcomeShare(0.5, Clock())
-    share.count(bad=LEAST_OUTCOMES - 1)
+    share.count(dead=LEAST_OUTCOMES - 1)
     assert share.reason() is None
-    share.count(bad=1)
+    share.count(dead=1)
     assert share.reason() is not None
 
 
 def test_outcomes_that_have_left_the_window_do_not_count() -> None:
     clock = Clock()
     share = OutcomeShare(0.5, clock)
-    share.count(bad=100)
+    share.count(dead=100)
     clock.now += WINDOW_SECONDS / 2
-    share.count(good=30)
+    share.count(done=30)
     assert share.reason() is not None
     clock.now += WINDOW_SECONDS / 2
     assert share.reason() is None
@@ -43,5 +43,5 @@ def test_outcomes_that_have_left_the_window_do_not_count() -> None:
 
 def test_without_a_limit_nothing_is_reported() -> None:
     share = OutcomeShare(None, Clock())
-    share.count(bad=100)
+    share.count(dead=100)
     assert share.reason() is None

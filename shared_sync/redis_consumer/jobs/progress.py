@@ -173,6 +173,13 @@ class ProgressSender:
                 is_open = newest.sequence > reporting.confirmed and not reporting.is_lost
             outbox.add_progress(job.entry.id, newest if is_open else None)
 
+    def share_of(self, job: LiveJob) -> float | None:
+        """Return the share of a running message that is done, as it was last reported."""
+        with self._lock:
+            reporting = self._reporting.get(job)
+            newest = None if reporting is None else reporting.newest
+        return None if newest is None else progress.content_of(newest.stored).get(progress.VALUE)
+
     def _start(self) -> None:
         if self._loop.was_started or self._stop.is_set():
             return

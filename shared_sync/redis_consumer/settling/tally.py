@@ -49,7 +49,7 @@ class Tally:
     def done(self, messages: int, *, lost: int) -> None:
         """Count messages that ended without a result; `lost` of them had ended otherwise before."""
         self._recorder.increment_counter("jobs_processed", messages - lost)
-        self._share.count(good=messages - lost)
+        self._share.count(done=messages - lost)
         if lost:
             self._recorder.increment_counter("jobs_lost", lost)
             self._logger.warning(
@@ -107,11 +107,13 @@ class Tally:
                 done = self._count_statuses([one.status for one in outcomes])  # type: ignore[union-attr]
             else:
                 self._recorder.increment_counter("jobs_processed", done)
-            self._share.count(good=done)
+            self._share.count(done=done)
             return
         self._recorder.increment_counter(_COUNTERS[kind], len(outcomes))
-        if kind is not Fault:
-            self._share.count(bad=len(outcomes))
+        if kind is Park:
+            self._share.count(retried=len(outcomes))
+        elif kind is Bury:
+            self._share.count(dead=len(outcomes))
 
     def _count_statuses(self, statuses: Sequence[str]) -> int:
         """Count messages that have ended, and return how many of them are done."""
