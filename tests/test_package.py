@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def run(*command: object, cwd: Path, **options: object) -> str:
     return str(done.stdout)
 
 
+@cache
 def tracked_files() -> list[str]:
     """The files of this working tree that belong to the project."""
     listed = run("git", "ls-files", "--cached", cwd=ROOT).split("\n")

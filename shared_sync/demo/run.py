@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from shared_sync.connection import discovery, url
 from shared_sync.connection.connection import Connection
@@ -41,6 +41,13 @@ RESULT_TIMEOUT_SECONDS = 120.0
 """Without a result for so long, the demo gives up."""
 WORKERS, GATEWAYS = "stt-workers", "gateway"
 """The consumer groups of the jobs and of the results."""
+
+
+NEXT: Final = """
+Where next:
+  shared-sync demo --keep        leaves all of this running, to look at its dashboard
+  shared-sync demo --services    runs three programs: a gateway with a web page, and two workers
+  shared-sync worker --help      runs a function of yours as a worker"""
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,8 @@ def run(options: Options, out: TextIO | None = None) -> int:
         wrong = _wrong_transcripts(tally, spoken)
         if options.keep:
             _keep(redis_url, jobs, server, screen)
+        else:
+            screen.line(NEXT)
     for file, heard, said in wrong:
         screen.line(f"{file}: heard {heard!r}, said was {said!r}")
     return 0 if tally.returned == tally.expected and len(tally.deaths) == 1 and not wrong else 1
@@ -253,9 +262,13 @@ def _wrong_transcripts(tally: Tally, spoken: Mapping[str, str]) -> list[tuple[st
 
 
 def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> None:
+    place = f"--redis-url {url.safe_address(redis_url)} --stream '{jobs}'"
     screen.line(
         f"\nEverything stays up until Ctrl-C: worker on stream {jobs}, "
-        f"{url.safe_address(redis_url)}, {server.url}"
+        f"{url.safe_address(redis_url)}, {server.url}\n"
+        "Try in another terminal:\n"
+        f"  shared-sync dead-letters list {place} --group {WORKERS}\n"
+        f"  shared-sync publish {place} --wait 30 client_id=me audio=@YOUR.wav"
     )
     try:
         signal.pause()

@@ -81,6 +81,7 @@ def test_it_transcribes_the_shipped_files_word_for_word_and_shows_what_happened(
     assert summary == {"jobs": "8", "results": "7", "retries": "2", "dead letters": "1"}
     assert re.search(r"p50 per job +\d+ ms", output)
     assert re.search(r"audio per second +[\d.]+ s", output)
+    assert "shared-sync demo --keep" in output.partition("audio per second")[2]
 
 
 def test_it_leaves_no_server_behind_when_it_is_killed(demo: Demo) -> None:
@@ -154,22 +155,22 @@ def test_it_takes_any_recordings(demo: Demo, tmp_path: Path) -> None:
 def test_recordings_that_are_not_there_are_named(
     arguments: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", *arguments]) == 1
+    assert main(["demo", *arguments]) == 2
     assert remedy in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    ("redis_url", "remedy"),
+    ("redis_url", "status", "remedy"),
     [
-        ("redis://127.0.0.1:1", "Connection refused"),
-        ("nonsense", "redis_url cannot be used"),
+        ("redis://127.0.0.1:1", 1, "Connection refused"),
+        ("nonsense", 2, "redis_url cannot be used"),
     ],
 )
 def test_a_redis_that_cannot_be_used_is_one_line_with_the_reason(
-    demo: Demo, redis_url: str, remedy: str
+    demo: Demo, redis_url: str, status: int, remedy: str
 ) -> None:
     process = demo("--redis-url", redis_url)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == status
     assert remedy in output
     assert "Traceback" not in output
