@@ -33,6 +33,13 @@ class Family(NamedTuple):
 COMMANDS: Final[Mapping[str, str | Family]] = {
     "worker": "shared_sync.cli.worker",
     "demo": "shared_sync.cli.demo",
+    "status": "shared_sync.cli.status",
+    "groups": Family(
+        "list the groups of a stream, or drop one",
+        {"list": "shared_sync.cli.groups_list", "drop": "shared_sync.cli.groups_drop"},
+    ),
+    "pause": "shared_sync.cli.pause",
+    "resume": "shared_sync.cli.resume",
     "publish": "shared_sync.cli.publish",
     "cancel": "shared_sync.cli.cancel",
     "dead-letters": "shared_sync.cli.dead_letters",

@@ -9,10 +9,10 @@ from types import FrameType
 from typing import NoReturn
 
 from shared_sync.cli import actions_option
+from shared_sync.cli.limit_options import read_limits
 from shared_sync.cli.monitor import PERIOD_SECONDS, Monitor
 from shared_sync.cli.options import read_token
 from shared_sync.cli.redis_options import read_credentials
-from shared_sync.group_status import Limits
 from shared_sync.health_server import HealthServer
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.protocol.keys import Keys
@@ -24,18 +24,13 @@ def serve(options: argparse.Namespace, logger: logging.Logger) -> NoReturn:
     Raises a `SharedSyncError` for what cannot work.
     """
     keys = Keys.of(options.stream, options.group) if options.stream else None
-    limits = Limits(
-        options.max_wait_seconds or None,
-        options.growth_seconds or None,
-        options.max_dead_share or None,
-    )
     metrics = WorkerMetrics(options.instance_id)
     monitor = Monitor(
         options.redis_url,
         keys,
         metrics,
         logger,
-        limits=limits,
+        limits=read_limits(options),
         credential_provider=read_credentials(options),
     )
     server = _make_server(options, monitor, keys, logger)

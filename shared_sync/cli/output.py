@@ -24,7 +24,7 @@ class Output:
 
     def __init__(self, options: argparse.Namespace, file: TextIO | None = None) -> None:
         # Fixed after construction.
-        self._as_json: bool = options.json
+        self.is_json: bool = options.json
         self._file = file or sys.stdout
 
     def show(self, document: Mapping[str, object], *lines: str) -> None:
@@ -33,7 +33,7 @@ class Output:
         A text may contain what others wrote, so what is not printable becomes a space; a line feed
         too.
         """
-        if self._as_json:
+        if self.is_json:
             print(json.dumps(document, default=_encode), file=self._file, flush=True)
         else:
             for line in lines:

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING
 
 from shared_sync.cli import actions_option
 from shared_sync.cli.grammar import DONE, add_command
-from shared_sync.cli.options import add_token_file, number
+from shared_sync.cli.limit_options import add_limits
+from shared_sync.cli.options import add_token_file
 from shared_sync.cli.redis_options import add_redis
 from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shared_sync.cli.grammar import Commands
-
-LONGEST_SECONDS = 30 * 86_400.0
 
 
 def add_parser(commands: Commands) -> None:
@@ -48,30 +47,7 @@ def add_parser(commands: Commands) -> None:
     add_redis(parser)
     parser.add_argument("--stream", help="stream to inspect")
     parser.add_argument("--group", help="its consumer group")
-    for option, metavar, largest, default, text in (
-        (
-            "--max-wait-seconds",
-            "SECONDS",
-            LONGEST_SECONDS,
-            300.0,
-            "the oldest message waits longer",
-        ),
-        (
-            "--growth-seconds",
-            "SECONDS",
-            LONGEST_SECONDS,
-            300.0,
-            "more messages arrive than end for so long",
-        ),
-        ("--max-dead-share", "SHARE", 1.0, 0.1, "a larger share of messages becomes dead letters"),
-    ):
-        parser.add_argument(
-            option,
-            type=number(option, 0.0, largest),
-            default=default,
-            metavar=metavar,
-            help=f"degraded if {text}; 0 for no limit (default: %(default)g)",
-        )
+    add_limits(parser)
     _add_access(parser)
 
 

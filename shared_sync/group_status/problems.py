@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -119,7 +120,9 @@ def _nobody(keys: Keys, reading: GroupReading, dead: Sequence[Consumer]) -> Iter
         scheduled_ms + 1000 * OVERDUE_SECONDS < reading.now_ms
     )
     if waiting or pending:
-        text += f", and {waiting} messages wait and {pending} were left unfinished"
+        wait = [f"{_messages(waiting)} {'waits' if waiting == 1 else 'wait'}"] if waiting else []
+        left = f"{_messages(pending)} {'was' if pending == 1 else 'were'} left unfinished"
+        text += f", and {' and '.join([*wait, *([left] if pending else [])])}"
     elif is_overdue:
         text += ", and scheduled jobs are due that nobody publishes"
     elif dead:
@@ -135,12 +138,12 @@ def _silent(silent: Sequence[Consumer], *, others_live: bool) -> Problem:
     pending = sum(one.pending for one in silent)
     text = (
         f"{_names(silent)} {_do(silent, 'has', 'have')} sent no heartbeat for {longest:.0f} s: "
-        f"{_do(silent, 'it was', 'they were')} killed, cannot reach Redis, or code that holds the "
-        "interpreter lock holds up the heartbeats"
+        f"{_do(silent, 'it was', 'they were')} killed, cannot reach Redis, or "
+        f"{_do(silent, 'is', 'are')} held up by code that holds the interpreter lock"
     )
     if pending:
-        text += f". {_messages(pending)} {'is' if pending == 1 else 'are'} taken over by another "
-        text += f"worker in {left:.0f} s, when the lease has ended"
+        text += f". In {left:.0f} s {_do(silent, 'its lease ends', 'their leases have ended')}; "
+        text += f"then another worker takes over {_messages(pending)}"
     where = ", ".join(dict.fromkeys(one.process for one in silent[:MOST_NAMED]))
     remedy = f"look at {where}" + ("" if others_live else ", or start another worker")
     return Problem("consumer_silent", DEGRADED if others_live else UNHEALTHY, text, remedy)
@@ -148,14 +151,15 @@ def _silent(silent: Sequence[Consumer], *, others_live: bool) -> Problem:
 
 def _left_behind(dead: Sequence[Consumer], reading: GroupReading, *, others_live: bool) -> Problem:
     pending = sum(one.pending for one in dead)
-    longest = max(one.oldest_pending_seconds or 0.0 for one in dead)
+    longest = max(one.last_heartbeat_seconds or 0.0 for one in dead)
     text = (
-        f"{_messages(pending)} {'belongs' if pending == 1 else 'belong'} to "
-        f"{'a dead consumer' if len(dead) == 1 else 'dead consumers'} ({_names(dead)}), "
-        f"the oldest for {longest:.0f} s"
+        f"{_messages(pending)} {'belongs' if pending == 1 else 'belong'} to the dead {_names(dead)}"
     )
+    if longest:
+        which = _do(dead, "which sent its last heartbeat", "of which one sent its last heartbeat")
+        text += f", {which} {longest:.0f} s ago"
     if reading.pause is not None:
-        text += "; while the group is paused nobody takes them over"
+        text += "; while the group is paused, nobody takes them over"
         remedy = "resume the group; a free worker then takes them over"
     elif others_live:
         remedy = (
@@ -184,7 +188,8 @@ def _queue(
         )
     growth = None if is_paused else history.growth(waited)
     if growth is not None:
-        text = f"for {growth.seconds:.0f} s more messages have arrived than were finished"
+        digits = 0 if growth.seconds >= 10 else 1
+        text = f"for {growth.seconds:.{digits}f} s more messages have arrived than were finished"
         if growth.arrived is not None:
             text += f" ({growth.arrived} against {growth.finished})"
         text += f", and {growth.waiting} wait"
@@ -198,7 +203,8 @@ def _queue(
             "dead_share",
             DEGRADED,
             f"{dead.died} of the {many} {which} became dead letters, {share}",
-            "list the dead letters for their causes",
+            "list the dead letters for their causes: shared-sync dead-letters list --stream "
+            f"{shlex.quote(keys.stream)} --group {shlex.quote(keys.group)}",
         )
 
 

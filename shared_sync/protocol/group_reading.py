@@ -64,10 +64,12 @@ class GroupReading:
     def waiting(self) -> int:
         """Messages that the group has not read.
 
-        Where several groups share the stream, entries that this one has finished are still there.
+        Where several groups share the stream, entries that this one has finished are still there;
+        and a group that was created behind entries never reads those. Otherwise the server's count
+        of unread entries is not needed, and wrong if unread ones were deleted.
         """
-        most = max(0, self.entries - self.pending)
-        return most if self.groups < 2 or self.unread is None else min(most, self.unread)
+        most, unread = max(0, self.entries - self.pending), self.unread
+        return most if unread is None or (self.groups < 2 and unread > 0) else min(most, unread)
 
     @property
     def queue(self) -> QueueMetrics:

@@ -165,6 +165,15 @@ class Keys:
         """Return every key of the stream and this group."""
         return (
             self.stream,
+            *self.own(),
+            self.cancelled,
+            self.scheduled,
+            self.scheduled_messages,
+        )
+
+    def own(self) -> tuple[str, ...]:
+        """Return every key of the group alone."""
+        return (
             self.presence,
             self.holders,
             self.due,
@@ -177,9 +186,6 @@ class Keys:
             self.reports,
             self.events,
             self.paused,
-            self.cancelled,
-            self.scheduled,
-            self.scheduled_messages,
         )
 
 

@@ -69,8 +69,8 @@ def _streams(connection: Connection) -> Collection[str]:
             cursor, names = connection.call("SCAN", cursor, "COUNT", KEYS_A_STEP, "TYPE", "stream")
         except RedisAccessDenied:
             break
-        # Dead letters are a stream too.
-        found.update(text_of(name) for name in names if not name.endswith(b":dead"))
+        # Dead letters and events are streams too.
+        found.update(text_of(name) for name in names if not name.endswith((b":dead", b":events")))
         if cursor == b"0":
             break
     return found

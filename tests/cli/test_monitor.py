@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from helpers import Clock
+from group_views import worker_process
+from helpers import Clock, eventually
 
 from shared_sync import RedisStreamProducer, WorkerMetrics
 from shared_sync.cli.monitor import Monitor
@@ -167,4 +168,26 @@ def test_without_the_rights_to_watch_consumers_the_monitor_goes_on(
         monitor.inspect()
         clock.now += 10
         assert monitor.get_metrics_data()["queue_depth"] == 0
+    monitor.stop()
+
+
+def test_the_last_worker_that_is_killed_shows_before_its_lease_ends(
+    redis_url: str, client: redis.Redis
+) -> None:
+    """After three heartbeats that did not come: 6 s with the default lease of 30 s."""
+    monitor, presence = monitor_of(redis_url), Keys.of("jobs", "workers").presence
+
+    def health() -> object:
+        monitor.inspect()
+        return monitor.check_group().get("status", "healthy")
+
+    with worker_process(redis_url, lease_seconds=6) as process:
+        eventually(lambda: client.zcard(presence) == 1)
+        assert health() == "healthy"
+        process.kill()
+        eventually(lambda: health() == "unhealthy")
+        (reason,) = monitor.check_group()["reasons"]
+        assert f"look at process {process.pid} on" in reason
+        seconds, _ = client.time()
+        assert seconds < client.zscore(presence, "doomed") / 1000 - 1, "its lease runs"
     monitor.stop()

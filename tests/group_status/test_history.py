@@ -91,7 +91,7 @@ def test_waiting_and_unfinished_messages_need_a_live_consumer(
     (reason,) = group.reasons()
     assert reason.startswith("no consumer of group workers is alive, and 3000 messages wait")
     group.waiting, group.pending = 0, 2
-    assert "2 were left unfinished" in group.reasons()[0]
+    assert "and 2 messages were left unfinished" in group.reasons()[0]
     group.alive = 1
     assert group.reasons() == []
 
