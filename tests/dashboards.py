@@ -127,11 +127,11 @@ def _result_of(source: Any) -> Any:
 
 
 @contextmanager
-def chromium(folder: Path, pictures: Path | None) -> Iterator[Page]:
+def chromium(folder: Path, pictures: Path | None, *flags: str) -> Iterator[Page]:
     """A browser with a profile of its own in a folder."""
     options = ChromeOptions()
     options.binary_location = program("chromium")
-    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
+    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}", *flags):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     # A log of our own, because some versions leave theirs open.
@@ -283,8 +283,11 @@ def pictures_folder() -> Path | None:
     return folder
 
 
-def too_faint(page: Page) -> list[list[Any]]:
-    """The visible texts whose contrast with their background is below 4.5:1."""
+def too_faint(page: Page, *, texts: int = 60) -> list[list[Any]]:
+    """The visible texts whose contrast with their background is below 4.5:1.
+
+    There must be so many `texts` at least.
+    """
     faint: list[list[Any]] = page.run(
         """
         const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
@@ -319,8 +322,9 @@ def too_faint(page: Page) -> list[list[Any]]:
           seen += 1;
           if (contrast < 4.5) faint.push([node.textContent.trim().slice(0, 40), contrast]);
         }
-        if (seen < 60) throw Error('only ' + seen + ' texts');
+        if (seen < arguments[0]) throw Error('only ' + seen + ' texts');
         return faint;
-        """
+        """,
+        texts,
     )
     return faint

@@ -107,6 +107,7 @@ class Recognizer:
         try:
             self._decoder = Decoder(samprate=SAMPLE_RATE, loglevel="FATAL", **model)
             self._decoder.add_jsgf_string(_ONE_WORD, _ONE_WORD_GRAMMAR)
+            self._unadapted = self._decoder.get_cmn(False)
         except (RuntimeError, ValueError) as error:
             raise ConfigurationError(
                 "pocketsphinx cannot use its English model"
@@ -150,12 +151,13 @@ class Recognizer:
         yield 1.0, self._words()
 
     def _adapt(self, audio: Audio) -> None:
-        """Adapt the decoder to the sound of the whole recording, as a transcription at one go does.
+        """Adapt the decoder to the sound of the whole recording, and of nothing before it.
 
-        Otherwise the first words would be heard as the recording before sounded. The grammar of one
-        word costs next to nothing to search.
+        Otherwise it would adapt only while it recognizes, and misunderstand the first words. The
+        grammar of one word costs next to nothing to search.
         """
         decoder, search = self._decoder, self._decoder.current_search()
+        decoder.set_cmn(self._unadapted)
         decoder.activate_search(_ONE_WORD)
         try:
             decoder.start_utt()

@@ -23,7 +23,8 @@ MOST_CHARS: Final = 5_000
 """The longest text. It fits into the buffer of a pipe, so writing it never blocks."""
 
 _END: Final = b".[]"
-"""What Apertium itself puts behind a text. It makes the programs finish the last sentence."""
+"""What Apertium itself puts behind a text. It makes the programs finish the last sentence, and it
+arrives behind the translation: without it, a program has died and the answer is not whole."""
 
 _SPECIAL: Final = re.compile(r"[\[\]{}^$/\\@<>]")
 _ESCAPED: Final = re.compile(r"\\(.)")
@@ -66,7 +67,8 @@ class Apertium:
             if not was_running:
                 raise
             answer = self._ask(request)
-        return _ESCAPED.sub(r"\1", answer.removesuffix(_END).decode()).strip()
+        translated = _ESCAPED.sub(r"\1", answer.decode())
+        return " ".join(translated.split())  # Apertium leaves two blanks where it drops a word
 
     def close(self) -> None:
         """End the programs, whatever they are doing."""
@@ -98,7 +100,9 @@ class Apertium:
             if not part:
                 raise ConnectionError("Apertium has ended in the middle of a text")
             answer += part
-        return answer[:-1]
+        if not answer.endswith(_END + b"\0"):
+            raise ConnectionError("a program of Apertium has died")
+        return answer[: -len(_END) - 1]
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the pipeline. -n: do not mark the words that are not known."""

@@ -67,6 +67,10 @@ class Program:
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the program with SIGKILL, and wait for its end."""
         self._process.kill()
         with self._process:
             pass

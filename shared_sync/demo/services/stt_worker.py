@@ -104,6 +104,7 @@ def main() -> int:
         isolation="process",
         threads=max(THREADS, len(DEVICES)),
         devices=DEVICES,
+        max_jobs_per_processor=500,  # then a new child, which gives back memory that has leaked
         binary_fields=("audio",),
         job_deadline_seconds=120,
         lease_seconds=LEASE_SECONDS,
