@@ -12,6 +12,7 @@
     shared_sync.policies         RetryPolicy: how often and when a failed message is tried again
     shared_sync.circuit_breaker  CircuitBreaker: stops calling what fails, and tries it again later
     shared_sync.logging          configure(): records that name their message, as text or JSON
+    shared_sync.testing          run_once(), run_until_idle(), Faults: for tests of processors
     shared_sync.tracing          configure(): sets up OpenTelemetry; see the argument `tracing`
     shared_sync.message          Message, current_message()
     shared_sync.processors       ProcessorContext: what a processor factory is told

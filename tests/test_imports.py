@@ -19,7 +19,7 @@ LEVELS: tuple[set[str], ...] = (
     {"group_status", "isolation", "result_listener"},
     {"redis_consumer", "redis_producer", "dead_letters", "checks"},
     {"group_actions"},
-    {"demo"},
+    {"demo", "testing"},
     {"cli"},
     {"health", "__main__"},
 )
@@ -33,6 +33,7 @@ USERS_OF_OTHERS = {
     "waitress": {"health_server", "demo"},
     "prometheus_client": {"common", "metrics", "cli"},
     "opentelemetry": {"tracing"},
+    "pytest": {"testing"},
     "pynvml": set(),
 }
 """The packages of ours that may import a library. NVIDIA's is loaded by name, where it is asked."""

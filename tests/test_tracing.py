@@ -30,6 +30,7 @@ from shared_sync import (
 )
 from shared_sync.common.trace_context import is_traceparent
 from shared_sync.logging import AttemptFilter
+from shared_sync.testing import Faults
 
 GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SOON = RetryPolicy(base_seconds=0.01)
@@ -320,6 +321,20 @@ def test_tracing_without_opentelemetry_or_with_something_else_is_refused(
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'shared_sync\[otel\]'"):
         kind(*arguments, tracing=True)
+
+
+def test_a_settlement_whose_reply_is_lost_is_seen_and_the_next_one_counts(
+    make: Make, client: redis.Redis, spans: Spans, redis_url: str
+) -> None:
+    with Faults(redis_url) as faults:
+        faults.lose_next_settlement()
+        client.xadd("jobs", {"n": "1"})
+        make(traced_processors.work, url=faults.url, tracing=spans.provider).start()
+        eventually(lambda: len(spans.all("settle")) == 2)
+    lost, settled = spans.all("settle")
+    assert parent(lost) == parent(settled) == context(spans.one("process")).span_id
+    assert about(lost)["error.type"] == "RedisUnavailable"
+    assert "error.type" not in about(settled)
 
 
 PROGRAM = """

@@ -35,7 +35,7 @@ def log(_: str, job: dict[str, Any]) -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(in_attempt(LOG.info), "in a thread of it").result()
     if current_message().attempt == 1:
-        raise Retry("once more", delay_seconds=0.01)
+        raise Retry(0.01)
 
 
 def work(message_id: str, job: dict[str, Any]) -> dict[str, Any] | None:

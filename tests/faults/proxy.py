@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 
 from shared_sync.connection.scripts import scripts
+from shared_sync.testing.redis_proxy import frames
 
 HOST = "127.0.0.1"
 # Below the ports that systems lend to outgoing connections: while the proxy refuses connections
@@ -262,7 +263,7 @@ class _Passage:
         back = threading.Thread(target=self._pass_replies, name="proxy-replies", daemon=True)
         back.start()
         with suppress(OSError):
-            for request in _frames(self._client):
+            for request in frames(self._client):
                 if self.is_dropped:
                     continue
                 before = self._proxy.faults_of("request", request)
@@ -284,7 +285,7 @@ class _Passage:
 
     def _pass_replies(self) -> None:
         with suppress(OSError):
-            for reply in _frames(self._server):
+            for reply in frames(self._server):
                 if self.is_dropped:
                     continue
                 if any(fault.strike(self.cut, reply) for fault in self._coming.get()):
@@ -301,37 +302,3 @@ def _open_door(port: int | None = None) -> tuple[socket.socket, int]:
         except OSError:
             if port is not None:
                 raise
-
-
-def _frames(source: socket.socket) -> Iterator[bytes]:
-    """The requests or replies that arrive, each in one piece, until the connection ends."""
-    buffer = bytearray()
-    while True:
-        while (end := _frame_end(buffer, 0)) is not None:
-            yield bytes(buffer[:end])
-            del buffer[:end]
-        chunk = source.recv(65_536)
-        if not chunk:
-            return
-        buffer += chunk
-
-
-def _frame_end(buffer: bytearray, start: int) -> int | None:
-    """Where the value that begins at `start` ends; None if not all of it is there yet."""
-    line_end = buffer.find(b"\r\n", start)
-    if line_end < 0:
-        return None
-    kind, end = buffer[start : start + 1], line_end + 2
-    if kind not in (b"$", b"*"):
-        return end
-    length = int(buffer[start + 1 : line_end])
-    if kind == b"$":
-        if length >= 0:
-            end += length + 2
-        return end if end <= len(buffer) else None
-    for _ in range(length):
-        following = _frame_end(buffer, end)
-        if following is None:
-            return None
-        end = following
-    return end
