@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from shared_sync.cli import http_client
 from shared_sync.cli.grammar import DONE, FAILED, add_command
 from shared_sync.cli.http_client import Address, Answer, NoAnswer
-from shared_sync.cli.options import add_token_file, number, read_token
+from shared_sync.cli.options import add_token_file, health_port, number, read_token
 from shared_sync.cli.output import Output, add_json
 from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
@@ -130,7 +129,7 @@ def _split(url: str) -> tuple[SplitResult, int]:
 
 
 def _default_port() -> int:
-    return arguments.port("HEALTH_PORT", os.environ.get("HEALTH_PORT") or "8080", lowest=1)
+    return arguments.port("HEALTH_PORT", health_port(), lowest=1)
 
 
 def _describe(address: Address, answer: Answer) -> str:

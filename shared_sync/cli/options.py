@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+from shared_sync.common.arguments import cause_of_address
 from shared_sync.errors import ConfigurationError
 
 LONGEST_TOKEN: Final = 4096
+DEFAULT_PORT: Final = "8080"
 
 
 def add_stream(
@@ -56,6 +59,20 @@ def whole_number(option: str, lowest: int, highest: int) -> Callable[[str], int]
         return int(text)
 
     return read
+
+
+def health_port() -> str:
+    """Return the variable HEALTH_PORT, else the usual port.
+
+    An address that Kubernetes has put there is ignored with a warning on stderr: nobody has chosen
+    it, and the worker beside this command ignores it, too.
+    """
+    port = os.environ.get("HEALTH_PORT") or DEFAULT_PORT
+    if cause := cause_of_address(port):
+        warning = f"HEALTH_PORT is ignored, as it is {port!r}{cause}"
+        print(f"shared-sync: warning: {warning}", file=sys.stderr)
+        return DEFAULT_PORT
+    return port
 
 
 def add_token_file(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from shared_sync.cli import actions_option
 from shared_sync.cli.grammar import DONE, add_command
 from shared_sync.cli.limit_options import add_limits
-from shared_sync.cli.options import add_token_file
+from shared_sync.cli.options import add_token_file, health_port
 from shared_sync.cli.redis_options import add_redis
 from shared_sync.common import arguments
 from shared_sync.errors import ConfigurationError
@@ -39,8 +39,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--host", help="address to bind (default: all, IPv6 and IPv4)")
     parser.add_argument(
         "--port",
-        type=partial(arguments.port, "--port, or HEALTH_PORT,"),
-        default=os.environ.get("HEALTH_PORT") or "8080",
+        type=partial(arguments.port, "--port"),
         help="port to bind, 0 for a free one (default: HEALTH_PORT, else 8080)",
     )
     parser.add_argument("--instance-id", default="health", help="name on the page")
@@ -58,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
     from shared_sync.cli import monitor_server  # noqa: PLC0415 - loads Redis and Flask
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if options.port is None:
+        options.port = arguments.port("HEALTH_PORT", health_port())
     if bool(options.stream) != bool(options.group):
         raise ConfigurationError("--stream and --group go together; give both or neither")
     monitor_server.serve(options, logging.getLogger("shared_sync.health"))

@@ -167,7 +167,6 @@ def test_ports_and_ipv6_addresses_are_understood() -> None:
         (["--token=s3cret"], {}, "--token-file"),
         ([], {"HEALTH_PORT": "eighty"}, "1 to 65535"),
         ([], {"HEALTH_PORT": "0"}, "1 to 65535"),
-        ([], {"HEALTH_PORT": "tcp://10.0.0.1:80"}, "Kubernetes sets HEALTH_PORT"),
         ([], {"HEALTH_TOKEN": "s3cret two"}, "without spaces"),
     ],
 )
@@ -186,6 +185,14 @@ def test_what_cannot_work_is_one_line_with_the_remedy_and_no_secret(
     (line,) = capsys.readouterr().err.splitlines()
     assert remedy in line
     assert "s3cret" not in line
+
+
+def test_the_address_of_a_service_of_kubernetes_is_no_port(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEALTH_PORT", "tcp://10.0.0.1:80")
+    assert read_address(None, None).port == 8080
+    assert "Kubernetes sets HEALTH_PORT" in capsys.readouterr().err
 
 
 # --- the token ----------------------------------------------------------------------------------
