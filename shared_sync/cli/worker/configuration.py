@@ -21,9 +21,6 @@ CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 TOKEN_VARIABLE: Final = "HEALTH_TOKEN"  # noqa: S105 - the name of a variable
 DEFAULT: Final = "default"
 
-_OF_THE_LIBRARY: Final = frozenset({CONFIG_VARIABLE, f"{PREFIX}RELEASE"})
-"""Variables with the prefix that are no settings."""
-
 _OF_KUBERNETES: Final = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_.*)?|.*_SERVICE_(HOST|PORT)(_.*)?")
 """What follows the prefix in variables that Kubernetes sets for a Service such as `shared-sync`."""
 
@@ -176,10 +173,11 @@ def _read_file(path: str) -> dict[str, str]:
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    known = {variable for setting in SETTINGS.values() for variable in setting.all_variables}
+    settings = SETTINGS.values()
+    known = {CONFIG_VARIABLE, *(name for setting in settings for name in setting.all_variables)}
     warnings = []
     for variable in sorted(environment):
-        if not variable.startswith(PREFIX) or variable in known or variable in _OF_THE_LIBRARY:
+        if not variable.startswith(PREFIX) or variable in known:
             continue
         rest = variable.removeprefix(PREFIX)
         if not _OF_KUBERNETES.fullmatch(rest):

@@ -448,6 +448,12 @@ PROGRAM: Final = (
         "restart when a .py file below the current folder has changed",
         to=COMMAND,
     ),
+    Setting(
+        "release",
+        Text("NAME"),
+        None,
+        "release of your program, which the page of the group shows",
+    ),
     Setting("logger", Text("NAME"), "shared_sync", "logger of the worker"),
     Setting(
         "log_level",

@@ -15,16 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from shared_sync.cli.grammar import DONE, FAILED, MISUSED
-from shared_sync.cli.worker import building, crew, program
+from shared_sync.cli.worker import building, crew, group_watch, program
 from shared_sync.cli.worker.configuration import Configuration
 from shared_sync.cli.worker.crew import Crew
 from shared_sync.cli.worker.reloading import SourceFiles
 from shared_sync.cli.worker.supervised_worker import SupervisedWorker
-from shared_sync.connection import discovery
-from shared_sync.group_status import GroupStatus
-from shared_sync.protocol import inspection
-from shared_sync.protocol.inspection import GroupView
-from shared_sync.protocol.keys import Keys
 from shared_sync.redis_consumer import signals
 
 STEP_SECONDS: Final = 0.2
@@ -48,18 +43,19 @@ def run(configuration: Configuration) -> int:
         )
         for number in range(1, configuration["processes"] + 1)
     ]
-    shown = Crew(
-        workers,
-        metrics,
-        stream=configuration["stream"],
-        group=configuration["group"],
-        read_group=_group_view(configuration).read,
-    )
     files = SourceFiles(Path.cwd()) if configuration["reload"] else None
     supervisor = Supervisor(workers, files)
     checks = {worker.name: worker.health for worker in workers}
-    with signals.caught() as received, program.serving(configuration, name, shown, shown, checks):
-        return supervisor.run(received)
+    with signals.caught() as received, group_watch.watching(configuration) as group_view:
+        shown = Crew(
+            workers,
+            metrics,
+            stream=configuration["stream"],
+            group=configuration["group"],
+            read_group=group_view.read,
+        )
+        with program.serving(configuration, name, shown, shown, checks):
+            return supervisor.run(received)
 
 
 class Supervisor:
@@ -135,18 +131,3 @@ class Supervisor:
         if self._is_misconfigured:
             return MISUSED
         return FAILED if any(worker.was_killed for worker in self._workers) else DONE
-
-
-def _group_view(configuration: Configuration) -> GroupView:
-    """Return the tables of the group, which ask Redis while somebody looks at the page."""
-    keys = Keys.of(configuration["stream"], configuration["group"])
-    connect = discovery.connector_of_process(
-        configuration["redis_url"],
-        key=keys.stream,
-        role="supervisor",
-        credential_provider=building.make_credentials(configuration),
-        reply_timeout_seconds=inspection.REPLY_TIMEOUT_SECONDS,
-    )
-    view = GroupView(connect, keys, parts={"status": GroupStatus(keys).read_json})
-    view.is_shown = True
-    return view

@@ -140,7 +140,10 @@ def test_one_page_shows_all_workers_and_one_that_is_killed_is_started_again(
         state = json.loads(crew.get("/api/state")[1])
         readers = {row["name"] for row in state["views"]["readers"]["data"]["readers"]}
         assert readers == {f"w-{number}-reader-1" for number in (1, 2, 3)}
-        assert len(state["views"]["group"]["data"]["consumers"]) >= 3
+        group = state["views"]["group"]["data"]
+        assert len(group["consumers"]) >= 3
+        assert group["status"]["health"] == "healthy"
+        assert any(group["report"]["alive"]["counts"])
 
         crew.process.send_signal(signal.SIGTERM)
         assert crew.process.wait(40) == 0
