@@ -173,12 +173,19 @@ class Histogram:
         At most 1 % off between 10 µs and 100,000 s, and never outside the range of what was
         recorded. None if nothing was recorded.
         """
+        return self.quantiles(share)[0]
+
+    def quantiles(self, *shares: float) -> list[float | None]:
+        """Return several quantiles, each as `quantile()` does."""
         if not self.count:
-            return None
-        rank = max(1, ceil(share * self.count))
+            return [None] * len(shares)
+        sums = list(accumulate(self._counts))
+        return [self._quantile(max(1, ceil(share * self.count)), sums) for share in shares]
+
+    def _quantile(self, rank: int, sums: Sequence[int]) -> float:
         if rank == self.count:
             return self.high
-        bucket = self._first + bisect_left(list(accumulate(self._counts)), rank)
+        bucket = self._first + bisect_left(sums, rank)
         # 2 / (GAMMA + 1) of the upper edge has the same ratio to both edges.
         return min(max(upper_edge(bucket) * 2 / (GAMMA + 1), self.low), self.high)
 
@@ -207,17 +214,22 @@ def _unpack(packed: object, width: int, most: int) -> list[int]:
 
     What is known of several buckets together is spread evenly over them.
     """
+    if not isinstance(packed, list) or not 0 < len(packed) <= most:
+        return []
+    if set(map(type, packed)) != {int} or min(packed) < -most or max(packed) > _LARGEST_COUNT:
+        return []
     counts: list[int] = []
-    for number in packed if isinstance(packed, list) else ():
-        if not _is_whole(abs(number) if type(number) is int else None, _LARGEST_COUNT):
-            return []
-        if number < 0:
-            counts += [0] * min(-number * width, most)
+    for number in packed:
+        if number > 0:
+            counts.append(number)
         else:
-            each, rest = divmod(number, width)
-            counts += [each + (place < rest) for place in range(width)]
-        if len(counts) > most + width:
-            return []
+            counts += [0] * -number
+    if width > 1:
+        counts = [
+            number // width + (place < number % width)
+            for number in counts[:most]
+            for place in range(width)
+        ]
     return counts[:most]
 
 

@@ -113,7 +113,8 @@ def _durations(parts: Iterable[Histogram | None]) -> dict[str, Any] | None:
     if not merged.count:
         return None
     shown = {"mean_ms": merged.mean(), "max_ms": merged.maximum()}
-    shown |= {f"p{share}_ms": merged.quantile(share / 100) for share in (50, 95, 99)}
+    names = ("p50_ms", "p95_ms", "p99_ms")
+    shown |= dict(zip(names, merged.quantiles(0.5, 0.95, 0.99), strict=True))
     in_ms = {name: round((seconds or 0.0) * 1000, 3) for name, seconds in shown.items()}
     return {"count": merged.count, **in_ms}
 
