@@ -17,7 +17,7 @@ For stream `S` and group `G` (all keys of one stream share its cluster slot):
                                 while there are other groups, up to where it had read then
     {S}:G:progress     hash     message id -> its last progress as JSON, for the next attempt
     {S}:G:reports      hash     consumer name -> what its process last reported of itself, as JSON;
-                                in the field `~group` what the group remembers
+                                in fields that begin with `~` what concerns the whole group
     {S}:G:events       stream   what happened in the group, for those who operate it
     {S}:G:paused       hash     while the group is paused: who has paused it, when and why, as JSON;
                                 and the consumers that have confirmed it

@@ -282,6 +282,7 @@ class Lifecycle:
             if self.broken is not None:
                 return
             self.broken = error
+            self.pool.events.broken = error.reason
         self._begin_drain(self._options.drain_seconds)
         self._logger.error("consumer %s stops: %s", self._options.consumer_id, error)
 

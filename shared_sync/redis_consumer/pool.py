@@ -90,9 +90,9 @@ class Pool:
         self._rules = _rules(options, LogOnce(logger, logging.WARNING))
         self._outcome_share = OutcomeShare(options.max_failure_share)
         self._bad_input = BadInput(options.binary_fields)
-        self._events = WorkerEvents(options.consumer_id)
+        self.events = WorkerEvents(options.consumer_id)
         self.availability = Availability(
-            url.safe_address(options.redis_url), logger, on_return=self._events.redis_returned
+            url.safe_address(options.redis_url), logger, on_return=self.events.redis_returned
         )
         self._in_flight = InFlight()
         self.interruptions = Interruptions()
@@ -100,7 +100,7 @@ class Pool:
             Subscription(
                 options,
                 in_flight=self._in_flight,
-                events=self._events,
+                events=self.events,
                 recorder=recorder,
                 logger=logger,
             )
@@ -304,7 +304,7 @@ class Pool:
             outcome_share=self._outcome_share,
             reporter=WorkerReporter(
                 subscription.commands,
-                self._events,
+                self.events,
                 release=self._options.release,
                 threads=self._options.threads,
                 state=self._reported_state,

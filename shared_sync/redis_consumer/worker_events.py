@@ -47,6 +47,9 @@ class WorkerEvents:
         self._waiting: list[WaitingEvent] = []
         self._taken_over: Counter[str] = Counter()
         self._taken_over_from = clock()  # when the next event about that may be made
+        # Set by whoever finds the consumer broken.
+        self.broken = ""
+        """Why the consumer ends by itself, for everyone to read."""
         # Set by the heartbeat thread.
         self.has_reported = False
         """Whether Redis perhaps has a report of this consumer, so that others may notice its
@@ -93,7 +96,8 @@ class WorkerEvents:
         """Return the command that says that the consumer leaves; None if nobody would miss it."""
         if not self.has_reported:
             return None
-        event = event_items("left", f"worker {self._consumer} left", worker=self._consumer)
+        text = f"worker {self._consumer} left" + (f": {self.broken}" if self.broken else "")
+        event = event_items("left", text, worker=self._consumer)
         return worker_reports.sign_off(commands.keys, self._consumer, commands.identity, event)
 
     def _text_about(self, name: str, messages: int) -> str:

@@ -125,7 +125,7 @@ class WorkerReporter:
                 message_ids=[job.running.entry.id for job in oldest_first[:MOST_IDS]],
             ),
             state=state,
-            paused=self._pauses.reasons() if state == "paused" else (),
+            paused=self._pauses.reasons(with_intended=True) if state == "paused" else (),
             done=totals.done,
             retried=totals.retried,
             dead=totals.dead,

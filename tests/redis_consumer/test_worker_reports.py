@@ -18,8 +18,10 @@ from helpers import eventually
 from protocol_client import KEYS
 
 from shared_sync import RedisStreamProducer, Retry, WorkerMetrics, current_message
+from shared_sync.connection.connection import Connection
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.errors import ConfigurationError
+from shared_sync.group_status import pause
 
 shown = partial(eventually, every=0.1)
 """Waits until the page shows something: each look at it asks Redis."""
@@ -62,7 +64,7 @@ def test_the_percentiles_of_a_group_are_those_of_all_its_durations(
 
 
 def test_a_worker_reports_its_outcomes_and_the_progress_of_what_it_runs(
-    make: Make, producer: RedisStreamProducer, redis_url: str
+    make: Make, producer: RedisStreamProducer, connection: Connection, redis_url: str
 ) -> None:
     release, reported = threading.Event(), threading.Event()
 
@@ -99,6 +101,11 @@ def test_a_worker_reports_its_outcomes_and_the_progress_of_what_it_runs(
         assert "consumer-2 is the first with release 1.1; before it was 1.0" in deploy["text"]
         assert report_of(redis_url)["releases"] == {"1.0": 1, "1.1": 1}
         assert report_of(redis_url)["alive"]["counts"] == [2]
+        pause(connection, KEYS, by="anna", reason="a new model")
+        shown(lambda: report_of(redis_url)["workers"][0]["state"] == "paused")
+        (reason,) = report_of(redis_url)["workers"][0]["paused"]
+        assert reason == "anna has paused the group: a new model"
+        assert [event["who"] for event in events(redis_url, "paused")] == ["anna"]
     finally:
         release.set()
     assert consumer.stop()

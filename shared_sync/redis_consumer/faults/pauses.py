@@ -147,14 +147,17 @@ class Pauses:
             self._is_closed = self.is_held = True
             self._changed.notify_all()
 
-    def reasons(self) -> list[str]:
-        """Return why no messages are taken although they should be, and what comes next."""
+    def reasons(self, *, with_intended: bool = False) -> list[str]:
+        """Return why no messages are taken although they should be, and what comes next.
+
+        With `with_intended`, also what somebody wants so.
+        """
         with self._changed:
             now = self._clock()
             return [
                 hold.text(now)
                 for hold in self._holds.values()
-                if not (hold.is_intended or hold.has_ended(now))
+                if not hold.has_ended(now) and (with_intended or not hold.is_intended)
             ]
 
     def errors(self) -> list[str]:

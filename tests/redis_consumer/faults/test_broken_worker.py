@@ -225,6 +225,8 @@ def test_health_says_that_it_is_broken_with_the_text_in_the_details_only(
     assert isinstance(consumer.broken, ConsumerBroken)
     with pytest.raises(ConsumerBroken, match="/secret/place"):
         consumer.start_consuming()
+    (left, *_) = consumer.get_group_view()["report"]["events"]
+    assert left["text"] == "worker consumer-1 left: the worker is broken: WorkerBroken"
 
 
 def test_others_that_run_may_finish_and_what_fails_like_it_goes_back_too(
