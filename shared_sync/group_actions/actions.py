@@ -100,7 +100,7 @@ class GroupActions:
         total = self._connections.call("XLEN", self._keys.dead)
         unread = None
         for row in self._reader.rows(after):
-            counter.add(letter.parse_row(row))
+            counter.add(row)
             if deadline.has_passed() or counter.causes >= MOST_CAUSES:
                 unread = row.id
                 break

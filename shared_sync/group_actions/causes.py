@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared_sync.dead_letters import DeadLetter
-from shared_sync.dead_letters.letter import row_of
+from shared_sync.protocol import dead_letter_rows
+from shared_sync.protocol.dead_letter_commands import Row
 from shared_sync.protocol.dead_letter_rows import MOST_REASONS, DeadLetterRow
 
 
@@ -23,9 +23,9 @@ class CauseCounter:
         """How many causes there are so far."""
         return len(self._causes)
 
-    def add(self, letter: DeadLetter) -> None:
+    def add(self, listed: Row) -> None:
         """Count a letter."""
-        row = row_of(letter)
+        row = dead_letter_rows.of_items(listed.id, listed.items, listed.size)
         cause = self._causes.get(row.fingerprint)
         if cause is None:
             cause = self._causes[row.fingerprint] = self._begin(row)

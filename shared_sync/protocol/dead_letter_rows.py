@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from shared_sync.protocol.dead_letter_layout import metadata_items
 from shared_sync.protocol.fingerprint import fingerprint
 from shared_sync.protocol.keys import id_milliseconds
 from shared_sync.protocol.replies import text_of
@@ -16,6 +17,9 @@ MOST_REASONS: Final = 3
 
 LONGEST_TEXT: Final = 2000
 """Bytes of a text that view.lua returns."""
+
+_NAMES: Final = (b"dead.id", b"dead.reason", b"dead.error_type", b"dead.error", b"dead.attempts")
+"""What a row has of the metadata."""
 
 _OWN_REASON: Final = re.compile(
     r"failed \d+ times"
@@ -69,7 +73,15 @@ def parse(row: Sequence[Any]) -> DeadLetterRow:
     """Return a row of view.lua: id, message id, reason, error type, error, attempts, bytes."""
     *texts, size = row
     letter_id, message_id, reason, error_type, error, attempts = map(text_of, texts)
-    return _make(letter_id, message_id, reason, error_type, error, attempts, size)
+    return _make(letter_id, size, message_id, reason, error_type, error, attempts)
+
+
+def of_items(letter_id: str, items: Sequence[bytes], size: int) -> DeadLetterRow:
+    """Return the row of a dead letter with these names and values, as view.lua would return it."""
+    metadata = metadata_items(items)
+    known = dict(zip(metadata[::2], metadata[1::2], strict=True))
+    texts = [text_of(known.get(name, b"")[:LONGEST_TEXT]) for name in _NAMES]
+    return _make(letter_id, size, *texts)
 
 
 def of_texts(
@@ -83,15 +95,8 @@ def of_texts(
     size: int,
 ) -> DeadLetterRow:
     """Return the row of a dead letter that was read by other means than view.lua."""
-    return _make(
-        letter_id,
-        _cut(message_id),
-        _cut(reason),
-        _cut(error_type),
-        _cut(error),
-        str(attempts),
-        size,
-    )
+    texts = [_cut(text) for text in (message_id, reason, error_type, error, str(attempts))]
+    return _make(letter_id, size, *texts)
 
 
 def _cut(text: str) -> str:
@@ -101,12 +106,12 @@ def _cut(text: str) -> str:
 
 def _make(
     letter_id: str,
+    size: int,
     message_id: str,
     whole_reason: str,
     error_type: str,
     error: str,
     attempts: str,
-    size: int,
 ) -> DeadLetterRow:
     reason, rest = _split_reason(whole_reason)
     return DeadLetterRow(

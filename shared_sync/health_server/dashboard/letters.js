@@ -12,9 +12,10 @@ import { aged } from "./rows.js";
 const MOST_CAUSES = 1000; // more are not counted
 const COUNT_SECONDS = 10; // between two countings, while letters come
 const IDLE_SECONDS = 60; // the same while no view says that any came
+const REST = 10; // counting takes at most one part in so many of the server's time
 
 /** What was counted last, and what is being counted. */
-const counted = { causes: [], number: 0, total: 0, at: -Infinity, isWhole: true, problem: "", isRunning: false, known: null };
+const counted = { causes: [], number: 0, total: 0, at: -Infinity, isWhole: true, problem: "", isRunning: false, isOutdated: false, known: null, took: 0 };
 let showCauses = () => {};
 
 /** Make the empty panel. */
@@ -42,7 +43,8 @@ export function renderLetters() {
   if (actsOn() === null) return;
   const total = totalInView();
   const since = now() - counted.at;
-  const isDue = total !== null && total !== counted.known ? since >= COUNT_SECONDS : since >= IDLE_SECONDS;
+  const pause = total !== null && total !== counted.known ? COUNT_SECONDS : IDLE_SECONDS;
+  const isDue = counted.isOutdated || since >= Math.max(pause, REST * counted.took);
   if (isDue && !counted.isRunning && !isGone()) count(total);
   draw();
 }
@@ -53,13 +55,14 @@ function draw() {
   setText($("letters-note"), counted.at === -Infinity ? "" : `${exact(total)} · ${plural(causes.length, "cause")}${some}`);
   setText($("letters-problem"), problem);
   $("letters-empty").hidden = causes.length > 0 || problem !== "";
-  setText($("letters-empty"), counted.at === -Infinity ? "Counting …" : "No dead letters: nothing was given up on.");
+  if (counted.at > -Infinity) setText($("letters-empty"), "No dead letters: nothing was given up on.");
   showCauses(aged(causes, "seconds_ago", Math.max(0, now() - counted.at)));
 }
 
 /** Count the causes of all letters, step by step; what was counted before is shown until the end. */
 async function count(known) {
-  counted.isRunning = true;
+  Object.assign(counted, { isRunning: true, isOutdated: false });
+  const began = now();
   const causes = new Map();
   let [number, total, after] = [0, 0, ""];
   try {
@@ -68,6 +71,7 @@ async function count(known) {
       for (const cause of answer.causes) causes.set(cause.fingerprint, merge(causes.get(cause.fingerprint), cause));
       number += answer.counted;
       [total, after] = [answer.total, answer.next];
+      if (counted.at === -Infinity) setText($("letters-empty"), `Counting: ${exact(number)} of ${exact(total)} …`);
     }
     const sorted = [...causes.values()].sort((a, b) => a.seconds_ago - b.seconds_ago);
     Object.assign(counted, { causes: sorted, number, total, isWhole: after === null, problem: "", known });
@@ -75,7 +79,7 @@ async function count(known) {
     if (!(error instanceof ActionFailed)) throw error;
     counted.problem = `Dead letters could not be counted. ${error.message}`;
   } finally {
-    Object.assign(counted, { isRunning: false, at: now() });
+    Object.assign(counted, { isRunning: false, at: now(), took: now() - began });
   }
   draw();
 }
@@ -97,7 +101,7 @@ function merge(before, cause) {
 export function finish(sentence) {
   setText($("letters-result"), sentence);
   if (document.activeElement === document.body) $("letters-title").focus();
-  counted.at = -1e9; // due now
+  counted.isOutdated = true;
   renderLetters();
 }
 
