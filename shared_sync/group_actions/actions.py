@@ -25,9 +25,10 @@ from shared_sync.group_actions.steps import (
     act_on_matching,
     matching,
 )
-from shared_sync.protocol import dead_letter_commands, message_state
+from shared_sync.protocol import dead_letter_commands, message_state, pausing
 from shared_sync.protocol.events import record_event
 from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.pause import Pause
 
 REPLY_SECONDS: Final = 3.0
 """Longest wait for a reply of Redis."""
@@ -187,6 +188,22 @@ class GroupActions:
         selection = ids or Selection(_filter(where), most, up_to, after)
         return self._act("purged", by, purge, PAGE, selection)
 
+    def pause(self, *, by: str, reason: str) -> dict[str, Any]:
+        """Let the consumers of the group take no messages, unless it is paused already.
+
+        Raises `GroupMissing`.
+        """
+        with self._connections.connection() as connection:
+            before = pausing.pause(connection, self._keys, by=by, reason=reason)
+            paused = pausing.read(connection, self._keys)
+        return {"paused": paused and _show_pause(paused), "was_paused": before is not None}
+
+    def resume(self, *, by: str) -> dict[str, Any]:
+        """End a pause. Raises `GroupMissing`."""
+        with self._connections.connection() as connection:
+            ended = pausing.resume(connection, self._keys, by=by)
+        return {"paused": None, "was_paused": ended is not None}
+
     def close(self) -> None:
         """Close the connection. Never blocks. The object may be used again; it then reconnects."""
         self._connections.close()
@@ -239,6 +256,10 @@ class GroupActions:
         letters = "1 dead letter was" if number == 1 else f"{number} dead letters were"
         with suppress(RedisUnavailable), self._connections.connection() as connection:
             record_event(connection, self._keys, kind, f"{letters} {kind} from the page", who=by)
+
+
+def _show_pause(pause: Pause) -> dict[str, Any]:
+    return {"by": pause.by, "at": pause.at_ms / 1000, "reason": pause.reason}
 
 
 def _filter(where: Mapping[str, Any] | None) -> DeadLetterFilter:

@@ -26,14 +26,13 @@ class CauseCounter:
     def add(self, listed: Row) -> None:
         """Count a letter."""
         row = dead_letter_rows.of_items(listed.id, listed.items, listed.size)
-        cause = self._causes.get(row.fingerprint)
-        if cause is None:
-            cause = self._causes[row.fingerprint] = self._begin(row)
+        # Taken out and put back behind the others: the letters come oldest first.
+        cause = self._causes.pop(row.fingerprint, None) or self._begin(row)
+        self._causes[row.fingerprint] = cause
         cause["letters"] += 1
         cause["attempts"] = max(cause["attempts"], row.attempts or 0)
         if row.reason not in cause["reasons"] and len(cause["reasons"]) < MOST_REASONS:
             cause["reasons"].append(row.reason)
-        # The letters come oldest first, so each is the newest so far.
         cause |= {
             "newest_id": row.id,
             "details": row.details,
@@ -43,8 +42,7 @@ class CauseCounter:
 
     def to_json(self) -> dict[str, Any]:
         """Return the causes, the one with the newest letter first, and how many were counted."""
-        causes = sorted(self._causes.values(), key=lambda cause: float(cause["seconds_ago"]))
-        return {"causes": causes, "counted": self._counted}
+        return {"causes": list(reversed(self._causes.values())), "counted": self._counted}
 
     def _begin(self, row: DeadLetterRow) -> dict[str, Any]:
         return {

@@ -15,7 +15,12 @@ from helpers import Gate
 from shared_sync import DeadLetters, RedisStreamProducer, RetryPolicy
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.dead_letters import DeadLetterFilter
-from shared_sync.errors import ConfigurationError, DeadLetterMissing, RedisUnavailable
+from shared_sync.errors import (
+    ConfigurationError,
+    DeadLetterMissing,
+    GroupMissing,
+    RedisUnavailable,
+)
 from shared_sync.group_actions import GroupActions
 from shared_sync.protocol.keys import Keys
 
@@ -195,6 +200,21 @@ def test_a_message_is_found_wherever_it_is(
             assert state(unknown)["state"] == "unknown"
     finally:
         hold.opened.set()
+
+
+def test_a_group_is_paused_once_and_resumed(
+    redis_url: str, actions: GroupActions, client: redis.Redis
+) -> None:
+    with pytest.raises(GroupMissing):
+        actions.pause(by="Anna", reason="deploy")
+    client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    first = actions.pause(by="Anna", reason="deploy")
+    assert (first["paused"]["by"], first["paused"]["reason"]) == ("Anna", "deploy")
+    assert first["was_paused"] is False
+    second = actions.pause(by="Ben", reason="another")
+    assert (second["paused"]["by"], second["was_paused"]) == ("Anna", True)
+    assert actions.resume(by="Ben") == {"paused": None, "was_paused": True}
+    assert actions.resume(by="Ben")["was_paused"] is False
 
 
 def test_what_was_done_before_redis_went_away_is_told(own_server: EmbeddedRedis) -> None:

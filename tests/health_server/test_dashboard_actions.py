@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("selenium")
 
 import redis
-from consumers import DEAD, GROUP, STREAM
+from consumers import DEAD, GROUP, STREAM, Make
 from dashboards import Page, too_faint
 from helpers import eventually
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
-from shared_sync import HealthServer, WorkerMetrics
+from shared_sync import HealthServer, RedisStreamProducer, WorkerMetrics
 from shared_sync.group_actions import GroupActions
 from shared_sync.protocol.keys import Keys as GroupKeys
 
@@ -204,6 +204,38 @@ def test_nobody_acts_without_the_token_or_from_another_site(
     assert purge(server.url, TOKEN) == 200
     assert client.xlen(DEAD) == 0
     page.complaints()  # of what was refused
+
+
+def test_the_group_is_paused_and_resumed_with_a_reason(
+    page: Page, redis_url: str, client: redis.Redis, make: Make
+) -> None:
+    done: list[str] = []
+    consumer = make(lambda message_id, _: done.append(message_id))
+    with (
+        GroupActions(redis_url, STREAM, GROUP) as actions,
+        HealthServer(
+            "stt-1", 0, host="127.0.0.1", consumer=consumer, token=TOKEN, actions=actions
+        ) as server,
+        RedisStreamProducer(redis_url, STREAM) as producer,
+    ):
+        consumer.start()
+        sign_in(page, server)
+        page.shows("Takes messages", "#paused")
+        click(page, "Pause", "#acting button")
+        (dialog,) = page.find("dialog.ask")
+        dialog.find_element(By.NAME, "reason").send_keys("new model")
+        page.picture("act-pause")
+        answer(page, "Pause")
+        page.shows("The group is paused.", "#acting-said")
+        page.shows("Paused by Anna", "#paused")
+        page.shows("new model", "#paused")
+        eventually(lambda: consumer.get_health_data()["paused"])
+        message_id = producer.publish({"n": 1})
+        click(page, "Resume", "#acting button")
+        assert done == []
+        answer(page, "Resume")
+        eventually(lambda: done == [message_id])
+        page.shows("Takes messages", "#paused")
 
 
 def test_it_works_on_a_phone_by_keyboard_and_in_the_dark(

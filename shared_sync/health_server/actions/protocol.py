@@ -56,6 +56,12 @@ class Actions(Protocol):
     def find(self, *, message_id: str) -> Data:
         """Return where a message is now."""
 
+    def pause(self, *, by: str, reason: str) -> Data:
+        """Let the consumers of the group take no messages until `resume()`."""
 
-METHODS = ("causes", "letters", "letter", "replay", "purge", "find")
+    def resume(self, *, by: str) -> Data:
+        """End a pause."""
+
+
+METHODS = ("causes", "letters", "letter", "replay", "purge", "find", "pause", "resume")
 """The names of the methods of `Actions`."""

@@ -13,6 +13,7 @@ MOST_LISTED: Final = 200
 LONGEST_NAME: Final = 80
 """Characters of the name of an operator."""
 
+LONGEST_REASON: Final = 200
 LONGEST_TEXT: Final = 2000
 MOST_LETTERS: Final = 10**9
 
@@ -170,4 +171,12 @@ _ACTIONS: Final[Mapping[str, Mapping[str, _Field]]] = {
     "replay": _SELECTION,
     "purge": _SELECTION,
     "find": {"message_id": _Field("the id of a message", lambda value: _is_line(value, 200))},
+    "pause": {
+        "by": _BY,
+        "reason": _Field(
+            f"one line of up to {LONGEST_REASON} characters",
+            lambda value: _is_line(value, LONGEST_REASON),
+        ),
+    },
+    "resume": {"by": _BY},
 }

@@ -13,6 +13,7 @@ from shared_sync.common.guarded import Logger
 from shared_sync.errors import (
     ConfigurationError,
     DeadLetterMissing,
+    GroupMissing,
     RedisAccessDenied,
     RedisUnavailable,
     SharedSyncError,
@@ -115,7 +116,7 @@ class ActionRoutes:
 
 def _explain(error: Exception) -> tuple[str, int]:
     """Return what to answer after an error, and the HTTP status."""
-    if isinstance(error, DeadLetterMissing):
+    if isinstance(error, (DeadLetterMissing, GroupMissing)):
         return str(error), 404
     if isinstance(error, ConfigurationError):
         return str(error), 400

@@ -20,6 +20,13 @@ export function whenSignedOut(callback) {
 /** The stream and group on which the server lets the page act; null if it may only look. */
 export const actsOn = () => page.state?.actions ?? null;
 
+/** The tables of that group, as some view has them; undefined without such a view. */
+export function viewOfGroup() {
+  const { stream, group } = actsOn();
+  return Object.values(page.state.views).map(({ data }) => data)
+    .find((data) => data?.stream === stream && data.group === group && (data.status ?? data.dead_letters) !== undefined);
+}
+
 /** Have the server carry out an action, and return its answer. Throws `ActionFailed`. */
 export async function act(name, body) {
   const headers = { Accept: "application/json", "Content-Type": "application/json" };

@@ -10,6 +10,7 @@ import { $, attempt, setText } from "./dom.js";
 import { count, duration, formatOf, megabytes, milliseconds, percent, rate } from "./format.js";
 import { history, rates } from "./history.js";
 import { makeLetters, renderLetters } from "./letters.js";
+import { makePausing, renderPausing } from "./pausing.js";
 import { backoff, elapsed, isGone, page, poll, problem, start } from "./polling.js";
 import { makeSections, renderSections } from "./queue.js";
 import { makeSearch, renderSearch } from "./search.js";
@@ -53,7 +54,7 @@ function render() {
     if (!gone) announce(`Status: ${page.state.status}. ${page.state.reasons.join("; ")}`);
     renderStatus(page.state, gone);
   });
-  attempt($("acting"), "answer", renderSearch);
+  attempt($("acting"), "answer", () => { renderSearch(); renderPausing(); });
   attempt($("letters"), "answer", renderLetters);
   attempt($("sections"), "answer", () => renderSections(page.state.views, elapsed()));
   attempt($("checks"), "table", () => renderChecks(page.state));
@@ -80,6 +81,7 @@ function begin() {
     poll();
   });
   makeCharts(renderCharts);
+  makePausing();
   makeSearch();
   makeLetters();
   whenSignedOut(render);

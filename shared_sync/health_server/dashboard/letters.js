@@ -1,12 +1,12 @@
 // The panel of dead letters for whoever may act: counts of all causes, their letters, replay and purge.
 
-import { ActionFailed, act, actsOn } from "./actions.js";
+import { ActionFailed, act, actsOn, viewOfGroup } from "./actions.js";
 import { drawCauses } from "./dead_letters.js";
 import { $, make, setText, textOf } from "./dom.js";
 import { exact, plural } from "./format.js";
 import { askAboutLetters, openLetter } from "./letter.js";
 import { LetterList } from "./letter_list.js";
-import { isGone, now, page } from "./polling.js";
+import { isGone, now } from "./polling.js";
 import { aged } from "./rows.js";
 
 const MOST_CAUSES = 1000; // more are not counted
@@ -31,11 +31,7 @@ export function makeLetters() {
 }
 
 /** How many dead letters there are by the tables of the group; null if no view has that number. */
-function totalInView() {
-  const { stream, group } = actsOn();
-  const view = Object.values(page.state.views).find(({ data }) => data?.stream === stream && data?.group === group);
-  return view?.data.dead_letters_total ?? null;
-}
+const totalInView = () => viewOfGroup()?.dead_letters_total ?? null;
 
 /** Draw the panel, and count anew if letters came or went. */
 export function renderLetters() {
