@@ -14,7 +14,7 @@ from shared_sync.cli.grammar import DONE, FAILED, CommandFailed, add_command
 from shared_sync.cli.options import add_group, add_stream
 from shared_sync.cli.output import Output, add_json, value_for_json
 from shared_sync.cli.redis_options import add_redis, read_credentials
-from shared_sync.errors import DeadLetterMissing, RedisRefused
+from shared_sync.errors import ConfigurationError, DeadLetterMissing, RedisRefused
 
 if TYPE_CHECKING:
     from shared_sync.cli.grammar import Commands, Parser
@@ -112,7 +112,7 @@ def _show(letters: DeadLetters, options: argparse.Namespace, _: Where) -> int:
 def _purge(letters: DeadLetters, options: argparse.Namespace, where: Where) -> int:
     removed = letters.purge(_chosen(letters, options, where))
     Output(options).show({"removed": removed}, f"{removed} removed")
-    return DONE
+    return FAILED if removed < len(set(options.ids)) else DONE
 
 
 def _export(letters: DeadLetters, options: argparse.Namespace, where: Where) -> int:
@@ -132,6 +132,8 @@ def _import(letters: DeadLetters, options: argparse.Namespace, _: Where) -> int:
     file = sys.stdin.buffer if options.file == "-" else options.file
     try:
         added, present = letters.import_from(file)
+    except ConfigurationError as error:  # about a line of the file
+        raise CommandFailed(str(error)) from None
     except OSError as error:
         raise CommandFailed(f"{options.file} cannot be read: {error.strerror}") from None
     Output(options).show(

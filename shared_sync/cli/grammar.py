@@ -14,7 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from shared_sync import __version__
-from shared_sync.errors import ConfigurationError, SharedSyncError
+from shared_sync.errors import (
+    ConfigurationError,
+    RedisAccessDenied,
+    RedisUnavailable,
+    SharedSyncError,
+)
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["Parser"]
@@ -73,6 +78,22 @@ class CommandFailed(SharedSyncError):
     """A command cannot do what it was asked to; the text says why. The exit status is 1."""
 
 
+def explain(error: SharedSyncError) -> str:
+    """Return the text of an error, with what to do if Redis cannot be reached."""
+    text = str(error).rstrip(".")
+    if isinstance(error, RedisAccessDenied):
+        if error.cause in ("NOAUTH", "WRONGPASS"):
+            return f"{text}; give the password by REDIS_URL or --redis-password-file"
+    elif isinstance(error, RedisUnavailable) and error.cause in ("no connection", "unknown host"):
+        return f"{text}; start Redis, or give its address by REDIS_URL or --redis-url"
+    return text
+
+
+def joined(text: str, more: str) -> str:
+    """Return two parts of an error as one line."""
+    return f"{text} {more}" if text.endswith("?") else f"{text}; {more}"
+
+
 class Parser(argparse.ArgumentParser):
     """Raises `ConfigurationError` for a wrong command line, instead of printing the usage."""
 
@@ -83,7 +104,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         from shared_sync.common.masking import mask_secrets  # noqa: PLC0415 - only a mistake needs it
 
-        raise ConfigurationError(f"{mask_secrets(message)}; '{self.prog} --help' lists the options")
+        remedy = f"'{self.prog} --help' lists the options"
+        raise ConfigurationError(joined(mask_secrets(message), remedy))
 
 
 def add_command(
@@ -127,11 +149,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def make_parser(words: Sequence[str] = ()) -> Parser:
+def make_parser(words: Sequence[str] | None = None) -> Parser:
     """Return a parser for this command line, which loads the module of its command only.
 
-    If the words begin with no command, the parser has all of them. Raises `ConfigurationError` for
-    a command that does not exist.
+    Without a command line, or before an option such as `--help`, it has all commands. Raises
+    `ConfigurationError` if there is no command, or one that does not exist.
     """
     parser = Parser(
         prog=PROGRAM,
@@ -144,17 +166,19 @@ def make_parser(words: Sequence[str] = ()) -> Parser:
 
 
 def _add_commands(
-    parser: Parser, modules: Mapping[str, str | Family], words: Sequence[str]
+    parser: Parser, modules: Mapping[str, str | Family], words: Sequence[str] | None
 ) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    chosen = next(iter(words), "")
+    if words is not None and not words:
+        parser.error(f"give a command; {_list_of(modules)}")
+    chosen = words[0] if words else ""
     if chosen and not chosen.startswith("-") and chosen not in modules:
         parser.error(f"there is no command {chosen!r}; {_suggestion(chosen, modules)}")
     for name in [chosen] if chosen in modules else modules:
         module = modules[name]
         if isinstance(module, Family):
             family = commands.add_parser(name, help=module.help, description=f"{module.help}.")
-            _add_commands(family, module.modules, words[1:])
+            _add_commands(family, module.modules, words[1:] if words and chosen == name else None)
         else:
             import_module(module).add_parser(commands)
 
@@ -165,5 +189,9 @@ def _suggestion(word: str, names: Mapping[str, object]) -> str:
     alike = get_close_matches(word, names)
     if alike:
         return f"did you mean {' or '.join(alike)}?"
+    return _list_of(names)
+
+
+def _list_of(names: Mapping[str, object]) -> str:
     *others, last = names
     return f"there are {', '.join(others)} and {last}"

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from shared_sync.cli.grammar import FAILED, INTERRUPTED, MISUSED, PROGRAM, parse
+from shared_sync.cli.grammar import FAILED, INTERRUPTED, MISUSED, PROGRAM, explain, parse
 from shared_sync.errors import ConfigurationError, SharedSyncError
 
 OUTPUT_CLOSED = 141
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigurationError as error:
         return _fail(error, MISUSED)
     except SharedSyncError as error:
-        return _fail(error, FAILED)
+        return _fail(explain(error), FAILED)
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", INTERRUPTED)
     except BrokenPipeError:

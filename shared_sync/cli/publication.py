@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from shared_sync.cli import message_input
-from shared_sync.cli.grammar import DONE, FAILED, CommandFailed
+from shared_sync.cli.grammar import DONE, FAILED, CommandFailed, explain, joined
 from shared_sync.cli.output import Output, value_for_json
 from shared_sync.errors import (
     ConfigurationError,
@@ -25,6 +25,9 @@ from shared_sync.result_listener import Result
 
 MESSAGES_AT_ONCE: Final = 100
 """Messages whose ids are printed together; one round trip publishes so many."""
+
+PERHAPS: Final = f"; up to {MESSAGES_AT_ONCE} messages from there may be published too"
+"""What is said if it is not known whether the server has carried out what was sent last."""
 
 OPTIONS: Final = (
     *("expires_seconds", "delay_seconds", "at", "deduplicate_key", "deduplicate_seconds"),
@@ -75,7 +78,8 @@ class Publication:
         except SharedSyncError as error:
             raise self._with_report(error) from None
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; {self._report()}") from None
+            raise KeyboardInterrupt(f"interrupted; {self._report()}{PERHAPS}") from None
+        print(self._count_text(), file=sys.stderr)
 
     def wait(self, seconds: float) -> int:
         """Print the results, and return the exit status. Blocks for at most so many seconds."""
@@ -158,14 +162,20 @@ class Publication:
         self._next_line = line_number + 1
 
     def _report(self) -> str:
-        return f"{self._published} messages are published; go on with --from-line {self._next_line}"
+        return f"{self._count_text()}; go on with --from-line {self._next_line}"
+
+    def _count_text(self) -> str:
+        one = self._published == 1
+        return "1 message is published" if one else f"{self._published} messages are published"
 
     def _with_report(self, error: SharedSyncError) -> SharedSyncError:
         perhaps = ""
         if isinstance(error, RedisUnavailable) and not isinstance(error, RedisAccessDenied):
-            perhaps = f"; up to {MESSAGES_AT_ONCE} messages from there may be published too"
+            perhaps = PERHAPS
+        if not (self._published or perhaps):
+            return error
         kind = ConfigurationError if isinstance(error, ConfigurationError) else CommandFailed
-        return kind(f"{error}; {self._report()}{perhaps}")
+        return kind(joined(explain(error), f"{self._report()}{perhaps}"))
 
 
 def _submit_options(job: Job) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared_sync.cli import message_input
-from shared_sync.cli.grammar import DONE, FAILED, CommandFailed, add_command
+from shared_sync.cli.grammar import DONE, FAILED, CommandFailed, add_command, joined
 from shared_sync.cli.options import add_stream, number, whole_number
 from shared_sync.cli.output import add_json
 from shared_sync.cli.redis_options import add_redis, read_credentials
@@ -122,11 +122,8 @@ def run(options: argparse.Namespace) -> int:
             try:
                 redis_access.check_stream_and_group(connection, options.stream)
             except GroupMissing as error:
-                text = str(error)
-                separator = " " if text.endswith("?") else "; "
-                raise CommandFailed(
-                    f"{text}{separator}--create publishes to a new stream"
-                ) from None
+                remedy = "--create publishes to a new stream"
+                raise CommandFailed(joined(str(error), remedy)) from None
     with RedisStreamProducer(
         options.redis_url,
         options.stream,

@@ -226,3 +226,5 @@ def test_the_place_may_stand_behind_the_action_and_json_has_every_detail(
     replayed = json.loads(command("replay", "--all", "--json"))
     assert list(replayed) == ["id", "message_id"]
     assert json.loads(command("purge", "--all", "--json")) == {"removed": 0}
+    assert main(["dead-letters", "purge", *place, listed["id"]]) == 1
+    assert capsys.readouterr().out == "0 removed\n"

@@ -64,8 +64,11 @@ def test_each_command_is_in_the_documentation_with_its_options(parser: Parser) -
 @pytest.mark.parametrize(
     ("words", "remedy"),
     [
-        ("", "'shared-sync --help' lists the options"),
-        ("health", "'shared-sync health --help' lists the options"),
+        ("", "give a command; there are worker, "),
+        (
+            "health",
+            "give a command; there are serve, check and advise; 'shared-sync health --help'",
+        ),
         ("cancle --stream s 1-1", "there is no command 'cancle'; did you mean cancel?"),
         ("frobnicate", "there are worker, "),
         ("cancel --stream", "expected one argument; 'shared-sync cancel --help' lists"),
@@ -94,6 +97,7 @@ def test_a_redis_that_is_away_is_one_line_and_exit_status_1(
     assert main(["cancel", "--redis-url", url, "--stream", "jobs", "1-1"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("shared-sync: ")
+    assert line.endswith("; start Redis, or give its address by REDIS_URL or --redis-url")
     assert "127.0.0.1" in line
 
 
