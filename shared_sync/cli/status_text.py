@@ -89,6 +89,8 @@ def _rates(status: Status) -> list[tuple[str, str]]:
     over = f"a second, measured over {duration(status.rates.seconds)}"
     seconds = status.seconds_to_empty
     to_empty = "never at these rates" if seconds is None else duration(seconds)
+    if status.reading.pause is not None:
+        to_empty = "not before the group is resumed"
     return [
         ("arrivals", f"{status.rates.arrivals:.1f} {over}"),
         ("completions", f"{status.rates.completions:.1f} {over}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -190,12 +191,12 @@ class Subscription:
             "created a new group %s of stream %s, which has other groups already: %s. The new "
             "group gets every message, too, also those that are there, and none is deleted before "
             "all groups have finished it. If the name is wrong, stop this worker and remove the "
-            "group: XGROUP DESTROY %s %s",
+            "group: shared-sync groups drop --stream %s %s",
             group,
             stream,
             named,
-            stream,
-            group,
+            shlex.quote(stream),
+            shlex.quote(group),
         )
 
     def _has_ended(self, process: ProcessIdentity) -> bool:

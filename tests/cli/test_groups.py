@@ -61,6 +61,20 @@ def test_dropping_a_mistyped_group_frees_the_stream_that_it_had_blocked(
     eventually(lambda: len(results(client)) == 31)
 
 
+def test_the_stream_is_freed_without_a_worker_of_the_other_group(
+    connection: Connection, redis_url: str, client: redis.Redis
+) -> None:
+    ours = Worker(connection, "w1")
+    connection.call(*ours.commands.sweep(is_new=True))
+    client.xgroup_create("jobs", MISTYPED.group, "0")
+    *done, last = ours.publish([b"n", b"1"], [b"n", b"2"], [b"n", b"3"])
+    ours.read(3)
+    ours.done(*done)
+    assert client.xlen("jobs") == 3
+    assert groups(redis_url, "drop", MISTYPED.group) == 0
+    assert [entry_id.decode() for entry_id, _ in client.xrange("jobs")] == [last]
+
+
 def test_a_group_with_something_to_lose_is_dropped_with_force_only(
     connection: Connection,
     redis_url: str,

@@ -176,6 +176,8 @@ def test_the_dashboard_has_the_whole_group(
         (consumer,) = group()["consumers"]
         assert (consumer["name"], consumer["present"], consumer["pending"]) == ("w1", True, 1)
         assert group()["dead_letters"] == group()["parked"] == []
+        assert group()["status"]["health"] == "healthy"
+        assert [one["state"] for one in group()["status"]["consumers"]] == ["live"]
         hold.opened.set()
 
 

@@ -38,6 +38,11 @@ class Scene:
         seconds, microseconds = self.client.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
 
+    @property
+    def is_old(self) -> bool:
+        """Whether the server counts neither arrivals nor completions."""
+        return str(self.client.info("server")["redis_version"]).startswith("6.")
+
     def consumer(self, name: str, *, silent_ms: int = 100, pending: int = 0) -> None:
         """A consumer with the default lease, whose last heartbeat came so long ago."""
         identity = ProcessIdentity.here(lease_ms=LEASE_MS).text()
@@ -158,7 +163,7 @@ def paused_with_an_old_worker(scene: Scene) -> None:
 
 SITUATIONS: list[tuple[Callable[[Scene], None], int, list[str], str]] = [
     (nothing_left, 0, [], "no consumers"),
-    (at_work, 0, [], "waiting        2, the oldest for"),
+    (at_work, 0, [], "2, the oldest for"),
     (nobody, 4, ["no_live_consumer"], "no consumer of group workers is alive, and 3 messages wait"),
     (last_one_died, 4, ["no_live_consumer"], "consumer w1 died without leaving the group"),
     (
@@ -201,6 +206,8 @@ def test_each_situation_has_its_problem_its_words_and_its_exit_status(
     names: list[str],
     words: str,
 ) -> None:
+    if arrange is many_dead and scene.is_old:
+        pytest.skip("this server does not count the messages that have ended")
     try:
         arrange(scene)
         assert status(scene, "--json") == exit_status
@@ -223,7 +230,7 @@ def test_more_arrivals_than_completions_are_named_with_their_rates(
     with scene.meanwhile(lambda: scene.client.xadd("jobs", {"n": 1})):
         code = status(scene, "--json")
     found = json.loads(capsys.readouterr().out)
-    if str(scene.client.info("server")["redis_version"]).startswith("6."):
+    if scene.is_old:
         assert found["arrivals_per_second"] is None
     else:
         assert found["arrivals_per_second"] > 5 > found["completions_per_second"] == 0

@@ -41,7 +41,7 @@ def test_a_new_group_beside_others_is_reported_with_their_names(
     assert line.levelno == logging.WARNING
     assert f"created a new group {MISTYPED} of stream {STREAM}" in line.message
     assert f"which has other groups already: {GROUP}. " in line.message
-    assert line.message.endswith(f"XGROUP DESTROY {STREAM} {MISTYPED}")
+    assert line.message.endswith(f"groups drop --stream {STREAM} {MISTYPED}")
 
 
 def test_a_group_that_holds_entries_back_is_in_the_health_data_until_it_is_removed(
