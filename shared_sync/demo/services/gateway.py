@@ -2,10 +2,7 @@
 
     REDIS_URL=redis://localhost:6379/0 PORT=8080 python -m shared_sync.demo.services.gateway
 
-    POST   /api/jobs      a WAV file (16-bit PCM) as the body; answers {"job": "..."}
-    GET    /api/jobs/ID   what is known of the job; ?after=VERSION waits until there is more
-    DELETE /api/jobs/ID   cancel the job
-    GET    /              a page with a microphone
+The page is at /, and http_api.py has the other paths.
 
 The page asks again and again, and each request waits here for up to 20 s until there is news (long
 polling). Server-sent events would keep a thread busy for every open page, and the HTTP server has a
@@ -34,19 +31,22 @@ from shared_sync import checks
 from shared_sync.demo.services.client_jobs import ClientJob
 from shared_sync.demo.services.http_api import make_app
 from shared_sync.demo.services.streams import AUDIO
+from shared_sync.errors import PortUnavailable, SharedSyncError
 from shared_sync.health_server import HealthServer
+from shared_sync.logging import configure
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.redis_producer import RedisStreamProducer
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 INSTANCE_ID = os.environ.get("INSTANCE_ID", socket.gethostname())
+LOG_LEVEL = os.environ.get("LOG_LEVEL", "INFO")
+LOG_FORMAT = os.environ.get("LOG_FORMAT", "text")  # json: a line of JSON for each record
 HOST = os.environ.get("HOST", "127.0.0.1")
 PORT = int(os.environ.get("PORT", "8080"))
 HEALTH_HOST = os.environ.get("HEALTH_HOST")  # None: all addresses, because probes come from outside
 HEALTH_PORT = os.environ.get("HEALTH_PORT", "8083")
 MAX_QUEUE_DEPTH = int(os.environ.get("MAX_QUEUE_DEPTH", "1000"))
-MAX_UPLOAD_BYTES = int(float(os.environ.get("MAX_UPLOAD_MB", "10")) * 1_000_000)
-
+MAX_UPLOAD = int(float(os.environ.get("MAX_UPLOAD_MB", "10")) * 1_000_000)  # in bytes
 EXPIRES_SECONDS = 300.0  # a job that was not started by then is not started any more
 KEEP_SECONDS = 900.0  # how long the gateway knows a job
 HTTP_THREADS, MOST_WAITING = 32, 24
@@ -104,10 +104,11 @@ class Gateway:
     def cancel(self, name: str) -> bool:
         """Cancel a job, wherever it is. Returns whether there is such a job."""
         job = self.jobs.get(name)
-        if job is not None:
-            job.handle.cancel()
-            self.metrics.increment_counter("redis_operations")
-        return job is not None
+        if job is None:
+            return False
+        job.handle.cancel()
+        self.metrics.increment_counter("redis_operations")
+        return True
 
     def count_clients(self) -> None:
         with self.lock:
@@ -116,9 +117,7 @@ class Gateway:
 
 
 def main() -> int:
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(message)s"
-    )
+    configure(LOG_LEVEL, "json" if LOG_FORMAT == "json" else "text")
     logger = logging.getLogger("gateway")
     metrics = WorkerMetrics(INSTANCE_ID, service="gateway")
     producer = RedisStreamProducer(
@@ -126,10 +125,13 @@ def main() -> int:
     )
     health = HealthServer(INSTANCE_ID, HEALTH_PORT, logger, metrics=metrics, host=HEALTH_HOST)
     health.add_check("redis", checks.redis(REDIS_URL))
-    app = make_app(Gateway(producer, metrics), metrics, MAX_UPLOAD_BYTES)
-    server = create_server(
-        app, host=HOST, port=PORT, threads=HTTP_THREADS, max_request_body_size=2 * MAX_UPLOAD_BYTES
-    )
+    app = make_app(Gateway(producer, metrics), metrics, MAX_UPLOAD)
+    try:
+        server = create_server(
+            app, host=HOST, port=PORT, threads=HTTP_THREADS, max_request_body_size=2 * MAX_UPLOAD
+        )
+    except OSError as error:
+        raise PortUnavailable(f"cannot listen on HOST={HOST}, PORT={PORT}: {error}") from error
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         health.drain()
@@ -145,4 +147,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SharedSyncError as error:  # such as a port that is taken: the text has the remedy
+        sys.exit(f"gateway: {error}")

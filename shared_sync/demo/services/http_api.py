@@ -1,4 +1,12 @@
-"""The HTTP side of the gateway: paths, errors and headers."""
+"""The HTTP side of the gateway: paths, errors and headers.
+
+    POST   /api/jobs      a WAV file (16-bit PCM) as the body; answers {"job": "..."}
+    GET    /api/jobs/ID   what is known of the job; ?after=VERSION waits until there is more
+    DELETE /api/jobs/ID   cancel the job
+    GET    /              a page with a microphone
+
+An error is a JSON object with the text `error`. The status 503 has the header Retry-After.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from flask import Flask, Response, abort, jsonify, request, send_from_directory
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from shared_sync.demo.speech import UnsupportedAudio, wav_seconds
 from shared_sync.errors import ConsumerStateError, QueueFull, RedisUnavailable, Reject
@@ -53,7 +61,10 @@ def make_app(jobs: Jobs, metrics: WorkerMetrics, max_upload_bytes: int) -> Flask
         # A page of another site cannot send this type without asking first, which is refused.
         if request.mimetype not in WAV_TYPES:
             abort(415, "send the bytes of a WAV file, with the header Content-Type: audio/wav")
-        wav = request.get_data(cache=False)
+        try:
+            wav = request.get_data(cache=False)
+        except RequestEntityTooLarge:
+            abort(413, f"send at most {max_upload_bytes / 1e6:g} MB: a shorter recording")
         check_audio(wav)
         client = request.headers.get("X-Client-Id") or request.remote_addr or ""
         name = jobs.submit(client[:64], wav)

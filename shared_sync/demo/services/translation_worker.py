@@ -24,14 +24,17 @@ from typing import Any
 from shared_sync.checks import memory_headroom
 from shared_sync.demo.services.apertium import MOST_CHARS, Apertium
 from shared_sync.demo.services.streams import TEXTS
-from shared_sync.errors import ConsumerBroken, Reject
+from shared_sync.errors import ConsumerBroken, Reject, SharedSyncError
 from shared_sync.health_server import HealthServer
+from shared_sync.logging import configure
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.processors import ProcessorContext
 from shared_sync.redis_consumer import RedisStreamConsumer
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
 INSTANCE_ID = os.environ.get("INSTANCE_ID", socket.gethostname())
+LOG_LEVEL = os.environ.get("LOG_LEVEL", "INFO")
+LOG_FORMAT = os.environ.get("LOG_FORMAT", "text")  # json: with the id of the message, too
 HEALTH_HOST = os.environ.get("HEALTH_HOST")  # None: all addresses, because probes come from outside
 HEALTH_PORT = os.environ.get("HEALTH_PORT", "8082")
 LEASE_SECONDS = float(os.environ.get("LEASE_SECONDS", "30"))
@@ -105,9 +108,7 @@ class Translator:
 def main() -> int:
     # Until the consumer handles signals: a container's first process has no default handler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(message)s"
-    )
+    configure(LOG_LEVEL, "json" if LOG_FORMAT == "json" else "text")
     logger = logging.getLogger("translation_worker")
     metrics = WorkerMetrics(INSTANCE_ID, service="translation")
     metrics.alert("error_rate", above=0.2, for_seconds=60)
@@ -138,4 +139,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SharedSyncError as error:  # such as a port that is taken: the text has the remedy
+        sys.exit(f"translation_worker: {error}")
