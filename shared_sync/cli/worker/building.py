@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from shared_sync import Batching, HealthServer, RedisStreamConsumer, RetryPolicy, WorkerMetrics
+from shared_sync import Batching, RedisStreamConsumer, RetryPolicy, WorkerMetrics
 from shared_sync.cli import actions_option
 from shared_sync.cli.options import read_token
 from shared_sync.cli.redis_options import PasswordFile
@@ -15,8 +15,11 @@ from shared_sync.cli.worker.configuration import Configuration
 from shared_sync.cli.worker.kinds import NONE
 from shared_sync.cli.worker.settings import BATCHING, CONSUMER, RETRY, SERVER, SETTINGS
 from shared_sync.errors import ConfigurationError
-from shared_sync.group_actions import GroupActions
 from shared_sync.redis_consumer.identity import unique_name
+
+if TYPE_CHECKING:
+    from shared_sync import HealthServer
+    from shared_sync.group_actions import GroupActions
 
 _BATCH_PARTS: Final = ("batch_wait_seconds", "batch_cost", "batch_max_cost")
 
@@ -98,6 +101,8 @@ def make_server(
     port: int,
 ) -> HealthServer:
     """Return the health server, which was not started yet, with these checks beside its own."""
+    from shared_sync import HealthServer  # noqa: PLC0415 - the workers of a supervisor have none
+
     arguments = _values(configuration, SERVER)
     if arguments["cors"] == [NONE]:
         arguments["cors"] = None

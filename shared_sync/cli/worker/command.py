@@ -63,8 +63,10 @@ def run(options: argparse.Namespace) -> int:
 
     from shared_sync.cli.worker import program  # noqa: PLC0415 - loads Redis and Flask
 
+    if options.print_config or options.json:
+        program.show(configuration, options)
     if options.print_config:
-        return program.check(configuration, options)
+        return program.check(configuration)
     if configuration["processes"] > 1 or configuration["reload"]:
         from shared_sync.cli.worker import supervisor  # noqa: PLC0415 - one worker needs none
 

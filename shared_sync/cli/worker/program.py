@@ -37,9 +37,8 @@ def run(configuration: Configuration) -> int:
         return consume(consumer)
 
 
-def check(configuration: Configuration, options: argparse.Namespace) -> int:
-    """Print the configuration, and raise what keeps a worker from being made with it."""
-    output = Output(options)
+def show(configuration: Configuration, options: argparse.Namespace) -> None:
+    """Print all settings with their values and sources, without secrets, and the warnings."""
     token = read_token(configuration["token_file"])
     rows = [
         *configuration.rows(all_settings=True),
@@ -50,10 +49,14 @@ def check(configuration: Configuration, options: argparse.Namespace) -> int:
         },
     ]
     width = max(len(row["name"]) for row in rows)
-    output.show(
+    Output(options).show(
         {"settings": rows, "warnings": list(configuration.warnings)},
         *(f"{row['name']:{width}} = {shown(row['value'])}  # {row['source']}" for row in rows),
     )
+
+
+def check(configuration: Configuration) -> int:
+    """Raise what keeps a worker from being made with this configuration."""
     for warning in configuration.warnings:
         print(f"shared-sync: warning: {warning}", file=sys.stderr)
     targets.find_modules_here()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from helpers import Clock
 
 from shared_sync.cli.worker.supervised_worker import SupervisedWorker
+from shared_sync.cli.worker.supervisor import Supervisor
 
 DRAIN_SECONDS = 25.0
 WELL: Mapping[str, Any] = {"started": True, "live": True, "ready": True, "redis_connected": True}
@@ -149,3 +151,26 @@ def test_a_bad_configuration_is_tried_again_only_when_the_source_has_changed(sce
     assert scene.reasons() == ["starts when its source has changed, after exit status 2"]
     scene.worker.restart("app.py has changed")
     assert scene.after(0) == 2
+
+
+class Unable:
+    """A worker whose configuration cannot work."""
+
+    was_killed = False
+    has_ended = True
+
+    def __init__(self) -> None:
+        self.stops = 0
+
+    def step(self) -> bool:
+        return self.stops > 0
+
+    def stop(self, seconds: float | None) -> None:
+        self.stops += 1
+
+
+def test_all_end_if_the_configuration_of_one_cannot_work() -> None:
+    one, other = Unable(), Unable()
+    workers: Any = [one, other]
+    assert Supervisor(workers, None).run(queue.SimpleQueue()) == 2
+    assert one.stops == other.stops == 1

@@ -28,7 +28,7 @@ def double(message_id, job):
     time.sleep(0.002)
     return {"n": 2 * int(job["n"])}
 """
-MESSAGES = 1500
+MESSAGES = 600
 
 
 class Supervised:
@@ -111,14 +111,17 @@ def test_one_page_shows_all_workers_and_one_that_is_killed_is_started_again(
     supervise: Callable[..., Any], redis_url: str, client: redis.Redis
 ) -> None:
     with supervise("doubling:double", "--processes", "3") as crew:
-        eventually(lambda: crew.health().get("status") == "healthy", within=60)
+        eventually(lambda: crew.health().get("status") == "healthy", within=60, every=0.1)
         publish(redis_url, MESSAGES)
-        eventually(lambda: client.xlen("results") > 30)
+        eventually(lambda: client.xlen("results") > 30, every=0.002)
         killed = crew.pids()[0]
         os.kill(killed, signal.SIGKILL)
-        eventually(lambda: any("after SIGKILL" in why for why in crew.health().get("reasons", ())))
-        eventually(lambda: client.xlen("results") == MESSAGES, within=60)
-        eventually(lambda: crew.health()["status"] == "healthy", within=60)
+        eventually(
+            lambda: any("after SIGKILL" in why for why in crew.health().get("reasons", ())),
+            every=0.1,
+        )
+        eventually(lambda: client.xlen("results") == MESSAGES, within=60, every=0.1)
+        eventually(lambda: crew.health()["status"] == "healthy", within=60, every=0.1)
         numbers = sorted(int(fields[b"n"]) for _, fields in client.xrange("results"))
         assert numbers == [2 * number for number in range(MESSAGES)]
 
@@ -150,23 +153,17 @@ def test_one_page_shows_all_workers_and_one_that_is_killed_is_started_again(
     assert "Traceback" not in crew.log
 
 
-def test_all_end_if_the_configuration_cannot_work(supervise: Callable[..., Any]) -> None:
-    with supervise("doubling:duble", "--processes", "2") as crew:
-        assert crew.process.wait(60) == 2
-    assert "did you mean double?" in crew.log
-    assert "starts again" not in crew.log
-
-
 def test_a_changed_source_starts_the_worker_anew_and_it_ends_when_its_supervisor_is_killed(
     supervise: Callable[..., Any], tmp_path: Path, redis_url: str, client: redis.Redis
 ) -> None:
     with supervise("doubling:double", "--reload") as crew:
-        eventually(lambda: crew.health().get("status") == "healthy", within=60)
-        (tmp_path / "doubling.py").write_text("def double(message_id, job): mistake = = 1\n")
-        eventually(lambda: "SyntaxError" in crew.log, within=30)
+        eventually(lambda: crew.health().get("status") == "healthy", within=60, every=0.1)
+        (tmp_path / "doubling.py").write_text("def doubel(message_id, job): ...\n")
+        eventually(lambda: "cannot work with its configuration" in crew.log, within=30)
+        assert "did you mean doubel?" in crew.log
         (tmp_path / "doubling.py").write_text("def double(message_id, job): return {'n': 'new'}\n")
         publish(redis_url, 1)
-        eventually(lambda: client.xlen("results") == 1, within=60)
+        eventually(lambda: client.xlen("results") == 1, within=60, every=0.1)
         assert client.xrange("results")[0][1][b"n"] == b"new"
         crew.process.kill()
         crew.process.wait()
