@@ -23,6 +23,9 @@ GONE: Final = "gone"
 RELEASE: Final = "release"
 """The kinds of events that worker_report.lua records without a text."""
 
+BACK: Final = "back"
+"""The kind of the event that a worker which had counted as dead lives."""
+
 LONGEST_TEXT: Final = 500
 LONGEST_NAME: Final = 200
 """Longer texts and names are cut, in characters."""

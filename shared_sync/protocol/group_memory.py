@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shared_sync.protocol.events import GONE, Event
+from shared_sync.protocol.events import BACK, GONE, Event
 from shared_sync.protocol.gone_consumers import KEPT_MS, MOST_KEPT
 from shared_sync.protocol.group_tables import ConsumerRow
 from shared_sync.protocol.process_identity import ProcessIdentity
@@ -98,10 +98,17 @@ class GroupMemory:
             return list(self._events.values())
 
     def vanished(self) -> list[Vanished]:
-        """Return the workers that died within the hour before the last note, the newest first."""
+        """Return the workers that died within the hour before the last note, the newest first.
+
+        One that was only frozen, and is back since, has not died.
+        """
         with self._lock:
             now_ms, gone = (self._step + 1) * STEP_MS, self._gone
-            events = [event for event in self._events.values() if event.kind == GONE]
+            known = sorted(self._events.values(), key=_place)
+        back = {one.worker: _place(one) for one in known if one.kind == BACK}
+        events = [
+            one for one in known if one.kind == GONE and _place(one) > back.get(one.worker, ())
+        ]
         pending = {text_of(row.name): row.pending for row in gone}
         found = [_of_event(event, pending.get(event.worker)) for event in events]
         names = {one.name for one in found}

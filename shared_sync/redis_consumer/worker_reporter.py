@@ -19,6 +19,7 @@ from shared_sync.connection.scripts import Command
 from shared_sync.errors import RedisAccessDenied, RedisRefused
 from shared_sync.protocol import worker_reports
 from shared_sync.protocol.commands import GroupCommands, heartbeat_seconds
+from shared_sync.protocol.events import BACK
 from shared_sync.protocol.live_job import LiveJob
 from shared_sync.protocol.worker_reports import (
     MAY_NOT_EXPIRE,
@@ -171,7 +172,7 @@ class WorkerReporter:
             f"worker {self._commands.consumer} sends heartbeats again after {seconds:.0f} s; "
             "others may have taken over its messages meanwhile"
         )
-        self._events.note("back", text)
+        self._events.note(BACK, text)
 
     def _started(self) -> str:
         release = f"release {self._release}, " if self._release else ""

@@ -119,11 +119,11 @@ def test_a_worker_that_is_killed_vanishes_with_what_it_held(
     make: Make, producer: RedisStreamProducer, client: redis.Redis, redis_url: str
 ) -> None:
     message_id = producer.publish({"n": 1})
-    with worker_process(redis_url, lease_seconds=1.5) as process:
+    with worker_process(redis_url, lease_seconds=2) as process:
         shown(lambda: report_of(redis_url)["jobs_total"] == 1)
         process.send_signal(signal.SIGKILL)
     for _ in range(2):
-        make(lambda *_: None, lease_seconds=1.5).start()
+        make(lambda *_: None, lease_seconds=2).start()
     shown(lambda: events(redis_url, "gone") and events(redis_url, "taken_over"))
     eventually(lambda: client.xlen(STREAM) == 0)
     report = report_of(redis_url)
@@ -132,6 +132,19 @@ def test_a_worker_that_is_killed_vanishes_with_what_it_held(
     assert (gone["pending"], gone["message_ids"]) == (1, [message_id])
     assert "when it ran 1 message" in events(redis_url, "gone")[0]["text"]
     assert "took over 1 message from doomed" in events(redis_url, "taken_over")[0]["text"]
+
+
+def test_a_worker_that_was_frozen_is_gone_until_it_is_back(make: Make, redis_url: str) -> None:
+    make(lambda *_: None, lease_seconds=2).start()
+    with worker_process(redis_url, lease_seconds=2) as process:
+        shown(lambda: len(report_of(redis_url)["workers"]) == 2)
+        process.send_signal(signal.SIGSTOP)
+        shown(lambda: [one["name"] for one in report_of(redis_url)["vanished"]] == ["doomed"])
+        process.send_signal(signal.SIGCONT)
+        shown(lambda: events(redis_url, "back"))
+        report = report_of(redis_url)
+    assert "worker doomed sends heartbeats again after" in events(redis_url, "back")[0]["text"]
+    assert (report["workers_total"], report["vanished"]) == (2, [])
 
 
 def test_an_outage_of_redis_is_one_event_with_its_length(
