@@ -132,6 +132,7 @@ def test_a_copy_of_a_started_consumer_says_so_and_touches_nothing(
         "live": True,
         "ready": False,
         "started": True,
+        "paused": False,
         "redis_connected": None,
         "consumer_state": "started in another process",
         "readers_alive": 0,
