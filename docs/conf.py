@@ -41,6 +41,7 @@ nitpick_ignore_regex = [("py:(class|data|exc|obj)", r".*")]
 myst_fence_as_directive = ["mermaid"]
 myst_heading_anchors = 4
 default_role = "code"
+python_maximum_signature_line_length = 90
 autodoc_class_signature = "mixed"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
