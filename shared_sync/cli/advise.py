@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from shared_sync.cli.grammar import DONE, add_command
 from shared_sync.cli.options import number, whole_number
+from shared_sync.cli.output import write_line
 
 if TYPE_CHECKING:
     from shared_sync.cli.grammar import Commands
@@ -117,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
         loading_seconds=options.loading_seconds,
         by_command=options.exec,
     )
-    print("\n".join(advice(service)))
+    write_line("\n".join(advice(service)))
     return DONE
 
 

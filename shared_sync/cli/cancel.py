@@ -9,6 +9,7 @@ from shared_sync.cli.grammar import DONE, FAILED, add_command
 from shared_sync.cli.options import add_stream
 from shared_sync.cli.output import Output, add_json
 from shared_sync.cli.redis_options import add_redis
+from shared_sync.common import arguments
 
 if TYPE_CHECKING:
     from shared_sync.cli.grammar import Commands
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
     with redis_access.connect(options) as connection:
         keys = StreamKeys.of(options.stream)
         for message_id in options.ids:
+            arguments.text("ID", message_id)
             state = act(connection, keys, message_id)
             if state == cancelling.UNKNOWN:
                 redis_access.check_stream_and_group(connection, options.stream)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from shared_sync.cli.grammar import DONE, CommandFailed, add_command, make_parser
+from shared_sync.cli.output import write_line
 
 if TYPE_CHECKING:
     from shared_sync.cli.grammar import Commands
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         ) from None
     parser = make_parser()
     _name_files(parser, {"FILE": shtab.FILE, "DIR": shtab.DIRECTORY})
-    print(shtab.complete(parser, shell=options.shell))
+    write_line(shtab.complete(parser, shell=options.shell))
     return DONE
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from shared_sync.cli import letter_filters
+from shared_sync.cli import letter_filters, message_input
 from shared_sync.cli.grammar import DONE, FAILED, CommandFailed, add_command
 from shared_sync.cli.options import add_group, add_stream
-from shared_sync.cli.output import Output, add_json, value_for_json
+from shared_sync.cli.output import Output, add_json, standard_output, value_for_json
 from shared_sync.cli.redis_options import add_redis, read_credentials
 from shared_sync.errors import ConfigurationError, DeadLetterMissing, RedisRefused
 
@@ -116,7 +116,7 @@ def _purge(letters: DeadLetters, options: argparse.Namespace, where: Where) -> i
 
 
 def _export(letters: DeadLetters, options: argparse.Namespace, where: Where) -> int:
-    file = sys.stdout.buffer if options.file == "-" else options.file
+    file = standard_output() if options.file == "-" else options.file
     try:
         written = letters.export_to(file, where=where)
     except BrokenPipeError:
@@ -129,7 +129,7 @@ def _export(letters: DeadLetters, options: argparse.Namespace, where: Where) -> 
 
 
 def _import(letters: DeadLetters, options: argparse.Namespace, _: Where) -> int:
-    file = sys.stdin.buffer if options.file == "-" else options.file
+    file = message_input.standard_input() if options.file == "-" else options.file
     try:
         added, present = letters.import_from(file)
     except ConfigurationError as error:  # about a line of the file

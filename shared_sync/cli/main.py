@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(words)
         status: int = options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is closed otherwise
+            sys.stdout.flush()
     except ConfigurationError as error:
         return _fail(error, MISUSED)
     except SharedSyncError as error:
@@ -30,10 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return _fail(str(interrupt) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # What is left in the buffer would be written at exit, and fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return OUTPUT_CLOSED
     return status
+
+
+def _drop_output() -> None:
+    """Drop what is left in the buffer: it would be written at exit, and fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(reason: object, status: int) -> int:

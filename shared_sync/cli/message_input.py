@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,15 +19,17 @@ STANDARD: Final = "-"
 BLOCK_BYTES: Final = 65_536
 
 
-def read_fields(arguments: Sequence[str]) -> dict[str, str | bytes]:
+def read_fields(arguments: Sequence[str]) -> dict[str, bytes]:
     """Return the fields that arguments of the form NAME=VALUE or NAME=@FILE give.
 
     Raises `ConfigurationError` for another form, and `CommandFailed` for a file that cannot be
     read.
     """
-    fields: dict[str, str | bytes] = {}
+    fields: dict[str, bytes] = {}
     for argument in arguments:
-        name, equals, value = argument.partition("=")
+        # As bytes, which need not be text of the encoding that the shell has.
+        raw_name, equals, value = os.fsencode(argument).partition(b"=")
+        name = raw_name.decode(errors="replace")
         if not name or not equals:
             # Without the text: it may be a value that the shell has split off.
             raise ConfigurationError(
@@ -35,10 +38,10 @@ def read_fields(arguments: Sequence[str]) -> dict[str, str | bytes]:
             )
         if name in fields:
             raise ConfigurationError(f"the field {name!r} is given twice")
-        if value.startswith("@@"):
-            fields[name] = value[1:]
+        if value.startswith(b"@") and not value.startswith(b"@@"):
+            fields[name] = _read_file(os.fsdecode(value[1:]))
         else:
-            fields[name] = _read_file(value[1:]) if value.startswith("@") else value
+            fields[name] = value.removeprefix(b"@")
     return fields
 
 
@@ -56,10 +59,17 @@ def parse_line(number: int, line: bytes) -> dict[str, object]:
     return {name: _decode(number, name, value) for name, value in fields.items()}
 
 
-def open_lines(file: str) -> AbstractContextManager[BinaryIO]:
-    """Open a file of lines for `read_lines()`. Raises `CommandFailed` if that does not work."""
+def standard_input() -> BinaryIO:
+    """Return the standard input. Raises `CommandFailed` if it is closed."""
+    if sys.stdin is None:
+        raise CommandFailed("the standard input is closed; name a file instead of -")
+    return sys.stdin.buffer
+
+
+def open_input(file: str) -> AbstractContextManager[BinaryIO]:
+    """Open a file, or the standard input if it is "-". Raises `CommandFailed`."""
     if file == STANDARD:
-        return nullcontext(sys.stdin.buffer)
+        return nullcontext(standard_input())
     try:
         return open(file, "rb")
     except OSError as error:
@@ -88,7 +98,7 @@ def unreadable(file: str, error: OSError) -> CommandFailed:
 
 def _read_file(path: str) -> bytes:
     try:
-        with nullcontext(sys.stdin.buffer) if path == STANDARD else open(path, "rb") as file:
+        with open_input(path) as file:
             return file.read()
     except OSError as error:
         raise unreadable(path, error) from None

@@ -7,7 +7,9 @@ import base64
 import json
 import sys
 from collections.abc import Mapping
-from typing import TextIO
+from typing import BinaryIO, TextIO
+
+from shared_sync.cli.grammar import CommandFailed
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +33,32 @@ class Output:
         """Print one thing: the document as a line of JSON, or else the lines of text.
 
         A text may contain what others wrote, so what is not printable becomes a space; a line feed
-        too.
+        too. Raises as `write_line()` does.
         """
-        if self.is_json:
-            print(json.dumps(document, default=_encode), file=self._file, flush=True)
-        else:
-            for line in lines:
-                print(printable(line), file=self._file, flush=True)
+        for line in [json.dumps(document, default=_encode)] if self.is_json else lines:
+            write_line(printable(line), self._file)
+
+
+def write_line(text: str, file: TextIO | None = None) -> None:
+    """Print to the file, or else to the standard output, at once, in any encoding that it has.
+
+    Raises `CommandFailed` if that does not work, and `BrokenPipeError` if nobody reads.
+    """
+    file = file or sys.stdout
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandFailed(f"the output cannot be written: {error.strerror}") from None
+
+
+def standard_output() -> BinaryIO:
+    """Return the standard output for bytes. Raises `CommandFailed` if it is closed."""
+    if sys.stdout is None:
+        raise CommandFailed("the standard output is closed; name a file instead of -")
+    return sys.stdout.buffer
 
 
 def value_for_json(value: bytes) -> str | dict[str, str]:

@@ -56,7 +56,12 @@ class Publication:
 
     def publish_message(self, fields: Mapping[str, object]) -> None:
         """Publish one message."""
-        self._publish([(0, self._job(fields))])
+        try:
+            self._publish([(0, self._job(fields))])
+        except CommandFailed as error:
+            if not self._published:
+                raise
+            raise CommandFailed(joined(str(error), self._count_text())) from None
 
     def publish_lines(self, file: str, first: int) -> None:
         """Publish a message for each line of a file, beginning with line `first`.
@@ -65,7 +70,7 @@ class Publication:
         """
         self._next_line = first
         try:
-            with message_input.open_lines(file) as opened:
+            with message_input.open_input(file) as opened:
                 for lines in message_input.read_lines(opened):
                     wanted = [line for line in lines if line[0] >= first]
                     for start in range(0, len(wanted), MESSAGES_AT_ONCE):
@@ -85,13 +90,16 @@ class Publication:
         """Print the results, and return the exit status. Blocks for at most so many seconds."""
         deadline = time.monotonic() + seconds
         status = DONE
-        for handle in self._handles:
+        for place, handle in enumerate(self._handles):
             try:
                 result = handle.result(max(0.0, deadline - time.monotonic()))
             except ResultTimeout:
                 line = f"{handle.id} has no result after {seconds:g} s; a worker may still run it"
-                self._output.show({"id": handle.id, "status": handle.status()}, line)
+                self._output.show({"id": handle.id, "status": "no result"}, line)
                 status = FAILED
+            except KeyboardInterrupt:
+                left = ", ".join(handle.id for handle in self._handles[place:])
+                raise KeyboardInterrupt(f"interrupted; published, and may run: {left}") from None
             else:
                 status = status if result.ok else FAILED
                 self._output.show(dataclasses.asdict(result), *_lines(result))

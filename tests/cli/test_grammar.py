@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from helpers import free_port
 from shared_sync import __version__
 from shared_sync.cli.grammar import COMMANDS, Family, Parser, make_parser
 from shared_sync.cli.main import main
+from shared_sync.cli.output import Output
 
 
 def leaves(parser: Parser) -> Iterator[Parser]:
@@ -113,6 +117,26 @@ def test_a_command_ends_quietly_when_nobody_reads_its_output() -> None:
         )
     assert done.stderr == b""
     assert done.returncode == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_output_that_cannot_be_written_is_an_error_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["health", "advise"]) == 1
+    assert capsys.readouterr().err == (
+        "shared-sync: the output cannot be written: No space left on device\n"
+    )
+    monkeypatch.setattr(sys, "stdout", None)  # closed, as by >&-
+    assert main(["health", "advise"]) == 0
+
+
+def test_text_that_the_output_cannot_encode_is_escaped() -> None:
+    written = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Output(argparse.Namespace(json=False), written).show({}, "größe \x1b[2J")
+    assert written.buffer.getvalue() == b"gr\\xf6\\xdfe  [2J\n"
 
 
 def test_the_list_of_commands_loads_neither_redis_nor_flask() -> None:

@@ -49,7 +49,10 @@ def test_arguments_and_files_are_the_fields_of_a_message(
 ) -> None:
     audio = tmp_path / "a.wav"
     audio.write_bytes(b"RIFF\xff\x00")
-    assert publish("text=a=b ", f"audio=@{audio}", "--json", "handle=@@me", "empty=") == 0
+    assert (
+        publish("text=a=b ", f"audio=@{audio}", "--json", "handle=@@me", "empty=", "raw=\udcff")
+        == 0
+    )
     document = json.loads(capsys.readouterr().out)
     [(entry_id, fields)] = client.xrange(STREAM)
     assert document == {"id": entry_id.decode()}
@@ -58,6 +61,7 @@ def test_arguments_and_files_are_the_fields_of_a_message(
         b"audio": b"RIFF\xff\x00",
         b"handle": b"@me",
         b"empty": b"",
+        b"raw": b"\xff",
     }
 
 
