@@ -29,7 +29,7 @@ def line(status: Status) -> str:
     return (
         f"{status.health}{paused}: depth {status.depth} (waiting {reading.waiting}, in flight "
         f"{reading.pending - reading.parked}, parked {reading.parked}), dead "
-        f"{_count(reading.dead)}, {status.alive} consumers{rates}"
+        f"{_count(reading.dead)}, consumers {status.alive}{rates}"
     )
 
 

@@ -34,8 +34,9 @@ def watch(
             try:
                 status = group.read(connection)
             except (RedisUnavailable, RedisRefused) as error:
-                away_since = time.monotonic() if away_since is None else away_since
-                _show_outage(output, error, time.monotonic() - away_since, file)
+                since = time.monotonic() if away_since is None else away_since
+                _show_outage(output, error, since, file, is_new=away_since is None)
+                away_since = since
             else:
                 away_since = None
                 shown_problems = _show(output, status, shown_problems, file)
@@ -56,19 +57,24 @@ def _show(output: Output, status: Status, before: list[str], file: TextIO) -> li
     return [one.text for one in status.problems]
 
 
-def _show_outage(output: Output, error: Exception, seconds: float, file: TextIO) -> None:
+def _show_outage(
+    output: Output, error: Exception, since: float, file: TextIO, *, is_new: bool
+) -> None:
     """Say that Redis does not answer. What was shown before is not current, so it goes."""
+    length = "does not answer"
+    if not is_new:
+        length = f"has not answered for {status_text.duration(time.monotonic() - since)}"
     problem = Problem(
         "redis_away",
         UNHEALTHY,
-        f"Redis does not answer, for {status_text.duration(seconds)} now: {error}",
+        f"Redis {length}: {error}",
         "see whether the server runs and can be reached; this goes on by itself",
     )
     _clear(output, file)
     output.show(
         {"health": problem.health, "problems": [problem.to_json()]},
         f"{_now()} {problem.health}: {problem.text}",
-        f"    what to do: {problem.remedy}",
+        *([f"    what to do: {problem.remedy}"] if is_new or file.isatty() else []),
     )
 
 

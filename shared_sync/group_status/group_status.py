@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,17 +11,22 @@ from typing import Any, Final
 
 from shared_sync.common.guarded import GuardedRecorder, Logger, Recorder
 from shared_sync.connection.connection import Connection
+from shared_sync.errors import RedisUnavailable
 from shared_sync.group_status import problems
 from shared_sync.group_status.consumers import consumers_of
 from shared_sync.group_status.history import SAMPLE_SECONDS, History
 from shared_sync.group_status.limits import Limits
 from shared_sync.group_status.status import Status
 from shared_sync.protocol import group_reading
+from shared_sync.protocol.group_reading import GroupReading
 from shared_sync.protocol.hazards import Hazards
 from shared_sync.protocol.keys import Keys
 
 SURVEY_SECONDS: Final = 5.0
 """Between two surveys, for which the server reads two or three whole messages."""
+
+RETURN_SECONDS: Final = 3.0
+"""After an outage of Redis: how long consumers may take until their heartbeats come again."""
 
 _SILENT: Final = logging.Logger("shared_sync.group_status", logging.CRITICAL + 1)
 """Logs nothing: consumers log the same hazards themselves."""
@@ -48,8 +54,12 @@ class GroupStatus:
         # Fixed after construction.
         self._keys = keys
         self._limits = limits
+        self._clock = clock
         # Guarded by the lock, which is held while Redis is asked.
         self._lock = threading.Lock()
+        self._is_away = False
+        self._back_at = -math.inf
+        """When Redis answered again after an outage."""
         self._history = History(
             limits, sample_seconds=sample_seconds, is_short=is_short, clock=clock
         )
@@ -67,7 +77,7 @@ class GroupStatus:
         One round trip, and a few more every `survey_seconds`.
         """
         with self._lock:
-            reading = group_reading.read(connection, self._keys)
+            reading = self._read(connection)
             if reading.group_exists:
                 self._hazards.check(connection)
             survey = self._hazards.survey
@@ -81,8 +91,19 @@ class GroupStatus:
                 consumers,
                 self._history,
                 self._hazards.found,
+                is_just_back=self._clock() - self._back_at < RETURN_SECONDS,
             )
             return Status(self._keys, reading, survey, self._history.rates(), consumers, found)
+
+    def _read(self, connection: Connection) -> GroupReading:
+        try:
+            reading = group_reading.read(connection, self._keys)
+        except RedisUnavailable:
+            self._is_away = True
+            raise
+        if self._is_away:
+            self._is_away, self._back_at = False, self._clock()
+        return reading
 
     def read_json(self, connection: Connection) -> dict[str, Any]:
         """Return how the group is now, as a page shows it."""

@@ -63,8 +63,13 @@ def find(
     consumers: Sequence[Consumer],
     history: History,
     hazards: Sequence[Hazard],
+    *,
+    is_just_back: bool = False,
 ) -> list[Problem]:
-    """Return the problems of a group, the worst first."""
+    """Return the problems of a group, the worst first.
+
+    `is_just_back` says that Redis was away until a moment ago, so that the leases say nothing.
+    """
     if not reading.group_exists:
         return [
             Problem(
@@ -75,7 +80,7 @@ def find(
             )
         ]
     found = [
-        *_consumers(keys, reading, consumers),
+        *(() if is_just_back else _consumers(keys, reading, consumers)),
         *_queue(keys, limits, survey, reading, history),
         *(Problem(one.name, DEGRADED, one.text, one.remedy) for one in hazards),
     ]

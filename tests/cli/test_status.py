@@ -14,6 +14,7 @@ import pytest
 import redis
 from protocol_client import KEYS, make_connection
 
+from shared_sync import RedisStreamConsumer
 from shared_sync.cli import status_watch
 from shared_sync.cli.main import main
 from shared_sync.cli.output import Output
@@ -23,6 +24,8 @@ from shared_sync.protocol.keys import Keys
 from shared_sync.protocol.process_identity import ProcessIdentity
 
 LEASE_MS = 30_000
+LEASE_SECONDS = 1.0
+"""Of a consumer that runs."""
 OTHER = Keys.of("jobs", "wrokers")
 
 
@@ -274,15 +277,27 @@ def interrupt() -> None:
 def test_watching_goes_on_while_redis_is_away_and_ends_with_ctrl_c(
     own_server: EmbeddedRedis,
 ) -> None:
-    with redis.Redis.from_url(own_server.url) as client:
-        client.xgroup_create("jobs", "workers", "0", mkstream=True)
+    """And after the outage nobody is taken for dead before there was time to report."""
+
+    def come_back() -> None:
+        threading.Event().wait(LEASE_SECONDS)  # so all leases have ended
+        own_server.start()
+
     terminal = Terminal(
         (": healthy", own_server.kill),
-        ("Redis does not answer, for", own_server.start),
+        ("Redis has not answered for", come_back),
         (": healthy", interrupt),
     )
     output = Output(argparse.Namespace(json=False), terminal)
-    with closing(make_connection(own_server.url)) as connection:
+    with (
+        RedisStreamConsumer(
+            own_server.url, "jobs", "workers", "w1", None, print, lease_seconds=LEASE_SECONDS
+        ),
+        closing(make_connection(own_server.url)) as connection,
+    ):
         group = GroupStatus(KEYS, survey_seconds=0.0)
         status_watch.watch(group, connection, output, period_seconds=0.05, file=terminal)
     assert terminal.getvalue().count("\x1b[2J") >= 3, "it is drawn anew each time"
+    bad = [line for line in terminal.getvalue().splitlines() if "unhealthy" in line]
+    assert bad
+    assert all("Redis" in line for line in bad)
