@@ -71,9 +71,9 @@ def matching(
 
 
 def act_on_ids(ids: Sequence[str], size: int, act: Act, tally: Tally, deadline: Deadline) -> None:
-    """Act on these letters, `size` at a time."""
+    """Act on these letters, `size` at a time, and at least once."""
     for first in range(0, len(ids), size):
-        if deadline.has_passed():
+        if first and deadline.has_passed():
             return
         act(ids[first : first + size], tally)
     tally.is_complete = True

@@ -175,7 +175,9 @@ def _is_origin_of(origin: str, host: str) -> bool:
     """Return whether a page of this origin was loaded from this host, with or without TLS."""
     scheme, _, name = origin.partition("://")
     port = _DEFAULT_PORTS.get(scheme)
-    return port is not None and name.removesuffix(port) == host.lower().removesuffix(port)
+    if port is None or not host:
+        return False
+    return name.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def _is_address(name: str) -> bool:

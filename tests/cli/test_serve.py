@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -82,6 +83,21 @@ def test_it_shows_the_metrics_of_a_stream_and_group(
         assert metrics["queue_depth"] == 5
         hold.opened.set()
         eventually(lambda: ask(f"{url}/health")[1]["queue_depth"] == 0)
+
+
+def test_the_page_acts_only_if_it_is_told_so_and_with_a_token(
+    serve: Serve, redis_url: str, client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.xadd("{jobs}:workers:dead", {"n": 1, "dead.id": "1-1"})
+    url = serve(*where(redis_url), "--actions", env={"HEALTH_TOKEN": "f8a1"})
+    headers = {"Authorization": "Bearer f8a1", "Content-Type": "application/json", "Origin": url}
+    request = urllib.request.Request(f"{url}/actions/causes", b"{}", headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert json.load(answer)["total"] == 1
+    assert main([*where(redis_url), "--actions"]) == 2
+    assert "--actions needs a token, or everybody" in capsys.readouterr().err
+    assert main(["serve", "--port", "0", "--actions"]) == 2
+    assert "--actions needs --stream and --group" in capsys.readouterr().err
 
 
 def test_a_group_that_does_not_exist_is_degraded_and_says_what_creates_it(

@@ -13,12 +13,13 @@ pytest.importorskip("selenium")
 import redis
 from consumers import DEAD, GROUP, STREAM, Make
 from dashboards import Page, too_faint
-from helpers import eventually
+from helpers import Gate, eventually
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
 from shared_sync import HealthServer, RedisStreamProducer, WorkerMetrics
 from shared_sync.group_actions import GroupActions
+from shared_sync.group_actions import actions as group_actions
 from shared_sync.protocol.keys import Keys as GroupKeys
 
 TOKEN = "f8a1-secret"
@@ -126,6 +127,38 @@ def test_a_cause_is_replayed_and_another_purged_by_whoever_has_the_token(
     assert lines[1].endswith("120 done")
     events = [of[b"kind"] for _, of in client.xrange(GroupKeys.of(STREAM, GROUP).events)]
     assert events == [b"replayed", b"purged"]
+
+
+def test_a_large_replay_goes_on_step_by_step_until_it_is_stopped(
+    page: Page, server: HealthServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_actions, "STEP_SECONDS", 0.0)  # each step ends at its first letter
+    add(client, NO_MODEL, 5)
+    hold = Gate()
+    replay = GroupActions.replay
+
+    def slow_replay(actions: GroupActions, **options: Any) -> dict[str, Any]:
+        if client.xlen(STREAM) == 2:
+            hold()
+        return replay(actions, **options)
+
+    monkeypatch.setattr(GroupActions, "replay", slow_replay)
+    sign_in(page, server)
+    page.shows("5 · 1 cause", "#letters")
+    page.find("#letters summary")[0].click()
+    click(page, "Replay all 5")
+    (dialog,) = page.find("dialog.ask")
+    dialog.find_element(By.NAME, "by").send_keys("Anna", Keys.ENTER)
+    assert hold.entered.wait(15)
+    page.shows("2 of 5 dead letters were replayed.", "dialog")
+    click(page, "Stop", "dialog button")
+    hold.opened.set()
+    page.shows("Stopped. 3 of 5 dead letters were replayed.", "#letters-result")
+    page.shows("2 · 1 cause", "#letters")
+    click(page, "Replay all 2")
+    answer(page, "Replay 2")
+    page.shows("2 of 2 dead letters were replayed.", "#letters-result")
+    assert (client.xlen(STREAM), client.xlen(DEAD)) == (5, 0)
 
 
 def test_letters_are_looked_at_selected_and_found(
