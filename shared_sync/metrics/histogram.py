@@ -31,6 +31,9 @@ _MOST_PACKED: Final = 500
 """Numbers in the compact form of a histogram. They suffice for durations that differ by less than
 20,000 times; of others neighbouring buckets are put together."""
 
+_MOST_TOGETHER: Final = 3
+"""Buckets that are put together at most: so many suffice for all that are distinguished."""
+
 _LARGEST_COUNT: Final = 2**40
 _LARGEST_TOTAL: Final = 1e15
 """What is larger in a form from elsewhere makes no sense; the sums of all of them stay finite."""
@@ -122,8 +125,8 @@ class Histogram:
     def to_dict(self) -> dict[str, Any]:
         """Return a compact form for JSON, which `parse()` reads: some hundred numbers.
 
-        If that does not suffice, two or more neighbouring buckets are put together, and a quantile
-        is 1 % less exact for each of them.
+        If that does not suffice, two or three neighbouring buckets are put together, and a quantile
+        is up to 3 % off.
         """
         counts, width = [int(count) for count in self._counts], 1
         packed = _without_zeros(counts)
@@ -152,7 +155,7 @@ class Histogram:
         total, low, high = (_seconds(form.get(name)) for name in ("total", "low", "high"))
         if total is None or low is None or high is None or low > high:
             return None
-        if not _is_whole(first, _LAST) or not _is_whole(width, _LAST + 1) or width < 1:
+        if not _is_whole(first, _LAST) or not _is_whole(width, _MOST_TOGETHER) or width < 1:
             return None
         counts = _unpack(packed, width, _LAST + 1 - first)
         if not counts or not any(counts):
@@ -210,27 +213,28 @@ def _without_zeros(counts: Sequence[int]) -> list[int]:
 
 
 def _unpack(packed: object, width: int, most: int) -> list[int]:
-    """Return the count of each bucket, `most` at most; none if these are no counts.
+    """Return the count of each bucket, about `most` at most; none if these are no counts.
 
-    What is known of several buckets together is spread evenly over them.
+    What is known of several buckets together goes into the middle one.
     """
     if not isinstance(packed, list) or not 0 < len(packed) <= most:
         return []
     if set(map(type, packed)) != {int} or min(packed) < -most or max(packed) > _LARGEST_COUNT:
         return []
+    runs = [-number for number in packed if number < 0]
+    if (len(packed) - len(runs) + sum(runs)) * width >= most + width:
+        return []
     counts: list[int] = []
     for number in packed:
-        if number > 0:
-            counts.append(number)
-        else:
+        if number < 0:
             counts += [0] * -number
-    if width > 1:
-        counts = [
-            number // width + (place < number % width)
-            for number in counts[:most]
-            for place in range(width)
-        ]
-    return counts[:most]
+        else:
+            counts.append(number)
+    if width == 1:
+        return counts
+    several = [0] * (len(counts) * width)
+    several[width // 2 :: width] = counts
+    return several
 
 
 def _is_whole(number: object, most: int) -> TypeGuard[int]:

@@ -54,6 +54,23 @@ def test_a_reply_that_was_not_read_is_not_taken_for_that_to_the_next_command(
     assert connection.connects == 2
 
 
+def test_a_second_command_goes_along_and_only_the_first_one_may_fail(
+    connection: Connection, client: redis.Redis
+) -> None:
+    ask, wrong = ("ECHO", "a"), ("NO-SUCH-COMMAND",)
+    assert connection.call_with(ask, ask) == (b"a", b"a")
+    reply, error = connection.call_with(ask, wrong)
+    assert (reply, type(error)) == (b"a", RedisRefused)
+    with pytest.raises(RedisRefused):
+        connection.call_with(wrong, ask)
+    assert connection.call(*ask) == b"a"
+    script = scripts.call("first_id", [KEYS.stream], "0")
+    assert connection.call_with(script, script) == (b"", b"")
+    client.script_flush()
+    assert connection.call_with(script, script) == (b"", b"")
+    assert connection.connects == 2
+
+
 def test_a_broken_connection_raises_once_and_then_connects_anew(
     connection: Connection, client: redis.Redis
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections import deque
@@ -93,6 +94,19 @@ def test_a_quantile_is_within_one_percent_of_the_exact_one(durations: list[float
     histogram = histogram_of(durations)
     for share in SHARES:
         assert histogram.quantile(share) == pytest.approx(exact(durations, share), rel=0.01), share
+
+
+@pytest.mark.parametrize("draw", [*SAMPLES, anything])
+def test_a_histogram_that_was_sent_as_json_is_the_same_or_within_three_percent(draw: Draw) -> None:
+    histogram = histogram_of(many(draw))
+    form = histogram.to_dict()
+    assert len(json.dumps(form)) < 4000
+    again = Histogram.parse(json.loads(json.dumps(form)))
+    assert again is not None
+    if draw is not anything:  # else there are too many buckets
+        assert content(again) == content(histogram)
+    assert (again.count, again.total) == (histogram.count, histogram.total)
+    assert again.quantiles(*SHARES) == pytest.approx(histogram.quantiles(*SHARES), rel=0.03)
 
 
 @pytest.mark.parametrize("draw", [*SAMPLES, anything])
