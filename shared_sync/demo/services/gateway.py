@@ -2,12 +2,10 @@
 
     REDIS_URL=redis://localhost:6379/0 PORT=8080 python -m shared_sync.demo.services.gateway
 
-The page is at /, and http_api.py has the other paths.
-
-The page asks again and again, and each request waits here for up to 20 s until there is news (long
-polling). Server-sent events would keep a thread busy for every open page, and the HTTP server has a
-fixed number of threads. Here `MOST_WAITING` of them may wait, and further requests are answered at
-once, so uploads always find a free thread.
+The page is at /; http_api.py has the other paths. The page asks again and again, and each request
+waits here for up to 20 s until there is news (long polling). Server-sent events would keep a thread
+busy for every open page, and the HTTP server has a fixed number of threads. Here `MOST_WAITING` of
+them may wait, and further requests are answered at once, so uploads always find a free thread.
 
 Results come back to the gateway that has published the job: with several gateways, a client must
 stay with one ("sticky sessions"). On SIGTERM and Ctrl-C the gateway ends; jobs go on without it.
@@ -22,7 +20,6 @@ import signal
 import socket
 import sys
 import threading
-from types import FrameType
 from typing import Any
 
 from waitress.server import create_server
@@ -31,7 +28,7 @@ from shared_sync import checks
 from shared_sync.demo.services.client_jobs import ClientJob
 from shared_sync.demo.services.http_api import make_app
 from shared_sync.demo.services.streams import AUDIO
-from shared_sync.errors import PortUnavailable, SharedSyncError
+from shared_sync.errors import SharedSyncError
 from shared_sync.health_server import HealthServer
 from shared_sync.logging import configure
 from shared_sync.metrics import WorkerMetrics
@@ -126,14 +123,11 @@ def main() -> int:
     health = HealthServer(INSTANCE_ID, HEALTH_PORT, logger, metrics=metrics, host=HEALTH_HOST)
     health.add_check("redis", checks.redis(REDIS_URL))
     app = make_app(Gateway(producer, metrics), metrics, MAX_UPLOAD)
-    try:
-        server = create_server(
-            app, host=HOST, port=PORT, threads=HTTP_THREADS, max_request_body_size=2 * MAX_UPLOAD
-        )
-    except OSError as error:
-        raise PortUnavailable(f"cannot listen on HOST={HOST}, PORT={PORT}: {error}") from error
+    server = create_server(
+        app, host=HOST, port=PORT, threads=HTTP_THREADS, max_request_body_size=2 * MAX_UPLOAD
+    )
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(*_: object) -> None:
         health.drain()
         producer.close()  # ends all waits, so that the HTTP server need not wait for them
         raise SystemExit
@@ -151,3 +145,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except SharedSyncError as error:  # such as a port that is taken: the text has the remedy
         sys.exit(f"gateway: {error}")
+    except OSError as error:
+        sys.exit(f"gateway: HOST={HOST}, PORT={PORT}: {error.strerror}")
