@@ -188,8 +188,12 @@ def stt(redis_url: str, go_on: threading.Event) -> Iterator[RedisStreamConsumer]
 def get(http: FlaskClient, path: str, after: str, *states: str) -> Any:
     """What is known of a job once it has one of these states."""
     known: Any = {"version": after, "state": ""}
-    while known["state"] not in states:
-        known = http.get(f"{path}?after={known['version']}").get_json()
+
+    def is_there() -> bool:
+        known.update(http.get(f"{path}?after={known['version']}&wait=5").get_json())
+        return known["state"] in states
+
+    eventually(is_there, within=30)
     return known
 
 
