@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shared_sync.cli.grammar import DONE, add_command
 from shared_sync.cli.options import number, whole_number
-from shared_sync.cli.output import write_line
+from shared_sync.cli.output import add_json, write_line
 
 if TYPE_CHECKING:
     from shared_sync.cli.grammar import Commands
@@ -106,6 +107,7 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="run a command in the container, if the kubelet cannot reach the container's network",
     )
+    add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -118,16 +120,79 @@ def run(options: argparse.Namespace) -> int:
         loading_seconds=options.loading_seconds,
         by_command=options.exec,
     )
-    write_line("\n".join(advice(service)))
+    if options.json:
+        write_line(json.dumps({"kubernetes": kubernetes(service), "compose": compose(service)}))
+    else:
+        write_line("\n".join(advice(service)))
     return DONE
+
+
+def kubernetes(service: Service) -> dict[str, Any]:
+    """Return what belongs into the spec of the pod template."""
+    return {
+        "terminationGracePeriodSeconds": service.grace_seconds,
+        "containers": [
+            {
+                "name": "worker",
+                "startupProbe": _probe(
+                    service, "startup", STARTUP_PERIOD, STARTUP_TIMEOUT, service.startup_failures
+                ),
+                "livenessProbe": _probe(
+                    service, "live", LIVE_PERIOD, LIVE_TIMEOUT, service.live_failures
+                ),
+                "readinessProbe": _probe(
+                    service, "ready", READY_PERIOD, READY_TIMEOUT, READY_FAILURES
+                ),
+            }
+        ],
+    }
+
+
+def compose(service: Service) -> dict[str, Any]:
+    """Return what belongs into a Compose file."""
+    worker = {
+        "stop_grace_period": f"{service.grace_seconds}s",
+        "healthcheck": {
+            "test": ["CMD", *_command(service, "live", LIVE_TIMEOUT)],
+            "interval": f"{LIVE_PERIOD}s",
+            "timeout": f"{LIVE_TIMEOUT + COMMAND_STARTS_SECONDS}s",
+            "retries": service.live_failures,
+            "start_period": f"{service.startup_failures * STARTUP_PERIOD}s",
+        },
+    }
+    return {"services": {"worker": worker}}
+
+
+def _probe(
+    service: Service, probe: str, period: int, timeout: int, failures: int
+) -> dict[str, Any]:
+    how: dict[str, Any] = {"httpGet": {"path": f"/health/{probe}", "port": service.port}}
+    if service.by_command:
+        how = {"exec": {"command": _command(service, probe, timeout)}}
+        timeout += COMMAND_STARTS_SECONDS
+    numbers = {"periodSeconds": period, "timeoutSeconds": timeout, "failureThreshold": failures}
+    return {**how, **numbers}
+
+
+def _command(service: Service, probe: str, timeout: int) -> list[str]:
+    return [
+        *("python", "-m", "shared_sync.health", "check"),
+        f"http://127.0.0.1:{service.port}",
+        f"--{probe}",
+        *("--timeout", str(timeout)),
+    ]
 
 
 def advice(service: Service) -> Iterator[str]:
     """Yield the lines of two YAML documents: the spec of a pod template, and a Compose file."""
     yield from _consumer(service)
-    yield from _kubernetes(service)
+    yield ""
+    yield "# Kubernetes: into the spec of the pod template."
+    yield from _yaml(kubernetes(service), _kubernetes_reasons(service))
     yield "---"
-    yield from _compose(service)
+    yield "# Compose: into the service. Unhealthy means the same as for Kubernetes' liveness, since"
+    yield "# Swarm replaces such a container; Compose alone only shows it."
+    yield from _yaml(compose(service), {})
 
 
 def _consumer(service: Service) -> Iterator[str]:
@@ -150,81 +215,43 @@ def _consumer(service: Service) -> Iterator[str]:
         yield "# interpreter_stall_ms in /metrics."
 
 
-def _kubernetes(service: Service) -> Iterator[str]:
-    yield ""
-    yield "# Kubernetes: into the spec of the pod template."
-    yield (
-        f"# drain_seconds {service.drain_seconds:g} + {SHUTDOWN_GRACE_SECONDS} to settle + "
-        f"{ENDPOINT_SECONDS} for a preStop hook or endpoints + {MARGIN_SECONDS}."
-    )
-    yield f"terminationGracePeriodSeconds: {service.grace_seconds}"
-    yield "containers:"
-    yield "  - name: worker"
-    yield (
-        f"    # Up to {service.startup_failures * STARTUP_PERIOD} s: twice the loading of "
-        f"{service.loading_seconds:g} s, and a lease: a dead process may occupy the name so long."
-    )
-    yield from _probe(
-        service,
-        "startup",
-        period=STARTUP_PERIOD,
-        timeout=STARTUP_TIMEOUT,
-        failures=service.startup_failures,
-    )
-    yield (
-        f"    # Restarts after {service.live_failures * LIVE_PERIOD} s without a good answer, two "
-        "leases or more: a job may hold the"
-    )
-    yield "    # interpreter lock for a while; the process is healthy although it cannot answer."
-    yield from _probe(
-        service, "live", period=LIVE_PERIOD, timeout=LIVE_TIMEOUT, failures=service.live_failures
-    )
-    yield "    # Fast, because a wrong answer costs little: the pod gets no traffic for a moment."
-    yield from _probe(
-        service, "ready", period=READY_PERIOD, timeout=READY_TIMEOUT, failures=READY_FAILURES
-    )
+def _kubernetes_reasons(service: Service) -> Mapping[str, Sequence[str]]:
+    """Return the comments that stand above the settings of these names."""
+    return {
+        "terminationGracePeriodSeconds": [
+            f"drain_seconds {service.drain_seconds:g} + {SHUTDOWN_GRACE_SECONDS} to settle + "
+            f"{ENDPOINT_SECONDS} for a preStop hook or endpoints + {MARGIN_SECONDS}."
+        ],
+        "startupProbe": [
+            f"Up to {service.startup_failures * STARTUP_PERIOD} s: twice the loading of "
+            f"{service.loading_seconds:g} s, and a lease: a dead process may occupy the name so "
+            "long."
+        ],
+        "livenessProbe": [
+            f"Restarts after {service.live_failures * LIVE_PERIOD} s without a good answer, two "
+            "leases or more: a job may hold the",
+            "interpreter lock for a while; the process is healthy although it cannot answer.",
+        ],
+        "readinessProbe": [
+            "Fast, because a wrong answer costs little: the pod gets no traffic for a moment."
+        ],
+    }
 
 
-_BLOCKS = {"startup": "startupProbe", "live": "livenessProbe", "ready": "readinessProbe"}
-
-
-def _probe(
-    service: Service, probe: str, *, period: int, timeout: int, failures: int
+def _yaml(
+    settings: Mapping[str, Any], reasons: Mapping[str, Sequence[str]], indent: str = ""
 ) -> Iterator[str]:
-    yield f"    {_BLOCKS[probe]}:"
-    if service.by_command:
-        yield "      exec:"
-        yield f"        command: {_command(service, probe, timeout)}"
-    else:
-        yield "      httpGet:"
-        yield f"        path: /health/{probe}"
-        yield f"        port: {service.port}"
-    yield f"      periodSeconds: {period}"
-    yield f"      timeoutSeconds: {timeout + (COMMAND_STARTS_SECONDS if service.by_command else 0)}"
-    yield f"      failureThreshold: {failures}"
-
-
-def _compose(service: Service) -> Iterator[str]:
-    yield "# Compose: into the service. Unhealthy means the same as for Kubernetes' liveness, since"
-    yield "# Swarm replaces such a container; Compose alone only shows it."
-    yield "services:"
-    yield "  worker:"
-    yield f"    stop_grace_period: {service.grace_seconds}s"
-    yield "    healthcheck:"
-    yield f"      test: {_command(service, 'live', LIVE_TIMEOUT, 'CMD')}"
-    yield f"      interval: {LIVE_PERIOD}s"
-    yield f"      timeout: {LIVE_TIMEOUT + COMMAND_STARTS_SECONDS}s"
-    yield f"      retries: {service.live_failures}"
-    yield f"      start_period: {service.startup_failures * STARTUP_PERIOD}s"
-
-
-def _command(service: Service, probe: str, timeout: int, *first: str) -> str:
-    """A YAML list on one line."""
-    words = (
-        *first,
-        *("python", "-m", "shared_sync.health", "check"),
-        f"http://127.0.0.1:{service.port}",
-        f"--{probe}",
-        *("--timeout", str(timeout)),
-    )
-    return "[" + ", ".join(f'"{word}"' for word in words) + "]"
+    for name, value in settings.items():
+        for reason in reasons.get(name, ()):
+            yield f"{indent}# {reason}"
+        if isinstance(value, Mapping):
+            yield f"{indent}{name}:"
+            yield from _yaml(value, reasons, f"{indent}  ")
+        elif isinstance(value, list) and isinstance(value[0], Mapping):
+            yield f"{indent}{name}:"
+            for item in value:
+                first, *others = _yaml(item, reasons, f"{indent}    ")
+                yield f"{indent}  - {first.lstrip()}"
+                yield from others
+        else:
+            yield f"{indent}{name}: {json.dumps(value) if isinstance(value, list) else value}"

@@ -14,15 +14,17 @@ from shared_sync.cli.monitor import PERIOD_SECONDS, Monitor
 from shared_sync.cli.options import read_token
 from shared_sync.cli.redis_options import read_credentials
 from shared_sync.health_server import HealthServer
+from shared_sync.logging import configure
 from shared_sync.metrics import WorkerMetrics
 from shared_sync.protocol.keys import Keys
 
 
-def serve(options: argparse.Namespace, logger: logging.Logger) -> NoReturn:
+def serve(options: argparse.Namespace) -> NoReturn:
     """Serve until SIGTERM or SIGINT, which exit with status 0.
 
     Raises a `SharedSyncError` for what cannot work.
     """
+    logger = logging.getLogger("shared_sync.health")
     keys = Keys.of(options.stream, options.group) if options.stream else None
     metrics = WorkerMetrics(options.instance_id)
     monitor = Monitor(
@@ -34,6 +36,7 @@ def serve(options: argparse.Namespace, logger: logging.Logger) -> NoReturn:
         credential_provider=read_credentials(options),
     )
     server = _make_server(options, monitor, keys, logger)
+    configure(format="json" if options.json else "text")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
     monitor.start()

@@ -48,20 +48,20 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--group", help="its consumer group")
     add_limits(parser)
     _add_access(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="log JSON: one object on one line for each record"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Raises a `SharedSyncError` for what cannot work."""
-    import logging  # noqa: PLC0415 - so that `--help` loads little
-
     from shared_sync.cli import monitor_server  # noqa: PLC0415 - loads Redis and Flask
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if options.port is None:
         options.port = arguments.port("HEALTH_PORT", health_port())
     if bool(options.stream) != bool(options.group):
         raise ConfigurationError("--stream and --group go together; give both or neither")
-    monitor_server.serve(options, logging.getLogger("shared_sync.health"))
+    monitor_server.serve(options)
 
 
 def _add_access(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from typing import Any
 
@@ -51,6 +52,8 @@ def test_it_is_printed_as_two_documents_of_yaml(capsys: pytest.CaptureFixture[st
         "failureThreshold": 6,
     }
     assert compose["services"]["worker"]["stop_grace_period"] == "35s"
+    assert main(["advise", "--port", "9000", "--loading-seconds", "10", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"kubernetes": pod, "compose": compose}
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=str)

@@ -49,6 +49,8 @@ def test_each_command_documents_its_options_and_its_exit_status(parser: Parser) 
     assert text.startswith(f"usage: {parser.prog}")
     assert "Exit status: 0 " in text
     assert all(action.help for action in parser._actions)
+    printing_no_facts = ("shared-sync demo", "shared-sync completion")
+    assert "--json" in text or parser.prog in printing_no_facts
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)

@@ -165,6 +165,20 @@ def test_it_starts_beside_a_redis_that_is_away(serve: Serve) -> None:
     assert ask(f"{url}/health/live")[0] == 200
 
 
+def test_the_log_can_be_json(redis_url: str) -> None:
+    process = start_program(
+        [sys.executable, "-m", "shared_sync", "health", "serve", "--json", *where(redis_url)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    messages = (json.loads(line)["message"] for line in process.stderr)
+    assert any(message.startswith("serving http://") for message in messages)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
 def test_the_environment_gives_redis_and_port(serve: Serve, redis_url: str) -> None:
     url = serve("--instance-id", "h1", env={"REDIS_URL": redis_url, "HEALTH_PORT": "0"})
     status, health = ask(f"{url}/health")
