@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +21,13 @@ from shared_sync.errors import (
     ConfigurationError,
     DeadLetterMissing,
     GroupMissing,
+    RedisAccessDenied,
     RedisUnavailable,
 )
 from shared_sync.group_actions import GroupActions
 from shared_sync.protocol.keys import Keys
 
+REDIS_PAGE = (Path(__file__).parents[2] / "docs" / "redis.md").read_text()
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -215,6 +219,33 @@ def test_a_group_is_paused_once_and_resumed(
     assert (second["paused"]["by"], second["was_paused"]) == ("Anna", True)
     assert actions.resume(by="Ben") == {"paused": None, "was_paused": True}
     assert actions.resume(by="Ben")["was_paused"] is False
+
+
+def test_the_documented_rights_are_enough_and_a_missing_one_is_named(
+    own_server: EmbeddedRedis,
+) -> None:
+    (listed,) = re.findall(r"\[Acting from the page\].*?:\*\* ((?:`[^`]*`))", REDIS_PAGE, re.DOTALL)
+    with redis.Redis.from_url(own_server.url, protocol=2) as admin:
+        admin.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+        first, second = add(admin, "ValueError", 2)
+        admin.execute_command(
+            *("ACL", "SETUSER", "operator", "on", ">pw", "~jobs", "~{jobs}:*"),
+            *listed.strip("`").split(),
+        )
+        url = own_server.url.replace("redis://", "redis://operator:pw@")
+        with GroupActions(url, STREAM, GROUP) as actions:
+            assert actions.causes()["counted"] == 2
+            assert len(actions.letters(where={"fields": {"n": "1"}})["letters"]) == 1
+            assert actions.letter(id=first)["fields_total"] == 2
+            assert actions.replay(by="x", ids=[first])["done"] == 1
+            assert actions.purge(by="x", ids=[second])["done"] == 1
+            ((message_id, _),) = admin.xrange(STREAM)
+            assert actions.find(message_id=message_id.decode())["state"] == "waiting"
+            assert actions.pause(by="x", reason="y")["paused"]
+            assert actions.resume(by="x")["was_paused"]
+            admin.execute_command("ACL", "SETUSER", "operator", "-hsetnx")
+            with pytest.raises(RedisAccessDenied, match="hsetnx"):
+                actions.pause(by="x", reason="y")
 
 
 def test_what_was_done_before_redis_went_away_is_told(own_server: EmbeddedRedis) -> None:
