@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -79,8 +80,9 @@ class JsonFormatter(logging.Formatter):
 
     It has `time` (UTC), `level`, `logger`, `message` and `thread`; `error`, which is the traceback;
     and whatever else was added to the record, by `AttemptFilter`, by `extra` or by other filters.
-    What looks like a password, a token or a key is replaced by `***`, and so is the value of each
-    attribute that is named like one.
+    An added attribute that has the name of one of these gets `extra.` in front of it. What looks
+    like a password, a token or a key is replaced by `***`, and so is the value of each attribute
+    that is named like one.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -99,11 +101,13 @@ class JsonFormatter(logging.Formatter):
         if error:
             content["error"] = mask_secrets(error)
         if record.stack_info:
-            content["stack"] = record.stack_info
-        for name, value in record.__dict__.items():
-            if name not in _OWN and name not in content and value is not None:
-                content[name] = MASK if is_secret_name(name) else _fit_for_json(value)
-        return json.dumps(content, ensure_ascii=False, default=_as_text)
+            content["stack"] = mask_secrets(record.stack_info)
+        added = {
+            (f"extra.{name}" if name in content else name): _value(name, value)
+            for name, value in record.__dict__.items()
+            if name not in _OWN and value is not None
+        }
+        return json.dumps({**content, **added}, ensure_ascii=False, default=_as_text)
 
 
 def configure(
@@ -148,9 +152,21 @@ def in_attempt(function: Callable[P, T]) -> Callable[P, T]:
     return log_attributes.carried(function)
 
 
+def _value(name: str, value: object) -> object:
+    """Return what stands in JSON for an attribute of a record. Never raises."""
+    if is_secret_name(name):
+        return MASK
+    try:
+        return _fit_for_json(value)
+    except RecursionError:  # it contains itself
+        return _as_text(value)
+
+
 def _fit_for_json(value: object) -> object:
     if isinstance(value, str):
         return mask_secrets(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
         return {
             str(name): MASK if is_secret_name(str(name)) else _fit_for_json(one)

@@ -79,10 +79,15 @@ def test_no_secret_is_written() -> None:
 
 
 def test_json_has_one_line_and_whatever_was_added() -> None:
-    failed = record("two\nlines", when=object, tags=("a", 1), message_id="1-0")
+    circle: dict[str, Any] = {}
+    circle["circle"] = circle
+    failed = record("two\nlines", when=object, tags=("a", 1), message_id="1-0", level="high")
+    failed.__dict__.update(circle=circle, share=float("nan"))
     line = JsonFormatter().format(failed)
     assert "\n" not in line
-    written = json.loads(line)
+    written = json.loads(line, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    assert (written["extra.level"], written["share"]) == ("high", "nan")
+    assert written["circle"] == "{'circle': {...}}"
     assert (written["message"], written["tags"]) == ("two\nlines", ["a", 1])
     assert written["when"] == "<class 'object'>"
     assert (written["message_id"], written["level"], written["logger"]) == ("1-0", "INFO", "app")

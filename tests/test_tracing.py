@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ from shared_sync import (
 from shared_sync.common.trace_context import is_traceparent
 from shared_sync.logging import AttemptFilter
 from shared_sync.testing import Faults
+from shared_sync.tracing import configure, sdk
 
+CONSOLE = EntryPoint("console", "opentelemetry.sdk.trace.export:ConsoleSpanExporter", "")
 GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SOON = RetryPolicy(base_seconds=0.01)
 
@@ -227,9 +230,19 @@ def test_a_batch_links_to_each_of_its_messages(
 def test_a_trace_begins_with_the_wait_if_the_publisher_has_none(
     make: Make, client: redis.Redis, spans: Spans
 ) -> None:
+    current: list[bool] = []
+
+    class Watching:
+        def process(self, *_: object) -> None:
+            current.append(trace.get_current_span().get_span_context().is_valid)
+
+        def close(self) -> None:
+            self.process()
+
     client.xadd("jobs", {"n": "1"})
-    make(traced_processors.work, tracing=spans.provider).start()
-    eventually(lambda: spans.all("settle"))
+    with make(None, processor_factory=lambda _: Watching(), tracing=spans.provider):
+        eventually(lambda: spans.all("settle"))
+    assert current == [True, False], "the span is current while the processor runs, and no longer"
     wait, process, settle = spans.one("wait"), spans.one("process"), spans.one("settle")
     assert wait.parent is None
     assert parent(process) == context(wait).span_id
@@ -364,20 +377,28 @@ def test_the_environment_configures_the_exporter_also_in_child_processes(
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
 
-    def run(exporter: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, program, redis_url],
-            env={**ENVIRONMENT, "OTEL_TRACES_EXPORTER": exporter},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    done = run("console")
+    done = subprocess.run(
+        [sys.executable, program, redis_url],
+        env={**ENVIRONMENT, "OTEL_TRACES_EXPORTER": "console"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     names = [line.split('"')[3] for line in done.stdout.splitlines() if '"name": ' in line]
     assert {"request jobs", "process jobs", "app work", "settle jobs"} <= set(names)
     assert done.stdout.count('"service.name": "words"') == len(names)
-    missing = run("smoke-signals")
-    assert "the exporter 'smoke-signals', which is not installed" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("exporter", "remedy"),
+    [("smoke-signals", "installed are console, "), ("otlp", "pip install opentelemetry-exporter-")],
+)
+def test_an_exporter_that_is_not_installed_is_named(
+    exporter: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", exporter)
+    monkeypatch.setattr(sdk, "entry_points", lambda name=None, **_: [] if name else [CONSOLE])
+    with pytest.raises(ConfigurationError, match=f"which is not installed: {remedy}"):
+        configure()

@@ -104,7 +104,11 @@ class ConsumerSpans:
     def process(self, messages: Sequence[TracedMessage], *, is_batch: bool) -> ProcessSpan:
         """Begin the span of an attempt, and make those of the waits before it."""
         creation = [context_of(one.context) for one in messages]
-        waits = [self._wait(one, its) for one, its in zip(messages, creation, strict=True)]
+        waits = [
+            # In a batch, one without a trace of its publisher would be a trace of nothing else.
+            None if is_batch and its is NOWHERE else self._wait(one, its)
+            for one, its in zip(messages, creation, strict=True)
+        ]
         attributes = {**self._common, **operation("process", "process")}
         parent, links = NOWHERE, list[Link]()
         if is_batch:
