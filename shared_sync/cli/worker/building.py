@@ -13,7 +13,8 @@ from shared_sync.cli.redis_options import PasswordFile
 from shared_sync.cli.worker import targets
 from shared_sync.cli.worker.configuration import Configuration
 from shared_sync.cli.worker.kinds import NONE
-from shared_sync.cli.worker.settings import BATCHING, CONSUMER, RETRY, SERVER, SETTINGS
+from shared_sync.cli.worker.setting import BATCHING, CONSUMER, RETRY, SERVER
+from shared_sync.cli.worker.settings import SETTINGS
 from shared_sync.errors import ConfigurationError
 from shared_sync.redis_consumer.identity import unique_name
 

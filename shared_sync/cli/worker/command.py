@@ -12,7 +12,8 @@ from shared_sync.cli.redis_options import RedisURL
 from shared_sync.cli.worker import configuration as configurations
 from shared_sync.cli.worker.configuration import CONFIG_VARIABLE, SECTION
 from shared_sync.cli.worker.kinds import Switch, shown
-from shared_sync.cli.worker.settings import HEADINGS, PREFIX, Setting
+from shared_sync.cli.worker.setting import PREFIX, Setting
+from shared_sync.cli.worker.settings import HEADINGS
 
 if TYPE_CHECKING:
     from shared_sync.cli.grammar import Commands

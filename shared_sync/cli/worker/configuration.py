@@ -11,7 +11,8 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from shared_sync.cli.worker.kinds import Port, shown
-from shared_sync.cli.worker.settings import PREFIX, SETTINGS, Setting
+from shared_sync.cli.worker.setting import PREFIX, Setting
+from shared_sync.cli.worker.settings import SETTINGS
 from shared_sync.common.arguments import cause_of_address
 from shared_sync.common.masking import mask_secrets
 from shared_sync.errors import ConfigurationError

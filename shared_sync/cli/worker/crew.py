@@ -50,9 +50,9 @@ class Crew:
         running = [worker.process for worker in self._workers if worker.process is not None]
         reported = [process.health for process in running if process.health is not None]
         is_down = not running and any(worker.restarts for worker in self._workers)
-        verdict = {"status": "unhealthy", "reasons": ["no worker runs"]} if is_down else {}
+        down = {"status": "unhealthy", "reasons": ["no worker runs"]} if is_down else {}
         return {
-            **verdict,
+            **down,
             "ready": bool(running),
             "workers": len(self._workers),
             "workers_running": len(running),

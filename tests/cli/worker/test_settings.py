@@ -10,15 +10,8 @@ import pytest
 
 from shared_sync import Batching, HealthServer, RedisStreamConsumer, RetryPolicy
 from shared_sync.cli.worker.kinds import Choice, Number
-from shared_sync.cli.worker.settings import (
-    BATCHING,
-    CONSUMER,
-    HEADINGS,
-    RETRY,
-    SERVER,
-    SETTINGS,
-    Setting,
-)
+from shared_sync.cli.worker.setting import BATCHING, CONSUMER, RETRY, SERVER, Setting
+from shared_sync.cli.worker.settings import HEADINGS, SETTINGS
 from shared_sync.errors import ConfigurationError
 
 TAKERS: dict[str, Any] = {
