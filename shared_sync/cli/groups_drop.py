@@ -96,15 +96,16 @@ def _lines(name: str, dead: str, dropped: Dropped, kept: int) -> Iterator[str]:
         lost = f", with {dropped.pending} pending messages" if dropped.pending else ""
         yield f"{name} is dropped{lost}"
     if dropped.freed:
-        yield f"{dropped.freed} entries that only this group kept are deleted"
+        is_deleted = "entry is" if dropped.freed == 1 else "entries are"
+        yield f"{dropped.freed} {is_deleted} deleted that only this group kept"
     if dropped.refusal is not None:
         yield f"entries that only this group kept were not deleted: {dropped.refusal}"
     if dropped.live_consumers:
         yield f"{dropped.live_consumers} of its consumers live, and create it again: stop them"
     if kept:
         yield (
-            f"its {kept} dead letters stay in {dead}: 'shared-sync dead-letters' needs the group "
-            "for them; --with-dead-letters deletes them"
+            f"its dead letters stay in {dead} ({kept}): for 'shared-sync dead-letters' the group "
+            "has to be there; drop it once more with --with-dead-letters to delete them"
         )
     if dropped.entries_left:
-        yield f"{dropped.entries_left} entries are left in the stream"
+        yield f"entries left in the stream: {dropped.entries_left}"

@@ -56,7 +56,9 @@ def _row(group: ListedGroup) -> tuple[str, ...]:
     from shared_sync.cli.status_text import duration  # noqa: PLC0415 - loads Redis
 
     reading, seconds = group.reading, group.holds_back_seconds
-    number = "?" if group.holds_back is None else str(group.holds_back)
+    held = "-" if group.holds_back == 0 else f"{group.holds_back or '?'} entries"
+    if seconds is not None:
+        held += f", the oldest for {duration(seconds)}"
     paused = " (paused)" if reading.pause else ""
     return (
         f"{group.name}{paused}",
@@ -65,7 +67,7 @@ def _row(group: ListedGroup) -> tuple[str, ...]:
         str(reading.leases),
         "-" if group.idle_seconds is None else duration(group.idle_seconds),
         group.last_delivered_id,
-        "-" if seconds is None else f"{number} entries, the oldest for {duration(seconds)}",
+        held,
     )
 
 

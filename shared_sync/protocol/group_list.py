@@ -80,7 +80,7 @@ def _with_held_back(
     others = [one for one in all_groups if one.name != group.name]
     if not others or any(not id_is_after(one.needs_from, group.needs_from) for one in others):
         return group
-    oldest = text_of(connection.call(*scripts.call("first_id", [stream], group.needs_from)))
+    oldest = _first_id(connection, stream, group.needs_from)
     nearest = min((one.needs_from for one in others), key=_order)
     if not oldest or not id_is_after(nearest, oldest):
         return group
@@ -91,6 +91,14 @@ def _with_held_back(
         holds_back=max(0, group.reading.entries - max(needed)) if is_known else None,
         holds_back_seconds=age_seconds(oldest, group.reading.now_ms / 1000),
     )
+
+
+def _first_id(connection: Connection, stream: str, from_id: str) -> str:
+    """Return the id of the first entry from an id on, or that id if it may not be read."""
+    try:
+        return text_of(connection.call(*scripts.call("first_id", [stream], from_id)))
+    except RedisAccessDenied:
+        return from_id
 
 
 def _id_after(entry_id: str) -> str:

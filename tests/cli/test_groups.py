@@ -54,7 +54,7 @@ def test_dropping_a_mistyped_group_frees_the_stream_that_it_had_blocked(
         assert groups(redis_url, "drop", MISTYPED.group) == 0
         text = capsys.readouterr().out
         assert "group wrokers of stream jobs is dropped" in text
-        assert "30 entries that only this group kept are deleted" in text
+        assert "30 entries are deleted that only this group kept" in text
         assert client.xlen("jobs") == 0
         assert client.keys("{jobs}:wrokers:*") == []
         producer.publish({"n": 31})
@@ -93,7 +93,7 @@ def test_a_group_with_something_to_lose_is_dropped_with_force_only(
     assert "--force drops it all the same" in error
     assert len(client.xinfo_groups("jobs")) == 2
     assert groups(redis_url, "drop", MISTYPED.group, "--force") == 0
-    assert f"its 1 dead letters stay in {MISTYPED.dead}" in capsys.readouterr().out
+    assert f"its dead letters stay in {MISTYPED.dead} (1)" in capsys.readouterr().out
     kept = {MISTYPED.dead.encode(), MISTYPED.dead_index.encode()}
     assert {*client.keys("{jobs}:wrokers:*")} == kept
     assert client.xlen("jobs") == 3, "the other group still needs them"
