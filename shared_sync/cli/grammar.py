@@ -17,6 +17,7 @@ from shared_sync import __version__
 from shared_sync.errors import (
     ConfigurationError,
     RedisAccessDenied,
+    RedisRefused,
     RedisUnavailable,
     SharedSyncError,
 )
@@ -86,6 +87,8 @@ def explain(error: SharedSyncError) -> str:
             return f"{text}; give the password by REDIS_URL or --redis-password-file"
     elif isinstance(error, RedisUnavailable) and error.cause in ("no connection", "unknown host"):
         return f"{text}; start Redis, or give its address by REDIS_URL or --redis-url"
+    elif isinstance(error, RedisRefused) and error.code == "WRONGTYPE":
+        return f"{text}; this name belongs to something else than a stream"
     return text
 
 
@@ -145,7 +148,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if repeated is not None and not any(word.startswith("-") for word in rest):
         getattr(options, repeated).extend(rest)
     elif rest:
-        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        # What follows an unknown option may be a secret.
+        unknown = [word.partition("=")[0] for word in rest if word.startswith("-")]
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown or rest)}")
     return options
 
 

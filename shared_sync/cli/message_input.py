@@ -16,7 +16,7 @@ from shared_sync.errors import ConfigurationError
 STANDARD: Final = "-"
 """The name of a file that stands for the standard input or output."""
 
-BLOCK_BYTES: Final = 65_536
+BLOCK_BYTES: Final = 1024 * 1024
 
 
 def read_fields(arguments: Sequence[str]) -> dict[str, bytes]:
@@ -81,13 +81,20 @@ def read_lines(file: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
 
     Blocks until there are some, so that the lines of a program that writes slowly come at once.
     """
-    number, rest = 0, b""
+    number = 0
+    begun: list[bytes] = []  # a line that has not ended, joined once: it may be long
     while block := file.read1(BLOCK_BYTES):  # type: ignore[attr-defined]
-        *lines, rest = (rest + block).split(b"\n")
+        ended, separator, rest = block.rpartition(b"\n")
+        if not separator:
+            begun.append(block)
+            continue
+        lines = b"".join([*begun, ended]).split(b"\n")
+        begun = [rest]
         yield [(number + place, line) for place, line in enumerate(lines, 1) if line.strip()]
         number += len(lines)
-    if rest.strip():
-        yield [(number + 1, rest)]
+    last = b"".join(begun)
+    if last.strip():
+        yield [(number + 1, last)]
 
 
 def unreadable(file: str, error: OSError) -> CommandFailed:

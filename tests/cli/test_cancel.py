@@ -34,10 +34,16 @@ def test_the_command_prints_the_state_of_each_message_and_cancels_unfinished_one
 
 
 def test_a_mistyped_stream_is_an_error_with_the_nearest_names(
-    redis_url: str, producer: RedisStreamProducer, capsys: pytest.CaptureFixture[str]
+    redis_url: str,
+    producer: RedisStreamProducer,
+    client: redis.Redis,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     message_id = producer.publish({"n": 1})
     assert main(["cancel", message_id, "--redis-url", redis_url, "--stream", "job"]) == 1
     out, err = capsys.readouterr()
     assert (out, "did you mean 'jobs'?" in err) == ("", True)
     assert producer.status(message_id) == "waiting"
+    client.set("plain", "text")
+    assert main(["cancel", message_id, "--redis-url", redis_url, "--stream", "plain"]) == 1
+    assert "this name belongs to something else than a stream" in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_each_command_is_in_the_documentation_with_its_options(parser: Parser) -
         ("frobnicate", "there are worker, "),
         ("cancel --stream", "expected one argument; 'shared-sync cancel --help' lists"),
         ("cancel --strea s 1-1", "required: --stream"),
-        ("cancel --stream s 1-1 --url redis://:s3cret@h", "unrecognized arguments: --url"),
+        ("cancel --stream s 1-1 --password s3cret", "unrecognized arguments: --password;"),
         ("demo --jobs many", "--jobs must be a whole number from 1 to"),
         ("health check --token s3cret", "HEALTH_TOKEN or --token-file"),
     ],
