@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import redis
 from consumers import DEAD, GROUP, STREAM, Make, bury
-from helpers import Gate
+from helpers import Gate, eventually
 
-from shared_sync import DeadLetters, RedisStreamProducer, RetryPolicy
+from shared_sync import DeadLetters, RedisStreamProducer, RetryPolicy, current_message
 from shared_sync.connection.embedded import EmbeddedRedis
 from shared_sync.dead_letters import DeadLetterFilter
 from shared_sync.errors import (
@@ -176,6 +176,7 @@ def test_a_message_is_found_wherever_it_is(
         if fields["do"] == "fail":
             raise ValueError
         if fields["do"] == "run":
+            current_message().report_progress(0.4)
             hold()
 
     with RedisStreamProducer(redis_url, STREAM) as producer:
@@ -200,6 +201,7 @@ def test_a_message_is_found_wherever_it_is(
         assert (parked["failures"], parked["consumer"], parked["attempt"]) == (1, "", 1)
         assert 200 < parked["due_in_seconds"] <= 600
         assert (state(running)["consumer"], state(running)["attempt"]) == ("consumer-1", 1)
+        eventually(lambda: state(running)["progress"] == 0.4)
         for unknown in ("scheduled-1-1", "nonsense"):
             assert state(unknown)["state"] == "unknown"
     finally:

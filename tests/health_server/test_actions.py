@@ -11,10 +11,14 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from helpers import Gate, eventually
+from helpers import Gate, eventually, in_a_fork
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from shared_sync.errors import ConfigurationError, DeadLetterMissing, RedisUnavailable
 from shared_sync.health_server import HealthServer
+from shared_sync.health_server.actions import requests
+from shared_sync.health_server.actions.protocol import METHODS
 from shared_sync.health_server.actions.runner import ActionRunner
 
 TOKEN = "f8a1-secret"
@@ -184,6 +188,53 @@ def test_a_body_that_makes_no_sense_is_refused_with_the_reason(
     assert actions.calls == []
 
 
+FIELDS = ("by", "ids", "where", "most", "up_to", "after", "id", "limit", "message_id", "reason")
+ODD = (
+    *(
+        None,
+        True,
+        -1,
+        10**400,
+        float("nan"),
+        float("inf"),
+        "",
+        LETTER,
+        f"{LETTER}\n",
+        "\ud800",
+        "a\nb",
+    ),
+    *(
+        [],
+        [LETTER],
+        [[LETTER]],
+        ["", None],
+        {},
+        {"fields": {"a": None}},
+        {"reason": "\x00"},
+        "x" * 3000,
+    ),
+    *({"older_than_seconds": float("nan")}, {"message_ids": ["1-1"] * 2000}, {"where": {}}),
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(METHODS),
+    st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(ODD), max_size=5),
+)
+@example("letter", {"id": LETTER + "\n"})
+@example("causes", {"after": "[" * 30_000})
+def test_whatever_a_body_says_it_is_understood_or_refused(name: str, body: Any) -> None:
+    texts = [json.dumps(body).encode(), str(body.get("after", "")).encode(errors="replace")]
+    for text in texts:
+        try:
+            parsed = requests.parse(name, text)
+        except requests.BadRequest:
+            continue
+        assert parsed.name == name
+        assert "\n" not in parsed.by
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -210,6 +261,20 @@ def test_a_failure_is_told_and_logged(
     assert "Traceback" not in answer["error"]
     assert f"action letter from 127.0.0.1: id '{LETTER}': failed" in caplog.text
     assert ("Traceback" in caplog.text) is (code == 500)
+
+
+def test_a_server_acts_after_a_restart_and_in_a_fork(serve: Serve, actions: Recorded) -> None:
+    server = serve(token=TOKEN, actions=actions)
+    assert server.stop_server()
+    server.start_server()
+    assert act(server, "purge", PURGE)[0] == 200
+
+    def act_in_the_fork() -> int:
+        with server:
+            return act(server, "purge", PURGE)[0]
+
+    assert in_a_fork(act_in_the_fork) == 200
+    assert act(server, "purge", PURGE)[0] == 200
 
 
 def test_an_action_that_takes_too_long_is_not_called_undone_and_blocks_no_probe(
