@@ -35,8 +35,9 @@ _ENDPOINTS: Final = (
 )
 _SCRIPTS: Final = (
     *("actions.js", "app.js", "ask.js", "chart.js", "charts.js", "checks.js", "dead_letters.js"),
-    *("dom.js", "format.js", "history.js", "letter.js", "letter_list.js", "letters.js"),
-    *("pausing.js", "polling.js", "queue.js", "rows.js", "search.js", "status.js", "values.js"),
+    *("dom.js", "format.js", "group.js", "history.js", "letter.js", "letter_list.js", "letters.js"),
+    *("pausing.js", "polling.js", "queue.js", "remedies.js", "rows.js", "search.js", "status.js"),
+    *("timeline.js", "values.js"),
 )
 _PAGE: Final = {
     "index.html": "text/html; charset=utf-8",

@@ -8,6 +8,7 @@ import { drawCharts, makeCharts } from "./charts.js";
 import { makeChecks, renderChecks } from "./checks.js";
 import { $, attempt, setText } from "./dom.js";
 import { count, duration, formatOf, megabytes, milliseconds, percent, rate } from "./format.js";
+import { renderGroups } from "./group.js";
 import { history, rates } from "./history.js";
 import { makeLetters, renderLetters } from "./letters.js";
 import { makePausing, renderPausing } from "./pausing.js";
@@ -54,6 +55,7 @@ function render() {
     if (!gone) announce(`Status: ${page.state.status}. ${page.state.reasons.join("; ")}`);
     renderStatus(page.state, gone);
   });
+  attempt($("groups"), "answer", () => renderGroups(page.state.views, elapsed()));
   attempt($("acting"), "answer", () => { renderSearch(); renderPausing(); });
   attempt($("letters"), "answer", renderLetters);
   attempt($("sections"), "answer", () => renderSections(page.state.views, elapsed()));

@@ -41,6 +41,20 @@ function ticks(max) {
   return Array.from({ length: steps + 1 }, (_, i) => Number((i * step).toPrecision(12)));
 }
 
+/** Whether the lines lie so far apart now that the lowest could not be read beside the highest. */
+function differByTenTimes(newest) {
+  const known = newest.filter((value) => value > 0);
+  return known.length > 1 && Math.max(...known) >= 10 * Math.min(...known);
+}
+
+/** The powers of 10 for a logarithmic scale, from the one below the lowest value to the one above the highest. */
+function powersOfTen(known) {
+  const positive = known.filter((value) => value > 0);
+  const first = Math.floor(Math.log10(Math.min(...positive)));
+  const last = Math.max(first + 1, Math.ceil(Math.log10(Math.max(...positive))));
+  return Array.from({ length: last - first + 1 }, (_, i) => Number((10 ** (first + i)).toPrecision(12)));
+}
+
 /** The index of the sample nearest to a time; -1 if there is none. */
 function nearest(times, time) {
   let best = times.length - 1;
@@ -63,6 +77,7 @@ export class Chart {
     this.node = make(parent, "section", { class: "card chart", "aria-label": `${spec.title} over time` });
     const title = make(this.node, "div", { class: "title" });
     make(title, "h3", {}, spec.title);
+    this.axis = make(title, "span", { class: "muted small" });
     if (spec.choices) {
       this.choice = make(title, "select", { "aria-label": "Which duration" });
       this.choice.addEventListener("change", () => this.draw());
@@ -112,6 +127,7 @@ export class Chart {
       return { ...one, values: one.counter ? rates(times, column, RATE_SECONDS, period * 3) : column };
     });
     this.scale();
+    setText(this.axis, this.isLogarithmic ? "logarithmic" : "");
     this.lines.replaceChildren();
     this.drawGrid();
     this.series.forEach((one, at) => this.drawLine(one, at));
@@ -131,15 +147,27 @@ export class Chart {
 
   scale() {
     const known = this.series.flatMap((one) => this.knownValues(one));
-    const [lowest, highest] = [Math.min(0, ...known), Math.max(0, ...known)];
-    const base = this.spec.base ?? 1000;
-    const unit = this.spec.base ? base ** Math.max(0, Math.floor(Math.log(highest || 1) / Math.log(base))) : 1;
-    this.ticks = ticks(highest / unit).map((tick) => tick * unit);
     this.height = this.plot.clientHeight;
     this.svg.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`);
     const [top, bottom] = [14, this.height - 20];
     this.x = (time) => GUTTER + ((time - this.start) / (this.end - this.start)) * (this.width - GUTTER - 4);
+    this.isLogarithmic = Boolean(this.spec.mayBeLogarithmic) && differByTenTimes(this.series.map((one) => one.values.at(-1)));
+    if (this.isLogarithmic) {
+      this.ticks = powersOfTen(known);
+      const [low, high] = [Math.log10(this.ticks[0]), Math.log10(this.ticks.at(-1))];
+      this.y = (value) => bottom - ((Math.log10(Math.max(value, this.ticks[0])) - low) / (high - low)) * (bottom - top);
+      return;
+    }
+    const [lowest, highest] = [Math.min(0, ...known), Math.max(0, ...known)];
+    const base = this.spec.base ?? 1000;
+    const unit = this.spec.base ? base ** Math.max(0, Math.floor(Math.log(highest || 1) / Math.log(base))) : 1;
+    this.ticks = ticks(highest / unit).map((tick) => tick * unit);
     this.y = (value) => bottom - ((value - lowest) / (this.ticks.at(-1) - lowest)) * (bottom - top);
+  }
+
+  /** Where values of 0 are, and on a logarithmic axis the smallest ones. */
+  floor() {
+    return this.y(this.isLogarithmic ? this.ticks[0] : 0);
   }
 
   drawGrid() {
@@ -153,12 +181,12 @@ export class Chart {
     for (let time = Math.ceil(this.start / step) * step; time <= this.end; time += step) {
       const x = this.x(time);
       if (x > this.width - 16) continue;
-      make(this.lines, "line", { class: "grid", x1: x, x2: x, y1: this.y(0), y2: this.y(0) + 4 });
+      make(this.lines, "line", { class: "grid", x1: x, x2: x, y1: this.floor(), y2: this.floor() + 4 });
       make(this.lines, "text", { x, y: this.height - 4, "text-anchor": "middle" }, clock(time, parts));
     }
     for (const mark of history.marks.filter(({ at }) => at > this.start)) {
       const x = this.x(mark.at);
-      make(this.lines, "line", { class: "restart", x1: x, x2: x, y1: 0, y2: this.y(0) });
+      make(this.lines, "line", { class: "restart", x1: x, x2: x, y1: 0, y2: this.floor() });
       const [at, anchor] = x > GUTTER + 90 ? [x - 4, "end"] : [x + 4, "start"];
       make(this.lines, "text", { x: at, y: 8, "text-anchor": anchor }, mark.text);
     }
@@ -167,7 +195,7 @@ export class Chart {
   drawLine({ values }, at) {
     const times = history.times;
     let [path, area, begun, last] = ["", "", null, null];
-    const end = () => { if (begun !== null) area += `L${last} ${this.y(0)}L${begun} ${this.y(0)}z`; begun = null; };
+    const end = () => { if (begun !== null) area += `L${last} ${this.floor()}L${begun} ${this.floor()}z`; begun = null; };
     for (let i = this.from; i < values.length; i += 1) {
       if (values[i] === null || times[i] < this.start || (i > 0 && times[i] - times[i - 1] > history.period * 3)) end();
       if (values[i] === null || times[i] < this.start) continue;
@@ -180,7 +208,7 @@ export class Chart {
       last = x;
     }
     end();
-    if (at === 0) make(this.lines, "path", { class: `area series-${this.colour}`, d: area });
+    if (at === 0 && !this.isLogarithmic) make(this.lines, "path", { class: `area series-${this.colour}`, d: area });
     make(this.lines, "path", { ...strokeOf(at, this.colour), d: path });
   }
 
@@ -211,7 +239,7 @@ export class Chart {
     this.marks.replaceChildren();
     if (hasCursor) {
       const x = this.x(times[at]);
-      make(this.marks, "line", { class: "cursor", x1: x, x2: x, y1: 0, y2: this.y(0) });
+      make(this.marks, "line", { class: "cursor", x1: x, x2: x, y1: 0, y2: this.floor() });
       values.forEach((value, i) => {
         const dot = { class: `dot series-${(i + this.colour) % 4}`, cx: x, r: 3.5 };
         if (value !== null) make(this.marks, "circle", { ...dot, cy: this.y(value) });

@@ -46,7 +46,7 @@ const CHARTS = [
     const own = named(["jobs_failed", "jobs_dead", "jobs_recovered"], growth);
     return own.length ? own : named(["total_errors"], growth);
   } },
-  { title: "Latency", format: milliseconds, choices: durations, series(chosen) {
+  { title: "Latency", format: milliseconds, mayBeLogarithmic: true, choices: durations, series(chosen) {
     return ["p50", "p95", "p99"].map((p) => level(`${p}_${chosen}_ms`, p)).filter(({ name }) => has([name]).length);
   } },
   { title: "Expired, cancelled, dropped", format: rate, colour: 2,

@@ -68,11 +68,24 @@ const BATCHES = [
   { label: "A run takes", number: true, cell: (batches) => milliseconds(batches.base_ms) },
   { label: "Each message", number: true, cell: ({ message_ms: each }) => (isNumber(each) ? `+ ${milliseconds(each)}` : "–") },
 ];
+
+function heartbeat({ present, gone_seconds: gone, silent_seconds: silent }) {
+  if (isNumber(silent)) return [badge("silent", "bad"), ` for ${age(silent)}`];
+  if (present === true) return badge("alive", "good");
+  if (present !== false) return badge("no heartbeat", "warn");
+  return [badge("gone", "bad"), ...(isNumber(gone) ? [` for ${duration(gone < 60 ? Math.floor(gone) : gone - (gone % 60))}`] : [])];
+}
+
+/** The consumers of a group, with the seconds since the last heartbeat of those that are silent though their lease runs. */
+function withSilence({ consumers, status }) {
+  const seen = Array.isArray(status?.consumers) ? status.consumers.filter(isRow) : [];
+  const silent = new Map(seen.filter(({ state }) => state === "silent").map((one) => [one.name, one.last_heartbeat_seconds]));
+  return consumers.map((consumer) => ({ ...consumer, silent_seconds: silent.get(consumer.name) }));
+}
+
 const CONSUMERS = [
   { label: "Consumer", bare: true, cell: (consumer) => code(consumer.name) },
-  { label: "Heartbeat", bare: true, cell: ({ present, gone_seconds: gone }) => (present === true ? badge("alive", "good")
-    : present === false ? [badge("gone", "bad"), ...(isNumber(gone) ? [` for ${duration(gone < 60 ? Math.floor(gone) : gone - (gone % 60))}`] : [])]
-      : badge("no heartbeat", "warn")) },
+  { label: "Heartbeat", bare: true, cell: heartbeat },
   { label: "Lease left", number: true, cell: ({ present, lease_seconds_left: left }) => (
     present === false ? "–" : duration(left && Math.max(0, Math.round(left)))) },
   { label: "Pending", number: true, cell: (consumer) => exact(consumer.pending) },
@@ -145,8 +158,8 @@ const SECTIONS = [
     hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of python -m shared_sync.health --stream … --group ….",
     draw: (parent) => table(parent, "Consumers of the group", CONSUMERS, (consumer) => consumer.name),
     // Consumers that are not in the group any more come last; one that was killed is shown for an hour.
-    rows: (data, lag) => ["idle_seconds", "gone_seconds"].reduce((rows, field) => aged(rows, field, lag),
-      aged([...data.consumers, ...goneOf(data)], "lease_seconds_left", -lag)),
+    rows: (data, lag) => ["idle_seconds", "gone_seconds", "silent_seconds"].reduce((rows, field) => aged(rows, field, lag),
+      aged([...withSilence(data), ...goneOf(data)], "lease_seconds_left", -lag)),
     note: (rows) => countStates(rows.map(({ present }) => ({ state: present === false ? "gone" : "" })), "gone"),
   },
   {

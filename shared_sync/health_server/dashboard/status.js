@@ -4,6 +4,7 @@ import { $, SVG, TONES, make, setParts, setText, textOf, updateChildren } from "
 import { age, capital, clock, duration } from "./format.js";
 import { elapsed, now, page, problem } from "./polling.js";
 import { queues } from "./queue.js";
+import { remedyFor } from "./remedies.js";
 
 const SIGNS = { // shapes, because not everybody can tell the colours apart
   healthy: "M12 2.5a9.5 9.5 0 1 0 .01 0z M7.5 12.4l3 3 6-6.4",
@@ -36,7 +37,7 @@ export function renderStatus(state, gone) {
       : "All checks are healthy.";
   const reasons = state.reasons.length ? state.reasons : [fallback];
   const create = () => document.createElement("li");
-  updateChildren($("reasons"), reasons, withoutDurations, create, (node, reason) => setText(node, String(reason)));
+  updateChildren($("reasons"), reasons, withoutDurations, create, showReason);
   renderProbes(state, gone);
   const health = state.checks.find((check) => check.name === "get_health_data");
   const lost = clock(Date.now() / 1000 - (now() - page.at));
@@ -44,6 +45,11 @@ export function renderStatus(state, gone) {
   setText($("queues"), queues(state.views));
   document.title = `${capital(gone ? "no answer" : status)}: ${textOf(state.instance_id)}`;
   showIcon(gone ? "unknown" : status);
+}
+
+function showReason(node, reason) {
+  const remedy = remedyFor(reason);
+  setParts(node, [String(reason), ...(remedy ? [{ text: ` What to do: ${remedy}`, class: "remedy" }] : [])]);
 }
 
 function renderProbes(state, gone) {
