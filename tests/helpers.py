@@ -21,6 +21,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ENVIRONMENT = dict(os.environ)
 """For programs that threads start beside other tests: a copy of its own. A program without one is
 given what pytest changes for each test, and may be given it while it changes (EFAULT)."""
@@ -64,6 +66,14 @@ def free_port(*further_up: int) -> int:
             for offset in offsets:
                 probes.enter_context(socket.create_server(("127.0.0.1", port + offset)))
             return port
+
+
+def has_ended(program: psutil.Process) -> bool:
+    """Whether a program has ended, which somebody else's child is as a zombie, too."""
+    try:
+        return program.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def start_program(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:

@@ -158,6 +158,9 @@ def run(options: Options, out: TextIO | None = None) -> int:
                 screen.line("\nNow the full model of English is loaded, for your own recordings.")
                 demo.replace_recognizer(listener)
             _keep(screen, demo.port)
+        else:
+            screen.line("\nWith --keep everything stays up, and you can speak to the page.")
+        screen.line(f"The three programs, to be read and copied: {Path(__file__).parent}")
     return 0 if is_well else 1
 
 

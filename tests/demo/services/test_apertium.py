@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import eventually
+from helpers import eventually, has_ended
 
 from shared_sync.demo.services.apertium import MOST_CHARS, Apertium
 from shared_sync.errors import WorkerBroken
@@ -31,13 +31,6 @@ def engine() -> Iterator[Apertium]:
 def programs(engine: Apertium) -> list[psutil.Process]:
     assert engine._process is not None
     return psutil.Process(engine._process.pid).children(recursive=True)
-
-
-def has_ended(program: psutil.Process) -> bool:
-    try:
-        return program.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_each_text_gets_its_own_translation_whatever_it_contains(engine: Apertium) -> None:
