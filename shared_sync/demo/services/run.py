@@ -165,8 +165,8 @@ def run(options: Options, out: TextIO | None = None) -> int:
 
 
 def _keep(screen: Screen, port: int) -> None:
-    screen.line(f"\nEverything stays up until Ctrl-C; the page is http://{HOST}:{port}/")
     try:
+        screen.line(f"\nEverything stays up until Ctrl-C; the page is http://{HOST}:{port}/")
         signal.pause()
     except KeyboardInterrupt:
         screen.line()
