@@ -117,7 +117,12 @@ def _consumers(
 
 
 def _nobody(keys: Keys, reading: GroupReading, dead: Sequence[Consumer]) -> Iterator[Problem]:
-    """Say what is not done because no consumer lives; nothing if there is nothing to do."""
+    """Say what is not done because no consumer lives; nothing if there is nothing to do.
+
+    A group that is paused needs no consumer, unless they have died.
+    """
+    if reading.pause is not None and not dead:
+        return
     waiting, pending = reading.waiting, reading.pending
     text = f"no consumer of group {keys.group} is alive"
     scheduled_ms = reading.next_scheduled_ms

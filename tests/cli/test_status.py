@@ -155,6 +155,12 @@ def many_dead(scene: Scene) -> None:
             scene.client.xadd(KEYS.dead, {"dead.reason": "rejected"})
 
 
+def paused_and_scaled_to_zero(scene: Scene) -> None:
+    scene.publish(2, seconds_ago=3600)
+    with closing(make_connection(scene.url)) as connection:
+        pause(connection, KEYS, by="alice", reason="a new model")
+
+
 def paused_with_an_old_worker(scene: Scene) -> None:
     scene.consumer("w1")
     scene.consumer("old")
@@ -187,6 +193,7 @@ SITUATIONS: list[tuple[Callable[[Scene], None], int, list[str], str]] = [
     (evicting, 3, ["evicting_policy"], "its maxmemory-policy is allkeys-lru"),
     (began_late, 3, ["began_late"], "group workers was created behind it"),
     (many_dead, 3, ["dead_share"], "20 of the 20 messages that have ended so far became dead"),
+    (paused_and_scaled_to_zero, 0, [], "by alice: a new model"),
     (paused_with_an_old_worker, 3, ["not_paused"], "consumer old takes messages all the same"),
 ]
 
