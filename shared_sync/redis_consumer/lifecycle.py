@@ -320,11 +320,15 @@ class Lifecycle:
             with self._lock:
                 self.state = State.STOPPED
                 self._clean = clean
-            self._stopped.set()
             ending = "" if clean else "; not every thread has ended"
             if not left:
                 ending += "; others take over what it had when its lease has ended"
-            self._logger.info("consumer %s has stopped%s", self._options.consumer_id, ending)
+            try:
+                self._logger.info("consumer %s has stopped%s", self._options.consumer_id, ending)
+            finally:
+                # Last: the program may end now. Until 3.11.3 Python crashes if it ends while a
+                # thread is just starting, such as the one that writes this line.
+                self._stopped.set()
 
 
 def _no_threads(error: RuntimeError) -> ConsumerBroken:

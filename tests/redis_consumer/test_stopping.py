@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -43,6 +44,23 @@ def test_stop_waits_for_what_runs_and_leaves_nothing_behind(
     assert client.xlen(STREAM) == 0
     assert client.xinfo_consumers(STREAM, GROUP) == []
     assert client.zcard("{jobs}:workers:presence") == 0
+
+
+def test_the_line_that_says_so_is_written_before_the_consumer_has_stopped(make: Make) -> None:
+    """Otherwise the program may end first, and the line is lost."""
+    seen: dict[str, bool] = {}
+
+    class Watching(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "has stopped" in record.getMessage():
+                seen["already stopped"] = consumer.join(0)
+
+    logger = logging.Logger("watched")
+    logger.addHandler(Watching())
+    consumer = make(lambda *_: None, logger=logger)
+    consumer.start()
+    assert consumer.stop()
+    assert seen == {"already stopped": False}
 
 
 def test_prefetched_messages_go_back_at_once_and_uncharged_while_the_running_one_goes_on(
