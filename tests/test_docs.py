@@ -204,7 +204,7 @@ def test_the_worker_for_models_works(
 def test_the_worker_and_the_gateway_in_the_readme_work_together(
     redis_url: str, tmp_path: Path
 ) -> None:
-    worker, gateway, _ = programs("README.md", redis_url)
+    _, worker, gateway, _ = programs("README.md", redis_url)
     port = free_port()
     assert "8081" in worker
     (tmp_path / "speech.wav").write_bytes(b"speech")
