@@ -263,14 +263,14 @@ def _wrong_transcripts(tally: Tally, spoken: Mapping[str, str]) -> list[tuple[st
 
 def _keep(redis_url: str, jobs: str, server: HealthServer, screen: Screen) -> None:
     place = f"--redis-url {url.safe_address(redis_url)} --stream '{jobs}'"
-    screen.line(
-        f"\nEverything stays up until Ctrl-C: worker on stream {jobs}, "
-        f"{url.safe_address(redis_url)}, {server.url}\n"
-        "Try in another terminal:\n"
-        f"  shared-sync dead-letters list {place} --group {WORKERS}\n"
-        f"  shared-sync publish {place} --wait 30 client_id=me audio=@YOUR.wav"
-    )
     try:
+        screen.line(
+            f"\nEverything stays up until Ctrl-C: worker on stream {jobs}, "
+            f"{url.safe_address(redis_url)}, {server.url}\n"
+            "Try in another terminal:\n"
+            f"  shared-sync dead-letters list {place} --group {WORKERS}\n"
+            f"  shared-sync publish {place} --wait 30 client_id=me audio=@YOUR.wav"
+        )
         signal.pause()
     except KeyboardInterrupt:
         screen.line()

@@ -153,14 +153,14 @@ def run(options: Options, out: TextIO | None = None) -> int:
             is_well = demo.play(recordings, said)
         else:
             is_well = bool(missing.translator) or demo.translate(said)
-        if options.keep:
-            if listener is not None and not options.audio:
-                screen.line("\nNow the full model of English is loaded, for your own recordings.")
-                demo.replace_recognizer(listener)
-            _keep(screen, demo.port)
-        else:
-            screen.line("\nWith --keep everything stays up, and you can speak to the page.")
-        screen.line(f"The three programs, to be read and copied: {Path(__file__).parent}")
+        screen.line(f"\nThe three programs, to be read and copied: {Path(__file__).parent}")
+        if not options.keep:
+            screen.line("With --keep everything stays up, and you can speak to the page.")
+            return 0 if is_well else 1
+        if listener is not None and not options.audio:
+            screen.line("Now the full model of English is loaded, for your own recordings.")
+            demo.replace_recognizer(listener)
+        _keep(screen, demo.port)
     return 0 if is_well else 1
 
 
