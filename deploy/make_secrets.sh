@@ -22,7 +22,7 @@ keys='~{speech}:*'
 worker='+xinfo|groups +xinfo|stream +xinfo|consumers +xreadgroup +xack +xclaim +xpending +xadd +xdel +xlen
   +xrange +xrevrange +xtrim +xgroup|create +xgroup|delconsumer +evalsha +script|load +time +info +publish
   +hget +hset +hdel +hlen +hkeys +hgetall +zadd +zrem +zcard +zcount +zrange +zrangebyscore +zscore
-  +get +set +del +unlink +expire +pexpire +pexpireat +client|setname +ping +echo +quit'
+  +get +set +del +unlink +expire +pexpire +pexpireat +client|setname +ping'
 gateway='+xadd +xlen +xread +xdel +xrange +xrevrange +xinfo|groups +xinfo|stream +xpending +evalsha
   +script|load +time +get +set +del +expire +pexpire +pexpireat +hget +hset +hdel +zadd +zrem +zscore +zcard
   +zrange +zrangebyscore +client|setname +ping'
