@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from shared_sync.cli import advise
+from shared_sync.cli import advise, grammar
+from shared_sync.cli.main import main
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -116,6 +120,43 @@ def test_the_unit_lets_the_worker_drain_and_does_not_repeat_what_cannot_work() -
     assert int(service["TimeoutStopSec"]) >= WORKER.grace_seconds
     assert service["Restart"] == "always"
     assert service["RestartPreventExitStatus"] == "2"
+
+
+def commands() -> Iterator[list[str]]:
+    """The commands of ours in the files: the words behind `shared-sync`, or behind `python -m`."""
+    for path in KUBERNETES:
+        for document in documents(path):
+            if document["kind"] == "Deployment":
+                [container] = document["spec"]["template"]["spec"]["containers"]
+                yield container["args"]
+    yield from (
+        service["command"] for service in compose()["services"].values() if "build" in service
+    )
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    for text in re.findall(r"(?:^#   |HEALTHCHECK .*|^)CMD (\[.*\])$", dockerfile, re.M):
+        words = json.loads(text)
+        yield words[1:] if words[0] == "shared-sync" else words
+
+
+def test_every_command_in_the_files_is_one_that_there_is() -> None:
+    seen = 0
+    for words in commands():
+        if len(words) == 1 and "." in words[0]:
+            assert importlib.util.find_spec(words[0]), words
+        elif words != ["--help"]:
+            grammar.parse(words)
+        seen += 1
+    assert seen > 10
+
+
+def test_the_worker_of_the_unit_has_settings_that_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stt.py").write_text("def transcribe(message_id, job): ...\n")
+    monkeypatch.chdir(tmp_path)
+    settings = str(DEPLOY / "systemd/worker.ini")
+    assert main(["worker", "--config", settings, "--print-config"]) == 0
+    assert "processor              = stt:transcribe" in capsys.readouterr().out
 
 
 def test_kubernetes_accepts_the_manifests() -> None:
