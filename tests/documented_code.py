@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -54,11 +55,15 @@ class Block:
 
 def blocks(*languages: str) -> list[Block]:
     """Return the blocks of all pages in these languages; of all languages if none is given."""
+    return [block for block in _all_blocks() if not languages or block.language in languages]
+
+
+@cache
+def _all_blocks() -> list[Block]:
     return [
         block
         for page in PAGES
         for block in blocks_of(page.relative_to(ROOT).as_posix(), page.read_text())
-        if not languages or block.language in languages
     ]
 
 
