@@ -65,6 +65,12 @@ def test_each_reason_of_a_worker_is_in_the_runbook() -> None:
         assert any(each in reason or reason in each for each in mentions), reason
 
 
+def test_the_page_has_a_remedy_for_each_reason_in_the_runbook() -> None:
+    page = (PACKAGE / "health_server/dashboard/remedies.js").read_text()
+    remedies = re.findall(r'^  \["([^"]+)", "', page, re.M)
+    assert set(headings("Reasons of a worker")) == set(remedies) - {"does not answer"}
+
+
 def job_reason(*, is_over_its_limit: bool) -> str:
     """Return the reason for a job that takes too long."""
     running = SimpleNamespace(reader="reader-1", entry=SimpleNamespace(id="1-0"), seconds=91.0)
