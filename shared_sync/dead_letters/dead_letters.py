@@ -185,11 +185,15 @@ class DeadLetters:
         """Write the dead letters that match to a file, and return how many there were.
 
         The dead letters stay in Redis. The file has one line with a JSON object for each of them
-        (see `files.py`). A file that is given by its name appears only when it is complete. Needs
-        one round trip for each dead letter, which passes through this process.
+        (see `files.py`). A file that is given by its name appears only when it is complete, unless
+        it is there already and is a pipe or a device, which is written to. Needs one round trip
+        for each dead letter, which passes through this process.
         """
         if not isinstance(file, (str, os.PathLike)):
             return self._write(file, where)
+        if os.path.exists(file) and not os.path.isfile(file):  # a pipe or a device stays what it is
+            with open(file, "wb") as special:
+                return self._write(special, where)
         unfinished = f"{os.fspath(file)}.part"
         try:
             with open(unfinished, "wb") as opened:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -136,6 +137,12 @@ def test_letters_are_exported_to_a_file_and_imported_again(
     file = str(tmp_path / "letters.jsonl")
     listed = command("list")
     assert command("export", file) == "2 exported\n"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        assert command("export", str(pipe)) == "2 exported\n"
+        assert reader.read() == Path(file).read_bytes()
+    assert pipe.is_fifo()  # a pipe, or a device such as /dev/stdout, is not replaced by a file
     assert command("export", "-", "--field", "n=2").count('"fields": [["n", "2"]]') == 1
     client.delete(DEAD)
     assert command("import", file) == "2 imported, 0 were there already\n"

@@ -121,7 +121,7 @@ def test_a_command_ends_quietly_when_nobody_reads_its_output() -> None:
     assert done.returncode == 141
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="this system has no /dev/full")
 def test_output_that_cannot_be_written_is_an_error_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
