@@ -3,6 +3,10 @@
 A block that cannot be checked has a comment above it that says why, and counts as skipped:
 
     <!-- not run: it needs a GPU -->
+
+One that another test runs names that test, and is left to it:
+
+    <!-- run by tests/testing/test_fixtures.py -->
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ WALKTHROUGHS = ("docs/quickstart.md", "docs/tutorial.md")
 """Pages that tests/test_walkthroughs.py runs from the beginning to the end."""
 
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->\s*\Z", re.DOTALL)
+RUN_BY = re.compile(r"<!-- run by (\S+) -->\s*\Z")
 COMMANDS = "commands"
 """The language of an indented block, and of one marked as `sh` or `console`."""
 
@@ -68,12 +73,12 @@ def _all_blocks() -> list[Block]:
 
 
 def blocks_of(page: str, text: str) -> Iterator[Block]:
-    heading, comment = "", None
+    heading, comment, run_elsewhere = "", None, False
     tokens = MarkdownIt("commonmark").parse(text)
     for number, token in enumerate(tokens):
         if token.type == "heading_open":
             heading = tokens[number + 1].content
-        if token.type in ("fence", "code_block"):
+        if token.type in ("fence", "code_block") and not run_elsewhere:
             assert token.map is not None
             language = language_of(token.info.strip(), token.content)
             yield Block(
@@ -86,6 +91,10 @@ def blocks_of(page: str, text: str) -> Iterator[Block]:
             )
         reason = NOT_RUN.match(token.content) if token.type == "html_block" else None
         comment = reason[1] if reason else None
+        test = RUN_BY.match(token.content) if token.type == "html_block" else None
+        run_elsewhere = test is not None
+        if test:
+            assert Path(page).name in (ROOT / test[1]).read_text(), f"{test[1]} runs no {page}"
 
 
 def typed(text: str) -> str:
