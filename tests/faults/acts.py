@@ -14,13 +14,15 @@ import ctypes
 import json
 import os
 import re
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-import redis
+from hiredis import Reader, pack_command
 
 from shared_sync import Message, Reject, current_message
 
@@ -32,10 +34,36 @@ VARIABLE = "FAULTS_WORKER"
 _device_is_broken = threading.Event()
 
 
+class _Reports:
+    """Redis, where the runs are noted. Any thread may call any method.
+
+    Hundreds of child processes do so, and each would take a quarter of a second to load a client.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._address = (parts.hostname or "", parts.port or 0)
+
+    def note(self, *command: str | int) -> None:
+        """Send a command, and wait until Redis has done it."""
+        replies = Reader()
+        with socket.create_connection(self._address, timeout=10) as connection:
+            connection.sendall(pack_command(command))
+            reply: object = False
+            while reply is False:
+                received = connection.recv(4096)
+                if not received:
+                    raise ConnectionError("Redis has closed the connection")
+                replies.feed(received)
+                reply = replies.gets()
+        if isinstance(reply, Exception):
+            raise reply
+
+
 class _Told(NamedTuple):
     name: str
     folder: Path
-    reports: redis.Redis
+    reports: _Reports
     acts: str
 
 
@@ -48,8 +76,7 @@ def tell(name: str, folder: Path, reports_url: str, acts_by_default: str) -> Non
 @lru_cache(maxsize=1)
 def _told() -> _Told:
     told = json.loads(os.environ[VARIABLE])
-    reports = redis.Redis.from_url(told["reports"])
-    return _Told(told["name"], Path(told["folder"]), reports, told["acts"])
+    return _Told(told["name"], Path(told["folder"]), _Reports(told["reports"]), told["acts"])
 
 
 def process(message_id: str, job: Job) -> object:
@@ -59,14 +86,14 @@ def process(message_id: str, job: Job) -> object:
 
 def process_batch(messages: Sequence[Message]) -> list[object]:
     """Do so with one message after the other, and note how many came together."""
-    _told().reports.rpush("batches", len(messages))
+    _told().reports.note("RPUSH", "batches", len(messages))
     return [_process(one.id, one.fields, one.attempt) for one in messages]
 
 
 def _process(message_id: str, job: Job, attempt: int) -> object:
     told = _told()
-    run = {"message": message_id, "worker": told.name, "pid": os.getpid(), "attempt": attempt}
-    told.reports.xadd("runs", run)
+    run = ("message", message_id, "worker", told.name, "pid", os.getpid(), "attempt", attempt)
+    told.reports.note("XADD", "runs", "*", *run)
     attempts = str(job.get("acts", told.acts)).split("/")
     try:
         for act in attempts[min(attempt, len(attempts)) - 1].split(","):
@@ -74,7 +101,7 @@ def _process(message_id: str, job: Job, attempt: int) -> object:
     except MemoryError:
         raise
     except Exception:
-        told.reports.xadd("runs", {"failed": message_id})
+        told.reports.note("XADD", "runs", "*", "failed", message_id)
         raise
     return {"number": job["number"], "worker": told.name, "attempt": attempt}
 

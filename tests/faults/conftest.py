@@ -18,6 +18,7 @@ from faults.durations import (
     REPLY_MARGIN_SECONDS,
 )
 from faults.ledger import KEYS, RESULTS, Ledger, MakePool
+from faults.nursery import Nursery
 from faults.proxy import Proxy
 from faults.table import FaultTable
 
@@ -67,10 +68,17 @@ def isolation() -> str:
     return "thread"
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Starts the processes of workers."""
+    with closing(Nursery()) as made:
+        yield made
+
+
 @pytest.fixture
-def crew(redis_url: str, tmp_path: Path, isolation: str) -> Iterator[Crew]:
+def crew(redis_url: str, tmp_path: Path, isolation: str, nursery: Nursery) -> Iterator[Crew]:
     """Workers in processes of their own, on a Redis that nothing disturbs."""
-    with closing(Crew(redis_url, redis_url, tmp_path, isolation)) as made:
+    with closing(Crew(nursery, redis_url, redis_url, tmp_path, isolation)) as made:
         yield made
 
 

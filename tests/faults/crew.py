@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,9 @@ import pytest
 import redis
 from faults.durations import LEASE_SECONDS
 from faults.ledger import Ledger
-from helpers import eventually, start_program
+from faults.nursery import Nursery
+from helpers import eventually
 from protocol_client import GroupAdmin
-
-TESTS = str(Path(__file__).parents[1])
-PROGRAM = Path(__file__).with_name("worker.py")
 
 BOTH = pytest.mark.parametrize("isolation", ["thread", "process"])
 """For a test whose workers run their processors in threads, and in child processes."""
@@ -89,29 +85,18 @@ class ProcessLedger(Ledger):
         ]
 
 
-def _python_path() -> str:
-    """The import path of the tests, before the one that the tests themselves were given."""
-    given = os.environ.get("PYTHONPATH")
-    return f"{TESTS}{os.pathsep}{given}" if given else TESTS
-
-
 class WorkerProcess:
     """One worker."""
 
-    def __init__(self, name: str, number: int, folder: Path, options: dict[str, Any]) -> None:
+    def __init__(
+        self, nursery: Nursery, name: str, number: int, folder: Path, options: dict[str, Any]
+    ) -> None:
         self.name = name
         self._report = folder / f"{number}.json"
         self._log = folder / f"{number}.log"
+        self._log.touch()
         given = {"name": name, "report": str(self._report), **options}
-        with self._log.open("w") as log:
-            self.process = start_program(
-                [sys.executable, PROGRAM, json.dumps(given)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # One arena: or each thread reserves memory, and no limit could be set to it.
-                env={**os.environ, "PYTHONPATH": _python_path(), "MALLOC_ARENA_MAX": "1"},
-            )
+        self.process = nursery.start(given, self._log)
 
     @property
     def pid(self) -> int:
@@ -147,7 +132,7 @@ class WorkerProcess:
     def thaw(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
-    def status(self, *, within: float = 15) -> int:
+    def status(self, *, within: float = 15) -> int | None:
         """Its exit status, when it has ended."""
         eventually(lambda: not self.alive, within=within)
         return self.process.returncode
@@ -164,7 +149,15 @@ class WorkerProcess:
 class Crew:
     """Starts workers that do not outlive the test."""
 
-    def __init__(self, url: str, reports_url: str, folder: Path, isolation: str = "thread") -> None:
+    def __init__(
+        self,
+        nursery: Nursery,
+        url: str,
+        reports_url: str,
+        folder: Path,
+        isolation: str = "thread",
+    ) -> None:
+        self._nursery = nursery
         self._options = {
             "url": url,
             "reports_url": reports_url,
@@ -176,7 +169,8 @@ class Crew:
         self.all: list[WorkerProcess] = []
 
     def start(self, name: str, **options: Any) -> WorkerProcess:
-        worker = WorkerProcess(name, len(self.all), self._folder, self._options | options)
+        given = self._options | options
+        worker = WorkerProcess(self._nursery, name, len(self.all), self._folder, given)
         self.all.append(worker)
         return worker
 

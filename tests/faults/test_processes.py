@@ -18,6 +18,7 @@ from faults.durations import (
     PATIENCE_SECONDS,
     SHORT_LEASE_SECONDS,
 )
+from faults.nursery import Nursery
 from faults.table import FaultTable
 from faults.worker import NAME_IN_USE
 from helpers import eventually
@@ -102,12 +103,13 @@ def test_redis_and_a_worker_that_are_killed_at_the_same_moment_lose_nothing(
     own_server: EmbeddedRedis,
     redis_url: str,
     client: redis.Redis,
+    nursery: Nursery,
     tmp_path: Path,
     fault_table: FaultTable,
 ) -> None:
     with (
         closing(ProcessLedger(own_server.url, client)) as books,
-        closing(Crew(own_server.url, redis_url, tmp_path)) as crew,
+        closing(Crew(nursery, own_server.url, redis_url, tmp_path)) as crew,
     ):
         books.publish(120)
         options = {

@@ -15,6 +15,7 @@ from faults.durations import (
     MARGIN_SECONDS,
     SHORT_LEASE_SECONDS,
 )
+from faults.nursery import Nursery
 from faults.table import FaultTable
 from helpers import eventually
 from protocol_client import GroupAdmin
@@ -125,13 +126,14 @@ def test_a_worker_that_is_stopped_while_redis_is_away_ends_in_time(
     own_server: EmbeddedRedis,
     redis_url: str,
     client: redis.Redis,
+    nursery: Nursery,
     tmp_path: Path,
     fault_table: FaultTable,
     outage: str,
 ) -> None:
     with (
         closing(ProcessLedger(own_server.url, client)) as books,
-        closing(Crew(own_server.url, redis_url, tmp_path)) as crew,
+        closing(Crew(nursery, own_server.url, redis_url, tmp_path)) as crew,
     ):
         books.publish(4, acts="wait go")
         leaving = crew.start(

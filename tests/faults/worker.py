@@ -1,9 +1,14 @@
-"""A worker in a process of its own: it tells of each run, and does what the message asks for."""
+"""A worker in a process of its own: it tells of each run, and does what the message asks for.
+
+As a program, it starts such workers for `nursery.py`.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import os
 import resource
 import sys
 from pathlib import Path
@@ -71,7 +76,46 @@ def main(url: str, reports_url: str, name: str, report: Path, **options: Any) ->
     return status
 
 
+def become_worker() -> dict[str, Any]:
+    """Return in each worker that is to be started, with its arguments.
+
+    This process itself stays and starts the next, as long as somebody may ask for one. A worker is
+    the child of a process that ends at once, so the process of the tests becomes its parent.
+    """
+    gc.freeze()
+    for line in sys.stdin:
+        given, log = json.loads(line)
+        reader, writer = os.pipe()
+        between = os.fork()
+        if not between:
+            worker = os.fork()
+            if not worker:
+                os.close(reader)
+                os.close(writer)
+                _redirect(log)
+                return dict(given)
+            os.write(writer, str(worker).encode())
+            os._exit(0)
+        os.waitpid(between, 0)
+        print(os.read(reader, 20).decode(), flush=True)
+        os.close(reader)
+        os.close(writer)
+    sys.exit()
+
+
+def _redirect(log: str) -> None:
+    """Read nothing, and write to this file."""
+    for path, flags, descriptors in (
+        (os.devnull, os.O_RDONLY, (0,)),
+        (log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, (1, 2)),
+    ):
+        opened = os.open(path, flags)
+        for descriptor in descriptors:
+            os.dup2(opened, descriptor)
+        os.close(opened)
+
+
 if __name__ == "__main__":
+    given = become_worker()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    given = json.loads(sys.argv[1])
     sys.exit(main(**given | {"report": Path(given["report"])}))
