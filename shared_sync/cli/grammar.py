@@ -39,6 +39,7 @@ class Family(NamedTuple):
 COMMANDS: Final[Mapping[str, str | Family]] = {
     "worker": "shared_sync.cli.worker",
     "demo": "shared_sync.cli.demo",
+    "redis": "shared_sync.cli.redis",
     "status": "shared_sync.cli.status",
     "groups": Family(
         "list the groups of a stream, or drop one",
