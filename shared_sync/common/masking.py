@@ -13,7 +13,11 @@ _NAMES: Final = (
     r"password|passwd|passphrase|pwd|secret|token(?!s)|api[_-]?key|access[_-]?key|private[_-]?key"
     r"|account[_-]?key|authorization|credentials?|cookie"
 )
-_URL_USER: Final = r"(?<=://)[^/?#\s@]*@(?:[^/?#\s@]*@)*"
+_URL_USER: Final = (
+    r"(?<=://)(?:[^/?#\s@]*@"
+    # A password with / ? or # in it, which should have been percent-encoded; but no port.
+    r"|[^/?#\s@:\[]*:(?!\d+(?:[/?#\s]|$))[^\s@]{0,200}@)(?:[^/?#\s@]*@)*"
+)
 _NAMED: Final = (
     rf"(?P<name>(?:{_NAMES})[\w-]{{0,30}}[\"']?\s{{0,3}}[=:]\s{{0,3}})"
     r"(?:\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?"

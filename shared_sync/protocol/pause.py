@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Final
+
+_YEAR_10000_MS: Final = 253_402_300_800_000
+"""The first time that cannot be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +29,10 @@ class Pause:
             return None
         try:
             facts = json.loads(text)
-            return cls(str(facts["by"]), int(facts["at"]), str(facts["reason"]))
-        except (ValueError, TypeError, KeyError):
+            made = cls(str(facts["by"]), int(facts["at"]), str(facts["reason"]))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return cls("somebody unknown", 0)
+        return made if 0 <= made.at_ms < _YEAR_10000_MS else cls(made.by, 0, made.reason)
 
     def text(self) -> str:
         """Return the text that stands in Redis."""

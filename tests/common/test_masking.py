@@ -16,6 +16,8 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.s5cr3tSignature"
     [
         # URLs
         ("at redis://me:s3cret@host/0", "at redis://***@host/0"),
+        ("at redis://:s3#cr?e/t@host/0", "at redis://***@host/0"),
+        ("at redis://me:1s3#s3@s3cret@host/0", "at redis://***@host/0"),
         ("GET https://h/x?token=s3cret&n=1", "GET https://h/x?token=***&n=1"),
         # names and values
         ("login failed: password=s3cret", "login failed: password=***"),
@@ -59,6 +61,7 @@ def test_a_secret_is_masked_wherever_it_stands(text: str, shown: str) -> None:
         "the prompt has 4096 tokens: shorten it",
         "max_new_tokens=512",
         "mail me@host, see http://host/a@b",
+        "http://host:8080/a@b and http://host:8080#a@b",
         "NOPERM User worker has no permissions to run the 'xdel' command; grant this user +xdel",
         "WRONGPASS invalid username-password pair or user is disabled.",
         "the bearer token is missing",
@@ -73,7 +76,18 @@ def test_other_text_stays_as_it_is(text: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["password", "password=", "password='", "a://", "://@", "eyJ", "Bearer ", "\\", "token: "],
+    [
+        "password",
+        "password=",
+        "password='",
+        "a://",
+        "://@",
+        "://:#",
+        "eyJ",
+        "Bearer ",
+        "\\",
+        "token: ",
+    ],
 )
 def test_masking_takes_time_in_proportion_to_the_text(piece: str) -> None:
     def seconds(count: int) -> float:

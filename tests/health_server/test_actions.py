@@ -161,6 +161,9 @@ def test_they_are_off_unless_given_and_need_a_token(serve: Serve, actions: Recor
         serve(token=TOKEN, actions=actions, action_origins="*")
 
 
+ALL = {"by": "x", "most": 9, "up_to": "9-9"}
+
+
 @pytest.mark.parametrize(
     ("name", "body", "problem"),
     [
@@ -170,7 +173,12 @@ def test_they_are_off_unless_given_and_need_a_token(serve: Serve, actions: Recor
         ("purge", {"by": "a\nb", "ids": [LETTER]}, "'by' must be the name of whoever asks"),
         ("purge", {"by": " ", "ids": [LETTER]}, "'by' must be the name of whoever asks"),
         ("purge", {"by": "x", "ids": ["1 OR 1"]}, "'ids' must be up to 1000 ids"),
+        ("purge", {"by": "x", "ids": [f"{2**64}-0"]}, "'ids' must be up to 1000 ids"),
         ("purge", {"by": "x"}, "either 'ids' or a 'where' that is not empty"),
+        *(
+            ("purge", {**ALL, "where": where}, "either 'ids' or a 'where' that is not empty")
+            for where in ({"reason": ""}, {"message_ids": []}, {"fields": {}, "error": ""})
+        ),
         ("replay", {"by": "x", "where": {"reason": "a"}}, "takes 'most'"),
         ("replay", {"by": "x", "where": {"SQL": "a"}}, "'where' must be an object with some of"),
         ("replay", {"by": "x", "where": {"fields": {"a": 1}}}, "'where' must be an object"),

@@ -156,8 +156,7 @@ def _read_file(path: str) -> dict[str, str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"--config {path} cannot be read: {reason}") from None
     except configparser.Error as error:
-        text = mask_secrets(" ".join(str(error).split()))
-        raise ConfigurationError(f"--config {path} cannot be understood: {text}") from None
+        raise ConfigurationError(f"--config {path} cannot be understood: {_why(error)}") from None
     if not parser.has_section(SECTION):
         there = ", ".join(f"[{name}]" for name in parser.sections()) or "no sections"
         raise ConfigurationError(f"{path} has no section [{SECTION}]; it has {there}")
@@ -171,6 +170,16 @@ def _read_file(path: str) -> dict[str, str]:
         if text:
             found[name] = text
     return found
+
+
+def _why(error: configparser.Error) -> str:
+    """Return what is wrong with a file, without its lines: they may have secrets."""
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return f"line {error.lineno} stands before the first section; begin with [{SECTION}]"
+    if isinstance(error, configparser.ParsingError):
+        numbers = ", ".join(str(number) for number, _ in error.errors)
+        return f"not NAME = VALUE: line {numbers}"
+    return mask_secrets(" ".join(str(error).split()))
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -47,6 +47,7 @@ MAX_UPLOAD = int(float(os.environ.get("MAX_UPLOAD_MB", "10")) * 1_000_000)  # in
 EXPIRES_SECONDS = 300.0  # a job that was not started by then is not started any more
 KEEP_SECONDS = 900.0  # how long the gateway knows a job
 HTTP_THREADS, MOST_WAITING = 32, 24
+MOST_CONNECTIONS, QUIET_SECONDS = 500, 15  # a client that sends nothing for so long must go
 
 
 class Gateway:
@@ -124,7 +125,15 @@ def main() -> int:
     health.add_check("redis", checks.redis(REDIS_URL))
     app = make_app(Gateway(producer, metrics), metrics, MAX_UPLOAD)
     server = create_server(
-        app, host=HOST, port=PORT, threads=HTTP_THREADS, max_request_body_size=2 * MAX_UPLOAD
+        app,
+        host=HOST,
+        port=PORT,
+        threads=HTTP_THREADS,
+        max_request_body_size=2 * MAX_UPLOAD,
+        connection_limit=MOST_CONNECTIONS,
+        channel_timeout=QUIET_SECONDS,
+        cleanup_interval=5,
+        asyncore_use_poll=True,  # select() ends at 1024 open files
     )
 
     def stop(*_: object) -> None:

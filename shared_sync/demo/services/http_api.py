@@ -73,7 +73,7 @@ def make_app(jobs: Jobs, metrics: WorkerMetrics, max_upload_bytes: int) -> Flask
     @app.get("/api/jobs/<name>")
     def look(name: str) -> Response:
         seconds = request.args.get("wait", LONGEST_WAIT_SECONDS, type=float)
-        seconds = min(max(seconds, 0.0), LONGEST_WAIT_SECONDS)  # nan becomes 0.0
+        seconds = min(max(0.0, seconds), LONGEST_WAIT_SECONDS)  # nan becomes 0.0
         return jsonify(known(jobs.look(name, request.args.get("after"), seconds)))
 
     @app.delete("/api/jobs/<name>")

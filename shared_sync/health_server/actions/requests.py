@@ -18,6 +18,8 @@ LONGEST_TEXT: Final = 2000
 MOST_LETTERS: Final = 10**9
 
 _ID: Final = re.compile(r"\d{1,20}-\d{1,20}", re.ASCII)
+_LARGEST_PART: Final = 2**64 - 1
+"""Numbers of an id are smaller; Redis knows no larger ones."""
 
 
 class BadRequest(Exception):
@@ -63,9 +65,11 @@ def parse(name: str, body: bytes) -> ActionRequest:
 
 def _check_selection(name: str, arguments: Mapping[str, Any]) -> None:
     """Raise `BadRequest` unless it is said which letters are meant, and how many at most."""
-    if bool(arguments["ids"]) == bool(arguments["where"]):
+    # A condition such as an empty text or list would hold for every letter.
+    where = [value for value in arguments["where"].values() if value not in ("", [], {})]
+    if bool(arguments["ids"]) == bool(where):
         raise BadRequest(f"{name} takes either 'ids' or a 'where' that is not empty")
-    if arguments["where"] and not (arguments["most"] and arguments["up_to"]):
+    if where and not (arguments["most"] and arguments["up_to"]):
         raise BadRequest(
             f"{name} with 'where' takes 'most', how many letters it may touch, and 'up_to', the id "
             "of the newest of them, so that it touches none that nobody has seen"
@@ -108,7 +112,11 @@ def _is_line(value: object, longest: int) -> bool:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
+    return (
+        isinstance(value, str)
+        and _ID.fullmatch(value) is not None
+        and max(map(int, value.split("-"))) < _LARGEST_PART
+    )
 
 
 def _is_number(value: object, lowest: int, highest: int) -> bool:

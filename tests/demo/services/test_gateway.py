@@ -97,6 +97,8 @@ def test_a_job_is_known_to_whom_it_was_given_and_can_be_cancelled(http: FlaskCli
     known = http.get(path).get_json()
     assert (known["job"], known["state"], known["english"]) == (job, "waiting", "")
     assert len(job) > 20
+    odd = http.get(answer.location, query_string={"after": "x", "wait": "nan"})  # as none at all
+    assert odd.status_code == 200
     assert http.get("/api/jobs/another").status_code == 404
     assert http.delete("/api/jobs/another").status_code == 404
     assert http.delete(path).status_code == 200
