@@ -6,12 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from shared_sync.common.detached_logger import DetachedLogger
-from shared_sync.common.guarded import GuardedRecorder, ThreadRecorder
+from shared_sync.common.guarded import GuardedRecorder
 from shared_sync.common.log_once import LogOnce
 from shared_sync.common.loop import Loop
 from shared_sync.connection import url
@@ -19,17 +17,15 @@ from shared_sync.connection.availability import Availability
 from shared_sync.connection.connection import REPLY_MARGIN_SECONDS
 from shared_sync.errors import ConsumerBroken
 from shared_sync.processors import ProcessorSource
-from shared_sync.protocol.attempt_attributes import AttemptAttributes
 from shared_sync.protocol.results import Results
 from shared_sync.redis_consumer import connecting
 from shared_sync.redis_consumer.bad_input import BadInput
 from shared_sync.redis_consumer.batches.pool_batches import PoolBatches
 from shared_sync.redis_consumer.charges import Rules
 from shared_sync.redis_consumer.connecting import GiveUp
-from shared_sync.redis_consumer.delivery import Delivery
 from shared_sync.redis_consumer.draining import Draining
 from shared_sync.redis_consumer.error_handling import ErrorHandling
-from shared_sync.redis_consumer.faults.broken_worker import BrokenWorker, Faults
+from shared_sync.redis_consumer.faults.broken_worker import BrokenWorker
 from shared_sync.redis_consumer.faults.circuit_breakers import CircuitBreakers
 from shared_sync.redis_consumer.faults.failure_streak import FailureStreak
 from shared_sync.redis_consumer.faults.fatal_errors import FatalErrors
@@ -40,30 +36,21 @@ from shared_sync.redis_consumer.identity import NameWait
 from shared_sync.redis_consumer.in_flight import InFlight
 from shared_sync.redis_consumer.interruptions import Interruptions
 from shared_sync.redis_consumer.job_budget import Budget
-from shared_sync.redis_consumer.jobs.cancellations import Marks
 from shared_sync.redis_consumer.jobs.progress import ProgressSender
 from shared_sync.redis_consumer.options import Options
 from shared_sync.redis_consumer.outcome_share import OutcomeShare
-from shared_sync.redis_consumer.prefetch import Prefetch
 from shared_sync.redis_consumer.reader import Reader
-from shared_sync.redis_consumer.running.attempt_metrics import AttemptMetrics
+from shared_sync.redis_consumer.reader_builder import ReaderBuilder
 from shared_sync.redis_consumer.running.child_memory import record_memory
 from shared_sync.redis_consumer.running.isolation import EncodedResults
 from shared_sync.redis_consumer.running.pool_processors import PoolProcessors
 from shared_sync.redis_consumer.running_jobs import RunningJobs
-from shared_sync.redis_consumer.settling.outbox import Outbox
-from shared_sync.redis_consumer.settling.tally import Tally
-from shared_sync.redis_consumer.slot import Slot
 from shared_sync.redis_consumer.subscription import Subscription
 from shared_sync.redis_consumer.timeouts import longest_step_seconds
 from shared_sync.redis_consumer.watchdog import Watchdog
 from shared_sync.redis_consumer.worker_events import WorkerEvents
 from shared_sync.redis_consumer.worker_reporter import WorkerReporter
 from shared_sync.tracing.switch import consumer_spans
-
-if TYPE_CHECKING:
-    from shared_sync.redis_consumer.running.attempt_tracing import AttemptTracing
-    from shared_sync.redis_consumer.running.runner import AttemptHook
 
 
 class Pool:
@@ -105,13 +92,6 @@ class Pool:
                 logger=logger,
             )
         ]
-        self._spans = consumer_spans(
-            options.tracing,
-            stream=options.stream_name,
-            group=options.consumer_group,
-            consumer=options.consumer_id,
-            server=url.server_of(options.redis_url),
-        )
         self._stop_reading = threading.Event()
         self._stop_heartbeats = threading.Event()
         self._wake_heartbeat = threading.Event()
@@ -139,12 +119,8 @@ class Pool:
             logger=logger,
         )
         self.loading = self._processors.loading
-        self._streak = FailureStreak(
-            options.max_failures_in_a_row,
-            pauses=self.pauses,
-            successes=lambda: self._in_flight.successes,
-        )
-        self.readers = [self._new_reader(number) for number in range(1, options.threads + 1)]
+        builder = self._new_reader_builder()
+        self.readers = [builder.build(number) for number in range(1, options.threads + 1)]
         self._with_children = self._processors.children
         self._running_jobs = RunningJobs(
             self._in_flight,
@@ -188,92 +164,38 @@ class Pool:
             logger=self._logger,
         )
 
-    def _new_reader(self, number: int) -> Reader:
-        (subscription,) = self.subscriptions
-        name = f"{self._options.consumer_id}-reader-{number}"
-        slot = Slot(name, now=time.monotonic())
-        recorder = ThreadRecorder(self._recorder)
-        logger = self._logger.direct  # a reader may wait for it, as for the processor's own
-        hooks: list[AttemptHook] = (
-            [AttemptMetrics(recorder, subscription.server_clock)] if self._recorder.records else []
-        )
-        jobs = replace(subscription.jobs, progress=self.progress)
-        tracing = self._new_tracing()
-        if tracing is not None:
-            hooks.append(tracing)
-            jobs = replace(jobs, trace_output=tracing.emitted)
-        processor = self._processors.add(number, slot, hooks, jobs, tracing)
-        has_child = self._options.isolation == "process"
-        marks = Marks(subscription.cancellations)
-        delivery = Delivery(
-            self._rules,
-            recorder=recorder,
-            logger=logger,
-            on_retry=subscription.recovery.due_in,
-            interruptions=self.interruptions,
-            bad_input=self._bad_input,
-            circuit_breakers=self.circuit_breakers,
-            faults=Faults(
-                self._broken_worker,
-                successes=lambda: (slot if has_child else self._in_flight).successes,
-                replace=processor.runner.close if has_child else None,
-            ),
-            streak=self._streak,
-            marks=marks,
-            server_time=subscription.server_clock.now,
-        )
-        outbox = Outbox(
-            name,
-            connection=subscription.connection(),
-            commands=subscription.commands,
-            activity=slot,
-            availability=self.availability,
-            recorder=recorder,
-            tally=Tally(recorder, logger, self._log_channel_refusal, self._outcome_share),
-            give_up=delivery.give_up,
-            flush_metrics=recorder.flush,
-            tracing=tracing,
-        )
-        self._in_flight.add_slot(slot)
-        self._in_flight.add_outbox(subscription.commands.keys, outbox.ids, outbox.returning_ids)
-        return Reader(
-            slot,
+    def _new_reader_builder(self) -> ReaderBuilder:
+        options, (subscription,) = self._options, self.subscriptions
+        return ReaderBuilder(
+            options=options,
             subscription=subscription,
-            in_flight=self._in_flight,
-            outbox=outbox,
-            delivery=delivery,
-            processor=processor,
+            rules=self._rules,
+            spans=consumer_spans(
+                options.tracing,
+                stream=options.stream_name,
+                group=options.consumer_group,
+                consumer=options.consumer_id,
+                server=url.server_of(options.redis_url),
+            ),
+            recorder=self._recorder,
+            logger=self._logger,
+            log_channel_refusal=self._log_channel_refusal,
             availability=self.availability,
-            prefetch=Prefetch(self._options.effective_prefetch),
-            marks=marks,
+            in_flight=self._in_flight,
+            interruptions=self.interruptions,
+            outcome_share=self._outcome_share,
+            bad_input=self._bad_input,
+            broken_worker=self._broken_worker,
+            circuit_breakers=self.circuit_breakers,
+            streak=FailureStreak(
+                options.max_failures_in_a_row,
+                pauses=self.pauses,
+                successes=lambda: self._in_flight.successes,
+            ),
             pauses=self.pauses,
-            batches=self.batches.maker(
-                slot, outbox=outbox, delivery=delivery, runner=processor.runner, recorder=recorder
-            ),
-            check_streak=self._streak.check,
-            end_jobs=self.progress.end,
-            log_source=AttemptAttributes(
-                slot.running,
-                subscription.commands.keys,
-                self._options.consumer_id,
-                None if tracing is None else tracing.span_ids,
-            ),
-            block_seconds=self._options.block_seconds,
-        )
-
-    def _new_tracing(self) -> AttemptTracing | None:
-        if self._spans is None:
-            return None
-        from shared_sync.redis_consumer.running.attempt_tracing import (  # noqa: PLC0415 - loads OpenTelemetry
-            AttemptTracing,
-        )
-
-        (subscription,) = self.subscriptions
-        return AttemptTracing(
-            self._spans,
-            subscription.server_clock,
-            self._logger.direct,
-            is_batch=self._options.takes_batches,
+            progress=self.progress,
+            batches=self.batches,
+            processors=self._processors,
         )
 
     def _new_reader_loop(self, reader: Reader, errors: ErrorHandling) -> Loop:
