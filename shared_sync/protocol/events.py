@@ -16,7 +16,7 @@ from shared_sync.connection import scripts
 from shared_sync.connection.connection import Connection
 from shared_sync.connection.scripts import Command
 from shared_sync.errors import ConfigurationError, RedisAccessDenied, RedisRefused
-from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.keys import Keys, id_milliseconds
 from shared_sync.protocol.worker_reports import ReportedProcess, parse_process
 
 GONE: Final = "gone"
@@ -55,7 +55,7 @@ class Event:
     @property
     def at_ms(self) -> int:
         """When it was recorded, by the server's clock."""
-        return int(self.id.partition("-")[0])
+        return id_milliseconds(self.id)
 
 
 def record(
@@ -122,7 +122,7 @@ def parse_event(entry: Any) -> Event | None:
     died = parse_process(fields.get(b"report", b""))
     reported = _text(fields, b"reported", 20)
     reported_ms = int(reported) if _MS.fullmatch(reported) else None
-    text = _death(worker, died, reported_ms, int(entry_id.partition("-")[0]))
+    text = _death(worker, died, reported_ms, id_milliseconds(entry_id))
     return Event(entry_id, kind, worker, who, text, died)
 
 

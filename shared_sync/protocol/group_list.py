@@ -11,7 +11,7 @@ from shared_sync.connection.connection import Connection
 from shared_sync.errors import GroupMissing, RedisAccessDenied
 from shared_sync.protocol import group_reading
 from shared_sync.protocol.group_reading import GroupReading
-from shared_sync.protocol.keys import Keys, age_seconds, id_is_after
+from shared_sync.protocol.keys import Keys, age_seconds, id_is_after, id_numbers
 from shared_sync.protocol.replies import text_of
 
 
@@ -60,7 +60,7 @@ def _read_group(
         return None
     needs_from = _id_after(last)
     if first_pending:
-        needs_from = min(needs_from, text_of(first_pending[0][0]), key=_order)
+        needs_from = min(needs_from, text_of(first_pending[0][0]), key=id_numbers)
     return ListedGroup(name, reading, last, idle_seconds, needs_from)
 
 
@@ -81,7 +81,7 @@ def _with_held_back(
     if not others or any(not id_is_after(one.needs_from, group.needs_from) for one in others):
         return group
     oldest = _first_id(connection, stream, group.needs_from)
-    nearest = min((one.needs_from for one in others), key=_order)
+    nearest = min((one.needs_from for one in others), key=id_numbers)
     if not oldest or not id_is_after(nearest, oldest):
         return group
     needed = [one.reading.pending + (one.reading.unread or 0) for one in others]
@@ -102,10 +102,5 @@ def _first_id(connection: Connection, stream: str, from_id: str) -> str:
 
 
 def _id_after(entry_id: str) -> str:
-    milliseconds, sequence = _order(entry_id)
+    milliseconds, sequence = id_numbers(entry_id)
     return f"{milliseconds}-{min(sequence + 1, 2**64 - 1)}"
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from shared_sync.protocol.events import BACK, GONE, Event
 from shared_sync.protocol.gone_consumers import KEPT_MS, MOST_KEPT
 from shared_sync.protocol.group_tables import ConsumerRow
+from shared_sync.protocol.keys import id_numbers
 from shared_sync.protocol.process_identity import ProcessIdentity
 from shared_sync.protocol.replies import text_of
 
@@ -119,7 +120,7 @@ class GroupMemory:
 
 
 def _place(event: Event) -> tuple[int, ...]:
-    return tuple(int(part) for part in event.id.split("-"))
+    return id_numbers(event.id)
 
 
 def _of_event(event: Event, pending: int | None) -> Vanished:

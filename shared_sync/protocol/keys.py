@@ -266,10 +266,11 @@ def id_milliseconds(entry_id: str) -> int:
 
 def id_is_after(entry_id: str, other: str) -> bool:
     """Return whether an id is larger than another."""
-    return _numbers(entry_id) > _numbers(other)
+    return id_numbers(entry_id) > id_numbers(other)
 
 
-def _numbers(entry_id: str) -> tuple[int, int]:
+def id_numbers(entry_id: str) -> tuple[int, int]:
+    """Return the two numbers of an id, by which ids are ordered."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence)
 
@@ -281,7 +282,7 @@ def age_seconds(entry_id: str, now: float) -> float | None:
     chose the id itself and it is no time: one before there were streams, or one in the future. An
     id may be ahead by a second, because clocks are compared over the network.
     """
-    added = int(entry_id.partition("-")[0]) / 1000
+    added = id_milliseconds(entry_id) / 1000
     if EARLIEST <= added <= now:
         return now - added
     return 0.0 if now < added <= now + LARGEST_CLOCK_ERROR_SECONDS else None

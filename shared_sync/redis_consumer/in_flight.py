@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from shared_sync.common.fork import renew_lock_in_forks
-from shared_sync.protocol.keys import Keys
+from shared_sync.protocol.keys import Keys, id_numbers
 from shared_sync.protocol.messages import Entry
 from shared_sync.redis_consumer import crashes
 from shared_sync.redis_consumer.slot import Attempt, Slot
@@ -80,12 +80,12 @@ class InFlight:
         """
         if not entries:
             return
-        if _number(entries[0].id) <= newest_before:
+        if id_numbers(entries[0].id) <= newest_before:
             self.admit(slot, source, entries, into)
         else:
             slot.source = source
             slot.waiting.extend(entries)
-        self._newest[source] = max(self.newest(source), _number(entries[-1].id))
+        self._newest[source] = max(self.newest(source), id_numbers(entries[-1].id))
 
     def admit(
         self,
@@ -220,8 +220,3 @@ def _take_from_right(slot: Slot, count: int) -> list[Entry]:
         pass  # the reader was quicker
     taken.reverse()
     return taken
-
-
-def _number(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

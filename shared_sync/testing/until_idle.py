@@ -14,6 +14,7 @@ from shared_sync.connection.connection import Connection
 from shared_sync.dead_letters import DeadLetter, DeadLetters
 from shared_sync.protocol import group_reading
 from shared_sync.protocol.group_reading import GroupReading
+from shared_sync.protocol.keys import id_is_after
 from shared_sync.redis_consumer import RedisStreamConsumer
 from shared_sync.redis_consumer.options import Options
 from shared_sync.result_listener.result import Result, parse
@@ -75,7 +76,7 @@ def run_until_idle(consumer: RedisStreamConsumer, timeout: float = 30.0) -> Idle
             credential_provider=options.credential_provider,
         )
         with letters:
-            dead = [one for one in letters if _number(one.id) > _number(newest_letter)]
+            dead = [one for one in letters if id_is_after(one.id, newest_letter)]
     return Idle(
         results=[one for one in results if one.is_final],
         progress=[one for one in results if not one.is_final],
@@ -137,8 +138,3 @@ def _results_after(connection: Connection, stream: str | None, newest: str) -> l
         return []
     entries: Any = connection.call("XRANGE", stream, f"({newest}", "+")
     return [parse(entry_id.decode(), items) for entry_id, items in entries]
-
-
-def _number(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)
