@@ -79,7 +79,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "advise",
         summary="print probes for Kubernetes and Compose that suit a worker",
-        description="Print probes for Kubernetes and a healthcheck for Compose that never kill a "
+        description="Prints probes for Kubernetes and a healthcheck for Compose that never kill a "
         "healthy worker and never wait long for a dead one, with the reasons.",
         run=run,
     )
@@ -176,7 +176,7 @@ def _probe(
 
 def _command(service: Service, probe: str, timeout: int) -> list[str]:
     return [
-        *("python", "-m", "shared_sync.health", "check"),
+        *("shared-sync", "health", "check"),
         f"http://127.0.0.1:{service.port}",
         f"--{probe}",
         *("--timeout", str(timeout)),

@@ -33,7 +33,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "check",
         summary="ask a health page, for the probes of Docker and Kubernetes",
-        description="Ask a health page and print one line. The exit status is 0 if it answered "
+        description="Asks a health page, and prints one line. The exit status is 0 if it answered "
         "with 200, else 1, as HEALTHCHECK of Docker and exec probes of Kubernetes expect.",
         run=run,
         exit_status={DONE: "the page answered with 200", FAILED: "another answer, or none"},
@@ -59,7 +59,7 @@ def add_parser(commands: Commands) -> None:
         type=number("--timeout", SHORTEST_TIMEOUT_SECONDS, LONGEST_TIMEOUT_SECONDS, unit="seconds"),
         default=DEFAULT_TIMEOUT_SECONDS,
         metavar="SECONDS",
-        help="longest time for everything (default: %(default)g)",
+        help="longest time for the whole check (default: %(default)g)",
     )
     add_token_file(parser)
     add_json(parser)

@@ -21,7 +21,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "completion",
         summary="print a script that completes commands and options in a shell",
-        description="Print a script with which a shell completes the commands and their options. "
+        description="Prints a script with which a shell completes the commands and their options. "
         "It is made once, and completing starts no Python.",
         run=run,
     )

@@ -129,9 +129,9 @@ def add_command(
     with options in between.
     """
     meanings = {**EXIT_STATUS, **(exit_status or {})}
-    told = "; ".join(f"{status} {meanings[status]}" for status in sorted(meanings))
+    statuses = "; ".join(f"{status} {meanings[status]}" for status in sorted(meanings))
     parser = commands.add_parser(
-        name, help=summary, description=description, epilog=f"Exit status: {told}."
+        name, help=summary, description=description, epilog=f"Exit status: {statuses}."
     )
     parser.set_defaults(run=run, parser=parser, repeated=repeated)
     return parser
@@ -183,7 +183,9 @@ def _add_commands(
     for name in [chosen] if chosen in modules else modules:
         module = modules[name]
         if isinstance(module, Family):
-            family = commands.add_parser(name, help=module.help, description=f"{module.help}.")
+            family = commands.add_parser(
+                name, help=module.help, description=f"{module.help.capitalize()}."
+            )
             _add_commands(family, module.modules, words[1:] if words and chosen == name else None)
         else:
             import_module(module).add_parser(commands)

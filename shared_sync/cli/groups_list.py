@@ -56,7 +56,8 @@ def _row(group: ListedGroup) -> tuple[str, ...]:
     from shared_sync.cli.status_text import duration  # noqa: PLC0415 - loads Redis
 
     reading, seconds = group.reading, group.holds_back_seconds
-    held = "-" if group.holds_back == 0 else f"{group.holds_back or '?'} entries"
+    entries = "entry" if group.holds_back == 1 else "entries"
+    held = "-" if group.holds_back == 0 else f"{group.holds_back or '?'} {entries}"
     if seconds is not None:
         held += f", the oldest for {duration(seconds)}"
     paused = " (paused)" if reading.pause else ""

@@ -41,7 +41,7 @@ def number(option: str, lowest: float, highest: float, *, unit: str = "") -> Cal
             value = float("nan")
         if not lowest <= value <= highest:
             raise ConfigurationError(
-                f"{option} must be {kind} from {lowest:g} to {highest:g}, not {text!r}"
+                f"{option} must be {kind} from {lowest:.15g} to {highest:.15g}, not {text!r}"
             )
         return value
 

@@ -39,14 +39,14 @@ def add_parser(commands: Commands) -> None:
         "--by", metavar="NAME", help="who pauses it (default: this user and machine)"
     )
     parser.add_argument(
-        "--reason", default="", metavar="TEXT", help="why, for the health of the consumers"
+        "--reason", default="", metavar="TEXT", help="why; health and the page show it"
     )
     parser.add_argument(
         "--wait",
         type=number("--wait", 0.0, 86_400, unit="seconds"),
         default=0.0,
         metavar="SECONDS",
-        help="wait so long until all consumers have paused and nothing runs any more",
+        help="wait up to so long until all consumers have paused and nothing runs any more",
     )
     add_json(parser)
 

@@ -65,7 +65,7 @@ def add_parser(commands: Commands) -> None:
 
 def _add_job_options(parser: Parser) -> None:
     for option, lowest, help_text in (
-        ("--wait", 0.001, "wait so long for the results, and print them instead of the ids"),
+        ("--wait", 0.001, "wait up to so long for the results, and print them instead of the ids"),
         ("--expires-seconds", 0.001, "a message that has not started after this time never starts"),
         ("--delay-seconds", 0.0, "publish after this time; a worker of the stream does it"),
         ("--deduplicate-seconds", 1.0, "how long a key is remembered (default: 300)"),
@@ -86,8 +86,7 @@ def _add_job_options(parser: Parser) -> None:
     parser.add_argument(
         "--deduplicate-key",
         metavar="KEY",
-        help="publish nothing, and print the id of the first message, if there was one with this "
-        "key",
+        help="if a message with this key was published before, publish nothing and print its id",
     )
     parser.add_argument(
         "--deduplicate-field",

@@ -32,20 +32,22 @@ def add_parser(commands: Commands) -> None:
         commands,
         "serve",
         summary="serve /health, /metrics and a dashboard of a group, without a worker",
-        description="Serve /health, /metrics and a dashboard of a Redis, a stream and a group.",
+        description="Serves /health, /metrics and a dashboard of a Redis, a stream and a group.",
         run=run,
         exit_status={DONE: "ended by SIGTERM or Ctrl-C"},
     )
-    parser.add_argument("--host", help="address to bind (default: all, IPv6 and IPv4)")
+    parser.add_argument(
+        "--host", metavar="ADDRESS", help="address to bind (default: all, IPv6 and IPv4)"
+    )
     parser.add_argument(
         "--port",
         type=partial(arguments.port, "--port"),
         help="port to bind, 0 for a free one (default: HEALTH_PORT, else 8080)",
     )
-    parser.add_argument("--instance-id", default="health", help="name on the page")
+    parser.add_argument("--instance-id", default="health", metavar="NAME", help="name on the page")
     add_redis(parser)
-    parser.add_argument("--stream", help="stream to inspect")
-    parser.add_argument("--group", help="its consumer group")
+    parser.add_argument("--stream", metavar="NAME", help="stream to inspect")
+    parser.add_argument("--group", metavar="NAME", help="its consumer group")
     add_limits(parser)
     _add_access(parser)
     parser.add_argument(

@@ -44,7 +44,7 @@ def add_parser(commands: Commands) -> None:
         nargs="?",
         const=WATCH_SECONDS,
         metavar="SECONDS",
-        help="show it again every so many seconds (2 if none are given) until Ctrl-C; a terminal "
+        help="show it again every SECONDS (2 by default) until Ctrl-C; a terminal "
         "is drawn anew, and anything else gets a line each time. Goes on if Redis goes away",
     )
     parser.add_argument(

@@ -67,7 +67,9 @@ def _sizes(status: Status) -> list[str]:
     next_seconds = status.next_parked_seconds
     parked = "" if next_seconds is None else f", the next attempt in {duration(next_seconds)}"
     rows = [
-        ("depth", f"{status.depth} messages are not finished"),
+        ("depth", "1 message is not finished")
+        if status.depth == 1
+        else ("depth", f"{status.depth} messages are not finished"),
         ("waiting", f"{reading.waiting}{oldest}"),
         ("in flight", f"{reading.pending - reading.parked}"),
         ("parked", f"{reading.parked}{parked}"),

@@ -1,4 +1,4 @@
-"""What log records are about that are written while a consumer runs messages."""
+"""The attributes of log records that are written while a consumer runs messages."""
 
 from __future__ import annotations
 

@@ -60,7 +60,10 @@ def child_spans(setup: Mapping[str, Any] | None) -> ChildSpans | None:
 def producer_spans(
     tracing: bool | TracerProvider, stream: str, server: Server | None, logger: Logger
 ) -> ProducerSpans | None:
-    """Return what makes the spans of a producer; None if tracing is off. Raises as above."""
+    """Return what makes the spans of a producer; None if tracing is off.
+
+    Raises as `provider_of()` does.
+    """
     provider = provider_of(tracing)
     if provider is None:
         return None
@@ -77,7 +80,10 @@ def consumer_spans(
     consumer: str,
     server: Server | None,
 ) -> ConsumerSpans | None:
-    """Return what makes the spans of a consumer; None if tracing is off. Raises as above."""
+    """Return what makes the spans of a consumer; None if tracing is off.
+
+    Raises as `provider_of()` does.
+    """
     provider = provider_of(tracing)
     if provider is None:
         return None

@@ -1,4 +1,4 @@
-"""python -m shared_sync.health advise: what it prints is YAML, and never kills a healthy worker."""
+"""shared-sync health advise: what it prints is YAML, and never kills a healthy worker."""
 
 from __future__ import annotations
 
@@ -33,11 +33,10 @@ def read(service: Service) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
 
 def arguments_of(command: list[str]) -> list[str]:
     """What `check` is given; raises if it would not understand it."""
-    assert command[:4] == ["python", "-m", "shared_sync.health", "check"]
-    words = ["health", *command[3:]]
-    options = make_parser(words).parse_args(words)
+    assert command[:3] == ["shared-sync", "health", "check"]
+    options = make_parser(command[1:]).parse_args(command[1:])
     assert read_address(options.url, options.probe).path == f"/health/{options.probe}"
-    return command[4:]
+    return command[3:]
 
 
 def test_it_is_printed_as_two_documents_of_yaml(capsys: pytest.CaptureFixture[str]) -> None:

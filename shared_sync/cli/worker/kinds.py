@@ -109,9 +109,9 @@ class Number:
     def allowed(self) -> str:
         """The limits, and the words."""
         limits = (
-            f"at least {self.lowest:g}"
+            f"at least {self.lowest:.15g}"
             if self.highest == math.inf
-            else f"{self.lowest:g} to {self.highest:g}"
+            else f"{self.lowest:.15g} to {self.highest:.15g}"
         )
         return " or ".join([limits, *self.words])
 

@@ -36,7 +36,9 @@ def health(reported: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def tables(by_worker: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the tables of several workers as one. Names of readers have that of their worker."""
+    """Return the tables of several workers as one.
+
+    The names of readers begin with that of their worker already; circuit breakers get it here."""
     merged: dict[str, list[Any]] = {"readers": [], "jobs": []}
     for worker, view in by_worker.items():
         for name, rows in view.items():

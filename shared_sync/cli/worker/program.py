@@ -144,7 +144,10 @@ def serving(
     except PortUnavailable as error:
         if configuration.is_given("health_port"):
             raise
-        logger.warning("%s; a free port is taken, as no --health-port is given", error)
+        logger.warning(
+            "%s; the health server takes a free port instead, because no --health-port is given",
+            error,
+        )
         server = make(port=0)
         server.start_server()
     logger.info("health, metrics and dashboard at %s", server.url)

@@ -89,7 +89,7 @@ function groupsOf(views, elapsed) {
 function makeGroup() {
   const node = document.createElement("div");
   node.className = "group";
-  const card = make(node, "section", { class: "card verdict" });
+  const card = make(node, "section", { class: "card group-status" });
   const line = make(card, "div", { class: "line" });
   const title = make(line, "h2");
   const note = make(line, "p", { class: "muted note" });
