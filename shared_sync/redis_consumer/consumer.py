@@ -49,7 +49,7 @@ class RedisStreamConsumer:
 
     A message is acknowledged only after its processor returned. If the process dies before, the
     message is run again elsewhere once the lease has ended: at least once therefore means
-    sometimes twice, so a processor must bear being run again. Of several runs of one message,
+    sometimes twice, so a processor must tolerate being run again. Of several runs of one message,
     one result is published.
 
     What the processor raises is a failure: the message is tried again as `retry` says and ends as
