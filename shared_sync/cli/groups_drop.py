@@ -77,16 +77,22 @@ def run(options: argparse.Namespace) -> int:
 def _why_not(dropped: Dropped) -> str:
     reasons = []
     if dropped.pending:
-        reasons.append(f"{dropped.pending} of its messages are pending, and would not be finished")
-    if dropped.live_consumers:
+        are = "is" if dropped.pending == 1 else "are"
         reasons.append(
-            f"{dropped.live_consumers} of its consumers live, and would create it again: stop them"
+            f"{dropped.pending} of its messages {are} pending, and would not be finished"
         )
+    if dropped.live_consumers:
+        reasons.append(f"{_live(dropped)}, and would create it again: stop them")
     if dropped.is_last and dropped.entries:
         reasons.append(
             f"it is the only group of the stream, whose {dropped.entries} entries nobody would read"
         )
     return f"{'; '.join(reasons)}. --force drops it all the same"
+
+
+def _live(dropped: Dropped) -> str:
+    number = dropped.live_consumers
+    return f"{number} of its consumers {'lives' if number == 1 else 'live'}"
 
 
 def _lines(name: str, dead: str, dropped: Dropped, kept: int) -> Iterator[str]:
@@ -101,7 +107,7 @@ def _lines(name: str, dead: str, dropped: Dropped, kept: int) -> Iterator[str]:
     if dropped.refusal is not None:
         yield f"entries that only this group kept were not deleted: {dropped.refusal}"
     if dropped.live_consumers:
-        yield f"{dropped.live_consumers} of its consumers live, and create it again: stop them"
+        yield f"{_live(dropped)}, and may create it again: stop them"
     if kept:
         yield (
             f"its dead letters stay in {dead} ({kept}): for 'shared-sync dead-letters' the group "

@@ -24,14 +24,14 @@ class RedisProxy:
         self._loses_reply = loses_reply
         self._flows = threading.Event()
         self._flows.set()
-        self._door = socket.create_server((HOST, 0))
-        self.port = int(self._door.getsockname()[1])
-        self._usher = threading.Thread(target=self._accept, name="redis-proxy", daemon=True)
+        self._listener = socket.create_server((HOST, 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._accepting = threading.Thread(target=self._accept, name="redis-proxy", daemon=True)
         # Guarded by the lock.
         self._lock = threading.Lock()
-        self._passages: set[_Passage] = set()
+        self._connections: set[_ProxiedConnection] = set()
         self._is_closed = False
-        self._usher.start()
+        self._accepting.start()
 
     def freeze(self) -> None:
         """Pass nothing on until `thaw()`."""
@@ -45,12 +45,12 @@ class RedisProxy:
         """End all connections, and accept no more. Does not wait for the threads."""
         with self._lock:
             self._is_closed = True
-            passages = list(self._passages)
+            connections = list(self._connections)
         with suppress(OSError):
-            self._door.shutdown(socket.SHUT_RDWR)  # ends accept()
-        self._door.close()
-        for passage in passages:
-            passage.cut()
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends accept()
+        self._listener.close()
+        for connection in connections:
+            connection.cut()
         self._flows.set()
 
     # --- inside ---
@@ -58,7 +58,7 @@ class RedisProxy:
     def _accept(self) -> None:
         while True:
             try:
-                client, _ = self._door.accept()
+                client, _ = self._listener.accept()
             except OSError:  # closed
                 return
             try:
@@ -67,20 +67,20 @@ class RedisProxy:
             except OSError:
                 client.close()
                 continue
-            passage = _Passage(client, server, self._flows, self._loses_reply)
+            connection = _ProxiedConnection(client, server, self._flows, self._loses_reply)
             with self._lock:
                 if self._is_closed:
-                    passage.cut()
-                self._passages.add(passage)
-            threading.Thread(target=self._run, args=(passage,), daemon=True).start()
+                    connection.cut()
+                self._connections.add(connection)
+            threading.Thread(target=self._run, args=(connection,), daemon=True).start()
 
-    def _run(self, passage: _Passage) -> None:
-        passage.run()
+    def _run(self, connection: _ProxiedConnection) -> None:
+        connection.run()
         with self._lock:
-            self._passages.discard(passage)
+            self._connections.discard(connection)
 
 
-class _Passage:
+class _ProxiedConnection:
     """The connection of one client, and the one to the server on its behalf."""
 
     def __init__(
