@@ -133,6 +133,12 @@ def other_holds_back(scene: Scene) -> None:
     scene.consumer("w1")
 
 
+def scaled_to_zero_and_another_is_behind(scene: Scene) -> None:
+    scene.client.xgroup_create("jobs", OTHER.group, "0")
+    scene.publish(3)
+    scene.finish(3)
+
+
 def evicting(scene: Scene) -> None:
     scene.consumer("w1")
     scene.client.config_set("maxmemory-policy", "allkeys-lru")
@@ -142,7 +148,6 @@ def began_late(scene: Scene) -> None:
     scene.client.xgroup_destroy("jobs", "workers")
     scene.publish(2)
     scene.client.xgroup_create("jobs", "workers", "$")
-    scene.consumer("w1")
 
 
 def many_dead(scene: Scene) -> None:
@@ -190,6 +195,7 @@ SITUATIONS: list[tuple[Callable[[Scene], None], int, list[str], str]] = [
     ),
     (queue_of_an_hour, 3, ["waits_long"], "s, the limit is 300 s"),
     (other_holds_back, 3, ["group_holds_back"], "groups drop --stream jobs wrokers"),
+    (scaled_to_zero_and_another_is_behind, 0, [], "0 messages are not finished"),
     (evicting, 3, ["evicting_policy"], "its maxmemory-policy is allkeys-lru"),
     (began_late, 3, ["began_late"], "group workers was created behind it"),
     (many_dead, 3, ["dead_share"], "20 of the 20 messages that have ended so far became dead"),

@@ -35,11 +35,16 @@ local summary = redis.pcall('XPENDING', stream, group)
 local has_group = not summary.err
 if not has_group and not summary.err:find('NOGROUP') then return summary end
 
-local unread, groups, pending, parked = -1, {}, {}, 0
+local unread, last, groups, pending, parked = -1, '', {}, {}, 0
 if has_group then
   groups = groups_of(stream)
   for _, info in ipairs(groups) do
-    if info['name'] == group then unread = info['lag'] or -1 end
+    if info['name'] == group then unread, last = info['lag'] or -1, info['last-delivered-id'] end
+  end
+  -- A server that does not count may still have nothing behind the last entry that was delivered.
+  if unread < 0 and redis.call('XLEN', stream) > summary[1] then
+    local next_entry = redis.pcall('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)
+    if not next_entry.err and #next_entry == 0 then unread = 0 end
   end
   for _, row in ipairs(summary[4] or {}) do pending[row[1]] = tonumber(row[2]) end
   parked, pending[PARKED] = pending[PARKED] or 0, nil
