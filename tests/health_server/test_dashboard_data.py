@@ -101,7 +101,7 @@ def test_a_cell_that_cannot_be_drawn_is_reported_until_it_can(page: Page, worker
 def test_a_server_with_nothing_explains_itself(page: Page, worker: Worker) -> None:
     worker.sample()
     page.look_at(worker)
-    page.shows("No queue is shown: give HealthServer", "#missing")
+    page.shows("No queue is shown. A program that only publishes", "#missing")
     page.shows("give HealthServer the get_metrics_data", "#history-note")
     page.shows("None: neither", "#figures")
     page.shows("Nothing is checked", "#reasons")

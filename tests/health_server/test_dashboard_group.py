@@ -132,6 +132,10 @@ def test_it_says_what_is_wrong_what_to_do_and_who_does_what(page: Page, worker: 
     assert HOSTILE in page.text(".event-list")
     assert "2 workers alive; between 2 and 3" in page.text(".events")
     assert "taken" not in page.driver.title
+    worker.views["group"]["status"]["seconds_to_empty"] = 0
+    worker.views["group"]["report"]["alive"]["counts"] = [2, 2]
+    page.asks_until("Time to empty\nempty", ".tiles")
+    page.shows("2 workers alive; no change in the last 20 s", ".events")
     for scheme in ("dark", "light"):
         page.prefers(scheme)
         assert too_faint(page) == []

@@ -356,7 +356,13 @@ def test_checks_show_their_status_age_and_what_is_running(
         raise OSError("cannot read /etc/model.toml")
 
     worker.options = {"details": True}
-    worker.checks = {"fine": {"free_mb": 2048}, "hangs": hold, "first": hold, "broken": broken}
+    limit = {"figure": "error_rate", "value": 0, "above": 0.2, "below": None, "for_seconds": 60}
+    worker.checks = {
+        "fine": {"free_mb": 2048, "alerts": [limit]},
+        "hangs": hold,
+        "first": hold,
+        "broken": broken,
+    }
     worker.check_options = {
         "hangs": {"timeout_seconds": 0.2},
         "first": {"timeout_seconds": 60, "critical": False},
@@ -369,7 +375,7 @@ def test_checks_show_their_status_age_and_what_is_running(
     assert "Running for" in rows["hangs"][5]
     assert rows["first"][1:3] == ["first run", "not critical"]
     assert "Running for" in rows["first"][5]
-    assert "free_mb 2 GB" in rows["fine"][5]
+    assert rows["fine"][5] == "free_mb 2 GB · alerts if error_rate above 20 % for 1 min"
     assert "broken failed" in rows["broken"][5]
     assert "OSError: cannot read /etc/model.toml" in rows["broken"][5]
 

@@ -18,10 +18,12 @@ const ofGpus = (stem, suffix = "") => parts(stem).map((name) => {
 });
 const growth = (name, label) => ({ name, label, counter: true });
 
-/** The durations that have percentiles, the most important ones first; the server's own round trips are no latency of jobs. */
+const NOT_OF_JOBS = ["redis_round_trip", "processor_load"];
+
+/** The durations of jobs that have percentiles, the most important ones first. */
 function durations() {
   const names = [...history.columns.keys()].map((name) => name.match(/^p50_([^{]+)_ms$/)?.[1])
-    .filter((name) => name && name !== "redis_round_trip").sort();
+    .filter((name) => name && !NOT_OF_JOBS.includes(name)).sort();
   const first = ["processing_latency", "job_round_trip", "transcription_time", "translation_time"].filter((name) => names.includes(name));
   return [...new Set([...first, ...names])];
 }

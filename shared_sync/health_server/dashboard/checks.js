@@ -1,7 +1,7 @@
 // The table of checks.
 
 import { $, badge, setText, table, textOf } from "./dom.js";
-import { age, asText, formatOf, isNumber } from "./format.js";
+import { age, asText, duration, formatOf, isNumber } from "./format.js";
 import { elapsed, page } from "./polling.js";
 
 const COLUMNS = [
@@ -30,11 +30,21 @@ function resultOf(check) {
   if (late || isFirst(check)) parts.push({ text: `Running for ${age(running)}. `, class: late ? "problem" : "muted" });
   // The values of get_health_data are in the table of all values; those of other checks only here.
   const values = check.name === "get_health_data" ? [] : Object.entries(valuesOf(check.figures));
-  const written = values.map(([name, value]) => `${name} ${isNumber(value) ? formatOf(name)(value) : asText(value)}`);
+  const written = values.map(([name, value]) => `${name} ${isNumber(value) ? formatOf(name)(value) : areAlerts(value) ? alertsOf(value) : asText(value)}`);
   if (written.length) parts.push({ text: written.join(" · "), class: "muted" });
   const failure = page.state.failures?.[check.name];
   if (failure) parts.push({ tag: "code", text: failure, class: "failure" });
   return parts.length ? parts : "–";
+}
+
+const areAlerts = (value) => Array.isArray(value) && value.length > 0 && value.every((one) => typeof one?.figure === "string" && "above" in one && "below" in one);
+
+/** The limits of the metrics, such as "error_rate above 20 % for 1 min". */
+function alertsOf(alerts) {
+  return alerts.map(({ figure, above, below, for_seconds: seconds }) => {
+    const [side, limit] = isNumber(above) ? ["above", above] : ["below", below];
+    return `if ${figure} ${side} ${formatOf(figure)(limit)} for ${duration(seconds)}`;
+  }).join(", ");
 }
 
 let showRows = () => {};

@@ -50,7 +50,7 @@ function tiles(status, report) {
     ["Dead letters", exact(status.dead), ""],
     ["Arrivals", rate(status.arrivals_per_second), note],
     ["Completions", rate(status.completions_per_second), note],
-    ["Time to empty", duration(status.seconds_to_empty), doesNotShrink ? "it does not shrink" : ""],
+    ["Time to empty", status.seconds_to_empty === 0 ? "empty" : duration(status.seconds_to_empty), doesNotShrink ? "it does not shrink" : ""],
     ["Workers alive", exact(status.consumers_alive), releases(report)],
     ["Processing", milliseconds(report.latency?.p95_ms), report.latency ? `p95; p50 ${milliseconds(report.latency.p50_ms)}, p99 ${milliseconds(report.latency.p99_ms)}` : ""],
     ["Wait in the queue", milliseconds(report.queue_wait?.p95_ms), report.queue_wait ? `p95; p50 ${milliseconds(report.queue_wait.p50_ms)}, p99 ${milliseconds(report.queue_wait.p99_ms)}` : ""],

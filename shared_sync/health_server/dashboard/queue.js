@@ -155,7 +155,7 @@ const SECTIONS = [
   },
   {
     key: "consumers", pair: 2, title: "Consumers of the group", empty: "No consumer: no worker has joined this group so far.",
-    hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of shared-sync health serve --stream … --group ….",
+    hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of python -m shared_sync.health --stream … --group ….",
     draw: (parent) => table(parent, "Consumers of the group", CONSUMERS, (consumer) => consumer.name),
     // Consumers that are not in the group any more come last; one that was killed is shown for an hour.
     rows: (data, lag) => ["idle_seconds", "gone_seconds", "silent_seconds"].reduce((rows, field) => aged(rows, field, lag),
@@ -177,10 +177,9 @@ const SECTIONS = [
   },
 ];
 const FEW = 10; // rows that a long table shows at first
-const NO_QUEUE = "No queue is shown: give HealthServer a consumer's get_health_data; "
-  + "or, in a program with a get_health_data of its own, call server.add_view(name, function) "
-  + "for each of consumer.get_views().items(); "
-  + "or run shared-sync health serve --stream … --group …";
+const NO_QUEUE = "No queue is shown. A program that only publishes has none of its own. In a worker, give HealthServer "
+  + "consumer=…; or, if it has a get_health_data of its own, call server.add_view(name, function) for each of "
+  + "consumer.get_views().items(). From outside, run shared-sync health serve --stream … --group …";
 
 export function makeSections() {
   const pairs = [0, 1, 2, 3].map(() => make($("sections"), "div", { class: "pair" }));

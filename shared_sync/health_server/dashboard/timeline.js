@@ -52,7 +52,8 @@ export class Timeline {
       make(this.svg, "line", { class: `mark ${MARKED[event.kind]}`, x1: at, x2: at, y1: TOP, y2: HEIGHT - 6, "vector-effect": "non-scaling-stroke" });
     }
     const seconds = counts.length * step;
-    setText(this.caption, `${plural(known.at(-1), "worker")} alive; between ${Math.min(...known)} and ${highest === 1 ? Math.max(...known) : highest} `
+    const [least, most] = [Math.min(...known), Math.max(...known)];
+    setText(this.caption, `${plural(known.at(-1), "worker")} alive; ${least === most ? "no change" : `between ${least} and ${most}`} `
       + `in the last ${duration(Math.min(seconds, HOUR))}. Lines mark workers that vanished, takeovers, outages, releases and pauses.`);
     const marks = [0, 0.25, 0.5, 0.75, 1].map((share) => clock(start + share * HOUR, { hour: "2-digit", minute: "2-digit" }));
     updateChildren(this.labels, marks.map((text, at) => ({ text, at })), ({ at }) => at, () => document.createElement("span"),
