@@ -95,9 +95,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _list(letters: DeadLetters, options: argparse.Namespace, where: Where) -> int:
     output = Output(options)
+    listed = False
     for letter in letters.iterate(with_fields=False, where=where):
         output.show(_document(letter), _line(letter))
+        listed = True
+    if not listed:
+        _say_none(options, where)
     return DONE
+
+
+def _say_none(options: argparse.Namespace, where: Where) -> None:
+    """Tell people, and not programs that read the output, that there is nothing to print."""
+    if not options.json:
+        print("no dead letter matches" if where else "no dead letters", file=sys.stderr)
 
 
 def _show(letters: DeadLetters, options: argparse.Namespace, _: Where) -> int:
@@ -155,7 +165,10 @@ def _replay(letters: DeadLetters, options: argparse.Namespace, where: Where) -> 
     """Replay dead letters; of all, one that cannot be replayed does not keep back the others."""
     output = Output(options)
     status = DONE
-    for letter_id in _chosen(letters, options, where):
+    chosen = _chosen(letters, options, where)
+    if not chosen:
+        _say_none(options, where)
+    for letter_id in chosen:
         try:
             (message_id,) = letters.replay([letter_id])
         except (DeadLetterMissing, RedisRefused) as error:

@@ -209,11 +209,12 @@ class Lifecycle:
                 self.pool.leave(self._stop_by)
             return
         self._logger.info(
-            "consumer %s of group %s processes %s with %d threads",
+            "consumer %s of group %s processes %s with %d thread%s",
             self._options.consumer_id,
             self._options.consumer_group,
             self._options.stream_name,
             self._options.threads,
+            "" if self._options.threads == 1 else "s",
         )
 
     def _not_new(self) -> ConsumerStateError | ConsumerBroken:

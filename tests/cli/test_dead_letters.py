@@ -74,6 +74,21 @@ def test_the_list_has_one_line_for_each_whatever_the_text_of_its_error(
     assert "\x1b" not in shown
 
 
+def test_people_are_told_that_there_is_none_and_programs_get_no_line(
+    where: tuple[str, ...], client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.xgroup_create(STREAM, GROUP, mkstream=True)
+    said = {
+        ("list",): "no dead letters\n",
+        ("list", "--error", "OSError"): "no dead letter matches\n",
+        ("replay", "--all"): "no dead letters\n",
+        ("list", "--json"): "",
+    }
+    for arguments, expected in said.items():
+        assert main([*where, *arguments]) == 0
+        assert capsys.readouterr() == ("", expected)
+
+
 def test_one_letter_that_cannot_be_replayed_does_not_keep_back_the_others(
     where: tuple[str, ...], client: redis.Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
