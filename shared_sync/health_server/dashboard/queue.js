@@ -155,7 +155,7 @@ const SECTIONS = [
   },
   {
     key: "consumers", pair: 2, title: "Consumers of the group", empty: "No consumer: no worker has joined this group so far.",
-    hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of python -m shared_sync.health --stream … --group ….",
+    hint: "Consumers, parked messages and dead letters are on a worker's page, or on that of shared-sync health serve --stream … --group ….",
     draw: (parent) => table(parent, "Consumers of the group", CONSUMERS, (consumer) => consumer.name),
     // Consumers that are not in the group any more come last; one that was killed is shown for an hour.
     rows: (data, lag) => ["idle_seconds", "gone_seconds", "silent_seconds"].reduce((rows, field) => aged(rows, field, lag),
