@@ -1,6 +1,6 @@
 """A worker for several GPUs: a model on each of them, in a child process of its own, and batches.
 
-    REDIS_URL=redis://localhost:6379/0 HEALTH_PORT=8081 python examples/gpu_worker.py
+    REDIS_URL=redis://localhost:6379/0 HEALTH_PORT=8084 python examples/gpu_worker.py
 
 It reads jobs with the field `text` from the stream `gpu:jobs`, and writes a vector for each of them
 to the stream `gpu:results`. Without a GPU it runs on the CPU. The model is a small one of torch; if
