@@ -119,7 +119,7 @@ class Status:
 def iso(ms: int) -> str:
     """Return a time of the server as text, in UTC."""
     moment = datetime.fromtimestamp(ms / 1000, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.isoformat(timespec="milliseconds")
 
 
 def exit_status(health: str) -> int:
