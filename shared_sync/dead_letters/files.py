@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from shared_sync.errors import ConfigurationError
 from shared_sync.protocol.dead_letter_layout import message_items, metadata_of, parse
+
+_COMMANDS: Final = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""What JSON leaves as it is, although a terminal takes it for a command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ def line_of(letter_id: str, items: Sequence[bytes]) -> bytes:
         "fields": _pairs(message_items(items)),
         "metadata": _pairs(metadata_of(items)),
     }
-    return json.dumps(letter, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(letter, ensure_ascii=False)
+    return _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode() + b"\n"
 
 
 def read(lines: Iterable[bytes]) -> Iterator[ExportedLetter]:

@@ -107,16 +107,21 @@ def test_letters_older_than_existing_ones_get_new_ids_once(
 def test_a_file_has_a_readable_line_for_each_dead_letter(
     redis_url: str, letters: DeadLetters
 ) -> None:
-    (message_id,) = bury(redis_url, {"client": "größer", "audio": b"\xff"})
+    (message_id,) = bury(redis_url, {"client": "größer", "odd\u202e\x9b": 1, "audio": b"\xff"})
     (letter,) = letters
     file = io.BytesIO()
     letters.export_to(file)
     (line,) = file.getvalue().splitlines()
     exported = json.loads(line)
     assert exported["id"] == letter.id
-    assert exported["fields"] == [["client", "größer"], ["audio", {"base64": "/w=="}]]
+    assert exported["fields"] == [
+        ["client", "größer"],
+        ["odd\u202e\x9b", "1"],
+        ["audio", {"base64": "/w=="}],
+    ]
     assert exported["metadata"][:2] == [["dead.id", message_id], ["dead.reason", letter.reason]]
     assert "größer".encode() in line
+    assert not any(sign.encode() in line for sign in ("\u202e", "\x9b"))  # it may be a terminal
 
 
 @pytest.mark.parametrize(
