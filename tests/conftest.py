@@ -176,9 +176,9 @@ def producer(redis_url: str) -> Iterator[RedisStreamProducer]:
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """One browser for all tests of a module."""
+    """One browser for all tests of a process; `parallel.py` gives it those of several files."""
     pytest.importorskip("selenium")
     from dashboards import chromium, pictures_folder  # noqa: PLC0415 - only where it is needed
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers import PORTS
+from xdist.scheduler import LoadFileScheduling
 
 from shared_sync.connection import embedded
 
@@ -69,6 +70,40 @@ LONG_FILES = (
 )
 """Files that take longest, though some have few tests. A process that began with one of them when
 the others are done would keep the whole run waiting."""
+
+SHARED_BROWSERS = (
+    (
+        "health_server/test_dashboard_tables.py",
+        "health_server/test_dashboard_accessibility.py",
+        "health_server/test_dashboard_actions.py",
+        "health_server/test_dashboard_group.py",
+        "health_server/test_foreign_pages.py",
+    ),
+    (
+        "health_server/test_dashboard_data.py",
+        "health_server/test_dashboard_live.py",
+        "health_server/test_dashboard_connection.py",
+        "health_server/test_dashboard_charts.py",
+    ),
+)
+"""Files that run one after the other in the same process, because a browser takes long to start."""
+
+
+class FilesTogether(LoadFileScheduling):
+    """Gives each file, or the files that share a browser, to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        for files in SHARED_BROWSERS:
+            if file.endswith(files):
+                return files[0]
+        return file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogether | None:
+    """Return what distributes the tests, unless another way was asked for."""
+    return FilesTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
