@@ -25,14 +25,6 @@ Demo = Callable[..., "subprocess.Popen[str]"]
 NEED_APERTIUM = "apt-get install apertium-eng-spa"
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """The demo handles SIGTERM, in the process of the tests, too."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
 def apertium_is_here() -> bool:
     try:
         Apertium()
