@@ -180,7 +180,7 @@ def test_a_newcomer_runs_a_worker_and_gets_a_result(
         words = ("publish", "--stream", "texts", "--create", "--wait", "60", "text=hello")
         answer = command(*words)
         assert "text = HELLO" in answer
-        assert command("dead-letters", "list", *place) == ""
+        assert command("dead-letters", "list", *place) == "no dead letters\n"
     finally:
         worker.send_signal(signal.SIGTERM)
         logged, _ = worker.communicate(timeout=60)
