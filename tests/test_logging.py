@@ -51,8 +51,8 @@ def test_records_of_an_attempt_say_which_message_they_are_about(
         (failed,) = [one for one in about if one["logger"] == "test"]
         assert "next attempt in" in failed["message"]
         assert failed["attempt"] == 1
-        library = [one for one in about if one["logger"] == "app.library"]
-        assert [one["group"] for one in library] == ["its own"] * 2, "what others add stays"
+        client = [one for one in about if one["logger"] == "app.client"]
+        assert [one["group"] for one in client] == ["its own"] * 2, "what others add stays"
 
 
 def record(message: str, *args: object, **more: object) -> logging.LogRecord:

@@ -31,7 +31,7 @@ if "SPANS_FILE" in os.environ and "shared_sync.isolation.child" in sys.modules:
 def log(_: str, job: dict[str, Any]) -> None:
     """Log from here, from a library that has an `extra` of its own, and from another thread."""
     LOG.info("words %s", job["n"], extra={"language": "es"})
-    logging.getLogger("app.library").info("library", extra={"group": "its own"})
+    logging.getLogger("app.client").info("called", extra={"group": "its own"})
     with ThreadPoolExecutor(1) as pool:
         pool.submit(in_attempt(LOG.info), "in a thread of it").result()
     if current_message().attempt == 1:
